@@ -1,0 +1,148 @@
+//! The evidence bundle: in-toto statements about one operation, and their predicates.
+//!
+//! A bundle is an in-toto attestation bundle: JSON Lines, each line one DSSE envelope of a [`trust::statement`]. Its
+//! *body* is every line but the last, newlines included; the body's SHA-256 is what is anchored. The last line is
+//! the [`Receipt`] (plain canonical JSON): the anchor's ledger entry and proofs. Order of the body: decision,
+//! plan, one line per actuation step, attestation, measurement, outcome.
+
+use attestation::{AttestationResult, Evidence, ReferenceValues};
+use dataplane_control::traffic::TrafficReport;
+use serde::{Deserialize, Serialize};
+use trust::{Digest, UnixTime};
+
+use crate::intent::Sla;
+
+/// Predicate: the decision: the approval (ledger entry and proof) that the operation ran under.
+pub const DECISION: &str = "https://mandate.dev/evidence/decision/v1";
+/// Predicate: the plan, with its placement.
+pub const PLAN: &str = "https://mandate.dev/evidence/plan/v1";
+/// Predicate: one step of actuation, read back.
+pub const STEP: &str = "https://mandate.dev/evidence/step/v1";
+/// Predicate: attestation evidence, reference values and their appraisal.
+pub const ATTESTATION: &str = "https://mandate.dev/evidence/attestation/v1";
+/// Predicate: a measurement against the SLA.
+pub const MEASUREMENT: &str = "https://mandate.dev/evidence/measurement/v1";
+/// Predicate: how the operation ended.
+pub const OUTCOME: &str = "https://mandate.dev/evidence/outcome/v1";
+
+/// Every predicate links to the one before: digest of the previous line (without newline), absent on the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link<P> {
+    /// Operation.
+    pub operation_id: String,
+    /// Position in the bundle, from 0.
+    pub index: u32,
+    /// Digest of the line before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Digest>,
+    /// The claim itself.
+    pub claim: P,
+}
+
+/// A ledger entry with the proof that it is in the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProvenEntry {
+    /// Exact bytes of the entry.
+    pub entry: String,
+    /// Its proof.
+    pub proof: InclusionProof,
+}
+
+/// RFC 6962 inclusion in a signed checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InclusionProof {
+    /// Leaf index.
+    pub index: u64,
+    /// Audit path, leaf to root.
+    pub path: Vec<Digest>,
+    /// C2SP checkpoint (signed note) of the tree it is included in.
+    pub checkpoint: String,
+}
+
+/// Claim of [`DECISION`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionClaim {
+    /// The approval.
+    pub approval: ProvenEntry,
+}
+
+/// Claim of [`PLAN`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanClaim {
+    /// Digest of the plan document.
+    pub plan: Digest,
+    /// Site that was chosen.
+    pub site: String,
+    /// Sites that were refused, and why.
+    pub refused: Vec<(String, String)>,
+    /// The steps that were to be done: (id, what).
+    pub steps: Vec<(u32, String)>,
+}
+
+/// Claim of [`STEP`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepClaim {
+    /// Step id in the plan.
+    pub step: u32,
+    /// What was done: `ensure network`, `remove compute`, …
+    pub action: String,
+    /// Object key.
+    pub object: String,
+    /// `DONE`, `UNDONE`, `FAILED`.
+    pub state: String,
+    /// What was read back from the VIM, or the error: a JSON document.
+    pub observed: serde_json::Value,
+}
+
+/// Claim of [`ATTESTATION`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationClaim {
+    /// The nonce of the challenge.
+    pub nonce: Digest,
+    /// What the attester sent.
+    pub evidence: Evidence,
+    /// What it was compared with.
+    pub reference: ReferenceValues,
+    /// When it was appraised.
+    pub at: UnixTime,
+    /// The result; a verifier appraises again and must get the same.
+    pub result: AttestationResult,
+}
+
+/// Claim of [`MEASUREMENT`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasurementClaim {
+    /// What was promised.
+    pub sla: Sla,
+    /// What was measured.
+    pub report: TrafficReport,
+    /// Each promise, and whether it was kept: (name, promised, measured, kept).
+    pub slo: Vec<(String, u64, u64, bool)>,
+}
+
+/// Claim of [`OUTCOME`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutcomeClaim {
+    /// SOL003 state: `COMPLETED`, `ROLLED_BACK`, `FAILED`.
+    pub state: String,
+    /// Why, when it is not `COMPLETED`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// The last line of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// The ledger entry that anchored the body.
+    pub anchor: ProvenEntry,
+}

@@ -1,0 +1,238 @@
+//! What the ledger keeps and emits: requests, records, verdicts, grants, entries.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use attestation::AkRecord;
+use serde::{Deserialize, Serialize};
+use trust::{Digest, Envelope, UnixTime};
+
+/// DSSE payload type: a provider registers a package ([`PackageRecord`]).
+pub const PACKAGE_PAYLOAD: &str = "application/vnd.mandate.package.v1+json";
+/// DSSE payload type: the operator registers a site's attestation key ([`attestation::AkRecord`]).
+pub const AK_PAYLOAD: &str = "application/vnd.mandate.attestation-key.v1+json";
+/// DSSE payload type: the orchestrator anchors an operation's evidence ([`Anchor`]).
+pub const ANCHOR_PAYLOAD: &str = "application/vnd.mandate.anchor.v1+json";
+/// DSSE payload type: the operator founds the ledger ([`Genesis`]); entry 0.
+pub const GENESIS_PAYLOAD: &str = "application/vnd.mandate.genesis.v1+json";
+
+/// A package as its provider registers it. Names say nothing; the digest does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackageRecord {
+    /// Digest of the package file.
+    pub digest: Digest,
+    /// `vnf` or `ns`.
+    pub kind: PackageKind,
+    /// Descriptor id.
+    pub descriptor_id: String,
+    /// Descriptor version.
+    pub version: String,
+    /// For an NSD: the digests of the VNF packages of its `vnfd-id`s, by VNFD id.
+    #[serde(default)]
+    pub constituents: BTreeMap<String, Digest>,
+    /// What one instance at its default level uses; an NSD counts its own as the sum over its members.
+    pub resources: ResourceUse,
+    /// What one step of a scaling aspect adds, by `member/aspect` (NSD) or `aspect` (VNFD).
+    #[serde(default)]
+    pub scaling: BTreeMap<String, ResourceUse>,
+    /// The software images it carries.
+    #[serde(default)]
+    pub images: Vec<ImageRecord>,
+}
+
+/// `vnf` or `ns`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PackageKind {
+    /// A VNF package.
+    Vnf,
+    /// An NSD package.
+    Ns,
+}
+
+/// A software image of a package, and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRecord {
+    /// Digest of the image.
+    pub digest: Digest,
+    /// Digest of its CycloneDX SBOM; absent when it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<Digest>,
+    /// Its SLSA v1 provenance (DSSE, in-toto statement), whole: the contract verifies it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Envelope>,
+}
+
+/// Countable use, for quotas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResourceUse {
+    /// VDU instances.
+    pub instances: u32,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory, MiB.
+    pub memory_mib: u32,
+}
+
+/// What founds a ledger: organisations, and the first policy bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Genesis {
+    /// Name of the ledger (origin of its checkpoints).
+    pub ledger: String,
+    /// CA certificates (PEM) by organisation.
+    pub orgs: BTreeMap<String, trust::identity::OrgRoot>,
+    /// The organisation that operates it.
+    pub operator: String,
+    /// The policy bundle in force.
+    pub policy: PolicyBundle,
+}
+
+/// A policy bundle: files by path. Its digest is over the sorted list of paths and contents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyBundle {
+    /// `*.rego` and one `data.json`.
+    pub files: BTreeMap<String, String>,
+}
+
+impl PolicyBundle {
+    /// What every verdict cites.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of_parts(self.files.iter().flat_map(|(p, c)| [p.as_bytes(), c.as_bytes()]))
+    }
+}
+
+/// What the orchestrator anchors when an operation is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Anchor {
+    /// Operation id; an anchor for the same operation is accepted once.
+    pub operation_id: String,
+    /// Id of the intent it carried out.
+    pub intent_id: String,
+    /// NS instance.
+    pub ns_instance_id: String,
+    /// SOL003 final state: `COMPLETED`, `ROLLED_BACK`, `FAILED`.
+    pub outcome: String,
+    /// Digest of the evidence bundle's body.
+    pub bundle: Digest,
+    /// Was the SLA met? Absent when nothing was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sla_met: Option<bool>,
+}
+
+/// One rule's result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleResult {
+    /// Stable id, `group/name`: `authorization/role`, `quota/vcpus`, `provenance/slsa-level`, …
+    pub rule: String,
+    /// Did it pass?
+    pub passed: bool,
+    /// Stable code of a refusal, `UPPER_SNAKE_CASE`; empty when it passed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub code: String,
+    /// What was compared with what.
+    pub detail: String,
+}
+
+/// A decision, with every rule that was evaluated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// True only when every rule passed.
+    pub approved: bool,
+    /// All of them, in order.
+    pub rules: Vec<RuleResult>,
+    /// Digest of the policy bundle that decided.
+    pub policy: Digest,
+}
+
+impl Verdict {
+    /// The first refusal's code, or empty.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.rules.iter().find(|r| !r.passed).map_or("", |r| r.code.as_str())
+    }
+}
+
+/// What an approved intent entitles the orchestrator to do, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Ledger it is valid on.
+    pub ledger: String,
+    /// Id of the intent.
+    pub intent_id: String,
+    /// Digest of the intent's payload.
+    pub intent: Digest,
+    /// Tenant.
+    pub tenant: String,
+    /// NS instance it concerns.
+    pub ns_instance_id: String,
+    /// `deploy`, `scale`, `terminate`.
+    pub action: String,
+    /// Not to be started after this.
+    pub not_after: UnixTime,
+    /// End of the lease (deploy).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_until: Option<UnixTime>,
+    /// The packages it may use: digests by descriptor id.
+    pub packages: BTreeMap<String, Digest>,
+    /// Sites whose attestation keys were registered at the time of the decision.
+    pub attestation_keys: Vec<AkRecord>,
+    /// Must the service be attested before it counts as instantiated?
+    pub attestation_required: bool,
+    /// Policy bundle that decided.
+    pub policy: Digest,
+}
+
+/// At most one per transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// An intent was approved.
+    IntentApproved {
+        /// What it entitles to.
+        grant: Box<Grant>,
+    },
+    /// Evidence was anchored.
+    EvidenceAnchored {
+        /// Operation.
+        operation_id: String,
+        /// Digest of the bundle.
+        bundle: Digest,
+    },
+}
+
+/// A ledger entry: the exact bytes of this document's JSON are the leaf of the Merkle tree.
+///
+/// Refused requests are entries too: who asked for what, and which rule refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Version of this format.
+    pub v: u32,
+    /// Ledger's name.
+    pub ledger: String,
+    /// Position, from 0.
+    pub position: u64,
+    /// Ledger time.
+    pub time: UnixTime,
+    /// The signed request.
+    pub request: Envelope,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// What was emitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<Event>,
+    /// Digest over the state writes (sorted keys and values).
+    pub writes: Digest,
+}
+
+/// The state a transaction reads: named before the decision.
+pub type ReadSet = BTreeSet<String>;

@@ -1,0 +1,231 @@
+//! X.509 identities: who signed, for which organisation, with which attributes.
+//!
+//! An organisation is a CA certificate in [`TrustRoots`]. A member's certificate names the organisation in subject
+//! `O` and carries its attributes where Hyperledger Fabric's CA puts them, in the extension
+//! [`ATTRS_OID`] as `{"attrs":{"mandate.role":"tenant",…}}`, so that one certificate serves both ledgers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use der::{
+    Decode as _, DecodePem as _, Encode as _,
+    oid::{AssociatedOid as _, ObjectIdentifier},
+};
+use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey as _};
+use serde::{Deserialize, Serialize};
+use x509_cert::{
+    Certificate,
+    ext::pkix::{BasicConstraints, KeyUsage},
+};
+
+use crate::{UnixTime, digest::Digest, dsse::verify_bytes};
+
+/// Fabric CA's attribute extension.
+pub const ATTRS_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.3.4.5.6.7.8.1");
+/// Attribute: the role, one of [`Identity::role`]'s values.
+pub const ATTR_ROLE: &str = "mandate.role";
+/// Attribute: the tenant whose services this identity may ask for.
+pub const ATTR_TENANT: &str = "mandate.tenant";
+
+/// Why a certificate is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// Not a certificate or key of the kind we accept (P-256).
+    #[error("malformed certificate or key: {0}")]
+    Malformed(String),
+    /// Key and certificate do not belong together.
+    #[error("the private key does not belong to the certificate")]
+    KeyMismatch,
+    /// No trust root of that organisation.
+    #[error("organisation `{0}` is not among the trust roots")]
+    UnknownOrganisation(String),
+    /// The organisation's CA did not sign it.
+    #[error("the certificate was not issued by a CA of organisation `{0}`")]
+    NotIssuedBy(String),
+    /// Outside `notBefore`..`notAfter`.
+    #[error("the certificate is valid from {not_before} to {not_after}, not at {at}")]
+    NotValidAt {
+        /// Start of validity.
+        not_before: UnixTime,
+        /// End of validity.
+        not_after: UnixTime,
+        /// The time asked for.
+        at: UnixTime,
+    },
+    /// Its serial number is on the organisation's revocation list.
+    #[error("the certificate (serial {0}) was revoked")]
+    Revoked(String),
+    /// It may not sign.
+    #[error("the certificate's key usage does not allow digital signatures")]
+    Usage,
+}
+
+/// Who signed: read from a certificate whose chain was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Organisation, subject `O`.
+    pub org: String,
+    /// Name of the member, subject `CN`.
+    pub name: String,
+    /// Attributes of the extension [`ATTRS_OID`].
+    pub attrs: BTreeMap<String, String>,
+    /// Digest of the certificate.
+    pub certificate: Digest,
+    /// Serial number, lower-case hex.
+    pub serial: String,
+    /// The public key.
+    pub key: VerifyingKey,
+}
+
+impl Identity {
+    /// `operator`, `provider`, `tenant`, `auditor`, `orchestrator`, or empty.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        self.attrs.get(ATTR_ROLE).map_or("", String::as_str)
+    }
+
+    /// The tenant it speaks for, or empty.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        self.attrs.get(ATTR_TENANT).map_or("", String::as_str)
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.name, self.org)
+    }
+}
+
+/// What a verifier starts from: each organisation's CA, and the key of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustRoots {
+    /// By organisation name.
+    pub orgs: BTreeMap<String, OrgRoot>,
+    /// C2SP verifier keys of the logs whose checkpoints are accepted (`name+id+key`).
+    #[serde(default)]
+    pub logs: Vec<String>,
+}
+
+/// An organisation's roots.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrgRoot {
+    /// CA certificates, PEM.
+    pub ca: Vec<String>,
+    /// Serial numbers (lower-case hex) of revoked certificates.
+    #[serde(default)]
+    pub revoked: BTreeSet<String>,
+}
+
+#[derive(Deserialize)]
+struct Attrs {
+    attrs: BTreeMap<String, String>,
+}
+
+impl TrustRoots {
+    /// Verifies a member's certificate (DER) at a time.
+    pub fn verify(&self, certificate: &[u8], at: UnixTime) -> Result<Identity, IdentityError> {
+        let cert = parse(certificate)?;
+        let org = subject(&cert, "O")?;
+        let root = self.orgs.get(&org).ok_or_else(|| IdentityError::UnknownOrganisation(org.clone()))?;
+        check_validity(&cert, at)?;
+        let issued = root.ca.iter().any(|pem| issued_by(&cert, pem, &org, at).is_ok());
+        if !issued {
+            return Err(IdentityError::NotIssuedBy(org));
+        }
+        let serial = hex::encode(cert.tbs_certificate().serial_number().as_bytes());
+        if root.revoked.contains(&serial) {
+            return Err(IdentityError::Revoked(serial));
+        }
+        check_usage(&cert)?;
+        Ok(Identity {
+            name: subject(&cert, "CN")?,
+            attrs: attributes(&cert)?,
+            certificate: Digest::of(certificate),
+            key: public_key(certificate)?,
+            serial,
+            org,
+        })
+    }
+}
+
+fn malformed(e: impl std::fmt::Display) -> IdentityError {
+    IdentityError::Malformed(e.to_string())
+}
+
+fn parse(certificate: &[u8]) -> Result<Certificate, IdentityError> {
+    Certificate::from_der(certificate).map_err(malformed)
+}
+
+fn subject(cert: &Certificate, part: &str) -> Result<String, IdentityError> {
+    let name = cert.tbs_certificate().subject();
+    let value = if part == "O" { name.organization() } else { name.common_name() };
+    value
+        .map_err(malformed)?
+        .map(|v| v.value().into_owned())
+        .ok_or_else(|| malformed(format!("the subject has no {part}")))
+}
+
+fn check_validity(cert: &Certificate, at: UnixTime) -> Result<(), IdentityError> {
+    let validity = cert.tbs_certificate().validity();
+    let not_before = UnixTime(validity.not_before.to_unix_duration().as_secs());
+    let not_after = UnixTime(validity.not_after.to_unix_duration().as_secs());
+    if at < not_before || at > not_after {
+        return Err(IdentityError::NotValidAt { not_before, not_after, at });
+    }
+    Ok(())
+}
+
+fn check_usage(cert: &Certificate) -> Result<(), IdentityError> {
+    match cert.tbs_certificate().get_extension::<KeyUsage>().map_err(malformed)? {
+        Some((_, usage)) if usage.digital_signature() => Ok(()),
+        _ => Err(IdentityError::Usage),
+    }
+}
+
+fn issued_by(cert: &Certificate, ca_pem: &str, org: &str, at: UnixTime) -> Result<(), IdentityError> {
+    let ca_der = pem_to_der(ca_pem)?;
+    let ca = parse(&ca_der)?;
+    check_validity(&ca, at)?;
+    let is_ca = ca
+        .tbs_certificate()
+        .get_extension::<BasicConstraints>()
+        .map_err(malformed)?
+        .is_some_and(|(_, basic)| basic.ca);
+    let named = ca.tbs_certificate().subject() == cert.tbs_certificate().issuer();
+    if !is_ca || !named || subject(&ca, "O")? != org {
+        return Err(IdentityError::NotIssuedBy(org.to_owned()));
+    }
+    let tbs = cert.tbs_certificate().to_der().map_err(malformed)?;
+    verify_bytes(&public_key(&ca_der)?, &tbs, cert.signature().raw_bytes())
+        .map_err(|_| IdentityError::NotIssuedBy(org.to_owned()))
+}
+
+fn attributes(cert: &Certificate) -> Result<BTreeMap<String, String>, IdentityError> {
+    let Some(extensions) = cert.tbs_certificate().extensions() else { return Ok(BTreeMap::new()) };
+    let Some(ext) = extensions.iter().find(|e| e.extn_id == ATTRS_OID) else { return Ok(BTreeMap::new()) };
+    let attrs: Attrs = serde_json::from_slice(ext.extn_value.as_bytes())
+        .map_err(|e| malformed(format!("attribute extension {}: {e}", ATTRS_OID)))?;
+    Ok(attrs.attrs)
+}
+
+/// The P-256 key of a certificate (DER).
+pub fn public_key(certificate: &[u8]) -> Result<VerifyingKey, IdentityError> {
+    let cert = parse(certificate)?;
+    let spki = cert.tbs_certificate().subject_public_key_info().to_der().map_err(malformed)?;
+    VerifyingKey::from_public_key_der(&spki).map_err(|e| malformed(format!("only P-256 keys: {e}")))
+}
+
+/// One PEM certificate to DER.
+pub fn pem_to_der(pem: &str) -> Result<Vec<u8>, IdentityError> {
+    Certificate::from_pem(pem.as_bytes()).and_then(|c| c.to_der()).map_err(malformed)
+}
+
+/// The identity a certificate claims, for display; nothing is verified.
+pub fn claimed(certificate: &[u8]) -> Result<(String, String), IdentityError> {
+    let cert = parse(certificate)?;
+    Ok((subject(&cert, "O")?, subject(&cert, "CN")?))
+}
+
+const _: ObjectIdentifier = BasicConstraints::OID;

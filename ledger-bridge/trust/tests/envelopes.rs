@@ -1,0 +1,91 @@
+//! Envelopes and identities, end to end: what verifies, and that nothing altered does.
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+
+use trust::{
+    Envelope, Signer, TrustRoots, UnixTime,
+    dsse::DsseError,
+    identity::{IdentityError, OrgRoot},
+    issue::{Issued, ca, member},
+};
+
+const FROM: UnixTime = UnixTime(1_700_000_000);
+const TO: UnixTime = UnixTime(1_900_000_000);
+const NOW: UnixTime = UnixTime(1_800_000_000);
+
+fn org(name: &str, seed: u8) -> (Issued, OrgRoot) {
+    let ca = ca(name, &[seed; 32], FROM, TO).unwrap();
+    let root = OrgRoot { ca: vec![ca.certificate_pem.clone()], ..OrgRoot::default() };
+    (ca, root)
+}
+
+fn alice(authority: &Issued) -> Signer {
+    let attrs = BTreeMap::from([("mandate.role".into(), "tenant".into()), ("mandate.tenant".into(), "acme".into())]);
+    let it = member(authority, "alice", attrs, &[9; 32], &[0x10], (FROM, TO)).unwrap();
+    Signer::from_pem(&it.key_pem, &it.certificate_pem).unwrap()
+}
+
+fn world() -> (Signer, TrustRoots) {
+    let (authority, root) = org("acme", 3);
+    let roots = TrustRoots { orgs: BTreeMap::from([("acme".into(), root)]), logs: vec![] };
+    (alice(&authority), roots)
+}
+
+#[test]
+fn signs_and_says_who() {
+    let (signer, roots) = world();
+    let envelope = Envelope::sign("text/plain", b"hello".to_vec(), &[&signer]).unwrap();
+    let again = Envelope::from_json(&envelope.to_json()).unwrap();
+    let verified = again.verify_type("text/plain", &roots, NOW).unwrap();
+    assert_eq!(verified.payload, b"hello");
+    assert_eq!(verified.signers[0].role(), "tenant");
+    assert_eq!(verified.signers[0].tenant(), "acme");
+    assert_eq!(verified.signers[0].to_string(), "alice@acme");
+}
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let (signer, roots) = world();
+    let bytes = Envelope::sign("text/plain", b"hello".to_vec(), &[&signer]).unwrap().to_json();
+    for i in 0..bytes.len() {
+        for bit in [0x01, 0x20] {
+            let mut changed = bytes.clone();
+            changed[i] ^= bit;
+            let outcome = Envelope::from_json(&changed).and_then(|e| e.verify(&roots, NOW).map(|_| ()));
+            assert!(
+                outcome.is_err() || Envelope::from_json(&changed).unwrap().to_json() != changed,
+                "byte {i} bit {bit:#x} went unnoticed"
+            );
+        }
+    }
+}
+
+#[test]
+fn refuses_other_roots_times_and_revoked() {
+    let (signer, mut roots) = world();
+    let envelope = Envelope::sign("text/plain", b"hello".to_vec(), &[&signer]).unwrap();
+    let fails = |roots: &TrustRoots, at| match envelope.verify(roots, at) {
+        Err(DsseError::Identity { source, .. }) => source,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(fails(&roots, UnixTime(1)), IdentityError::NotValidAt { .. }));
+    let (_, impostor) = org("acme", 4);
+    let wrong = TrustRoots { orgs: BTreeMap::from([("acme".into(), impostor)]), logs: vec![] };
+    assert!(matches!(fails(&wrong, NOW), IdentityError::NotIssuedBy(_)));
+    assert!(matches!(fails(&TrustRoots::default(), NOW), IdentityError::UnknownOrganisation(_)));
+    roots.orgs.get_mut("acme").unwrap().revoked.insert("10".into());
+    assert!(matches!(fails(&roots, NOW), IdentityError::Revoked(_)));
+}
+
+#[test]
+fn a_ca_certificate_signs_no_envelope() {
+    let (authority, root) = org("acme", 3);
+    let roots = TrustRoots { orgs: BTreeMap::from([("acme".into(), root)]), logs: vec![] };
+    let signer = Signer::from_pem(&authority.key_pem, &authority.certificate_pem).unwrap();
+    let envelope = Envelope::sign("text/plain", b"hello".to_vec(), &[&signer]).unwrap();
+    assert!(matches!(
+        envelope.verify(&roots, NOW),
+        Err(DsseError::Identity { source: IdentityError::Usage, .. })
+    ));
+}

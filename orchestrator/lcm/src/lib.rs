@@ -1,0 +1,1 @@
+//! Pure life-cycle management: planner, placement, operation state machine, evidence fold

@@ -1,0 +1,1 @@
+//! The service orchestrator and the mandate command
