@@ -1,1 +1,11 @@
-//! The service orchestrator and the mandate command
+//! The service orchestrator: consumes approvals, journals, plans, actuates, attests, measures and anchors.
+//!
+//! Read top-down: `main` (the command line) -> [`config`] -> `wiring` (the one place that names concrete drivers)
+//! -> `engine` (the loop) -> ports (`ledger::Ledger`, `vim::VimDriver`, `vim::VnfControl`). [`service`] is what
+//! the HTTP API in `api` calls; [`views`] is what it answers.
+
+pub mod config;
+pub mod home;
+pub mod problem;
+pub mod service;
+pub mod views;

@@ -1,0 +1,166 @@
+//! The configuration of `mandate serve`: TOML, unknown keys refused, checked as a whole before any socket opens.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// `config.toml` in the home directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The organisation that operates this orchestrator.
+    pub operator: String,
+    /// Digests (`sha256:…`) of the policy bundles whose decisions are carried out.
+    pub accepted_policies: Vec<trust::Digest>,
+    /// Where services can run; at least one.
+    #[serde(rename = "site")]
+    pub sites: Vec<SiteConfig>,
+    /// Limits.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// One site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteConfig {
+    /// 1 to 16 of `a-z 0-9 -`.
+    pub name: String,
+    /// ISO 3166-1 alpha-2.
+    pub jurisdiction: String,
+    /// Latency from the tenants, µs.
+    pub latency_us: u64,
+    /// Relative cost of one vCPU, for placement.
+    pub cost: u32,
+    /// This machine as a VIM.
+    pub host: HostSite,
+}
+
+/// The host VIM of a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostSite {
+    /// Virtual CPUs to give out.
+    pub vcpus: u32,
+    /// Memory to give out, MiB.
+    pub memory_mib: u32,
+    /// VDU instances at most.
+    pub instances: u32,
+    /// First uid (and gid) of the range that instances run as; 0: keep ours (in a user namespace).
+    #[serde(default = "default_uid")]
+    pub first_uid: u32,
+    /// `mandate-launcher`; default: beside the running executable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher: Option<PathBuf>,
+    /// The machine's TPM; without it the site cannot attest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmSite>,
+}
+
+fn default_uid() -> u32 {
+    200_000
+}
+
+/// A TPM 2.0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmSite {
+    /// TCTI: `device:/dev/tpmrm0`, `swtpm:path=/run/…/tpm.sock`.
+    pub tcti: String,
+    /// The PCR that the launcher extends; nobody else may.
+    #[serde(default = "default_pcr")]
+    pub pcr: u8,
+    /// Quote with this generation of the attestation key instead of the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ak_generation: Option<u32>,
+}
+
+fn default_pcr() -> u8 {
+    13
+}
+
+/// Bounds, with the reason for each default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Attempts of one step before it counts as failed (transient VIM errors rarely outlast three tries).
+    pub step_attempts: u32,
+    /// Pause before the second attempt, ms; doubles each time.
+    pub retry_ms: u64,
+    /// Longest a single step may take, s (a data-plane process starts in under a second; images are local).
+    pub step_timeout_s: u64,
+    /// Operations carried out at once.
+    pub concurrent_operations: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { step_attempts: 3, retry_ms: 200, step_timeout_s: 60, concurrent_operations: 2 }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, or unknown or missing keys; the text says where.
+    #[error("{file}: {message}")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// What and where.
+        message: String,
+    },
+    /// Values that cannot be.
+    #[error("{file}: {key}: {problem}")]
+    Value {
+        /// The file.
+        file: String,
+        /// Which key.
+        key: String,
+        /// What is wrong and what is right.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Parses and checks; `file` is for messages.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        let it: Self = toml::from_str(text)
+            .map_err(|e| ConfigError::Syntax { file: file.into(), message: e.to_string() })?;
+        it.check(file)?;
+        Ok(it)
+    }
+
+    fn check(&self, file: &str) -> Result<(), ConfigError> {
+        let bad = |key: String, problem: &str| {
+            Err(ConfigError::Value { file: file.into(), key, problem: problem.into() })
+        };
+        if self.sites.is_empty() {
+            return bad("site".into(), "at least one [[site]] is needed");
+        }
+        if self.accepted_policies.is_empty() {
+            return bad("accepted_policies".into(), "at least one policy digest is needed (mandate init writes it)");
+        }
+        let mut seen = BTreeSet::new();
+        for site in &self.sites {
+            let key = |k: &str| format!("site `{}`, {k}", site.name);
+            let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if site.name.is_empty() || site.name.len() > 16 || !site.name.chars().all(legal) {
+                return bad(key("name"), "1 to 16 of a-z 0-9 -");
+            }
+            if !seen.insert(&site.name) {
+                return bad(key("name"), "there twice");
+            }
+            if site.jurisdiction.len() != 2 || !site.jurisdiction.chars().all(|c| c.is_ascii_uppercase()) {
+                return bad(key("jurisdiction"), "two capital letters (ISO 3166-1 alpha-2)");
+            }
+            if site.host.tpm.as_ref().is_some_and(|t| t.pcr > 23) {
+                return bad(key("host.tpm.pcr"), "0 to 23");
+            }
+        }
+        if self.limits.step_attempts == 0 || self.limits.concurrent_operations == 0 {
+            return bad("limits".into(), "step_attempts and concurrent_operations must be at least 1");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+//! What the HTTP API calls: the orchestrator as a service, as values in and values out.
+
+use async_trait::async_trait;
+use attestation::AkRecord;
+use ledger_contract::evidence::ProvenEntry;
+use tokio::sync::watch;
+use trust::{Digest, Envelope};
+
+use crate::{
+    problem::Problem,
+    views::{
+        CommittedView, DeliveredView, IntentView, NsView, OperationView, PackageView, SiteView, TimelineLine,
+    },
+};
+
+/// The orchestrator as its interfaces see it.
+#[async_trait]
+pub trait Service: Send + Sync {
+    /// Submits a signed request to the ledger: decided and durable when this returns; refused by policy is `Ok`.
+    async fn submit(&self, request: Envelope) -> Result<CommittedView, Problem>;
+    /// Verifies a package and stores it by digest (idempotent).
+    async fn put_package(&self, content: Vec<u8>) -> Result<PackageView, Problem>;
+    /// All packages, registered or stored.
+    async fn packages(&self) -> Result<Vec<PackageView>, Problem>;
+    /// An intent and what became of it.
+    async fn intent(&self, id: &str) -> Result<IntentView, Problem>;
+    /// All intents, newest first, at most `limit`.
+    async fn intents(&self, limit: usize) -> Result<Vec<IntentView>, Problem>;
+    /// All services that live, or with `all` every one there ever was.
+    async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem>;
+    /// One service, by instance id or by `tenant/service`.
+    async fn ns(&self, id: &str) -> Result<NsView, Problem>;
+    /// Everything that happened to a service, in order.
+    async fn timeline(&self, ns: &str) -> Result<Vec<TimelineLine>, Problem>;
+    /// One operation.
+    async fn operation(&self, id: &str) -> Result<OperationView, Problem>;
+    /// The evidence bundle of an anchored operation (JSON Lines).
+    async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem>;
+    /// All sites with their room.
+    async fn sites(&self) -> Result<Vec<SiteView>, Problem>;
+    /// The attestation key of a site, to be signed by the operator; `rotate` makes a new one.
+    async fn attestation_key(&self, site: &str, rotate: bool) -> Result<AkRecord, Problem>;
+    /// Takes an approval that was carried here by hand, through the same verification as the stream.
+    async fn deliver(&self, approval: ProvenEntry) -> Result<DeliveredView, Problem>;
+    /// The ledger's newest checkpoint.
+    async fn ledger_head(&self) -> Result<String, Problem>;
+    /// A ledger entry with its proof.
+    async fn ledger_entry(&self, position: u64) -> Result<ProvenEntry, Problem>;
+    /// Ledger entries, oldest first.
+    async fn ledger_range(&self, from: u64, limit: usize) -> Result<Vec<String>, Problem>;
+    /// The policy bundle digest in force.
+    async fn policy(&self) -> Result<Digest, Problem>;
+    /// Counts up with every change of any operation: for following.
+    fn changes(&self) -> watch::Receiver<u64>;
+}
