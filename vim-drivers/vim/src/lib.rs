@@ -4,7 +4,11 @@
 //! no VIM has idempotency keys, so names, tags and labels carry ours, and only objects that carry it are ever
 //! touched. [`VnfControl`] is Ve-Vnfm: what the orchestrator asks of the running function itself.
 //!
-//! Drivers share this port and its conformance suite, not code.
+//! Drivers share this port and its conformance suite, not code: [`conformance`] is run on every implementation,
+//! [`fake`] is the one that fails on demand.
+
+pub mod conformance;
+pub mod fake;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
@@ -342,7 +346,11 @@ pub trait VnfControl: Send + Sync {
     async fn attest(&self, keys: &[ObjectKey], nonce: &Digest) -> Result<Evidence, DriverError>;
 
     /// Sends traffic from a probe and reports.
-    async fn run_traffic(&self, key: &ObjectKey, profile: &TrafficProfile) -> Result<TrafficReport, DriverError>;
+    async fn run_traffic(
+        &self,
+        key: &ObjectKey,
+        profile: &TrafficProfile,
+    ) -> Result<TrafficReport, DriverError>;
 
     /// Cuts (or restores) the instance's traffic and keeps the process.
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError>;

@@ -1,0 +1,666 @@
+//! What every driver must do, as a suite that is run on every driver.
+//!
+//! A driver's tests give a [`Fixture`]: the driver, the VIM's own view of things (what is left, what is half made,
+//! what is not ours), and two images that run a data plane. [`run`] makes a fresh one per case. The suite has no
+//! clock and no runtime of its own, and it changes nothing outside the fixture.
+//!
+//! Tests of the suite itself: `tests/fake.rs` runs it on the fake and on a fake that breaks each promise in turn.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use async_trait::async_trait;
+use dataplane_control::{
+    Configuration, Function, MacAddr,
+    config::{Port, PortDriver, Reflector},
+};
+use trust::Digest;
+
+use crate::{
+    ComputeSpec, ComputeState, Disposition, DriverError, ImageSpec, Inventory, Kind, NetworkSpec, ObjectKey,
+    Observed, ObservedCompute, PortSpec, Resources, Scope, Spec, VimDriver, VnfControl, port_interface,
+};
+
+/// Most ways an object can be left half made that are tried per kind.
+const MAX_WAYS: usize = 32;
+
+/// A driver under test and its VIM's own view.
+#[async_trait]
+pub trait Fixture: Send + Sync {
+    /// The driver.
+    fn driver(&self) -> &dyn VimDriver;
+
+    /// Control of the functions it runs.
+    fn control(&self) -> &dyn VnfControl;
+
+    /// Two different images that the driver can get, both of a data plane.
+    fn images(&self) -> [Digest; 2];
+
+    /// How the data plane reaches its `index`-th port in this VIM.
+    fn port_driver(&self, index: usize) -> PortDriver {
+        PortDriver::AfPacket { interface: port_interface(index) }
+    }
+
+    /// Leaves the object as a crash in the middle of `ensure` or `remove` would, in the `way`-th way this VIM knows
+    /// for this kind. What `spec` needs is there. False: there are only `way` ways.
+    async fn leave_half_made(&mut self, key: &ObjectKey, spec: &Spec, way: usize) -> Result<bool, String>;
+
+    /// Kills the instance's process (or its machine) behind the driver's back.
+    async fn crash(&mut self, key: &ObjectKey) -> Result<(), String>;
+
+    /// Makes something in the VIM that is not ours, as near to ours as it can get.
+    async fn make_foreign(&mut self) -> Result<(), String>;
+
+    /// Is all that [`Self::make_foreign`] made still there, unchanged?
+    async fn foreign_intact(&mut self) -> Result<bool, String>;
+
+    /// A new driver over the same VIM, as after a crash of the orchestrator.
+    async fn restart(&mut self) -> Result<(), String>;
+
+    /// Everything in the VIM that came with our objects, of whatever service, read without the driver: links,
+    /// namespaces, processes, files, …; for people to read. Foreign objects are not among it.
+    async fn residue(&mut self) -> Result<Vec<String>, String>;
+
+    /// The end of a case, passed or not: nothing of the fixture may stay.
+    async fn close(self) -> Result<(), String>;
+}
+
+/// How a suite went.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Every case, in order.
+    pub cases: Vec<Case>,
+}
+
+/// How a case went.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    /// How long it took, ms.
+    pub elapsed_ms: u64,
+    /// What broke, if anything.
+    pub outcome: Result<(), String>,
+}
+
+impl Report {
+    /// One line per case that failed; empty when all passed.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        let failed = |c: &Case| c.outcome.as_ref().err().map(|e| format!("{}: {e}", c.name));
+        self.cases.iter().filter_map(failed).collect()
+    }
+}
+
+macro_rules! check {
+    ($condition:expr, $($what:tt)+) => {
+        if !$condition {
+            return Err(format!($($what)+));
+        }
+    };
+}
+
+macro_rules! cases {
+    ($make:expr, $only:expr, $report:expr, $($case:ident),+ $(,)?) => {$(
+        if $only.is_none_or(|only| stringify!($case).contains(only)) {
+            let start = Instant::now();
+            let outcome = match $make().await {
+                Err(e) => Err(format!("the fixture: {e}")),
+                Ok(mut fixture) => {
+                    let outcome = $case(&mut fixture).await;
+                    let closed = fixture.close().await.map_err(|e| format!("closing the fixture: {e}"));
+                    outcome.and(closed)
+                }
+            };
+            let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            $report.cases.push(Case { name: stringify!($case), elapsed_ms, outcome });
+        }
+    )+};
+}
+
+/// Runs every case whose name contains `only`, each on a fixture of its own, to the end whatever fails.
+pub async fn run<F: Fixture>(make: impl AsyncFn() -> Result<F, String>, only: Option<&str>) -> Report {
+    let mut report = Report::default();
+    cases!(
+        make,
+        only,
+        report,
+        capabilities_name_the_driver,
+        ensure_is_idempotent,
+        ensure_completes_what_is_half_made,
+        remove_clears_what_is_half_made,
+        removing_what_is_absent_succeeds,
+        observe_lists_ours_in_scope,
+        foreign_objects_are_untouched,
+        configuration_changes_in_place,
+        a_refused_configuration_leaves_the_running_one,
+        another_image_is_another_instance,
+        other_ports_are_another_instance,
+        errors_carry_code_and_disposition,
+        isolation_cuts_traffic_and_keeps_the_process,
+        a_crashed_instance_is_down_and_ensure_restarts_it,
+        a_restarted_driver_keeps_what_runs,
+        concurrent_calls_make_one_object,
+        images_are_shared_and_kept_while_referred_to,
+        keys_never_collide,
+        a_removed_service_leaves_nothing,
+    );
+    report
+}
+
+// ---- building blocks ----
+
+fn key(text: &str) -> Result<ObjectKey, String> {
+    ObjectKey::new(text).map_err(|e| e.to_string())
+}
+
+fn image(digest: Digest) -> Spec {
+    Spec::Image(ImageSpec { name: "dataplane".into(), digest })
+}
+
+fn network(mtu: u16) -> Spec {
+    Spec::Network(NetworkSpec { name: "link".into(), mtu })
+}
+
+/// A reflector with one port on `<service>/net`.
+struct Instance {
+    key: ObjectKey,
+    image: Digest,
+    generation: u64,
+    number: u16,
+    mac: MacAddr,
+    driver: PortDriver,
+}
+
+impl Instance {
+    fn new<F: Fixture>(f: &F, service: &str, name: &str) -> Result<Self, String> {
+        let key = key(&format!("{service}/{name}"))?;
+        let [a, b, c, ..] = Digest::of(key.as_str()).0;
+        let mac = MacAddr([2, 0, 0, a, b, c]);
+        Ok(Self { key, image: f.images()[0], generation: 1, number: 1, mac, driver: f.port_driver(0) })
+    }
+
+    fn document(&self) -> String {
+        let port = Port { name: "eth".into(), driver: self.driver.clone(), mac: self.mac };
+        let reflector =
+            Reflector { port: "eth".into(), number: self.number, addresses: vec![[192, 0, 2, 10].into()] };
+        let document = Configuration {
+            instance: self.key.to_string(),
+            generation: self.generation,
+            ports: vec![port],
+            function: Function::Reflector(reflector),
+        };
+        String::from_utf8_lossy(&document.to_bytes()).into_owned()
+    }
+
+    fn digest(&self) -> Digest {
+        Configuration::digest(self.document().as_bytes())
+    }
+
+    fn compute(&self) -> Result<ComputeSpec, String> {
+        let network = key(&format!("{}/net", self.key.service()))?;
+        let port = PortSpec { name: "eth".into(), network, mac: self.mac, addresses: Vec::new() };
+        Ok(ComputeSpec {
+            name: "reflector".into(),
+            image: self.image,
+            vcpus: 1,
+            memory_mib: 64,
+            ports: vec![port],
+            configuration: self.document(),
+        })
+    }
+
+    fn spec(&self) -> Result<Spec, String> {
+        self.compute().map(Spec::Compute)
+    }
+
+    fn expected(&self) -> Observed {
+        Observed::Compute(ObservedCompute {
+            state: ComputeState::Active,
+            image: self.image,
+            configuration: Some(self.digest()),
+            generation: Some(self.generation),
+            ports: [("eth".to_owned(), self.mac)].into(),
+        })
+    }
+}
+
+async fn ensure<F: Fixture>(f: &F, key: &ObjectKey, spec: &Spec) -> Result<Observed, String> {
+    f.driver().ensure(key, spec).await.map_err(|e| format!("{} {e}", e.code))
+}
+
+async fn remove<F: Fixture>(f: &F, key: &ObjectKey, kind: Kind) -> Result<(), String> {
+    f.driver().remove(key, kind).await.map_err(|e| format!("{} {e}", e.code))
+}
+
+async fn observe<F: Fixture>(f: &F, scope: &Scope) -> Result<Inventory, String> {
+    f.driver().observe(scope).await.map_err(|e| format!("{} {e}", e.code))
+}
+
+async fn pid<F: Fixture>(f: &F, key: &ObjectKey) -> Result<u32, String> {
+    f.control().status(key).await.map(|s| s.pid).map_err(|e| format!("{} {e}", e.code))
+}
+
+/// The image and the network that an [`Instance`] of this service needs.
+async fn ground<F: Fixture>(f: &F, service: &str) -> Result<(), String> {
+    ensure(f, &key(&format!("{service}/image"))?, &image(f.images()[0])).await?;
+    ensure(f, &key(&format!("{service}/net"))?, &network(1500)).await.map(drop)
+}
+
+async fn start<F: Fixture>(f: &F, service: &str) -> Result<Instance, String> {
+    ground(f, service).await?;
+    let instance = Instance::new(f, service, "vdu")?;
+    let observed = ensure(f, &instance.key, &instance.spec()?).await?;
+    check!(observed == instance.expected(), "made {observed:?}, expected {:?}", instance.expected());
+    Ok(instance)
+}
+
+async fn clear<F: Fixture>(f: &F, service: &str) -> Result<(), String> {
+    let found = observe(f, &Scope::Service(service.into())).await?;
+    for kind in [Kind::Compute, Kind::Network, Kind::Image] {
+        for (key, object) in &found.objects {
+            if kind_of(object) == kind {
+                remove(f, key, kind).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kind_of(object: &Observed) -> Kind {
+    match object {
+        Observed::Image { .. } => Kind::Image,
+        Observed::Network { .. } => Kind::Network,
+        Observed::Compute(_) => Kind::Compute,
+    }
+}
+
+async fn nothing_left<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let found = observe(f, &Scope::All).await?;
+    check!(found.objects.is_empty(), "still observed: {:?}", found.objects);
+    check!(found.used == Resources::default(), "still used: {:?}", found.used);
+    let residue = f.residue().await?;
+    check!(residue.is_empty(), "left behind: {residue:?}");
+    Ok(())
+}
+
+fn refused<T: std::fmt::Debug>(
+    result: Result<T, DriverError>,
+    disposition: Disposition,
+    what: &str,
+) -> Result<(), String> {
+    let error = match result {
+        Ok(it) => return Err(format!("{what}: accepted, {it:?}")),
+        Err(e) => e,
+    };
+    let code_ok = !error.code.is_empty()
+        && error.code.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+    check!(code_ok, "{what}: `{}` is no UPPER_SNAKE_CASE code", error.code);
+    check!(!error.operation.is_empty() && !error.key.is_empty(), "{what}: does not say where: {error:?}");
+    check!(error.reason.len() > 8, "{what}: does not say why: {error:?}");
+    check!(
+        error.disposition == disposition,
+        "{what}: {:?}, expected {disposition:?}: {error}",
+        error.disposition
+    );
+    Ok(())
+}
+
+// ---- the cases ----
+
+async fn capabilities_name_the_driver<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let found = f.driver().capabilities().await.map_err(|e| e.to_string())?;
+    check!(!found.driver.is_empty(), "no driver name");
+    nothing_left(f).await
+}
+
+async fn ensure_is_idempotent<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let instance = start(f, "idem").await?;
+    let before = (observe(f, &Scope::All).await?, pid(f, &instance.key).await?);
+    check!(before.0.objects.len() == 3, "three objects made, {:?} observed", before.0.objects);
+    for (name, spec) in
+        [("idem/image", image(f.images()[0])), ("idem/net", network(1500)), ("idem/vdu", instance.spec()?)]
+    {
+        let again = ensure(f, &key(name)?, &spec).await?;
+        check!(before.0.objects.get(&key(name)?) == Some(&again), "{name}: {again:?} the second time");
+    }
+    let after = (observe(f, &Scope::All).await?, pid(f, &instance.key).await?);
+    check!(before == after, "before {before:?}, after {after:?}");
+    clear(f, "idem").await?;
+    nothing_left(f).await
+}
+
+async fn half_made_ways<F: Fixture>(f: &mut F, complete: bool) -> Result<(), String> {
+    for kind in [Kind::Image, Kind::Network, Kind::Compute] {
+        for way in 0..MAX_WAYS {
+            let service = format!("half{way}");
+            let instance = Instance::new(f, &service, "vdu")?;
+            let (name, spec) = match kind {
+                Kind::Image => ("image", image(f.images()[0])),
+                Kind::Network => ("net", network(1500)),
+                Kind::Compute => ("vdu", instance.spec()?),
+            };
+            let object = key(&format!("{service}/{name}"))?;
+            if kind == Kind::Compute {
+                ground(f, &service).await?;
+            }
+            let known = f.leave_half_made(&object, &spec, way).await?;
+            if known {
+                let result = half_made(f, &object, &spec, complete, &instance).await;
+                result.map_err(|e| format!("{kind:?}, half made in way {way}: {e}"))?;
+            }
+            clear(f, &service).await?;
+            nothing_left(f).await.map_err(|e| format!("{kind:?}, half made in way {way}: {e}"))?;
+            if !known {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn half_made<F: Fixture>(
+    f: &mut F,
+    object: &ObjectKey,
+    spec: &Spec,
+    complete: bool,
+    instance: &Instance,
+) -> Result<(), String> {
+    if complete {
+        let observed = ensure(f, object, spec).await?;
+        let whole = match spec {
+            Spec::Image(i) => Observed::Image { digest: i.digest },
+            Spec::Network(n) => Observed::Network { up: true, mtu: n.mtu },
+            Spec::Compute(_) => instance.expected(),
+        };
+        check!(observed == whole, "{observed:?} after ensure, expected {whole:?}");
+        let seen = observe(f, &Scope::All).await?;
+        check!(seen.objects.get(object) == Some(&whole), "observed {:?}", seen.objects.get(object));
+    }
+    remove(f, object, spec.kind()).await?;
+    let seen = observe(f, &Scope::All).await?;
+    check!(!seen.objects.contains_key(object), "still there after remove: {:?}", seen.objects.get(object));
+    Ok(())
+}
+
+async fn ensure_completes_what_is_half_made<F: Fixture>(f: &mut F) -> Result<(), String> {
+    half_made_ways(f, true).await
+}
+
+async fn remove_clears_what_is_half_made<F: Fixture>(f: &mut F) -> Result<(), String> {
+    half_made_ways(f, false).await
+}
+
+async fn removing_what_is_absent_succeeds<F: Fixture>(f: &mut F) -> Result<(), String> {
+    for kind in [Kind::Image, Kind::Network, Kind::Compute] {
+        remove(f, &key("absent/thing")?, kind).await.map_err(|e| format!("{kind:?}, never made: {e}"))?;
+    }
+    start(f, "absent").await?;
+    for (name, kind) in [("vdu", Kind::Compute), ("net", Kind::Network), ("image", Kind::Image)] {
+        for time in ["once", "twice"] {
+            let object = key(&format!("absent/{name}"))?;
+            remove(f, &object, kind).await.map_err(|e| format!("{object} removed {time}: {e}"))?;
+        }
+    }
+    nothing_left(f).await
+}
+
+async fn observe_lists_ours_in_scope<F: Fixture>(f: &mut F) -> Result<(), String> {
+    f.make_foreign().await?;
+    // One service's name is the beginning of the other's.
+    let one = start(f, "scope").await?;
+    ground(f, "scope-2").await?;
+    let names = |i: &Inventory| i.objects.keys().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let expect = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+    let found = observe(f, &Scope::Service("scope".into())).await?;
+    let ours = expect(&["scope/image", "scope/net", "scope/vdu"]);
+    check!(names(&found) == ours, "in `scope`: {:?}", found.objects);
+    check!(
+        found.objects.get(&one.key) == Some(&one.expected()),
+        "the instance: {:?}",
+        found.objects.get(&one.key)
+    );
+    let other = observe(f, &Scope::Service("scope-2".into())).await?;
+    check!(names(&other) == expect(&["scope-2/image", "scope-2/net"]), "in `scope-2`: {:?}", other.objects);
+    let all = observe(f, &Scope::All).await?;
+    check!(names(&all).len() == 5, "in all: {:?}", all.objects);
+    let none = observe(f, &Scope::Service("scop".into())).await?;
+    check!(none.objects.is_empty(), "in `scop`: {:?}", none.objects);
+    let used = Resources { vcpus: 1, memory_mib: 64, instances: 1 };
+    check!(all.used == used && none.used == used, "used: {:?} in all, {:?} in `scop`", all.used, none.used);
+    check!(all.total.instances > 0 && all.total == none.total, "total: {:?}, {:?}", all.total, none.total);
+    clear(f, "scope").await?;
+    clear(f, "scope-2").await?;
+    nothing_left(f).await
+}
+
+async fn foreign_objects_are_untouched<F: Fixture>(f: &mut F) -> Result<(), String> {
+    f.make_foreign().await?;
+    check!(f.foreign_intact().await?, "the fixture's own foreign objects are not there");
+    start(f, "foreign").await?;
+    check!(f.foreign_intact().await?, "changed by ensure");
+    clear(f, "foreign").await?;
+    check!(f.foreign_intact().await?, "changed by remove");
+    nothing_left(f).await
+}
+
+async fn configuration_changes_in_place<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let mut instance = start(f, "config").await?;
+    let before = pid(f, &instance.key).await?;
+    for generation in [2, 3] {
+        (instance.generation, instance.number) = (generation, 40);
+        let observed = ensure(f, &instance.key, &instance.spec()?).await?;
+        check!(observed == instance.expected(), "{observed:?}, expected {:?}", instance.expected());
+        let status = f.control().status(&instance.key).await.map_err(|e| e.to_string())?;
+        check!(status.pid == before, "process {before} became {}", status.pid);
+        check!(status.configuration == instance.digest(), "it runs {}", status.configuration);
+    }
+    let seen = observe(f, &Scope::All).await?;
+    check!(
+        seen.objects.get(&instance.key) == Some(&instance.expected()),
+        "{:?}",
+        seen.objects.get(&instance.key)
+    );
+    clear(f, "config").await?;
+    nothing_left(f).await
+}
+
+async fn a_refused_configuration_leaves_the_running_one<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let mut instance = start(f, "refused").await?;
+    let before = pid(f, &instance.key).await?;
+    // Another document of the generation that runs.
+    instance.number = 99;
+    let result = f.driver().ensure(&instance.key, &instance.spec()?).await;
+    refused(result, Disposition::Compensate, "another document of the same generation")?;
+    instance.number = 1;
+    let seen = observe(f, &Scope::All).await?;
+    check!(
+        seen.objects.get(&instance.key) == Some(&instance.expected()),
+        "{:?}",
+        seen.objects.get(&instance.key)
+    );
+    check!(pid(f, &instance.key).await? == before, "the process is another");
+    let again = ensure(f, &instance.key, &instance.spec()?).await?;
+    check!(again == instance.expected(), "back to what runs: {again:?}");
+    check!(pid(f, &instance.key).await? == before, "the process is another");
+    clear(f, "refused").await?;
+    nothing_left(f).await
+}
+
+async fn another_image_is_another_instance<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let mut instance = start(f, "image").await?;
+    let before = pid(f, &instance.key).await?;
+    ensure(f, &key("image/second")?, &image(f.images()[1])).await?;
+    instance.image = f.images()[1];
+    let observed = ensure(f, &instance.key, &instance.spec()?).await?;
+    check!(observed == instance.expected(), "{observed:?}, expected {:?}", instance.expected());
+    check!(pid(f, &instance.key).await? != before, "the process is the same");
+    let seen = observe(f, &Scope::All).await?;
+    check!(seen.used.instances == 1, "{:?} used", seen.used);
+    clear(f, "image").await?;
+    nothing_left(f).await
+}
+
+async fn other_ports_are_another_instance<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let mut instance = start(f, "ports").await?;
+    let before = pid(f, &instance.key).await?;
+    instance.mac = MacAddr([2, 0, 0, 0xfe, 0xfe, 0xfe]);
+    let observed = ensure(f, &instance.key, &instance.spec()?).await?;
+    check!(observed == instance.expected(), "{observed:?}, expected {:?}", instance.expected());
+    check!(pid(f, &instance.key).await? != before, "the process is the same");
+    clear(f, "ports").await?;
+    nothing_left(f).await
+}
+
+async fn errors_carry_code_and_disposition<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let d = Disposition::Compensate;
+    let unknown = Digest::of(b"no image has this digest");
+    refused(f.driver().ensure(&key("errors/none")?, &image(unknown)).await, d, "an unknown image")?;
+    let instance = Instance::new(f, "errors", "vdu")?;
+    let make = f.driver().ensure(&instance.key, &instance.spec()?).await;
+    refused(make, d, "an instance without image and network")?;
+    ensure(f, &key("errors/image")?, &image(f.images()[0])).await?;
+    refused(f.driver().ensure(&instance.key, &instance.spec()?).await, d, "an instance without its network")?;
+    ensure(f, &key("errors/net")?, &network(1500)).await?;
+    let total = observe(f, &Scope::All).await?.total;
+    let large = ComputeSpec { vcpus: total.vcpus.saturating_add(1), ..instance.compute()? };
+    refused(f.driver().ensure(&instance.key, &Spec::Compute(large)).await, d, "more than there is room for")?;
+    let bad = ComputeSpec { configuration: "{}".into(), ..instance.compute()? };
+    refused(
+        f.driver().ensure(&instance.key, &Spec::Compute(bad)).await,
+        d,
+        "a document that does not parse",
+    )?;
+    let other = Instance::new(f, "errors", "other")?;
+    let strange = ComputeSpec { configuration: other.document(), ..instance.compute()? };
+    refused(
+        f.driver().ensure(&instance.key, &Spec::Compute(strange)).await,
+        d,
+        "another instance's document",
+    )?;
+    refused(f.control().status(&instance.key).await, d, "the status of what is not there")?;
+    refused(f.control().isolate(&instance.key, true).await, d, "isolating what is not there")?;
+    // Whatever was refused left nothing of the instance.
+    clear(f, "errors").await?;
+    nothing_left(f).await
+}
+
+async fn isolation_cuts_traffic_and_keeps_the_process<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let instance = start(f, "isolate").await?;
+    let before = pid(f, &instance.key).await?;
+    for (on, state) in
+        [(true, ComputeState::Isolated), (true, ComputeState::Isolated), (false, ComputeState::Active)]
+    {
+        f.control().isolate(&instance.key, on).await.map_err(|e| e.to_string())?;
+        let seen = observe(f, &Scope::All).await?;
+        let found = seen.objects.get(&instance.key);
+        let as_expected = matches!(found, Some(Observed::Compute(c)) if c.state == state);
+        check!(as_expected, "isolate {on}: {found:?}");
+        check!(pid(f, &instance.key).await? == before, "isolate {on}: the process is another");
+        // Ensuring what is there already does not let traffic through again.
+        let again = ensure(f, &instance.key, &instance.spec()?).await?;
+        check!(Some(&again) == found, "isolate {on}, then ensure: {again:?}");
+    }
+    clear(f, "isolate").await?;
+    nothing_left(f).await
+}
+
+async fn a_crashed_instance_is_down_and_ensure_restarts_it<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let instance = start(f, "crash").await?;
+    let before = pid(f, &instance.key).await?;
+    f.crash(&instance.key).await?;
+    let seen = observe(f, &Scope::All).await?;
+    let found = seen.objects.get(&instance.key);
+    let down = matches!(found, Some(Observed::Compute(c)) if c.state == ComputeState::Down);
+    check!(down, "observed after the crash: {found:?}");
+    refused(f.control().status(&instance.key).await, Disposition::Unknown, "the status of what is down")?;
+    let again = ensure(f, &instance.key, &instance.spec()?).await?;
+    check!(again == instance.expected(), "{again:?}, expected {:?}", instance.expected());
+    check!(pid(f, &instance.key).await? != before, "the process is the same");
+    clear(f, "crash").await?;
+    nothing_left(f).await
+}
+
+async fn a_restarted_driver_keeps_what_runs<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let instance = start(f, "restart").await?;
+    let before = (observe(f, &Scope::All).await?, pid(f, &instance.key).await?);
+    f.restart().await?;
+    let after = (observe(f, &Scope::All).await?, pid(f, &instance.key).await?);
+    check!(before == after, "before {before:?}, after {after:?}");
+    let again = ensure(f, &instance.key, &instance.spec()?).await?;
+    check!(again == instance.expected(), "{again:?}");
+    check!(pid(f, &instance.key).await? == before.1, "the process is another");
+    f.restart().await?;
+    clear(f, "restart").await?;
+    nothing_left(f).await
+}
+
+async fn concurrent_calls_make_one_object<F: Fixture>(f: &mut F) -> Result<(), String> {
+    ground(f, "twice").await?;
+    let instance = Instance::new(f, "twice", "vdu")?;
+    let spec = instance.spec()?;
+    let (one, two) =
+        futures::future::join(ensure(f, &instance.key, &spec), ensure(f, &instance.key, &spec)).await;
+    let (one, two) = (one?, two?);
+    check!(one == two && one == instance.expected(), "{one:?} and {two:?}");
+    let seen = observe(f, &Scope::All).await?;
+    check!(seen.used.instances == 1, "{:?} used", seen.used);
+    let gone = futures::future::join(
+        remove(f, &instance.key, Kind::Compute),
+        remove(f, &instance.key, Kind::Compute),
+    );
+    let (one, two) = gone.await;
+    one.and(two)?;
+    clear(f, "twice").await?;
+    nothing_left(f).await
+}
+
+async fn images_are_shared_and_kept_while_referred_to<F: Fixture>(f: &mut F) -> Result<(), String> {
+    for name in ["first/image", "second/image", "second/again"] {
+        ensure(f, &key(name)?, &image(f.images()[0])).await?;
+    }
+    remove(f, &key("first/image")?, Kind::Image).await?;
+    remove(f, &key("second/again")?, Kind::Image).await?;
+    let instance = start(f, "second").await?;
+    remove(f, &instance.key, Kind::Compute).await?;
+    clear(f, "second").await?;
+    nothing_left(f).await
+}
+
+async fn keys_never_collide<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let names = ["k/a-b", "k-a/b", "k/a/b", "k/a.b", "k/a_b", "k/ab", "k/a-b/net", "k/a-bb", "k/0", "k/00"];
+    for (i, name) in (0u16..).zip(names) {
+        ensure(f, &key(name)?, &network(1400 + i)).await?;
+    }
+    let mut expected: std::collections::BTreeMap<_, _> = Default::default();
+    for (i, name) in (0u16..).zip(names) {
+        expected.insert(key(name)?, Observed::Network { up: true, mtu: 1400 + i });
+    }
+    let found = observe(f, &Scope::All).await?.objects;
+    check!(found == expected, "observed {found:?}");
+    for name in names {
+        remove(f, &key(name)?, Kind::Network).await?;
+        expected.remove(&key(name)?);
+        let found = observe(f, &Scope::All).await?.objects;
+        check!(found == expected, "after removing {name}: {found:?}");
+    }
+    nothing_left(f).await
+}
+
+async fn a_removed_service_leaves_nothing<F: Fixture>(f: &mut F) -> Result<(), String> {
+    let stays = start(f, "stays").await?;
+    let before = observe(f, &Scope::All).await?;
+    let residue = f.residue().await?;
+    check!(!residue.is_empty(), "the fixture sees nothing of a running service");
+    let goes = start(f, "goes").await?;
+    let second = Instance { number: 2, ..Instance::new(f, "goes", "vdu-2")? };
+    ensure(f, &second.key, &second.spec()?).await?;
+    check!(goes.mac != second.mac, "the suite's own MAC addresses collide");
+    clear(f, "goes").await?;
+    let after = observe(f, &Scope::All).await?;
+    check!(before == after, "before {before:?}, after {after:?}");
+    let left = f.residue().await?;
+    check!(left == residue, "before {residue:?}, after {left:?}");
+    check!(ensure(f, &stays.key, &stays.spec()?).await? == stays.expected(), "the other service changed");
+    clear(f, "stays").await?;
+    nothing_left(f).await
+}
