@@ -2,10 +2,19 @@
 //!
 //! The same code decides in the embedded log and in Fabric chaincode: [`read_set`] names the state it will read,
 //! [`decide`] reads nothing else, and neither knows a clock or a random source. What it decides becomes a ledger
-//! [`entry`]; an entry with its inclusion proof is an [`approval`], which the actuator verifies by itself.
+//! [`records::Entry`]; an entry with its inclusion proof is an [`approval`], which the actuator verifies by itself, and
+//! what was done under it comes back as a [`bundle`] that anybody can verify offline.
 
+pub mod approval;
+pub mod bundle;
+pub mod contract;
 pub mod evidence;
 pub mod intent;
 pub mod records;
+mod request;
+pub mod state;
 
+pub use bundle::{VerifiedBundle, verify_bundle};
+pub use contract::{Outcome, Request, TxInfo, decide, read_set};
 pub use intent::{Intent, IntentKind};
+pub use state::Snapshot;

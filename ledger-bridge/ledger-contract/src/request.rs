@@ -1,0 +1,206 @@
+//! Requests: what an envelope asks of the ledger, and which state deciding it reads.
+
+use attestation::AkRecord;
+use serde::de::DeserializeOwned;
+use trust::{Digest, Envelope, identity};
+
+use crate::{
+    intent::{INTENT_PAYLOAD, Intent, IntentKind},
+    records::{
+        AK_PAYLOAD, ANCHOR_PAYLOAD, Anchor, GENESIS_PAYLOAD, Genesis, PACKAGE_PAYLOAD, PackageRecord, ReadSet,
+    },
+    state::{
+        AK_INDEX, BadRecord, GENESIS, IntentRecord, POLICY_ACTIVE, PackageEntry, ServiceRecord, Snapshot,
+        ak_key, intent_key, operation_key, org_key, package_key, policy_key, service_key, usage_key,
+    },
+};
+
+/// Largest payload of a request, bytes: a package record with its provenance documents fits many times over.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Most rounds of reading before [`read_set`] names nothing new: genesis and records, what those refer to, and the
+/// organisations that signed the latter.
+pub const MAX_READ_ROUNDS: usize = 3;
+
+/// What an envelope asks for. Nothing about its signatures is known yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Found the ledger.
+    Genesis(Box<Genesis>),
+    /// Register a package.
+    Package(Box<PackageRecord>),
+    /// Register a site's attestation key.
+    AttestationKey(Box<AkRecord>),
+    /// Change the infrastructure.
+    Intent(Box<Intent>),
+    /// Anchor an operation's evidence.
+    Anchor(Box<Anchor>),
+}
+
+/// Why an envelope is no request at all. It never becomes an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Nothing we know.
+    #[error("payload type `{0}` is none that the ledger takes")]
+    PayloadType(String),
+    /// Beyond [`MAX_REQUEST_BYTES`].
+    #[error("the payload has {0} bytes; at most {MAX_REQUEST_BYTES} are accepted")]
+    TooLarge(usize),
+    /// Not the document its type says.
+    #[error("the payload is not a valid {kind}: {problem}")]
+    Payload {
+        /// `intent`, `package record`, …
+        kind: &'static str,
+        /// What the decoder said, with line and column.
+        problem: String,
+    },
+    /// A record of the state that the request leads to cannot be read.
+    #[error(transparent)]
+    State(#[from] BadRecord),
+}
+
+impl Request {
+    /// Parses the payload by its type.
+    pub fn parse(envelope: &Envelope) -> Result<Self, Malformed> {
+        let bytes = envelope.payload.len();
+        if bytes > MAX_REQUEST_BYTES {
+            return Err(Malformed::TooLarge(bytes));
+        }
+        Ok(match envelope.payload_type.as_str() {
+            GENESIS_PAYLOAD => Self::Genesis(document(envelope, "genesis")?),
+            PACKAGE_PAYLOAD => Self::Package(document(envelope, "package record")?),
+            AK_PAYLOAD => Self::AttestationKey(document(envelope, "attestation key")?),
+            INTENT_PAYLOAD => Self::Intent(document(envelope, "intent")?),
+            ANCHOR_PAYLOAD => Self::Anchor(document(envelope, "anchor")?),
+            other => return Err(Malformed::PayloadType(other.to_owned())),
+        })
+    }
+
+    /// `genesis`, `package`, `attestation-key`, `intent`, `anchor`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Genesis(_) => "genesis",
+            Self::Package(_) => "package",
+            Self::AttestationKey(_) => "attestation-key",
+            Self::Intent(_) => "intent",
+            Self::Anchor(_) => "anchor",
+        }
+    }
+}
+
+fn document<T: DeserializeOwned>(envelope: &Envelope, kind: &'static str) -> Result<T, Malformed> {
+    serde_json::from_slice(&envelope.payload).map_err(|e| Malformed::Payload { kind, problem: e.to_string() })
+}
+
+/// The state that deciding `request` reads, as far as `known` tells.
+///
+/// A host starts with an empty snapshot, reads what is named, and asks again with what it read until nothing new is
+/// named: at most [`MAX_READ_ROUNDS`] rounds ([`snapshot`] does it).
+pub fn read_set(request: &Envelope, known: &Snapshot) -> Result<ReadSet, Malformed> {
+    let parsed = Request::parse(request)?;
+    let mut keys = ReadSet::from([GENESIS.to_owned()]);
+    if let Request::Genesis(_) = parsed {
+        return Ok(keys);
+    }
+    keys.insert(POLICY_ACTIVE.to_owned());
+    if let Some(digest) = known.get::<Digest>(POLICY_ACTIVE)? {
+        keys.insert(policy_key(&digest));
+    }
+    signing_orgs(request, &mut keys);
+    match parsed {
+        Request::Genesis(_) => {}
+        Request::Package(record) => {
+            keys.insert(package_key(&record.digest));
+        }
+        Request::AttestationKey(ak) => keys.extend([AK_INDEX.to_owned(), ak_key(&ak.site)]),
+        Request::Intent(intent) => intent_keys(&intent, known, &mut keys)?,
+        Request::Anchor(anchor) => {
+            keys.extend([operation_key(&anchor.operation_id), intent_key(&anchor.intent_id)]);
+            if let Some(r) = known.get::<IntentRecord>(&intent_key(&anchor.intent_id))? {
+                keys.extend([service_key(&r.tenant, &r.service), usage_key(&r.tenant)]);
+            }
+        }
+    }
+    Ok(keys)
+}
+
+fn intent_keys(intent: &Intent, known: &Snapshot, keys: &mut ReadSet) -> Result<(), Malformed> {
+    let service = service_key(&intent.tenant, &intent.service);
+    keys.extend([intent_key(&intent.id), usage_key(&intent.tenant), AK_INDEX.to_owned()]);
+    for site in known.get::<Vec<String>>(AK_INDEX)?.unwrap_or_default() {
+        keys.insert(ak_key(&site));
+    }
+    if let IntentKind::Deploy(deploy) = &intent.action {
+        package_keys(&deploy.nsd_package, known, keys)?;
+    }
+    if let Some(record) = known.get::<ServiceRecord>(&service)? {
+        for digest in record.packages.values() {
+            package_keys(digest, known, keys)?;
+        }
+    }
+    keys.insert(service);
+    Ok(())
+}
+
+/// A package, its constituents (one level: a VNF package has none), and everybody who signed any of it.
+fn package_keys(digest: &Digest, known: &Snapshot, keys: &mut ReadSet) -> Result<(), Malformed> {
+    let Some(record) = package_and_orgs(digest, known, keys)? else { return Ok(()) };
+    for constituent in record.constituents.values() {
+        package_and_orgs(constituent, known, keys)?;
+    }
+    Ok(())
+}
+
+fn package_and_orgs(
+    digest: &Digest,
+    known: &Snapshot,
+    keys: &mut ReadSet,
+) -> Result<Option<PackageRecord>, Malformed> {
+    let key = package_key(digest);
+    keys.insert(key.clone());
+    let Some(entry) = known.get::<PackageEntry>(&key)? else { return Ok(None) };
+    let record = entry.record().map_err(|e| BadRecord { key, problem: e.to_string() })?;
+    signing_orgs(&entry.request, keys);
+    record.images.iter().filter_map(|i| i.provenance.as_ref()).for_each(|p| signing_orgs(p, keys));
+    Ok(Some(record))
+}
+
+/// A certificate that cannot be read names no organisation; the decision refuses it.
+fn signing_orgs(envelope: &Envelope, keys: &mut ReadSet) {
+    let orgs = envelope.signatures.iter().filter_map(|s| identity::claimed(&s.certificate).ok());
+    keys.extend(orgs.map(|(org, _)| org_key(&org)));
+}
+
+/// Why a snapshot could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError<E> {
+    /// The request.
+    #[error(transparent)]
+    Malformed(Malformed),
+    /// The state could not be read.
+    #[error("state could not be read")]
+    Read(#[source] E),
+}
+
+/// Reads the snapshot that deciding `request` needs, through `read`, which answers each key at most once.
+pub fn snapshot<E>(
+    request: &Envelope,
+    mut read: impl FnMut(&str) -> Result<Option<Vec<u8>>, E>,
+) -> Result<Snapshot, SnapshotError<E>> {
+    let mut known = Snapshot::default();
+    let mut asked = ReadSet::new();
+    for _ in 0..=MAX_READ_ROUNDS {
+        let named = read_set(request, &known).map_err(SnapshotError::Malformed)?;
+        let new: Vec<_> = named.difference(&asked).cloned().collect();
+        if new.is_empty() {
+            break;
+        }
+        for key in new {
+            if let Some(value) = read(&key).map_err(SnapshotError::Read)? {
+                known.insert(key.clone(), value);
+            }
+            asked.insert(key);
+        }
+    }
+    Ok(known)
+}

@@ -1,0 +1,95 @@
+//! What can go wrong at the ledger port, where, and what to do about it.
+
+use std::{io, path::PathBuf};
+
+use ledger_contract::contract::Malformed;
+use trust::note::NoteError;
+
+/// Why a call to the ledger has no result. A refusal by policy is not an error: it is an entry.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The envelope is no request; nothing was recorded.
+    #[error("the ledger takes no such request; nothing was recorded: {0}")]
+    Malformed(#[source] Malformed),
+    /// More requests wait than the queue holds.
+    #[error("the ledger's queue of {limit} requests is full; submit the same envelope again later")]
+    Busy {
+        /// Length of the queue.
+        limit: usize,
+    },
+    /// The log is closed: shut down, or stopped after an error of its storage.
+    #[error("the ledger is closed: {reason}; open it again, then submit the same envelope again")]
+    Closed {
+        /// Why.
+        reason: String,
+    },
+    /// An operation on a file failed.
+    #[error("cannot {doing} {}; nothing that was not confirmed counts as committed", .path.display())]
+    Storage {
+        /// `open`, `append to`, `sync`, …
+        doing: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody else writes this log.
+    #[error("the ledger in {} is in use by another process; stop that one first (its lock is {})", .dir.display(), .lock.display())]
+    Locked {
+        /// The ledger's directory.
+        dir: PathBuf,
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// `init` where something already is.
+    #[error("{} is not empty; a ledger is only created in a new or empty directory", .dir.display())]
+    Exists {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// `open` where no ledger is.
+    #[error("there is no ledger in {}; `mandate init` creates one", .dir.display())]
+    Missing {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The files contradict each other or their signatures.
+    #[error("the ledger's file {} is damaged ({place}): {problem}; restore it from a replica or backup, nothing was changed", .path.display())]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it.
+        place: String,
+        /// What contradicts what.
+        problem: String,
+    },
+    /// The log's key is unusable.
+    #[error("the log key cannot be used")]
+    Key(#[source] NoteError),
+    /// The genesis was refused by the contract.
+    #[error("the genesis is refused ({code}): {detail}")]
+    Genesis {
+        /// Code of the rule.
+        code: String,
+        /// What was compared with what.
+        detail: String,
+    },
+    /// A size beyond the log's.
+    #[error("the log has {size} entries, not {asked}")]
+    Range {
+        /// What was asked for.
+        asked: u64,
+        /// What there is.
+        size: u64,
+    },
+}
+
+impl LedgerError {
+    /// May the same call succeed later without anybody doing something? Submissions are idempotent: trying again with
+    /// the same envelope is always safe.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Closed { .. } | Self::Locked { .. })
+    }
+}

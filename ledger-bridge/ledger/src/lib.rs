@@ -1,0 +1,60 @@
+//! The ledger port, and the embedded append-only log behind it.
+//!
+//! [`Ledger`] is all that the rest of the product knows of a ledger: requests go in, decided entries with proofs come
+//! out. [`embedded::Log`] keeps them in a directory of one machine; a Fabric gateway implements the same port.
+//! Nothing here decides anything: the contract does (`ledger_contract::decide`).
+
+pub mod embedded;
+mod error;
+
+use async_trait::async_trait;
+use ledger_contract::{evidence::ProvenEntry, records::Entry};
+use trust::{Digest, Envelope};
+
+pub use error::LedgerError;
+
+/// Most entries that one call of [`Ledger::events`] or [`Ledger::range`] returns.
+pub const MAX_PAGE: usize = 1000;
+
+/// A request that was decided and is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// What was decided; a refusal by policy has `verdict.approved == false`.
+    pub entry: Entry,
+    /// The entry's exact bytes with its inclusion proof.
+    pub proven: ProvenEntry,
+}
+
+/// A ledger.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Its name: the origin of its checkpoints.
+    fn name(&self) -> &str;
+
+    /// Has a request decided. Durable before it returns. The identical envelope again returns the first outcome.
+    async fn submit(&self, request: Envelope) -> Result<Committed, LedgerError>;
+
+    /// Entries with an event, in order, after position `after`; at most `limit` and [`MAX_PAGE`].
+    async fn events(&self, after: Option<u64>, limit: usize) -> Result<Vec<ProvenEntry>, LedgerError>;
+
+    /// Returns as soon as there is an entry with an event after position `after`; an error when the ledger closes.
+    async fn wait(&self, after: Option<u64>) -> Result<(), LedgerError>;
+
+    /// One entry, proven in the current checkpoint; `None` beyond the end.
+    async fn entry(&self, position: u64) -> Result<Option<ProvenEntry>, LedgerError>;
+
+    /// Exact bytes of the entries from position `from`; at most `limit` and [`MAX_PAGE`].
+    async fn range(&self, from: u64, limit: usize) -> Result<Vec<String>, LedgerError>;
+
+    /// The current checkpoint, a signed note.
+    async fn head(&self) -> Result<String, LedgerError>;
+
+    /// RFC 9162 consistency proof from the tree of `old_size` entries to the current checkpoint's.
+    async fn consistency(&self, old_size: u64) -> Result<Vec<Digest>, LedgerError>;
+
+    /// One value of the state (keys: `ledger_contract::state`).
+    async fn state(&self, key: &str) -> Result<Option<Vec<u8>>, LedgerError>;
+
+    /// All values whose key begins with `prefix`, sorted by key.
+    async fn state_prefix(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, LedgerError>;
+}
