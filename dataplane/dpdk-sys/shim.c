@@ -1,0 +1,45 @@
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/*
+ * The EAL makes a run-time directory (in /var/run, or in /tmp when unprivileged) even when it shares nothing and has no
+ * use for one. RUNTIME_DIRECTORY names another place for it; in this one nothing can be made, and without shared
+ * configuration the EAL goes on. Set before main: later there may be threads that read the environment.
+ */
+__attribute__((constructor)) static void leave_no_directory(void) { setenv("RUNTIME_DIRECTORY", "/proc/self", 1); }
+
+int mandate_errno(void) { return rte_errno; }
+
+uint16_t mandate_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, uint16_t room) {
+  return rte_eth_rx_burst(port, queue, out, room);
+}
+
+uint16_t mandate_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **in, uint16_t count) {
+  return rte_eth_tx_burst(port, queue, in, count);
+}
+
+int mandate_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned int count) {
+  return rte_pktmbuf_alloc_bulk(pool, out, count);
+}
+
+void mandate_free_bulk(struct rte_mbuf **in, unsigned int count) { rte_pktmbuf_free_bulk(in, count); }
+
+static mandate_log_sink log_sink;
+
+static ssize_t write_log(void *cookie, const char *bytes, size_t length) {
+  (void)cookie;
+  log_sink(bytes, length);
+  return (ssize_t)length;
+}
+
+int mandate_log_to(mandate_log_sink sink) {
+  cookie_io_functions_t functions = {.write = write_log};
+  FILE *stream;
+
+  log_sink = sink;
+  stream = fopencookie(NULL, "w", functions);
+  return stream == NULL ? -1 : rte_openlog_stream(stream);
+}

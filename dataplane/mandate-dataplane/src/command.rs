@@ -1,0 +1,134 @@
+//! What other threads ask of the worker: a bounded queue, looked at once per burst, and a pipe that wakes it.
+//!
+//! The worker owns everything it works with, so nothing is locked on the packet path and an answer is always of one
+//! moment. It answers between two bursts, within microseconds, or within its [`ANSWER_WITHIN`].
+
+use std::{
+    io::{self, PipeReader, PipeWriter, Read, Write},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::Duration,
+};
+
+use dataplane_control::{protocol::Status, traffic::TrafficReport};
+use dataplane_engine::traffic::Session;
+
+use crate::{document::Document, error::Refusal};
+
+/// Commands waiting at once; there are at most a handful of connections, each with one request.
+const QUEUE: usize = 32;
+/// Longest time a running worker may take to answer: the largest configuration swapped in.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Where an answer goes. The asker may have given up.
+pub type Reply<T> = SyncSender<Result<T, Refusal>>;
+
+/// A command.
+pub enum Command {
+    /// What runs now?
+    Status { reply: Reply<Status> },
+    /// Swap the configuration.
+    Configure { document: Box<Document>, reply: Reply<Status> },
+    /// Cut or restore traffic.
+    Isolate { on: bool, reply: Reply<Status> },
+    /// Send traffic; answered when it is over.
+    Run { session: Box<Session>, reply: Reply<TrafficReport> },
+    /// Drain and end.
+    Shutdown,
+}
+
+/// The asking side.
+#[derive(Clone)]
+pub struct Handle {
+    queue: SyncSender<Command>,
+    bell: Arc<PipeWriter>,
+}
+
+/// The worker's side.
+pub struct Inbox {
+    queue: Receiver<Command>,
+    /// Readable when there may be a command.
+    pub bell: PipeReader,
+}
+
+/// Both sides.
+pub fn channel() -> io::Result<(Handle, Inbox)> {
+    let (sender, queue) = mpsc::sync_channel(QUEUE);
+    let (bell, ringer) = io::pipe()?;
+    Ok((Handle { queue: sender, bell: Arc::new(ringer) }, Inbox { queue, bell }))
+}
+
+impl Handle {
+    /// Asks and waits for the answer, at most `within`.
+    pub fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command, within: Duration) -> Result<T, Refusal> {
+        let (reply, answer) = mpsc::sync_channel(1);
+        let gone = || Refusal::new("SHUTTING_DOWN", "the data plane is shutting down; start it again");
+        self.send(command(reply)).map_err(|()| gone())?;
+        match answer.recv_timeout(within) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+            Err(RecvTimeoutError::Timeout) => Err(Refusal::new(
+                "WORKER_STALLED",
+                format!(
+                    "the packet thread did not answer within {} s; restart the process",
+                    within.as_secs()
+                ),
+            )),
+        }
+    }
+
+    /// Asks for the end.
+    pub fn shutdown(&self) {
+        // A worker that is gone has ended already.
+        let _ = self.send(Command::Shutdown);
+    }
+
+    fn send(&self, command: Command) -> Result<(), ()> {
+        self.queue.send(command).map_err(|_| ())?;
+        (&*self.bell).write_all(&[0]).map_err(|_| ())
+    }
+}
+
+impl Inbox {
+    /// The next command, if any.
+    pub fn next(&self) -> Option<Command> {
+        self.queue.try_recv().ok()
+    }
+
+    /// Takes the rings out of the pipe; to be called when it is readable, or it blocks.
+    pub fn silence(&mut self) -> io::Result<()> {
+        self.bell.read(&mut [0; 2 * QUEUE]).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_comes_back_and_a_missing_worker_is_said() {
+        let (handle, mut inbox) = channel().unwrap();
+        let worker = std::thread::spawn(move || {
+            inbox.silence().unwrap();
+            while let Some(command) = inbox.next() {
+                if let Command::Isolate { reply, on } = command {
+                    reply.send(Err(Refusal::new("TEST", on.to_string()))).unwrap();
+                }
+            }
+        });
+        let answer = handle.ask(|reply| Command::Isolate { on: true, reply }, ANSWER_WITHIN);
+        assert_eq!(answer.unwrap_err(), Refusal::new("TEST", "true"));
+        worker.join().unwrap();
+        let late = handle.ask(|reply| Command::Status { reply }, ANSWER_WITHIN);
+        assert_eq!(late.unwrap_err().code, "SHUTTING_DOWN");
+    }
+
+    #[test]
+    fn a_worker_that_does_not_answer_is_said_to_be_stalled() {
+        let (handle, _inbox) = channel().unwrap();
+        let answer = handle.ask(|reply| Command::Status { reply }, Duration::from_millis(10));
+        assert_eq!(answer.unwrap_err().code, "WORKER_STALLED");
+    }
+}

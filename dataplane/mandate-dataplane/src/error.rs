@@ -1,0 +1,110 @@
+//! Why the process does not start, or ends: what, where, why and what to do.
+
+use std::{io, path::PathBuf};
+
+use dataplane_control::config::ConfigError;
+use dpdk::DpdkError;
+
+/// Ends the process with exit code 1.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration cannot be read.
+    #[error("cannot read the configuration {path}: {source}", path = path.display())]
+    Read {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration is not one.
+    #[error("{path}: {source}", path = path.display())]
+    Configuration {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: ConfigError,
+    },
+    /// An interface of the configuration is not there.
+    #[error(
+        "port `{port}`: interface `{interface}` does not exist in this network namespace: create it, or start the \
+         process in the namespace that has it (`ip netns exec NAMESPACE …`)"
+    )]
+    NoInterface {
+        /// Port's name.
+        port: String,
+        /// Interface's name.
+        interface: String,
+    },
+    /// An interface of the configuration is down.
+    #[error("port `{port}`: interface `{interface}` is down: `ip link set dev {interface} up`")]
+    InterfaceDown {
+        /// Port's name.
+        port: String,
+        /// Interface's name.
+        interface: String,
+    },
+    /// Somebody serves the control socket.
+    #[error(
+        "control socket {path}: another process answers on it; stop that one, or choose another path with --control",
+        path = path.display()
+    )]
+    SocketInUse {
+        /// Where.
+        path: PathBuf,
+    },
+    /// There is something else.
+    #[error(
+        "control socket {path}: there is a file that is no socket; remove it, or choose another path with --control",
+        path = path.display()
+    )]
+    NotASocket {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The control socket cannot be made.
+    #[error("control socket {path}: {source}; its directory must exist and be writable for this user", path = path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Threads, pipes or signals.
+    #[error("cannot set up threads and signals: {0}")]
+    Threads(#[source] io::Error),
+    /// DPDK.
+    #[error(
+        "{0}; af_packet ports need CAP_NET_RAW, af_xdp ports CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF as well as \
+         unlimited locked memory"
+    )]
+    Ports(#[source] DpdkError),
+    /// DPDK, but not a port.
+    #[error(transparent)]
+    Dpdk(DpdkError),
+}
+
+impl From<DpdkError> for StartError {
+    fn from(error: DpdkError) -> Self {
+        match error {
+            DpdkError::NoPort { .. } | DpdkError::Port { .. } => Self::Ports(error),
+            other => Self::Dpdk(other),
+        }
+    }
+}
+
+/// Why a request is refused; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Stable, `UPPER_SNAKE_CASE`.
+    pub code: &'static str,
+    /// What, where, why and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}

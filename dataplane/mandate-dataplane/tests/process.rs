@@ -1,0 +1,229 @@
+//! One unprivileged process: the control protocol and its refusals, signals, errors, start time, idle CPU, memory.
+//! Needs root to make a network namespace, and says so when it skips.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    time::{Duration, Instant},
+};
+
+use dataplane_control::{
+    Configuration, Function, MacAddr,
+    config::Generator,
+    protocol::{self, Client, ProtocolError, Request, Response},
+};
+use support::{Bench, can_run, fails, port, run, unprivileged};
+
+/// The promise of the issue's demo: a process answers within this time.
+const START_MS: u128 = 400;
+/// An idle process uses less of a core than this.
+const IDLE_PERCENT: f64 = 3.0;
+const IDLE_FOR: Duration = Duration::from_secs(2);
+
+fn generator(instance: &str) -> Configuration {
+    Configuration {
+        instance: instance.into(),
+        generation: 1,
+        ports: vec![port("p", "a0", MacAddr([2, 0, 0, 0, 0, 1]))],
+        function: Function::Generator(Generator { port: "p".into() }),
+    }
+}
+
+fn bench() -> (Bench, String) {
+    let mut bench = Bench::new();
+    let namespace = bench.namespace("");
+    bench.link((&namespace, "a0"), (&namespace, "b0"));
+    (bench, namespace)
+}
+
+fn code(result: Result<impl std::fmt::Debug, ProtocolError>) -> String {
+    match result {
+        Err(ProtocolError::Refused { code, .. }) => code,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn it_starts_fast_idles_cheaply_and_ends_cleanly() {
+    if !can_run() {
+        return;
+    }
+    let (bench, namespace) = bench();
+    let mut process = bench.start(&namespace, &generator("one"));
+    let start_ms = process.start.as_millis();
+    let mode = fs::metadata(process.control()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let status = process.status();
+    assert_eq!(
+        (status.instance.as_str(), status.function.as_str(), status.generation),
+        ("one", "generator", 1)
+    );
+    assert_eq!(status.configuration, Configuration::digest(&process.document), "of the bytes");
+    assert_eq!(status.pid, process.pid());
+    assert!(!status.isolated);
+
+    let before = process.cpu();
+    std::thread::sleep(IDLE_FOR);
+    let idle_percent = (process.cpu() - before).as_secs_f64() / IDLE_FOR.as_secs_f64() * 100.0;
+    let asked = Instant::now();
+    process.status();
+    let answer_us = asked.elapsed().as_micros();
+    let rss_mb = process.memory_kb("VmRSS") / 1024;
+    eprintln!(
+        "start {start_ms} ms, idle {idle_percent:.1} % CPU, status {answer_us} µs, resident {rss_mb} MB \
+         (anonymous {} kB, shared {} kB)",
+        process.memory_kb("RssAnon"),
+        process.memory_kb("RssShmem")
+    );
+    assert!(start_ms < START_MS, "{start_ms} ms");
+    assert!(idle_percent < IDLE_PERCENT, "{idle_percent} %");
+    assert!(!std::path::Path::new("/tmp/dpdk").exists(), "the EAL writes nothing");
+    let promiscuous = std::process::Command::new("ip")
+        .args(["-n", &namespace, "link", "show", "dev", "a0"])
+        .output()
+        .unwrap();
+    let promiscuous = String::from_utf8_lossy(&promiscuous.stdout).contains("PROMISC");
+    assert!(promiscuous, "the interface is left as it was prepared");
+
+    let control = process.control().to_owned();
+    assert_eq!(process.terminate(), Some(0));
+    assert!(!control.exists());
+}
+
+#[test]
+fn the_control_protocol_keeps_its_promises() {
+    if !can_run() {
+        return;
+    }
+    let (bench, namespace) = bench();
+    let mut process = bench.start(&namespace, &generator("one"));
+    let mut client = process.client();
+
+    // The same document again changes nothing; another needs a higher generation and the same ports.
+    let configure = |client: &mut Client<UnixStream>, c: &Configuration| {
+        client.status(&Request::Configure { document: String::from_utf8(c.to_bytes()).unwrap() })
+    };
+    let one = generator("one");
+    assert_eq!(configure(&mut client, &one).unwrap().generation, 1);
+    let mut stale = one.clone();
+    stale.ports[0].mac = MacAddr([2, 0, 0, 0, 0, 9]);
+    assert_eq!(code(configure(&mut client, &stale)), "GENERATION_STALE");
+    stale.generation = 2;
+    assert_eq!(code(configure(&mut client, &stale)), "PORTS_CHANGED");
+    assert_eq!(
+        code(configure(&mut client, &Configuration { generation: 2, ..generator("two") })),
+        "OTHER_INSTANCE"
+    );
+    let malformed = client.status(&Request::Configure { document: "{}".into() });
+    assert_eq!(code(malformed), "CONFIGURATION_REFUSED");
+    let two = Configuration { generation: 2, ..one };
+    let status = configure(&mut client, &two).unwrap();
+    assert_eq!((status.generation, status.configuration), (2, Configuration::digest(&two.to_bytes())));
+    assert!(client.status(&Request::Isolate { on: true }).unwrap().isolated);
+    assert!(!client.status(&Request::Isolate { on: false }).unwrap().isolated);
+
+    versions_are_compared_first(&mut process);
+    silent_clients_do_not_block(&mut process);
+
+    assert_eq!(client.ask(&Request::Shutdown).unwrap(), Response::Bye);
+    let control = process.control().to_owned();
+    assert_eq!(process.wait(), Some(0));
+    assert!(!control.exists());
+}
+
+fn versions_are_compared_first(process: &mut support::Process) {
+    let mut raw = process.connect();
+    protocol::write_frame(&mut raw, &Request::Status).unwrap();
+    let answer: Response = protocol::read_frame(&mut raw).unwrap().unwrap();
+    assert!(matches!(answer, Response::Error { code, .. } if code == "HELLO_FIRST"));
+
+    let mut raw = process.connect();
+    protocol::write_frame(&mut raw, &Request::Hello { version: protocol::VERSION + 1 }).unwrap();
+    let answer: Response = protocol::read_frame(&mut raw).unwrap().unwrap();
+    assert_eq!(answer, Response::Hello { version: protocol::VERSION });
+    assert!(protocol::read_frame::<Response>(&mut raw).unwrap().is_none(), "closed");
+
+    let mut raw = process.connect();
+    raw.write_all(&u32::MAX.to_be_bytes()).unwrap();
+    assert_eq!(raw.read(&mut [0; 16]).unwrap_or(0), 0, "a frame that is too long ends the connection");
+}
+
+fn silent_clients_do_not_block(process: &mut support::Process) {
+    // With the test's own client there are seven: one place is left.
+    let silent: Vec<UnixStream> = (0..6).map(|_| process.connect()).collect();
+    assert_eq!(process.status().generation, 2);
+    let more: Vec<UnixStream> = (0..2).map(|_| process.connect()).collect();
+    let until = Instant::now() + Duration::from_secs(2);
+    let refused = loop {
+        let mut raw = process.connect();
+        let _ = protocol::write_frame(&mut raw, &Request::Hello { version: protocol::VERSION });
+        match protocol::read_frame::<Response>(&mut raw) {
+            Ok(Some(Response::Error { code, .. })) => break code,
+            other => assert!(Instant::now() < until, "no bound on connections: {other:?}"),
+        }
+    };
+    assert_eq!(refused, "TOO_MANY_CONNECTIONS");
+    drop((silent, more));
+    while Client::new(process.connect()).is_err() {
+        assert!(Instant::now() < until, "places are given back");
+    }
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    if !can_run() {
+        return;
+    }
+    let (bench, namespace) = bench();
+    let config = bench.path("config.json");
+    let attempt = |configuration: &Configuration| {
+        fs::write(&config, configuration.to_bytes()).unwrap();
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut command = unprivileged(&namespace);
+        command.arg("--config").arg(&config).arg("--control").arg(bench.path("control"));
+        let (code, words) = fails(command);
+        assert_eq!(code, Some(1), "{words}");
+        assert!(!bench.path("control").exists(), "nothing is left");
+        words
+    };
+    let mut missing = generator("x");
+    missing.ports[0] = port("p", "nothere", MacAddr::default());
+    let words = attempt(&missing);
+    assert!(words.contains("`nothere` does not exist in this network namespace"), "{words}");
+
+    run("ip", &format!("-n {namespace} link set dev a0 down"));
+    let words = attempt(&generator("x"));
+    assert!(words.contains("ip link set dev a0 up"), "{words}");
+    run("ip", &format!("-n {namespace} link set dev a0 up"));
+
+    let mut wrong = generator("x");
+    wrong.generation = 0;
+    let words = attempt(&wrong);
+    assert!(words.contains("generation"), "{words}");
+
+    // Without any capability the driver cannot open its socket, and its own words are in the error.
+    fs::write(&config, generator("x").to_bytes()).unwrap();
+    let mut command = std::process::Command::new("ip");
+    command.args(["netns", "exec", &namespace, "setpriv", "--reuid", "65534", "--bounding-set", "-all"]);
+    command.arg(env!("CARGO_BIN_EXE_mandate-dataplane"));
+    command.arg("--config").arg(&config).arg("--control").arg(bench.path("control"));
+    let (code, words) = fails(command);
+    assert_eq!(code, Some(1));
+    assert!(words.contains("CAP_NET_RAW") && words.contains("net_af_packet0"), "{words}");
+}
+
+#[test]
+fn version_names_dpdk() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_mandate-dataplane"))
+        .arg("--version")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(env!("CARGO_PKG_VERSION")) && text.contains("DPDK "), "{text}");
+}
