@@ -1,0 +1,182 @@
+//! What is wrong with a descriptor, where, and what to do about it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::yaml::Mark;
+
+/// More would only scroll the first ones off the screen.
+pub const MAX_DIAGNOSTICS: usize = 200;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It can be deployed, but the standard or a peer wants it otherwise.
+    Warning,
+    /// It cannot be deployed: there is no value of the model.
+    Error,
+}
+
+/// What kind of finding it is; stable names, for scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// Not YAML.
+    YamlSyntax,
+    /// Larger, deeper or with more aliases than a descriptor needs.
+    YamlBounds,
+    /// YAML that two readers read differently: the same key twice, a key that is no text, a tag, a merge key.
+    YamlAmbiguous,
+    /// A good document of a kind that is not read here: TOSCA, pre-SOL006, NST, KNF, or the other descriptor.
+    Unsupported,
+    /// A key that SOL006 and OSM's augments do not have.
+    UnknownKey,
+    /// A mapping where a list or a value belongs, or the like.
+    WrongType,
+    /// A value outside its type, range or enumeration.
+    BadValue,
+    /// A list item without its key.
+    MissingKey,
+    /// Two list items with the same key.
+    Duplicate,
+    /// A node that YANG calls mandatory and OSM does not enforce.
+    MissingMandatory,
+    /// A reference to something that is not there.
+    DanglingReference,
+    /// Valid, but nothing that could be deployed.
+    NotDeployable,
+    /// A scaling aspect that adds nothing, or more than the profile allows.
+    Scaling,
+    /// Accepted and not acted upon by Mandate.
+    Ignored,
+    /// A placeholder that `pack` fills in.
+    Placeholder,
+    /// The day-0 file does not fit the VDU.
+    Day0,
+    /// A file of the package is missing, unused or not what it is said to be.
+    File,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// Error or warning.
+    pub severity: Severity,
+    /// The kind of finding.
+    pub code: Code,
+    /// The file, as the caller named it.
+    pub file: String,
+    /// The node, as a JSON pointer (`/vnfd/vdu/0/name`); empty for the document.
+    pub path: String,
+    /// Line, counted from 1.
+    pub line: u32,
+    /// Column in characters, counted from 1.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+    /// What to do, if more can be said than "correct it".
+    pub hint: Option<String>,
+    /// Whether OSM's northbound interface refuses it too (4xx); what it lets through is found here only.
+    pub refused_by_osm: bool,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = if self.severity == Severity::Error { "error" } else { "warning" };
+        write!(f, "{}:{}:{}: {severity}[{}]", self.file, self.line, self.column, self.code)?;
+        if !self.path.is_empty() {
+            write!(f, " {}", self.path)?;
+        }
+        write!(f, ": {}", self.message)?;
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
+    }
+}
+
+impl Diagnostic {
+    /// Adds what to do about it.
+    pub(crate) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Notes that OSM refuses it too.
+    pub(crate) fn osm(&mut self) -> &mut Self {
+        self.refused_by_osm = true;
+        self
+    }
+}
+
+/// Collects the findings of one file.
+pub(crate) struct Lint {
+    file: String,
+    out: Vec<Diagnostic>,
+    dropped: Diagnostic,
+}
+
+impl Lint {
+    pub(crate) fn new(file: &str) -> Self {
+        let dropped = blank(file);
+        Self { file: file.to_owned(), out: Vec::new(), dropped }
+    }
+
+    pub(crate) fn error(&mut self, code: Code, path: &str, at: Mark, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::Error, code, path, at, message.into())
+    }
+
+    pub(crate) fn warning(&mut self, code: Code, path: &str, at: Mark, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Severity::Warning, code, path, at, message.into())
+    }
+
+    /// Errors always count; warnings beyond [`MAX_DIAGNOSTICS`] are dropped, and so are errors beyond twice that.
+    fn push(&mut self, severity: Severity, code: Code, path: &str, at: Mark, message: String) -> &mut Diagnostic {
+        let file = self.file.clone();
+        let (line, column) = (at.line, at.column);
+        let it = Diagnostic { severity, code, path: path.to_owned(), line, column, message, file, ..blank("") };
+        let room = if severity == Severity::Error { MAX_DIAGNOSTICS * 2 } else { MAX_DIAGNOSTICS };
+        if self.out.len() >= room {
+            self.dropped = it;
+            return &mut self.dropped;
+        }
+        let index = self.out.len();
+        self.out.push(it);
+        &mut self.out[index]
+    }
+
+    pub(crate) fn has_errors(&self) -> bool {
+        has_errors(&self.out)
+    }
+
+    /// In the order of the document.
+    pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+        self.out.sort_by_key(|d| (d.line, d.column));
+        self.out
+    }
+}
+
+fn blank(file: &str) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        code: Code::YamlSyntax,
+        file: file.to_owned(),
+        path: String::new(),
+        line: 1,
+        column: 1,
+        message: String::new(),
+        hint: None,
+        refused_by_osm: false,
+    }
+}
+
+/// Whether any of them is an error.
+#[must_use]
+pub fn has_errors(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|d| d.severity == Severity::Error)
+}

@@ -1,0 +1,205 @@
+//! OSM packages: opened, packed, signed and verified.
+//!
+//! ```text
+//! vfw_vnf/vfw_vnfd.yaml                                  the descriptor: the only YAML at this level
+//! vfw_vnf/cloud_init/vfw.cfg                             day-0 files
+//! vfw_vnf/images/mandate-dataplane                       images, named by their path in sw-image-desc.image
+//! vfw_vnf/sbom/mandate-dataplane.cdx.json                CycloneDX, names the image by its SHA-256
+//! vfw_vnf/provenance/mandate-dataplane.slsa.dsse.json    SLSA v1 in DSSE, its subject is the image
+//! vfw_vnf/checksums.txt                                  MD5 and path of each file, as OSM's client writes it
+//! vfw_vnf/signature/package.dsse.json                    in-toto statement over all the other files
+//! ```
+//!
+//! Two steps of trust: [`open`] reads any OSM package within its bounds and checks that it is whole and deployable;
+//! [`verify`] also demands a signature that covers every byte, an SBOM and provenance for every image.
+//!
+//! Never: follows a link, writes a file, or believes a size or name before it is checked. Tests: `tests/package.rs`.
+
+mod archive;
+mod error;
+mod pack;
+mod sign;
+mod verify;
+
+use std::collections::BTreeMap;
+
+use trust::Digest;
+
+pub use archive::{MAX_FILES, MAX_PACKAGE_BYTES, MAX_PATH_BYTES, MAX_RATIO, MAX_UNPACKED_BYTES};
+pub use error::PackageError;
+pub use pack::{ImageInput, PackInputs, pack, provenance_path, sbom_path};
+pub use sign::{PREDICATE_TYPE, PackagePredicate, sign};
+pub use verify::{ImageEvidence, VerifiedPackage, verify};
+
+use crate::{
+    day0::{self, Day0},
+    diagnostic::{Code, Diagnostic, Lint, has_errors},
+    model::{Nsd, Vnfd},
+    parse::{self, Files, Kind, Parsed, Within},
+    yaml::Mark,
+};
+
+/// Where the signature is.
+pub const SIGNATURE: &str = "signature/package.dsse.json";
+/// Where OSM's client puts the MD5 sums.
+pub const CHECKSUMS: &str = "checksums.txt";
+
+/// What a package describes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Descriptor {
+    /// A VNF.
+    Vnfd(Vnfd),
+    /// A network service.
+    Nsd(Nsd),
+}
+
+impl Descriptor {
+    /// The descriptor's `id`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Vnfd(d) => &d.id,
+            Self::Nsd(d) => &d.id,
+        }
+    }
+
+    /// The descriptor's `version`, or empty.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        match self {
+            Self::Vnfd(d) => &d.version,
+            Self::Nsd(d) => &d.version,
+        }
+    }
+
+    /// The VNFD, if it is one.
+    #[must_use]
+    pub fn vnfd(&self) -> Option<&Vnfd> {
+        if let Self::Vnfd(d) = self { Some(d) } else { None }
+    }
+
+    /// The NSD, if it is one.
+    #[must_use]
+    pub fn nsd(&self) -> Option<&Nsd> {
+        if let Self::Nsd(d) = self { Some(d) } else { None }
+    }
+}
+
+/// A package that is whole: within its bounds, with a descriptor that can be deployed and the files it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// Name of its directory.
+    pub name: String,
+    /// What it is a package of.
+    pub kind: Kind,
+    /// SHA-256 of the package's exact bytes.
+    pub digest: Digest,
+    /// Path of the descriptor, inside the directory.
+    pub descriptor_path: String,
+    /// The descriptor.
+    pub descriptor: Descriptor,
+    /// SHA-256 of every file, by path inside the directory.
+    pub files: BTreeMap<String, Digest>,
+    /// Warnings; a package with errors is not opened.
+    pub diagnostics: Vec<Diagnostic>,
+    contents: Files,
+}
+
+impl Package {
+    /// The bytes of a file, by path inside the directory.
+    #[must_use]
+    pub fn file(&self, path: &str) -> Option<&[u8]> {
+        self.contents.get(path).map(Vec::as_slice)
+    }
+
+    /// The day-0 instructions of a VDU.
+    #[must_use]
+    pub fn day0(&self, vdu: &str) -> Option<Day0> {
+        let text = self.descriptor.vnfd()?.vdus.get(vdu)?.day0.as_deref()?;
+        // `open` has read it before: there is no error left to report.
+        day0::parse(text).ok().flatten()
+    }
+
+    /// Whether it carries a signature; says nothing about it.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        self.contents.contains_key(SIGNATURE)
+    }
+}
+
+/// Opens an OSM package (tar.gz, everything in one directory).
+pub fn open(bytes: &[u8]) -> Result<Package, PackageError> {
+    let unpacked = archive::read(bytes)?;
+    assemble(unpacked, Digest::of(bytes))
+}
+
+/// Checks a package source: what [`open`] would find in it, before images and evidence are put in.
+#[must_use]
+pub fn lint(source: &crate::dir::SourceDir) -> Vec<Diagnostic> {
+    match archive::descriptor_path(&source.files) {
+        Ok(path) => describe(&path, &source.files, false).map_or_else(|d| d, |(_, d)| d),
+        Err(e) => {
+            let mut lint = Lint::new(&source.name);
+            lint.error(Code::File, "", Mark::START, e.to_string()).osm();
+            lint.finish()
+        }
+    }
+}
+
+fn assemble(unpacked: archive::Unpacked, digest: Digest) -> Result<Package, PackageError> {
+    let archive::Unpacked { name, files: contents } = unpacked;
+    let descriptor_path = archive::descriptor_path(&contents)?;
+    let found = describe(&descriptor_path, &contents, true);
+    let (descriptor, mut diagnostics) =
+        found.map_err(|diagnostics| PackageError::Descriptor { file: descriptor_path.clone(), diagnostics })?;
+    diagnostics.extend(pack::check_sums(&name, &contents));
+    let files = contents.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))).collect();
+    let kind = if descriptor.vnfd().is_some() { Kind::Vnf } else { Kind::Ns };
+    Ok(Package { name, kind, digest, descriptor_path, descriptor, files, diagnostics, contents })
+}
+
+/// The descriptor with its warnings, or all its findings. `whole`: its images must be there.
+fn describe(path: &str, files: &Files, whole: bool) -> Result<(Descriptor, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let text = match files.get(path).map(|bytes| std::str::from_utf8(bytes)) {
+        Some(Ok(text)) => text,
+        _ => return Err(not_text(path)),
+    };
+    if parse::kind(text) == Some(Kind::Ns) {
+        return finish(parse::nsd(text, path), Vec::new(), Descriptor::Nsd);
+    }
+    let parsed = parse::vnfd_in(text, path, Some(Within { files, images: whole }));
+    let more = parsed.value.as_ref().map_or_else(Vec::new, check_day0);
+    finish(parsed, more, Descriptor::Vnfd)
+}
+
+fn finish<T>(
+    parsed: Parsed<T>,
+    more: Vec<Diagnostic>,
+    wrap: fn(T) -> Descriptor,
+) -> Result<(Descriptor, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut diagnostics = parsed.diagnostics;
+    diagnostics.extend(more);
+    match parsed.value {
+        Some(value) if !has_errors(&diagnostics) => Ok((wrap(value), diagnostics)),
+        _ => Err(diagnostics),
+    }
+}
+
+fn not_text(path: &str) -> Vec<Diagnostic> {
+    let mut lint = Lint::new(path);
+    lint.error(Code::YamlSyntax, "", Mark::START, "it is not UTF-8 text").osm();
+    lint.finish()
+}
+
+fn check_day0(vnfd: &Vnfd) -> Vec<Diagnostic> {
+    let mut lint = Lint::new("cloud_init");
+    for vdu in vnfd.vdus.values() {
+        let Some(text) = vdu.day0.as_deref() else { continue };
+        let checked = day0::parse(text).and_then(|d| d.map_or(Ok(()), |d| d.check(vdu, vnfd)));
+        if let Err(e) = checked {
+            let found = lint.error(Code::Day0, &format!("/vnfd/vdu/{}", vdu.id), Mark::START, e.to_string());
+            found.hint("correct the VDU's cloud-init file");
+        }
+    }
+    lint.finish()
+}

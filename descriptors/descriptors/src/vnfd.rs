@@ -1,0 +1,489 @@
+//! What a VNF descriptor means: references, limits, and what could not be deployed.
+//!
+//! Reads a tree that [`crate::schema`] has checked; skips what that has reported. Tests: `tests/lint.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use trust::Digest;
+
+use crate::{
+    diagnostic::{Code, Lint},
+    model::{CpRef, IntCpd, ScalingAspect, SwImage, Vdu, VduProfile, VnfFlavour, Vnfd},
+    parse::{Reader, Within},
+    schema::thousandths,
+    yaml::Node,
+};
+
+/// What `pack` replaces by the image's SHA-256 in a package's source.
+pub(crate) const PLACEHOLDER: (&str, &str) = ("@sha256:", "@");
+/// SOL006's default of `virtual-memory.size`: 1 GiB.
+const DEFAULT_MEMORY_MIB: u32 = 1024;
+
+/// Ids of the named lists, before anything refers to them.
+struct Ids<'a> {
+    computes: Vec<&'a str>,
+    storages: Vec<&'a str>,
+    images: Vec<&'a str>,
+    links: Vec<&'a str>,
+    vdus: Vec<&'a str>,
+    ext_cps: Vec<&'a str>,
+}
+
+fn ids<'a>(node: &'a Node, key: &str) -> Vec<&'a str> {
+    node.items(key).iter().filter_map(|n| n.str("id")).collect()
+}
+
+impl<'a> Ids<'a> {
+    fn of(root: &'a Node) -> Self {
+        Self {
+            computes: ids(root, "virtual-compute-desc"),
+            storages: ids(root, "virtual-storage-desc"),
+            images: ids(root, "sw-image-desc"),
+            links: ids(root, "int-virtual-link-desc"),
+            vdus: ids(root, "vdu"),
+            ext_cps: ids(root, "ext-cpd"),
+        }
+    }
+}
+
+/// The model of a VNFD; `None` only when nothing can be said about it at all.
+pub(crate) fn build(root: &Node, path: &str, within: Option<Within<'_>>, lint: &mut Lint) -> Option<Vnfd> {
+    let mut it = Vnf { r: Reader { lint }, ids: Ids::of(root), root, within };
+    it.knf(path);
+    let id = it.r.required(root, "id", path);
+    let text = |key: &str| root.str(key).unwrap_or_default().to_owned();
+    let images = it.images(path);
+    let vdus = it.vdus(path);
+    let external_cps = it.external_cps(path, &vdus);
+    it.management_cp(path);
+    it.monitoring_references(path);
+    let flavours = it.flavours(path, &vdus);
+    let id = id?;
+    Some(Vnfd {
+        product_name: root.str("product-name").unwrap_or(&id).to_owned(),
+        provider: text("provider"),
+        version: text("version"),
+        software_version: text("software-version"),
+        internal_links: it.ids.links.iter().map(|&l| l.to_owned()).collect(),
+        id,
+        vdus,
+        external_cps,
+        images,
+        flavours,
+    })
+}
+
+struct Vnf<'a, 'l> {
+    r: Reader<'l>,
+    ids: Ids<'a>,
+    root: &'a Node,
+    within: Option<Within<'a>>,
+}
+
+impl Vnf<'_, '_> {
+    fn knf(&mut self, path: &str) {
+        if let Some(node) = self.root.get("kdu").or_else(|| self.root.get("k8s-cluster")) {
+            let message = "a KNF: its deployment units are Helm charts or Juju bundles";
+            self.r.lint.error(Code::Unsupported, path, node.at, message).hint("write it as VDUs; KNFs are not deployed here");
+        } else if self.root.items("vdu").is_empty() {
+            self.r.not_deployable(path, self.root.at, "no `vdu`: there is nothing to deploy", "describe its VDUs");
+        }
+    }
+
+    fn images(&mut self, path: &str) -> BTreeMap<String, SwImage> {
+        let mut out = BTreeMap::new();
+        for (i, node) in self.root.items("sw-image-desc").iter().enumerate() {
+            let path = format!("{path}/sw-image-desc/{i}");
+            let Some(id) = node.str("id") else { continue };
+            let name = node.str("name").unwrap_or(id);
+            let image = node.str("image").unwrap_or(name).to_owned();
+            let sha256 = self.checksum(node, &path);
+            self.packaged_image(node, &path, &image, sha256);
+            let version = node.str("version").unwrap_or_default().to_owned();
+            out.insert(id.to_owned(), SwImage { id: id.to_owned(), name: name.to_owned(), version, image, sha256 });
+        }
+        out
+    }
+
+    fn checksum(&mut self, image: &Node, path: &str) -> Option<Digest> {
+        let checksum = image.get("checksum")?;
+        let path = format!("{path}/checksum");
+        let algorithm = checksum.get("algorithm")?;
+        let hash = checksum.get("hash")?;
+        if crate::yaml::local(algorithm.text()?) != "sha-256" {
+            let message = format!("algorithm `{}`: only sha-256 is checked", algorithm.text()?);
+            self.r.lint.warning(Code::Ignored, &path, algorithm.at, message).hint("give the SHA-256 instead");
+            return None;
+        }
+        let text = hash.text()?;
+        if text.starts_with(PLACEHOLDER.0) && text.ends_with(PLACEHOLDER.1) {
+            let message = format!("`{text}` stands for the image's digest");
+            self.r.lint.warning(Code::Placeholder, &path, hash.at, message).hint("`pack` fills it in");
+            return None;
+        }
+        let digest = Digest::from_hex(&text.to_ascii_lowercase());
+        if digest.is_err() {
+            let message = format!("`{}` is not a SHA-256", crate::schema::clip(text));
+            self.r.lint.error(Code::BadValue, &path, hash.at, message).hint("64 hexadecimal digits, as sha256sum prints them");
+        }
+        digest.ok()
+    }
+
+    /// An image path inside the package must be there and have the digest the descriptor says.
+    fn packaged_image(&mut self, node: &Node, path: &str, image: &str, sha256: Option<Digest>) {
+        let Some(within) = self.within.filter(|w| w.images && image.starts_with("images/")) else { return };
+        let at = node.get("image").map_or(node.at, |n| n.at);
+        let Some(bytes) = within.files.get(image) else {
+            let message = format!("`{image}` is not in the package");
+            self.r.lint.error(Code::File, path, at, message).hint("put it there, or name an image of the VIM");
+            return;
+        };
+        if let Some(expected) = sha256
+            && Digest::of(bytes) != expected
+        {
+            let message = format!("`{image}` has {}, the descriptor says {expected}", Digest::of(bytes));
+            self.r.lint.error(Code::File, path, at, message).hint("pack it again from its source");
+        }
+    }
+
+    fn vdus(&mut self, path: &str) -> BTreeMap<String, Vdu> {
+        let root = self.root;
+        let mut out = BTreeMap::new();
+        for (i, node) in root.items("vdu").iter().enumerate() {
+            let path = format!("{path}/vdu/{i}");
+            if let Some(vdu) = self.vdu(node, &path) {
+                out.insert(vdu.id.clone(), vdu);
+            }
+        }
+        out
+    }
+
+    fn vdu(&mut self, node: &Node, path: &str) -> Option<Vdu> {
+        if let Some(pdu) = node.get("pdu-type") {
+            let message = "a physical deployment unit (`pdu-type`)";
+            self.r.not_deployable(path, pdu.at, message, "only virtual deployment units are deployed here");
+            return None;
+        }
+        let id = node.str("id")?.to_owned();
+        self.storages(node, path);
+        let image = self.vdu_image(node, path);
+        let compute = self.compute(node, path);
+        let cpds = self.int_cpds(node, path);
+        let day0 = self.day0(node, path);
+        let (vcpus, memory_mib) = compute?;
+        let name = node.str("name").unwrap_or(&id).to_owned();
+        Some(Vdu { id, name, image: image?, vcpus, memory_mib, cpds, day0 })
+    }
+
+    fn vdu_image(&mut self, node: &Node, path: &str) -> Option<String> {
+        let alternatives = node.items("alternative-sw-image-desc");
+        for (i, one) in alternatives.iter().enumerate() {
+            let path = format!("{path}/alternative-sw-image-desc/{i}");
+            self.r.resolve("sw-image-desc", one, &path, self.ids.images.iter().copied(), false);
+        }
+        let Some(image) = node.get("sw-image-desc") else {
+            self.r.not_deployable(path, node.at, "no `sw-image-desc`: nothing to start", "name one of the descriptor's images");
+            return None;
+        };
+        self.r.resolve("sw-image-desc", image, &format!("{path}/sw-image-desc"), self.ids.images.iter().copied(), false)
+    }
+
+    fn storages(&mut self, node: &Node, path: &str) {
+        for (i, one) in node.items("virtual-storage-desc").iter().enumerate() {
+            let path = format!("{path}/virtual-storage-desc/{i}");
+            self.r.resolve("virtual-storage-desc", one, &path, self.ids.storages.iter().copied(), true);
+        }
+    }
+
+    /// vCPUs and memory, MiB.
+    fn compute(&mut self, node: &Node, path: &str) -> Option<(u32, u32)> {
+        let Some(target) = node.get("virtual-compute-desc") else {
+            self.r.not_deployable(path, node.at, "no `virtual-compute-desc`: no CPU and memory", "name one");
+            return None;
+        };
+        let place = format!("{path}/virtual-compute-desc");
+        let id = self.r.resolve("virtual-compute-desc", target, &place, self.ids.computes.iter().copied(), true)?;
+        let compute = self.root.items("virtual-compute-desc").iter().find(|c| c.str("id") == Some(&id))?;
+        let vcpus = compute.get("virtual-cpu").and_then(|c| self.r.number(c, "num-virtual-cpu"));
+        let memory = compute.get("virtual-memory").and_then(|m| m.get("size"));
+        let memory_mib = memory.map_or(Some(DEFAULT_MEMORY_MIB), |size| mebibytes(size.text()?));
+        if memory_mib.is_none_or(|m| m == 0) {
+            let message = "memory of 0, or more than can be counted";
+            self.r.not_deployable(&place, compute.at, message, "`virtual-memory: {size: …}` is in GiB");
+        }
+        Some((vcpus.unwrap_or(1), memory_mib?))
+    }
+
+    fn int_cpds(&mut self, node: &Node, path: &str) -> Vec<IntCpd> {
+        let mut out = Vec::new();
+        for (i, cpd) in node.items("int-cpd").iter().enumerate() {
+            let Some(id) = cpd.str("id") else { continue };
+            let internal_link = cpd.get("int-virtual-link-desc").and_then(|link| {
+                let path = format!("{path}/int-cpd/{i}/int-virtual-link-desc");
+                self.r.resolve("int-virtual-link-desc", link, &path, self.ids.links.iter().copied(), true)
+            });
+            let interface = cpd.items("virtual-network-interface-requirement").first();
+            let interface_type = interface
+                .and_then(|n| n.get("virtual-interface")?.str("type"))
+                .unwrap_or("PARAVIRT")
+                .to_owned();
+            out.push(IntCpd { id: id.to_owned(), internal_link, interface_type });
+        }
+        out
+    }
+
+    fn day0(&mut self, node: &Node, path: &str) -> Option<String> {
+        if let Some(inline) = node.str("cloud-init") {
+            return Some(inline.to_owned());
+        }
+        let (named, within) = (node.get("cloud-init-file")?, self.within?);
+        let name = format!("cloud_init/{}", named.text()?);
+        let path = format!("{path}/cloud-init-file");
+        let Some(bytes) = within.files.get(&name) else {
+            let message = format!("`{name}` is not in the package");
+            self.r.lint.error(Code::File, &path, named.at, message).hint("put it there, or remove the key").osm();
+            return None;
+        };
+        let text = String::from_utf8(bytes.clone());
+        if text.is_err() {
+            self.r.lint.error(Code::File, &path, named.at, format!("`{name}` is not UTF-8 text"));
+        }
+        text.ok()
+    }
+
+    fn external_cps(&mut self, path: &str, vdus: &BTreeMap<String, Vdu>) -> BTreeMap<String, CpRef> {
+        let mut out = BTreeMap::new();
+        for (i, node) in self.root.items("ext-cpd").iter().enumerate() {
+            let path = format!("{path}/ext-cpd/{i}");
+            let Some(id) = node.str("id") else { continue };
+            if let Some(cp) = self.external_cp(node, &path, vdus) {
+                out.insert(id.to_owned(), cp);
+            }
+        }
+        out
+    }
+
+    fn external_cp(&mut self, node: &Node, path: &str, vdus: &BTreeMap<String, Vdu>) -> Option<CpRef> {
+        let Some(target) = node.get("int-cpd") else {
+            if node.get("k8s-cluster-net").is_none() {
+                let message = "an external connection point without `int-cpd`: no VDU is behind it";
+                self.r.not_deployable(path, node.at, message, "give `int-cpd: {vdu-id: …, cpd: …}`");
+            }
+            return None;
+        };
+        let path = format!("{path}/int-cpd");
+        let (vdu, cpd) = (target.str("vdu-id").unwrap_or_default(), target.str("cpd").unwrap_or_default());
+        // Read from the tree: a VDU that is itself in error still has its connection points.
+        let vdu_node = self.root.items("vdu").iter().find(|v| v.str("id") == Some(vdu));
+        let found = vdu_node.is_some_and(|v| ids(v, "int-cpd").contains(&cpd));
+        if !found {
+            let known = vdu_node.map_or_else(|| self.ids.vdus.join(", "), |v| ids(v, "int-cpd").join(", "));
+            let message = format!("VDU `{vdu}` with `int-cpd` `{cpd}` does not exist");
+            let hint = format!("there is: {}", crate::schema::clip(&known));
+            self.r.lint.error(Code::DanglingReference, &path, target.at, message).hint(hint).osm();
+            return None;
+        }
+        vdus.contains_key(vdu).then(|| CpRef { vdu: vdu.to_owned(), cpd: cpd.to_owned() })
+    }
+
+    /// OSM wants `mgmt-cp` of every VNFD that has VDUs.
+    fn management_cp(&mut self, path: &str) {
+        match self.root.get("mgmt-cp") {
+            None if !self.ids.vdus.is_empty() => {
+                let message = "`mgmt-cp` is missing";
+                let found = self.r.lint.error(Code::MissingMandatory, path, self.root.at, message);
+                found.hint("OSM wants one: name an ext-cpd").osm();
+            }
+            Some(cp) if !self.ids.vdus.is_empty() => {
+                self.r.resolve("ext-cpd", cp, &format!("{path}/mgmt-cp"), self.ids.ext_cps.iter().copied(), true);
+            }
+            _ => {}
+        }
+    }
+
+    fn monitoring_references(&mut self, path: &str) {
+        let root = self.root;
+        let holders = root.items("vdu").iter().chain(root.items("df"));
+        let mut known: BTreeSet<&str> = holders.flat_map(|n| ids(n, "monitoring-parameter")).collect();
+        known.extend(root.items("int-virtual-link-desc").iter().flat_map(|n| ids(n, "monitoring-parameters")));
+        for (d, df) in root.items("df").iter().enumerate() {
+            for (a, aspect) in df.items("scaling-aspect").iter().enumerate() {
+                for policy in aspect.items("scaling-policy") {
+                    for target in policy.items("scaling-criteria").iter().filter_map(|c| c.get("vnf-monitoring-param-ref")) {
+                        let path = format!("{path}/df/{d}/scaling-aspect/{a}");
+                        self.r.resolve("monitoring-parameter", target, &path, known.iter().copied(), true);
+                    }
+                }
+            }
+        }
+    }
+
+    fn flavours(&mut self, path: &str, vdus: &BTreeMap<String, Vdu>) -> Vec<VnfFlavour> {
+        let found = self.root.items("df");
+        if found.is_empty() {
+            self.r.not_deployable(path, self.root.at, "no deployment flavour (`df`)", "give at least `df: [{id: default-df}]`");
+        }
+        let flavours = found.iter().enumerate().filter_map(|(i, df)| self.flavour(df, &format!("{path}/df/{i}"), vdus));
+        flavours.collect()
+    }
+
+    fn flavour(&mut self, df: &Node, path: &str, vdus: &BTreeMap<String, Vdu>) -> Option<VnfFlavour> {
+        let id = df.str("id")?.to_owned();
+        let levels = self.initial_level(df, path);
+        let mut profiles = self.profiles(df, path, &levels);
+        let mut initial = BTreeMap::new();
+        for vdu in vdus.keys() {
+            let profile = *profiles.entry(vdu.clone()).or_insert_with(|| {
+                let n = levels.get(vdu).copied().unwrap_or(1).max(1);
+                VduProfile { min: n.min(1), max: n }
+            });
+            let n = levels.get(vdu).copied().unwrap_or(profile.min);
+            if n < profile.min || n > profile.max {
+                let message = format!("{n} instances of `{vdu}` at first; its profile allows {} to {}", profile.min, profile.max);
+                self.r.lint.error(Code::BadValue, path, df.at, message).hint("change the level or the profile");
+            }
+            initial.insert(vdu.clone(), n);
+        }
+        let aspects = self.aspects(df, path, &profiles, &initial);
+        self.healing(df, path);
+        let configured = df.get("lcm-operations-configuration").and_then(|l| l.get("operate-vnf-op-config"));
+        if let Some(operate) = configured {
+            let path = format!("{path}/lcm-operations-configuration/operate-vnf-op-config");
+            self.r.ignored(operate, "day1-2", &path, "charms and execution environments are OSM's to run");
+        }
+        Some(VnfFlavour { id, profiles, initial, aspects })
+    }
+
+    /// Instances by VDU at the default instantiation level.
+    fn initial_level(&mut self, df: &Node, path: &str) -> BTreeMap<String, u32> {
+        let all = df.items("instantiation-level");
+        let named = df.get("default-instantiation-level").and_then(|target| {
+            let known = ids(df, "instantiation-level");
+            self.r.resolve("instantiation-level", target, &format!("{path}/default-instantiation-level"), known, false)
+        });
+        let level = all.iter().find(|l| named.is_some() && l.str("id") == named.as_deref()).or_else(|| all.first());
+        let mut out = BTreeMap::new();
+        for (i, one) in level.map_or(&[][..], |l| l.items("vdu-level")).iter().enumerate() {
+            let Some(target) = one.get("vdu-id") else { continue };
+            let path = format!("{path}/instantiation-level/vdu-level/{i}");
+            let Some(vdu) = self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), false) else { continue };
+            out.insert(vdu, self.r.number(one, "number-of-instances").unwrap_or(1));
+        }
+        out
+    }
+
+    /// Without a stated maximum, as many as the minimum and the first level need (SOL006's default is 1).
+    fn profiles(&mut self, df: &Node, path: &str, levels: &BTreeMap<String, u32>) -> BTreeMap<String, VduProfile> {
+        let mut out = BTreeMap::new();
+        for (i, node) in df.items("vdu-profile").iter().enumerate() {
+            let path = format!("{path}/vdu-profile/{i}");
+            let Some(target) = node.get("id") else { continue };
+            let Some(vdu) = self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), false) else { continue };
+            let first = levels.get(&vdu).copied().unwrap_or(0);
+            let min = self.r.number(node, "min-number-of-instances").unwrap_or(1);
+            let max = self.r.number(node, "max-number-of-instances").unwrap_or_else(|| min.max(first).max(1));
+            if max < min || max == 0 {
+                let message = format!("at least {min} and at most {max} instances");
+                self.r.lint.error(Code::BadValue, &path, node.at, message);
+            }
+            let groups = ids(df, "affinity-or-anti-affinity-group");
+            for group in node.items("affinity-or-anti-affinity-group").iter().filter_map(|g| g.get("id")) {
+                self.r.resolve("affinity-or-anti-affinity-group", group, &path, groups.iter().copied(), false);
+            }
+            out.insert(vdu, VduProfile { min, max });
+        }
+        out
+    }
+
+    fn aspects(
+        &mut self,
+        df: &Node,
+        path: &str,
+        profiles: &BTreeMap<String, VduProfile>,
+        initial: &BTreeMap<String, u32>,
+    ) -> BTreeMap<String, ScalingAspect> {
+        let mut out = BTreeMap::new();
+        for (i, node) in df.items("scaling-aspect").iter().enumerate() {
+            let path = format!("{path}/scaling-aspect/{i}");
+            let Some(aspect) = self.aspect(node, &path) else { continue };
+            self.reach(&aspect, node, &path, profiles, initial);
+            out.insert(aspect.id.clone(), aspect);
+        }
+        out
+    }
+
+    fn aspect(&mut self, node: &Node, path: &str) -> Option<ScalingAspect> {
+        let id = node.str("id")?.to_owned();
+        let deltas = node.get("aspect-delta-details").map_or(&[][..], |d| d.items("deltas"));
+        let mut delta = BTreeMap::new();
+        for one in deltas.first().map_or(&[][..], |d| d.items("vdu-delta")) {
+            let Some(target) = one.get("id") else { continue };
+            let known = self.ids.vdus.iter().copied();
+            let Some(vdu) = self.r.resolve("vdu", target, &format!("{path}/vdu-delta"), known, false) else { continue };
+            let more = self.r.number(one, "number-of-instances").unwrap_or(0);
+            if more > 0 {
+                delta.insert(vdu, more);
+            }
+        }
+        let max_level = self.r.number(node, "max-scale-level");
+        if delta.is_empty() || max_level.is_none() {
+            let what = if delta.is_empty() { "a `vdu-delta` that adds instances" } else { "`max-scale-level`" };
+            let message = format!("scaling aspect `{id}` without {what}: it cannot be scaled and is left out");
+            self.r.lint.warning(Code::Scaling, path, node.at, message).hint("complete it or remove it");
+            return None;
+        }
+        if deltas.len() > 1 {
+            let message = "only the first of `deltas` is used, for every step";
+            self.r.lint.warning(Code::Scaling, path, node.at, message);
+        }
+        Some(ScalingAspect { id, max_level: max_level?, delta })
+    }
+
+    fn reach(
+        &mut self,
+        aspect: &ScalingAspect,
+        node: &Node,
+        path: &str,
+        profiles: &BTreeMap<String, VduProfile>,
+        initial: &BTreeMap<String, u32>,
+    ) {
+        for (vdu, more) in &aspect.delta {
+            let (Some(profile), Some(first)) = (profiles.get(vdu), initial.get(vdu)) else { continue };
+            let top = first.saturating_add(more.saturating_mul(aspect.max_level));
+            if top > profile.max {
+                let message =
+                    format!("level {} would be {top} instances of `{vdu}`; its profile allows {}", aspect.max_level, profile.max);
+                let found = self.r.lint.warning(Code::Scaling, path, node.at, message);
+                found.hint("raise `max-number-of-instances` or lower `max-scale-level`");
+            }
+        }
+    }
+
+    fn healing(&mut self, df: &Node, path: &str) {
+        for (i, aspect) in df.items("healing-aspect").iter().enumerate() {
+            for policy in aspect.items("healing-policy") {
+                let Some(target) = policy.get("vdu-id") else { continue };
+                let path = format!("{path}/healing-aspect/{i}");
+                self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), true);
+            }
+        }
+    }
+}
+
+/// GiB as a decimal to MiB, rounded up.
+fn mebibytes(gib: &str) -> Option<u32> {
+    u32::try_from(thousandths(gib)?.checked_mul(1024)?.div_ceil(1000)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mebibytes;
+
+    #[test]
+    fn memory_is_gib() {
+        assert_eq!(mebibytes("0.25"), Some(256));
+        assert_eq!(mebibytes("1.0"), Some(1024));
+        assert_eq!(mebibytes("0.0001"), Some(2));
+        assert_eq!(mebibytes("99999999999999"), None);
+    }
+}
