@@ -6,12 +6,15 @@
 
 use std::collections::BTreeSet;
 
-use trust::{Digest, Identity, TrustRoots, UnixTime};
+use trust::{
+    Digest, Envelope, Identity, TrustRoots, UnixTime, merkle,
+    note::{Checkpoint, NoteVerifier},
+};
 
 use crate::{
     evidence::ProvenEntry,
-    intent::Intent,
-    records::{Entry, Grant},
+    intent::{INTENT_PAYLOAD, Intent, IntentKind, Sensitivity, ns_instance_id},
+    records::{ENTRY_VERSION, Entry, Event, Grant},
 };
 
 /// What the actuator accepts.
@@ -114,8 +117,146 @@ impl std::fmt::Display for RefusalCode {
     }
 }
 
+/// How far the ledger's clock may be ahead of the verifier's, seconds: ledger time never goes back, so after a
+/// correction of its clock it runs ahead for as long.
+pub const MAX_CLOCK_SKEW_S: u64 = 300;
+
+type Checked<T> = Result<T, Refusal>;
+
+fn refuse<T>(code: RefusalCode, detail: impl Into<String>) -> Checked<T> {
+    Err(Refusal { code, detail: detail.into() })
+}
+
+fn ensure(holds: bool, code: RefusalCode, detail: impl FnOnce() -> String) -> Checked<()> {
+    if holds { Ok(()) } else { refuse(code, detail()) }
+}
+
 /// Verifies an approval.
 pub fn verify(approval: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<Approved, Refusal> {
-    let _ = (approval, policy);
-    Err(Refusal { code: RefusalCode::EntryFormat, detail: "not verified yet".into() })
+    let entry = proven_entry(approval, policy.roots)?;
+    ensure(entry.ledger == policy.ledger, RefusalCode::WrongLedger, || {
+        format!("it is of ledger `{}`, approvals of `{}` count here", entry.ledger, policy.ledger)
+    })?;
+    let approved = approved_intent(entry, policy.roots)?;
+    ensure(policy.policies.contains(&approved.grant.policy), RefusalCode::PolicyNotAccepted, || {
+        format!("decided under policy bundle {}, which is not accepted here", approved.grant.policy)
+    })?;
+    let (now, until) = (policy.at, approved.grant.not_after);
+    ensure(now <= until, RefusalCode::Expired, || format!("it is {now}; the grant was valid to {until}"))?;
+    let decided = approved.entry.time;
+    ensure(decided <= now.plus(MAX_CLOCK_SKEW_S), RefusalCode::NotYet, || {
+        format!("it was decided at {decided}, but it is only {now} here")
+    })?;
+    Ok(approved)
+}
+
+/// An entry whose checkpoint, inclusion, encoding, ledger and position hold together.
+pub(crate) fn proven_entry(proven: &ProvenEntry, roots: &TrustRoots) -> Checked<Entry> {
+    let checkpoint = checkpoint(&proven.proof.checkpoint, roots)?;
+    let leaf = merkle::leaf_hash(proven.entry.as_bytes());
+    let (index, size) = (proven.proof.index, checkpoint.size);
+    merkle::verify_inclusion(leaf, index, size, &proven.proof.path, checkpoint.root).or_else(|e| {
+        refuse(RefusalCode::Inclusion, format!("inclusion proof of entry {index} of {size}: {e}"))
+    })?;
+    let entry: Entry = serde_json::from_str(&proven.entry)
+        .or_else(|e| refuse(RefusalCode::EntryFormat, format!("the entry cannot be read: {e}")))?;
+    ensure(entry.v == ENTRY_VERSION, RefusalCode::EntryFormat, || {
+        format!("the entry has format {}, this program reads {ENTRY_VERSION}", entry.v)
+    })?;
+    ensure(entry.to_bytes() == proven.entry.as_bytes(), RefusalCode::EntryFormat, || {
+        "the entry is not in its canonical encoding".to_owned()
+    })?;
+    ensure(entry.ledger == checkpoint.origin, RefusalCode::WrongLedger, || {
+        format!("the entry is of ledger `{}`, the checkpoint of `{}`", entry.ledger, checkpoint.origin)
+    })?;
+    ensure(entry.position == index, RefusalCode::Position, || {
+        format!("the entry says position {}, it is at {index}", entry.position)
+    })?;
+    Ok(entry)
+}
+
+fn checkpoint(note: &str, roots: &TrustRoots) -> Checked<Checkpoint> {
+    let mut problem = "no log key is accepted".to_owned();
+    for key in &roots.logs {
+        match NoteVerifier::parse(key).and_then(|v| v.checkpoint(note)) {
+            Ok(checkpoint) => return Ok(checkpoint),
+            Err(e) => problem = e.to_string(),
+        }
+    }
+    refuse(RefusalCode::CheckpointSignature, format!("the checkpoint: {problem}"))
+}
+
+/// The intent of an entry, verified by itself at the entry's time, and the grant that fits it.
+pub(crate) fn approved_intent(entry: Entry, roots: &TrustRoots) -> Checked<Approved> {
+    ensure(entry.request.payload_type == INTENT_PAYLOAD, RefusalCode::NotAnIntent, || {
+        format!("the entry's request is a `{}`", entry.request.payload_type)
+    })?;
+    let who = signer(&entry.request, roots, entry.time)
+        .or_else(|e| refuse(RefusalCode::IntentSignature, format!("the intent's signature: {e}")))?;
+    let intent: Intent = serde_json::from_slice(&entry.request.payload)
+        .or_else(|e| refuse(RefusalCode::NotAnIntent, format!("the request is no intent: {e}")))?;
+    ensure(who.role() == "tenant", RefusalCode::RoleNotAllowed, || {
+        format!("{who} has the role `{}`, not `tenant`", who.role())
+    })?;
+    ensure(who.tenant() == intent.tenant, RefusalCode::TenantMismatch, || {
+        format!("{who} speaks for tenant `{}`, the intent is `{}`'s", who.tenant(), intent.tenant)
+    })?;
+    let grant = approved_grant(&entry)?;
+    matches(&grant, &intent, &entry).or_else(|what| refuse(RefusalCode::GrantMismatch, what))?;
+    let position = entry.position;
+    Ok(Approved { entry, intent, grant, tenant_identity: who, position })
+}
+
+/// Who signed first; all signatures must verify.
+pub(crate) fn signer(envelope: &Envelope, roots: &TrustRoots, at: UnixTime) -> Result<Identity, String> {
+    let verified = envelope.verify(roots, at).map_err(|e| e.to_string())?;
+    verified.signers.into_iter().next().ok_or_else(|| "there is none".to_owned())
+}
+
+fn approved_grant(entry: &Entry) -> Checked<Grant> {
+    let verdict = &entry.verdict;
+    if let Some(rule) = verdict.rules.iter().find(|r| !r.passed) {
+        return refuse(
+            RefusalCode::NotApproved,
+            format!("{} refused ({}): {}", rule.rule, rule.code, rule.detail),
+        );
+    }
+    ensure(verdict.approved && !verdict.rules.is_empty(), RefusalCode::NotApproved, || {
+        "the verdict is not an approval".to_owned()
+    })?;
+    match &entry.event {
+        Some(Event::IntentApproved { grant }) => Ok(Grant::clone(grant)),
+        _ => refuse(RefusalCode::NotApproved, "the entry grants nothing"),
+    }
+}
+
+/// Is the grant what this intent asked for, and no more?
+fn matches(grant: &Grant, intent: &Intent, entry: &Entry) -> Result<(), String> {
+    let same = |what: &str, granted: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
+        let (granted, asked) = (granted.to_string(), asked.to_string());
+        if granted == asked { Ok(()) } else { Err(format!("{what}: granted `{granted}`, asked `{asked}`")) }
+    };
+    same("intent digest", &grant.intent, &Digest::of(&entry.request.payload))?;
+    same("intent id", &grant.intent_id, &intent.id)?;
+    same("ledger", &grant.ledger, &entry.ledger)?;
+    same("tenant", &grant.tenant, &intent.tenant)?;
+    same("action", &grant.action, &intent.action.name())?;
+    same("not after", &grant.not_after, &intent.not_after)?;
+    same("policy", &grant.policy, &entry.verdict.policy)?;
+    let IntentKind::Deploy(deploy) = &intent.action else {
+        let none = grant.lease_until.is_none();
+        return if none { Ok(()) } else { Err("a lease is only granted with a deployment".to_owned()) };
+    };
+    same("NS instance", &grant.ns_instance_id, &ns_instance_id(&intent.tenant, &intent.service, &intent.id))?;
+    same("end of the lease", &grant.lease_until.unwrap_or_default(), &entry.time.plus(deploy.lease_s))?;
+    if !grant.packages.values().any(|d| *d == deploy.nsd_package) {
+        return Err(format!("packages: {} is not among those granted", deploy.nsd_package));
+    }
+    if deploy.sensitivity >= Sensitivity::Confidential && !grant.attestation_required {
+        return Err(format!(
+            "attestation: {:?} services are attested, the grant does not ask for it",
+            deploy.sensitivity
+        ));
+    }
+    Ok(())
 }

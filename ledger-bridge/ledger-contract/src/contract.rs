@@ -1,13 +1,25 @@
-//! The decision.
+//! The decision: rules over the state that the request's read set names, a verdict that lists them all, and writes.
+//!
+//! [`decide`] is a pure function of its arguments: the embedded log runs it again over every entry when it opens, and
+//! Fabric's endorsers run it each for themselves; all must get the same bytes. It never reads anything else, never
+//! panics, and on any doubt refuses. Tests: `tests/decide.rs` (refusals by code, quota life cycle, determinism).
 
 use std::collections::BTreeMap;
 
 use trust::{Digest, Envelope, UnixTime};
 
-pub use crate::request::{MAX_READ_ROUNDS, Malformed, Request, SnapshotError, read_set, snapshot};
 use crate::{
+    anchoring,
+    authority::{Context, NoContext},
+    intents,
     records::{Event, Verdict},
-    state::Snapshot,
+    registry,
+    state::{BadRecord, Snapshot},
+    verdict::{Rules, fault},
+};
+pub use crate::{
+    request::{MAX_READ_ROUNDS, MAX_REQUEST_BYTES, Malformed, Request, SnapshotError, read_set, snapshot},
+    verdict::NOT_EVALUATED,
 };
 
 /// The transaction that a request is decided in.
@@ -43,10 +55,32 @@ impl Outcome {
     }
 }
 
-/// Decides a request over the state it reads.
+/// Decides a request over the state it reads ([`read_set`]).
 #[must_use]
 pub fn decide(request: &Envelope, state: &Snapshot, tx: &TxInfo) -> Outcome {
-    let _ = (request, state, tx);
-    let verdict = Verdict { approved: false, rules: Vec::new(), policy: Digest([0; 32]) };
-    Outcome { verdict, writes: BTreeMap::new(), event: None }
+    let parsed = match Request::parse(request) {
+        Ok(Request::Genesis(genesis)) => return registry::genesis(request, &genesis, state, tx),
+        Ok(other) => other,
+        Err(e) => return refuse("form/request", "INVALID_REQUEST", &e.to_string(), Digest([0; 32])),
+    };
+    let context = match Context::new(request, state, tx) {
+        Ok(context) => context,
+        Err(NoContext { code, detail, policy }) => return refuse("ledger/state", code, &detail, policy),
+    };
+    let outcome = match &parsed {
+        Request::Genesis(_) => return refuse("form/request", "INVALID_REQUEST", "a genesis", context.policy),
+        Request::Package(record) => registry::package(&context, record),
+        Request::AttestationKey(ak) => registry::attestation_key(&context, ak),
+        Request::Intent(intent) => intents::intent(&context, intent),
+        Request::Anchor(anchor) => anchoring::anchor(&context, anchor),
+    };
+    outcome.unwrap_or_else(|e: BadRecord| {
+        refuse("ledger/state", "STATE_DAMAGED", &e.to_string(), context.policy)
+    })
+}
+
+fn refuse(rule: &str, code: &str, detail: &str, policy: Digest) -> Outcome {
+    let mut rules = Rules::default();
+    rules.check(rule, fault(code, detail));
+    rules.refused(policy)
 }

@@ -6,7 +6,7 @@
 //! plan, one line per actuation step, attestation, measurement, outcome.
 
 use attestation::{AttestationResult, Evidence, ReferenceValues};
-use dataplane_control::traffic::TrafficReport;
+use dataplane_control::traffic::{Expectation, TrafficProfile, TrafficReport};
 use serde::{Deserialize, Serialize};
 use trust::{Digest, UnixTime};
 
@@ -122,10 +122,70 @@ pub struct AttestationClaim {
 pub struct MeasurementClaim {
     /// What was promised.
     pub sla: Sla,
+    /// What was sent, and what had to become of it.
+    pub profile: TrafficProfile,
     /// What was measured.
     pub report: TrafficReport,
-    /// Each promise, and whether it was kept: (name, promised, measured, kept).
-    pub slo: Vec<(String, u64, u64, bool)>,
+    /// Each promise, and whether it was kept: [`objectives`]; a verifier computes it again.
+    pub slo: Vec<Objective>,
+}
+
+/// A service level objective against its measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objective {
+    /// `throughput_kbps`, `latency_p95_us`, `loss_ppm`, `blocked_flows_arrived`, `allowed_flows_missing`,
+    /// `misrouted_flows`.
+    pub name: String,
+    /// The bound: a minimum for throughput, a maximum for everything else.
+    pub bound: u64,
+    /// What was measured.
+    pub measured: u64,
+    /// Was it kept?
+    pub kept: bool,
+}
+
+impl Objective {
+    /// Does breaking it mean that the functions do not do what they were configured to?
+    #[must_use]
+    pub fn functional(&self) -> bool {
+        matches!(self.name.as_str(), "blocked_flows_arrived" | "allowed_flows_missing" | "misrouted_flows")
+    }
+}
+
+/// The objectives of a measurement: three of the SLA, three of the functions' correctness.
+#[must_use]
+pub fn objectives(sla: &Sla, profile: &TrafficProfile, report: &TrafficReport) -> Vec<Objective> {
+    let (mut blocked, mut missing, mut misrouted) = (0, 0, 0);
+    for group in &profile.groups {
+        let got = report.groups.get(&group.id).cloned().unwrap_or_default();
+        match group.expect {
+            Expectation::Blocked => blocked += u64::from(got.arrived),
+            Expectation::Balanced { .. } => {
+                missing += u64::from(group.count.saturating_sub(got.arrived));
+                misrouted += u64::from(got.misrouted);
+            }
+        }
+    }
+    let at_most = |name: &str, bound, measured| Objective {
+        name: name.into(),
+        bound,
+        measured,
+        kept: measured <= bound,
+    };
+    vec![
+        Objective {
+            name: "throughput_kbps".into(),
+            bound: sla.throughput_kbps,
+            measured: report.throughput_kbps,
+            kept: report.throughput_kbps >= sla.throughput_kbps,
+        },
+        at_most("latency_p95_us", sla.latency_p95_us, report.latency_p95_us),
+        at_most("loss_ppm", sla.loss_ppm, report.loss_ppm),
+        at_most("blocked_flows_arrived", 0, blocked),
+        at_most("allowed_flows_missing", 0, missing),
+        at_most("misrouted_flows", 0, misrouted),
+    ]
 }
 
 /// Claim of [`OUTCOME`].

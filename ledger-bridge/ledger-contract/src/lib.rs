@@ -5,14 +5,22 @@
 //! [`records::Entry`]; an entry with its inclusion proof is an [`approval`], which the actuator verifies by itself, and
 //! what was done under it comes back as a [`bundle`] that anybody can verify offline.
 
+mod anchoring;
 pub mod approval;
+mod authority;
 pub mod bundle;
 pub mod contract;
 pub mod evidence;
 pub mod intent;
+mod intents;
+pub mod policy;
+mod provenance;
 pub mod records;
+mod registry;
+mod rego;
 mod request;
 pub mod state;
+mod verdict;
 
 pub use bundle::{VerifiedBundle, verify_bundle};
 pub use contract::{Outcome, Request, TxInfo, decide, read_set};

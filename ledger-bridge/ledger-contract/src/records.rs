@@ -76,6 +76,44 @@ pub struct ResourceUse {
     pub memory_mib: u32,
 }
 
+impl ResourceUse {
+    /// The sum (saturating: what cannot be counted is over every quota).
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.zip(other, u32::saturating_add)
+    }
+
+    /// So many times (saturating).
+    #[must_use]
+    pub fn times(&self, n: u32) -> Self {
+        self.zip(&Self { instances: n, vcpus: n, memory_mib: n }, u32::saturating_mul)
+    }
+
+    /// The difference; `None` when `other` is more in any of them.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Option<Self> {
+        Some(Self {
+            instances: self.instances.checked_sub(other.instances)?,
+            vcpus: self.vcpus.checked_sub(other.vcpus)?,
+            memory_mib: self.memory_mib.checked_sub(other.memory_mib)?,
+        })
+    }
+
+    fn zip(&self, other: &Self, f: impl Fn(u32, u32) -> u32) -> Self {
+        Self {
+            instances: f(self.instances, other.instances),
+            vcpus: f(self.vcpus, other.vcpus),
+            memory_mib: f(self.memory_mib, other.memory_mib),
+        }
+    }
+}
+
+impl std::fmt::Display for ResourceUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} instances, {} vCPUs, {} MiB", self.instances, self.vcpus, self.memory_mib)
+    }
+}
+
 /// What founds a ledger: organisations, and the first policy bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -120,6 +158,9 @@ pub struct Anchor {
     pub outcome: String,
     /// Digest of the evidence bundle's body.
     pub bundle: Digest,
+    /// Was the service isolated (traffic cut, instances kept)? Then it still exists, whatever the outcome.
+    #[serde(default)]
+    pub isolated: bool,
     /// Was the SLA met? Absent when nothing was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sla_met: Option<bool>,

@@ -1,0 +1,183 @@
+//! Deciding an anchor: evidence of an operation comes back, and what it says changes the service and its tenant's usage.
+//!
+//! | operation | COMPLETED | ROLLED_BACK or FAILED |
+//! |---|---|---|
+//! | deploy | service active | service gone, all given back |
+//! | scale out | stays reserved | increment given back |
+//! | scale in | decrement given back | nothing changes |
+//! | terminate | service gone, all given back | service stays active; a new intent may try again |
+
+use crate::{
+    authority::Context,
+    contract::Outcome,
+    intent::ScaleDirection,
+    records::{Anchor, Event, ResourceUse},
+    registry,
+    state::{
+        BadRecord, InFlightKind, IntentRecord, OperationRecord, ServiceRecord, ServiceState, Usage,
+        intent_key, operation_key, service_key, usage_key,
+    },
+    verdict::{Checked, Rules, Writes, fault},
+};
+
+const RULES: [&str; 5] =
+    ["form/anchor", "freshness/replay", "evidence/intent", "evidence/instance", "evidence/operation"];
+
+/// SOL003 state of an operation that did what it should.
+pub const COMPLETED: &str = "COMPLETED";
+const OUTCOMES: [&str; 3] = [COMPLETED, "ROLLED_BACK", "FAILED"];
+
+/// Decides an anchor.
+pub(crate) fn anchor(ctx: &Context<'_>, anchor: &Anchor) -> Result<Outcome, BadRecord> {
+    let mut rules = Rules::default();
+    if ctx.authorize(&mut rules, "orchestrator").is_none() {
+        rules.not_evaluated(RULES);
+        return Ok(rules.refused(ctx.policy));
+    }
+    rules.check(RULES[0], form(anchor));
+    let known = ctx.state.get::<OperationRecord>(&operation_key(&anchor.operation_id))?;
+    rules.check(RULES[1], unanchored(known.as_ref()));
+    let intent = ctx.state.get::<IntentRecord>(&intent_key(&anchor.intent_id))?;
+    let Some(intent) = rules.value(RULES[2], approved(intent, anchor)) else {
+        rules.not_evaluated(RULES.into_iter().skip(3));
+        return Ok(rules.refused(ctx.policy));
+    };
+    let service = ctx.state.get::<ServiceRecord>(&service_key(&intent.tenant, &intent.service))?;
+    let service = service.filter(|s| Some(&s.ns_instance_id) == intent.ns_instance_id.as_ref());
+    rules.check(RULES[3], instance(&intent, anchor));
+    let Some((service, kind)) = rules.value(RULES[4], under_way(service, anchor)) else {
+        return Ok(rules.refused(ctx.policy));
+    };
+    if !rules.all_passed() {
+        return Ok(rules.refused(ctx.policy));
+    }
+    let usage = ctx.state.get::<Usage>(&usage_key(&intent.tenant))?.unwrap_or_default();
+    let writes = record(ctx, anchor, intent, service, &kind, usage);
+    let event = Event::EvidenceAnchored { operation_id: anchor.operation_id.clone(), bundle: anchor.bundle };
+    Ok(Outcome { verdict: rules.verdict(ctx.policy), writes: writes.0, event: Some(event) })
+}
+
+fn form(anchor: &Anchor) -> Checked<String> {
+    if !registry::name(&anchor.operation_id) {
+        return fault("INVALID_ANCHOR", format!("`{}` is not an operation id", anchor.operation_id));
+    }
+    match OUTCOMES.contains(&anchor.outcome.as_str()) {
+        true => Ok(format!("operation {} {}", anchor.operation_id, anchor.outcome)),
+        false => fault(
+            "INVALID_ANCHOR",
+            format!("outcome `{}` is none of {}", anchor.outcome, OUTCOMES.join(", ")),
+        ),
+    }
+}
+
+fn unanchored(known: Option<&OperationRecord>) -> Checked<String> {
+    match known {
+        None => Ok("not anchored before".to_owned()),
+        Some(o) => {
+            fault("ALREADY_ANCHORED", format!("anchored at position {} with bundle {}", o.position, o.bundle))
+        }
+    }
+}
+
+fn approved(intent: Option<IntentRecord>, anchor: &Anchor) -> Checked<(IntentRecord, String)> {
+    match intent {
+        None => fault("NO_SUCH_INTENT", format!("there is no intent `{}`", anchor.intent_id)),
+        Some(i) if !i.approved => {
+            fault("INTENT_NOT_APPROVED", format!("intent `{}` was refused: {}", anchor.intent_id, i.code))
+        }
+        Some(i) => {
+            let detail = format!("intent `{}` was approved at position {}", anchor.intent_id, i.position);
+            Ok((i, detail))
+        }
+    }
+}
+
+fn instance(intent: &IntentRecord, anchor: &Anchor) -> Checked<String> {
+    match intent.ns_instance_id.as_ref() == Some(&anchor.ns_instance_id) {
+        true => Ok(anchor.ns_instance_id.clone()),
+        false => fault(
+            "NS_INSTANCE_MISMATCH",
+            format!(
+                "the intent is about {}, the anchor about {}",
+                intent.ns_instance_id.as_deref().unwrap_or("none"),
+                anchor.ns_instance_id
+            ),
+        ),
+    }
+}
+
+fn under_way(
+    service: Option<ServiceRecord>,
+    anchor: &Anchor,
+) -> Checked<((ServiceRecord, InFlightKind), String)> {
+    let found = service.and_then(|s| {
+        let kind = s.in_flight.as_ref().filter(|o| o.intent_id == anchor.intent_id).map(|o| o.kind.clone());
+        kind.map(|k| (s, k))
+    });
+    match found {
+        Some(found) => Ok((found, format!("the operation of intent `{}` is under way", anchor.intent_id))),
+        None => fault("NOT_IN_FLIGHT", format!("no operation of intent `{}` is under way", anchor.intent_id)),
+    }
+}
+
+/// The service after the operation (`None`: gone), and what the tenant gets back.
+fn after(
+    service: ServiceRecord,
+    kind: &InFlightKind,
+    completed: bool,
+) -> (Option<ServiceRecord>, ResourceUse) {
+    let nothing = ResourceUse::default();
+    let all = service.reserved;
+    let settled = |back: ResourceUse| {
+        let reserved = all.minus(&back).unwrap_or_default();
+        Some(ServiceRecord { state: ServiceState::Active, in_flight: None, reserved, ..service })
+    };
+    match (kind, completed) {
+        (InFlightKind::Deploy, false) | (InFlightKind::Terminate, true) => (None, all),
+        (InFlightKind::Deploy, true) | (InFlightKind::Terminate, false) => (settled(nothing), nothing),
+        (InFlightKind::Scale { direction, delta }, _) => {
+            let gives_back = completed == (*direction == ScaleDirection::ScaleIn);
+            let back = if gives_back { *delta } else { nothing };
+            (settled(back), back)
+        }
+    }
+}
+
+fn record(
+    ctx: &Context<'_>,
+    anchor: &Anchor,
+    intent: IntentRecord,
+    service: ServiceRecord,
+    kind: &InFlightKind,
+    usage: Usage,
+) -> Writes {
+    let mut writes = Writes::default();
+    let operation = OperationRecord {
+        position: ctx.tx.position,
+        intent_id: anchor.intent_id.clone(),
+        tenant: intent.tenant.clone(),
+        service: intent.service.clone(),
+        ns_instance_id: anchor.ns_instance_id.clone(),
+        outcome: anchor.outcome.clone(),
+        bundle: anchor.bundle,
+        sla_met: anchor.sla_met,
+    };
+    writes.put(operation_key(&anchor.operation_id), &operation);
+    let key = service_key(&intent.tenant, &intent.service);
+    let (service, back) = after(service, kind, anchor.outcome == COMPLETED);
+    let gone = service.is_none();
+    match service {
+        Some(service) => writes.put(key, &service),
+        None => writes.delete(key),
+    }
+    let next = Usage {
+        services: usage.services.saturating_sub(u32::from(gone)),
+        resources: usage.resources.minus(&back).unwrap_or_default(),
+    };
+    if next != usage {
+        writes.put(usage_key(&intent.tenant), &next);
+    }
+    let intent = IntentRecord { operation_id: Some(anchor.operation_id.clone()), ..intent };
+    writes.put(intent_key(&anchor.intent_id), &intent);
+    writes
+}

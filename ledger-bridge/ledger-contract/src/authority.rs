@@ -1,0 +1,177 @@
+//! Who asks, and may they: the rules that come first in every decision.
+
+use std::collections::BTreeMap;
+
+use trust::{
+    Digest, Envelope, Identity, TrustRoots, UnixTime,
+    dsse::DsseError,
+    identity::{IdentityError, OrgRoot},
+};
+
+use crate::{
+    contract::TxInfo,
+    policy::PolicyData,
+    records::PolicyBundle,
+    state::{BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, Snapshot, policy_key},
+    verdict::{Checked, Rules, fault},
+};
+
+/// The rules of [`Context::authorize`], in order.
+pub(crate) const AUTHORITY_RULES: [&str; 3] =
+    ["authentication/signature", "authorization/role", "authorization/organisation"];
+
+/// What every decision but the genesis starts from.
+pub(crate) struct Context<'a> {
+    pub state: &'a Snapshot,
+    pub tx: &'a TxInfo,
+    pub request: &'a Envelope,
+    pub genesis: GenesisRecord,
+    pub policy: Digest,
+    pub bundle: PolicyBundle,
+    pub data: PolicyData,
+    pub roots: TrustRoots,
+}
+
+/// Why there is no context.
+pub(crate) struct NoContext {
+    pub code: &'static str,
+    pub detail: String,
+    pub policy: Digest,
+}
+
+impl NoContext {
+    fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), policy: Digest([0; 32]) }
+    }
+}
+
+impl From<BadRecord> for NoContext {
+    fn from(e: BadRecord) -> Self {
+        Self::new("STATE_DAMAGED", e.to_string())
+    }
+}
+
+impl<'a> Context<'a> {
+    /// Reads genesis, policy and organisations.
+    pub fn new(request: &'a Envelope, state: &'a Snapshot, tx: &'a TxInfo) -> Result<Self, NoContext> {
+        let Some(genesis) = state.get::<GenesisRecord>(GENESIS)? else {
+            return Err(NoContext::new("NO_GENESIS", "the ledger has not been founded"));
+        };
+        if genesis.ledger != tx.ledger {
+            let detail = format!("this is ledger `{}`, the state is of `{}`", tx.ledger, genesis.ledger);
+            return Err(NoContext::new("WRONG_LEDGER", detail));
+        }
+        let Some(policy) = state.get::<Digest>(POLICY_ACTIVE)? else {
+            return Err(NoContext::new("POLICY_ERROR", "no policy bundle is in force"));
+        };
+        let policy_error = |detail: String| NoContext { code: "POLICY_ERROR", detail, policy };
+        let bundle = state
+            .get::<PolicyBundle>(&policy_key(&policy))?
+            .filter(|b| b.digest() == policy)
+            .ok_or_else(|| policy_error(format!("policy bundle {policy} is not in the state")))?;
+        let data = bundle.data().map_err(|e| policy_error(e.to_string()))?;
+        Ok(Self { state, tx, request, genesis, policy, bundle, data, roots: roots(state)? })
+    }
+
+    /// Authenticates the request and demands a role; the first signature is who asks.
+    pub fn authorize(&self, rules: &mut Rules, role: &str) -> Option<Identity> {
+        let who =
+            rules.value("authentication/signature", authenticate(self.request, &self.roots, self.tx.time));
+        let Some(who) = who else {
+            rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1));
+            return None;
+        };
+        let has_role = rules.check("authorization/role", demand_role(&who, role));
+        let vouched = rules.check("authorization/organisation", self.vouched(&who));
+        (has_role && vouched).then_some(who)
+    }
+
+    /// May the signer's organisation vouch for that role, and for that tenant?
+    pub fn vouched(&self, who: &Identity) -> Checked<String> {
+        let (org, role) = (&who.org, who.role());
+        if matches!(role, "operator" | "orchestrator") {
+            return match *org == self.genesis.operator {
+                true => Ok(format!("`{org}` operates this ledger")),
+                false => fault(
+                    "ORG_NOT_ALLOWED",
+                    format!("`{org}` has no {role}s: `{}` operates this ledger", self.genesis.operator),
+                ),
+            };
+        }
+        if self.data.orgs.is_empty() {
+            return Ok(format!("the policy lets every organisation vouch for its members; `{org}` is one"));
+        }
+        let allowed = self.data.orgs.get(org).is_some_and(|policy| {
+            policy.roles.contains(role) && (role != "tenant" || policy.tenants.contains(who.tenant()))
+        });
+        match allowed {
+            true => Ok(format!("`{org}` may vouch for a {role}")),
+            false => fault(
+                "ORG_NOT_ALLOWED",
+                format!("the policy does not let `{org}` vouch for {role} `{}`", who.tenant()),
+            ),
+        }
+    }
+}
+
+fn roots(state: &Snapshot) -> Result<TrustRoots, BadRecord> {
+    let mut orgs = BTreeMap::new();
+    for key in state.0.keys() {
+        if let Some(name) = key.strip_prefix("org/")
+            && let Some(root) = state.get::<OrgRoot>(key)?
+        {
+            orgs.insert(name.to_owned(), root);
+        }
+    }
+    Ok(TrustRoots { orgs, logs: Vec::new() })
+}
+
+/// Verifies all signatures; the first signer is who asks.
+pub(crate) fn authenticate(
+    request: &Envelope,
+    roots: &TrustRoots,
+    at: UnixTime,
+) -> Checked<(Identity, String)> {
+    match request.verify(roots, at) {
+        Err(e) => fault(dsse_code(&e), e_chain(&e)),
+        Ok(verified) => match verified.signers.into_iter().next() {
+            None => fault("BAD_SIGNATURE", "there is no signature"),
+            Some(who) => {
+                let detail = format!("signed by {who}, certificate {}", who.serial);
+                Ok((who, detail))
+            }
+        },
+    }
+}
+
+fn e_chain(e: &DsseError) -> String {
+    match e {
+        // Its Display has the source already.
+        DsseError::Identity { .. } | DsseError::BadSignature { .. } => e.to_string(),
+        other => format!("the envelope does not verify: {other}"),
+    }
+}
+
+/// Stable code of a verification failure.
+pub(crate) fn dsse_code(e: &DsseError) -> &'static str {
+    match e {
+        DsseError::Identity { source, .. } => match source {
+            IdentityError::UnknownOrganisation(_) => "IDENTITY_UNKNOWN_ORG",
+            IdentityError::NotIssuedBy(_) => "IDENTITY_NOT_ISSUED",
+            IdentityError::NotValidAt { .. } => "IDENTITY_NOT_VALID",
+            IdentityError::Revoked(_) => "IDENTITY_REVOKED",
+            IdentityError::Usage => "IDENTITY_USAGE",
+            IdentityError::Malformed(_) | IdentityError::KeyMismatch => "IDENTITY_MALFORMED",
+        },
+        _ => "BAD_SIGNATURE",
+    }
+}
+
+pub(crate) fn demand_role(who: &Identity, role: &str) -> Checked<String> {
+    match who.role() == role {
+        true => Ok(format!("{who} has the role {role}")),
+        false => {
+            fault("ROLE_NOT_ALLOWED", format!("{who} has the role `{}`; this needs `{role}`", who.role()))
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Tenant rules: Rego through regorus, deterministic and bounded.
+//!
+//! regorus is built without `std`: it then has no random numbers, no clock, no network and prints nothing. Its
+//! execution timer reads the «time source» below, which counts how often it was asked: the limit is an amount of
+//! work, the same on every machine, not a time. An error of any kind refuses; it never approves.
+
+use std::{cell::Cell, collections::BTreeSet, num::NonZeroU32, sync::Once, time::Duration};
+
+use regorus::{
+    Engine, Value,
+    utils::limits::{ExecutionTimerConfig, TimeSource, set_time_source},
+};
+use serde::Deserialize;
+
+use crate::{
+    policy::{DATA_FILE, PolicyError},
+    records::PolicyBundle,
+};
+
+/// Work units (expressions and loop iterations) between two looks at the budget.
+const UNITS_PER_TICK: NonZeroU32 = NonZeroU32::new(1000).unwrap();
+/// Looks at the budget that one evaluation may take: with [`UNITS_PER_TICK`] a million units, well under a second.
+const MAX_TICKS: u64 = 1000;
+/// Builtins that one call can make allocate without bound.
+const FORBIDDEN: [&str; 3] = ["numbers.range", "strings.repeat", "rand."];
+/// Most refusals kept of one rule file.
+const MAX_DENIALS: usize = 100;
+
+/// What a rule file refused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Denial {
+    pub rule: String,
+    pub code: String,
+    pub detail: String,
+}
+
+/// A rule file's result.
+pub(crate) struct Evaluated {
+    pub rules: BTreeSet<String>,
+    pub denials: Vec<Denial>,
+}
+
+thread_local! {
+    static TICKS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct WorkCounter;
+
+impl TimeSource for WorkCounter {
+    fn now(&self) -> Option<Duration> {
+        let n = TICKS.get().saturating_add(1);
+        TICKS.set(n);
+        Some(Duration::from_millis(n))
+    }
+}
+
+fn engine(bundle: &PolicyBundle, path: &str, source: &str) -> Result<Engine, PolicyError> {
+    static COUNTER: WorkCounter = WorkCounter;
+    static ONCE: Once = Once::new();
+    // It can only fail when it is set already, which `Once` excludes.
+    ONCE.call_once(|| {
+        let _ = set_time_source(&COUNTER);
+    });
+    let error = |e: &dyn std::fmt::Display| PolicyError::new(path, first_lines(&e.to_string()));
+    if let Some(name) = FORBIDDEN.iter().find(|name| source.contains(*name)) {
+        return Err(PolicyError::new(path, format!("`{name}` is not available to policies")));
+    }
+    let mut engine = Engine::new();
+    engine.set_strict_builtin_errors(true);
+    engine.set_gather_prints(true);
+    engine.set_execution_timer_config(ExecutionTimerConfig {
+        limit: Duration::from_millis(MAX_TICKS),
+        check_interval: UNITS_PER_TICK,
+    });
+    let package = engine.add_policy(path.to_owned(), source.to_owned()).map_err(|e| error(&e))?;
+    if package != "data.mandate.tenant" {
+        return Err(PolicyError::new(path, format!("its package is `{package}`, expected mandate.tenant")));
+    }
+    let data = bundle.files.get(DATA_FILE).map_or("{}", String::as_str);
+    engine.add_data_json(data).map_err(|e| error(&e))?;
+    Ok(engine)
+}
+
+/// Regorus underlines the place over several lines; a verdict has one.
+fn first_lines(text: &str) -> String {
+    text.lines().map(str::trim).filter(|l| !l.is_empty()).take(5).collect::<Vec<_>>().join(" ")
+}
+
+fn eval<T: serde::de::DeserializeOwned>(
+    engine: &mut Engine,
+    path: &str,
+    rule: &str,
+) -> Result<T, PolicyError> {
+    let error = |e: &dyn std::fmt::Display| {
+        PolicyError::new(path, format!("`{rule}`: {}", first_lines(&e.to_string())))
+    };
+    let value = engine.eval_rule(format!("data.mandate.tenant.{rule}")).map_err(|e| error(&e))?;
+    if value == Value::Undefined {
+        return Err(error(&"is undefined"));
+    }
+    let json = value.to_json_str().map_err(|e| error(&e))?;
+    serde_json::from_str(&json).map_err(|e| error(&e))
+}
+
+fn rule_files(bundle: &PolicyBundle) -> impl Iterator<Item = (&String, &String)> {
+    bundle.files.iter().filter(|(path, _)| path.ends_with(".rego"))
+}
+
+/// Names of all rules that the bundle's files declare; an error when one does not compile.
+pub(crate) fn declared(bundle: &PolicyBundle) -> Result<BTreeSet<String>, PolicyError> {
+    let mut names = BTreeSet::new();
+    for (path, source) in rule_files(bundle) {
+        let mut engine = engine(bundle, path, source)?;
+        names.extend(eval::<BTreeSet<String>>(&mut engine, path, "rules")?);
+    }
+    Ok(names)
+}
+
+/// Evaluates every rule file over `input`, a JSON document.
+pub(crate) fn evaluate(bundle: &PolicyBundle, input: &str) -> Result<Vec<Evaluated>, PolicyError> {
+    rule_files(bundle).map(|(path, source)| evaluate_file(bundle, path, source, input)).collect()
+}
+
+fn evaluate_file(
+    bundle: &PolicyBundle,
+    path: &str,
+    source: &str,
+    input: &str,
+) -> Result<Evaluated, PolicyError> {
+    let mut engine = engine(bundle, path, source)?;
+    engine.set_input_json(input).map_err(|e| PolicyError::new(path, first_lines(&e.to_string())))?;
+    let rules = eval::<BTreeSet<String>>(&mut engine, path, "rules")?;
+    let mut denials = eval::<Vec<Denial>>(&mut engine, path, "deny")?;
+    denials.sort();
+    denials.truncate(MAX_DENIALS);
+    Ok(Evaluated { rules, denials })
+}

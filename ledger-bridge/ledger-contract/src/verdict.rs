@@ -1,0 +1,94 @@
+//! Collecting the results of rules into a verdict.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use trust::Digest;
+
+use crate::{
+    contract::Outcome,
+    records::{RuleResult, Verdict},
+};
+
+/// Code of a rule that was not evaluated because one before it failed.
+pub const NOT_EVALUATED: &str = "NOT_EVALUATED";
+
+/// Why a rule refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub code: String,
+    pub detail: String,
+}
+
+/// A rule's outcome: what was found, or why it refuses.
+pub(crate) type Checked<T> = Result<T, Fault>;
+
+pub(crate) fn fault<T>(code: &str, detail: impl Into<String>) -> Checked<T> {
+    Err(Fault { code: code.to_owned(), detail: detail.into() })
+}
+
+/// The results so far, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    results: Vec<RuleResult>,
+}
+
+impl Rules {
+    /// Records a rule whose success is described by its text.
+    pub fn check(&mut self, rule: &str, outcome: Checked<String>) -> bool {
+        self.value(rule, outcome.map(|detail| ((), detail))).is_some()
+    }
+
+    /// Records a rule that yields something.
+    pub fn value<T>(&mut self, rule: &str, outcome: Checked<(T, String)>) -> Option<T> {
+        let (value, code, detail) = match outcome {
+            Ok((value, detail)) => (Some(value), String::new(), detail),
+            Err(f) => (None, f.code, f.detail),
+        };
+        self.results.push(RuleResult { rule: rule.to_owned(), passed: value.is_some(), code, detail });
+        value
+    }
+
+    /// Lists rules that could not be evaluated.
+    pub fn not_evaluated<'a>(&mut self, rules: impl IntoIterator<Item = &'a str>) {
+        let because =
+            self.results.iter().find(|r| !r.passed).map_or("an earlier rule", |r| &r.rule).to_owned();
+        for rule in rules {
+            let detail = format!("not evaluated: {because} did not pass");
+            self.check(rule, fault(NOT_EVALUATED, detail));
+        }
+    }
+
+    /// The first refusal.
+    pub fn code(&self) -> Option<&str> {
+        self.results.iter().find(|r| !r.passed).map(|r| r.code.as_str())
+    }
+
+    pub fn all_passed(&self) -> bool {
+        self.code().is_none()
+    }
+
+    pub fn verdict(self, policy: Digest) -> Verdict {
+        Verdict { approved: self.all_passed() && !self.results.is_empty(), rules: self.results, policy }
+    }
+
+    /// A refusal that changes nothing.
+    pub fn refused(self, policy: Digest) -> Outcome {
+        Outcome { verdict: self.verdict(policy), writes: BTreeMap::new(), event: None }
+    }
+}
+
+/// State writes of an outcome.
+#[derive(Debug, Default)]
+pub(crate) struct Writes(pub BTreeMap<String, Option<Vec<u8>>>);
+
+impl Writes {
+    pub fn put(&mut self, key: String, value: &impl Serialize) {
+        // Records are structs and maps with text keys: they always encode.
+        self.0.insert(key, Some(serde_json::to_vec(value).unwrap_or_default()));
+    }
+
+    pub fn delete(&mut self, key: String) {
+        self.0.insert(key, None);
+    }
+}
