@@ -10,7 +10,7 @@ use crate::{BURST, DpdkError, Eal, Mbuf, eal::last_error, log, mbuf::Burst};
 
 /// Largest frame a buffer holds, bytes: 2 KiB, a driver's usual receive unit.
 pub const MAX_FRAME_BYTES: u16 = 2048;
-/// Most buffers of a pool (2.4 GB of them).
+/// Most buffers of a pool (4 GiB of ordinary pages, as none crosses a page).
 pub const MAX_BUFFERS: u32 = 1 << 20;
 /// Most buffers kept aside per core; DPDK wants 1.5 times of it to be at most the pool.
 const MAX_CACHE: u32 = 256;
