@@ -8,9 +8,19 @@
 //! frames, `tests/firewall.rs` and `tests/balancer.rs` compare with naive models, `tests/chain.rs` drives
 //! generator, firewall, balancer and reflectors against each other in memory.
 
+mod balancer;
+mod checksum;
+mod common;
+mod firewall;
 mod hash;
 pub mod maglev;
+mod neighbour;
+mod packet;
+pub mod probe;
 mod reason;
+mod reflector;
+mod rules;
+mod table;
 pub mod traffic;
 
 use std::collections::BTreeMap;
@@ -56,19 +66,32 @@ pub trait PacketFunction: Send {
     fn connections(&self) -> u64;
 }
 
-/// Builds the configured function.
+/// Builds the configured function; its tables are seeded from the instance's name (see [`build_with_seed`]).
 ///
 /// # Errors
 /// [`ConfigError`] if the configuration contradicts itself or names the generator, which is no packet function:
 /// use [`traffic::Session`].
 pub fn build(configuration: &Configuration) -> Result<Box<dyn PacketFunction>, ConfigError> {
+    build_with_seed(configuration, common::default_seed(configuration))
+}
+
+/// [`build`] with a seed for the connection table's hash: a random one keeps an attacker from choosing flows that
+/// collide. It has no influence on what passes or where it goes.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with_seed(
+    configuration: &Configuration,
+    seed: u64,
+) -> Result<Box<dyn PacketFunction>, ConfigError> {
     configuration.check()?;
-    match &configuration.function {
-        Function::Firewall(_)
-        | Function::LoadBalancer(_)
-        | Function::Reflector(_)
-        | Function::Generator(_) => {
-            Err(ConfigError::Invalid { path: "function".into(), problem: "is not built here".into() })
+    Ok(match &configuration.function {
+        Function::Firewall(f) => Box::new(firewall::Firewall::new(configuration, f, seed)?),
+        Function::LoadBalancer(l) => Box::new(balancer::Balancer::new(configuration, l, seed)?),
+        Function::Reflector(r) => Box::new(reflector::Reflector::new(configuration, r)?),
+        Function::Generator(_) => {
+            let problem = "is a generator, which processes no packets; run it as a traffic::Session";
+            return Err(common::invalid("function", problem));
         }
-    }
+    })
 }

@@ -1,0 +1,421 @@
+//! One frame, parsed once: Ethernet with up to two VLAN tags, ARP, IPv4, IPv6 and its extension headers, and the first
+//! bytes of the transport.
+//!
+//! What comes out is known to lie within the frame and within the IP packet: `l3 < l4 <= end <= frame.len()`. What
+//! must never be taken for granted after it: transport checksums (only end points verify them).
+//!
+//! Fragments do not pass: a later fragment has no ports to judge, and a first fragment whose rest is dropped only
+//! helps overlap and tiny-fragment attacks (RFC 1858, RFC 3128). An IPv6 atomic fragment (RFC 6946) is a whole
+//! packet and does.
+//!
+//! Tests: `tests/parser.rs` (random and mutated bytes), `tests/golden.rs`, and the models beside the functions.
+
+use crate::{checksum, hash::v4_bits, reason::DropReason};
+
+/// Bytes before the EtherType: two MAC addresses.
+const MACS: usize = 12;
+/// Most VLAN tags.
+const MAX_TAGS: usize = 2;
+/// Most IPv6 extension headers walked.
+const MAX_EXTENSIONS: usize = 8;
+
+const VLAN: u16 = 0x8100;
+const SERVICE_VLAN: u16 = 0x88a8;
+pub(crate) const ARP: u16 = 0x0806;
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const IPV6: u16 = 0x86dd;
+
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const PSH: u8 = 8;
+pub(crate) const ACK: u8 = 16;
+
+pub(crate) const IPV4_HEADER: usize = 20;
+pub(crate) const IPV6_HEADER: usize = 40;
+pub(crate) const TCP_HEADER: usize = 20;
+pub(crate) const UDP_HEADER: usize = 8;
+pub(crate) const ICMP_HEADER: usize = 8;
+
+/// A frame that is worth a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parsed {
+    /// IPv4 or IPv6.
+    Ip(Packet),
+    /// ARP, not looked at yet; where its packet begins.
+    Arp(usize),
+}
+
+/// What an ICMP or ICMPv6 message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// No ICMP at all.
+    None,
+    EchoRequest,
+    EchoReply,
+    /// Quotes a packet it is about.
+    Error,
+    NeighbourSolicitation,
+    NeighbourAdvertisement,
+    Other,
+}
+
+/// An IP packet's decisive fields. Addresses in [`crate::hash::address_bits`] form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub source: u128,
+    pub destination: u128,
+    /// Source port in the high half, destination port in the low one; the identifier, twice, for ICMP echo.
+    pub ports: u32,
+    /// Outer and inner VLAN id, 12 bits each.
+    pub vlan: u32,
+    pub protocol: u8,
+    pub v6: bool,
+    pub tcp_flags: u8,
+    pub message: Message,
+    /// Where the IP header begins.
+    pub l3: usize,
+    /// Where the transport header begins.
+    pub l4: usize,
+    /// Where the IP packet ends (padding follows).
+    pub end: usize,
+}
+
+/// Addresses, protocol and ports of a packet quoted by an ICMP error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quoted {
+    pub source: u128,
+    pub destination: u128,
+    pub ports: u32,
+    pub protocol: u8,
+    pub message: Message,
+}
+
+/// Bytes of `frame` at a constant offset, if there.
+#[inline]
+fn chunk<const N: usize>(frame: &[u8], at: usize) -> Option<&[u8; N]> {
+    frame.get(at..)?.first_chunk()
+}
+
+#[inline]
+fn be16(a: u8, b: u8) -> u16 {
+    u16::from_be_bytes([a, b])
+}
+
+/// Parses a whole frame.
+#[inline]
+pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
+    if frame.len() > usize::from(u16::MAX) {
+        return Err(DropReason::Truncated);
+    }
+    let mut at = MACS;
+    let mut vlan = 0;
+    let mut tags = 0;
+    loop {
+        let [a, b] = *chunk(frame, at).ok_or(DropReason::Truncated)?;
+        match be16(a, b) {
+            IPV4 => return ipv4(frame, at + 2, vlan).map(Parsed::Ip),
+            IPV6 => return ipv6(frame, at + 2, vlan).map(Parsed::Ip),
+            ARP => return Ok(Parsed::Arp(at + 2)),
+            VLAN | SERVICE_VLAN if tags < MAX_TAGS => {
+                let [a, b] = *chunk(frame, at + 2).ok_or(DropReason::Truncated)?;
+                vlan |= u32::from(be16(a, b) & 0xfff) << (12 * (1 - tags));
+                tags += 1;
+                at += 4;
+            }
+            _ => return Err(DropReason::EtherType),
+        }
+    }
+}
+
+fn ipv4(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
+    let h: &[u8; IPV4_HEADER] = chunk(frame, l3).ok_or(DropReason::Truncated)?;
+    let header = usize::from(h[0] & 0xf) * 4;
+    let total = usize::from(be16(h[2], h[3]));
+    if h[0] >> 4 != 4 || header < IPV4_HEADER || total < header {
+        return Err(DropReason::Ipv4Header);
+    }
+    let (l4, end) = (l3 + header, l3 + total);
+    if end > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    let options = &frame[l3 + IPV4_HEADER..l4];
+    if checksum::fold(checksum::sum(h) + checksum::sum(options)) != 0xffff {
+        return Err(DropReason::Ipv4Checksum);
+    }
+    if !options.is_empty() {
+        ipv4_options(options)?;
+    }
+    let source = u32::from_be_bytes([h[12], h[13], h[14], h[15]]);
+    let destination = u32::from_be_bytes([h[16], h[17], h[18], h[19]]);
+    if h[12] >= 224 || h[12] == 127 || h[16] == 127 || destination == 0 {
+        return Err(DropReason::Address);
+    }
+    let fragment = be16(h[6], h[7]);
+    if fragment & 0x1fff != 0 {
+        return Err(DropReason::Fragment);
+    }
+    if fragment & 0x2000 != 0 {
+        return Err(DropReason::FirstFragment);
+    }
+    let mut packet = Packet {
+        source: v4_bits(source),
+        destination: v4_bits(destination),
+        ports: 0,
+        vlan,
+        protocol: h[9],
+        v6: false,
+        tcp_flags: 0,
+        message: Message::None,
+        l3,
+        l4,
+        end,
+    };
+    transport(&mut packet, &frame[l4..end])?;
+    Ok(packet)
+}
+
+/// Walks the options (at most 40 bytes): malformed ones and source routes do not pass.
+#[cold]
+fn ipv4_options(mut options: &[u8]) -> Result<(), DropReason> {
+    while let [kind, rest @ ..] = options {
+        match (kind, rest) {
+            (0, _) => return Ok(()),
+            (1, _) => options = rest,
+            (131 | 137, _) => return Err(DropReason::SourceRoute),
+            (_, [length, ..]) if *length >= 2 && usize::from(*length) <= options.len() => {
+                options = &options[usize::from(*length)..];
+            }
+            _ => return Err(DropReason::Ipv4Header),
+        }
+    }
+    Ok(())
+}
+
+fn ipv6(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
+    let h: &[u8; IPV6_HEADER] = chunk(frame, l3).ok_or(DropReason::Truncated)?;
+    if h[0] >> 4 != 6 {
+        return Err(DropReason::Ipv6Header);
+    }
+    let end = l3 + IPV6_HEADER + usize::from(be16(h[4], h[5]));
+    if end > frame.len() {
+        return Err(DropReason::Truncated);
+    }
+    let (source, destination) = ipv6_addresses(h);
+    if !ipv6_addresses_may_pass(source, destination) {
+        return Err(DropReason::Address);
+    }
+    let (protocol, l4) = match h[6] {
+        next @ (TCP | UDP | ICMPV6) => (next, l3 + IPV6_HEADER),
+        next => ipv6_extensions(&frame[..end], next, l3 + IPV6_HEADER)?,
+    };
+    let mut packet = Packet {
+        source,
+        destination,
+        ports: 0,
+        vlan,
+        protocol,
+        v6: true,
+        tcp_flags: 0,
+        message: Message::None,
+        l3,
+        l4,
+        end,
+    };
+    transport(&mut packet, &frame[l4..end])?;
+    Ok(packet)
+}
+
+#[inline]
+fn ipv6_addresses(h: &[u8; IPV6_HEADER]) -> (u128, u128) {
+    let mut pair = [[0; 16]; 2];
+    pair[0].copy_from_slice(&h[8..24]);
+    pair[1].copy_from_slice(&h[24..40]);
+    (u128::from_be_bytes(pair[0]), u128::from_be_bytes(pair[1]))
+}
+
+/// Multicast sources, loopback, an unspecified destination and IPv4-mapped addresses never cross a wire.
+#[inline]
+fn ipv6_addresses_may_pass(source: u128, destination: u128) -> bool {
+    let mapped_or_loopback = |a: u128| a >> 32 == 0xffff || a == 1;
+    source >> 120 != 0xff
+        && !mapped_or_loopback(source)
+        && !mapped_or_loopback(destination)
+        && destination != 0
+}
+
+/// Walks to the transport: its protocol and where it begins. `packet` ends where the IP packet does.
+fn ipv6_extensions(packet: &[u8], mut next: u8, mut at: usize) -> Result<(u8, usize), DropReason> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+    for position in 0..=MAX_EXTENSIONS {
+        if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
+            return Ok((next, at));
+        }
+        let h: &[u8; 8] = chunk(packet, at).ok_or(DropReason::Ipv6Extension)?;
+        let length = match next {
+            FRAGMENT => 8,
+            AUTHENTICATION => (usize::from(h[1]) + 2) * 4,
+            _ => (usize::from(h[1]) + 1) * 8,
+        };
+        match next {
+            HOP_BY_HOP if position > 0 => return Err(DropReason::Ipv6Extension),
+            ROUTING if h[3] != 0 => return Err(DropReason::Ipv6Extension),
+            FRAGMENT if be16(h[2], h[3]) & 0xfff8 != 0 => return Err(DropReason::Fragment),
+            FRAGMENT if h[3] & 1 != 0 => return Err(DropReason::FirstFragment),
+            _ => {}
+        }
+        next = h[0];
+        at += length;
+        if at > packet.len() {
+            return Err(DropReason::Ipv6Extension);
+        }
+    }
+    Err(DropReason::Ipv6Extension)
+}
+
+/// Fills in what the transport header says; `payload` is the rest of the IP packet.
+#[inline]
+fn transport(packet: &mut Packet, payload: &[u8]) -> Result<(), DropReason> {
+    match packet.protocol {
+        TCP => tcp(packet, payload),
+        UDP => udp(packet, payload),
+        ICMP | ICMPV6 => icmp(packet, payload),
+        SCTP => {
+            let h: &[u8; 12] = chunk(payload, 0).ok_or(DropReason::TransportHeader)?;
+            packet.ports = u32::from_be_bytes([h[0], h[1], h[2], h[3]]);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[inline]
+fn tcp(packet: &mut Packet, payload: &[u8]) -> Result<(), DropReason> {
+    let h: &[u8; TCP_HEADER] = chunk(payload, 0).ok_or(DropReason::TcpHeader)?;
+    let header = usize::from(h[12] >> 4) * 4;
+    if header < TCP_HEADER || header > payload.len() {
+        return Err(DropReason::TcpHeader);
+    }
+    let flags = h[13];
+    let impossible = |both: u8| flags & both == both;
+    if flags & (SYN | ACK | RST) == 0
+        || impossible(SYN | FIN)
+        || impossible(SYN | RST)
+        || impossible(FIN | RST)
+    {
+        return Err(DropReason::TcpFlags);
+    }
+    packet.tcp_flags = flags;
+    packet.ports = u32::from_be_bytes([h[0], h[1], h[2], h[3]]);
+    Ok(())
+}
+
+#[inline]
+fn udp(packet: &mut Packet, payload: &[u8]) -> Result<(), DropReason> {
+    let h: &[u8; UDP_HEADER] = chunk(payload, 0).ok_or(DropReason::UdpHeader)?;
+    let length = usize::from(be16(h[4], h[5]));
+    if length < UDP_HEADER || length > payload.len() {
+        return Err(DropReason::UdpHeader);
+    }
+    packet.ports = u32::from_be_bytes([h[0], h[1], h[2], h[3]]);
+    Ok(())
+}
+
+fn icmp(packet: &mut Packet, payload: &[u8]) -> Result<(), DropReason> {
+    let h: &[u8; ICMP_HEADER] = chunk(payload, 0).ok_or(DropReason::TransportHeader)?;
+    if packet.v6 != (packet.protocol == ICMPV6) {
+        return Err(DropReason::IcmpType);
+    }
+    packet.message = message(packet.v6, h[0]);
+    if matches!(packet.message, Message::EchoRequest | Message::EchoReply) {
+        packet.ports = u32::from_be_bytes([h[4], h[5], h[4], h[5]]);
+    }
+    Ok(())
+}
+
+fn message(v6: bool, kind: u8) -> Message {
+    match (v6, kind) {
+        (false, 8) | (true, 128) => Message::EchoRequest,
+        (false, 0) | (true, 129) => Message::EchoReply,
+        (false, 3 | 11 | 12) | (true, 1..=4) => Message::Error,
+        (true, 135) => Message::NeighbourSolicitation,
+        (true, 136) => Message::NeighbourAdvertisement,
+        _ => Message::Other,
+    }
+}
+
+/// The packet that an ICMP error quotes (RFC 792, RFC 4443 §2.4): its header and at least 8 bytes of transport.
+pub(crate) fn quoted(frame: &[u8], error: &Packet) -> Option<Quoted> {
+    let inner = frame.get(error.l4 + ICMP_HEADER..error.end)?;
+    let (source, destination, protocol, at) = if error.v6 {
+        let h: &[u8; IPV6_HEADER] = chunk(inner, 0)?;
+        let (source, destination) = ipv6_addresses(h);
+        let (protocol, at) = ipv6_extensions(inner, h[6], IPV6_HEADER).ok()?;
+        (h[0] >> 4 == 6 && ipv6_addresses_may_pass(source, destination)).then_some((
+            source,
+            destination,
+            protocol,
+            at,
+        ))?
+    } else {
+        let h: &[u8; IPV4_HEADER] = chunk(inner, 0)?;
+        let header = usize::from(h[0] & 0xf) * 4;
+        let whole = h[0] >> 4 == 4 && header >= IPV4_HEADER && be16(h[6], h[7]) & 0x1fff == 0;
+        let address = |at: usize| v4_bits(u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]));
+        whole.then_some((address(12), address(16), h[9], header))?
+    };
+    let h: &[u8; 8] = chunk(inner, at)?;
+    let mut it = Quoted { source, destination, ports: 0, protocol, message: Message::None };
+    match protocol {
+        TCP | UDP | SCTP => it.ports = u32::from_be_bytes([h[0], h[1], h[2], h[3]]),
+        ICMP | ICMPV6 if error.v6 == (protocol == ICMPV6) => {
+            it.message = message(error.v6, h[0]);
+            matches!(it.message, Message::EchoRequest | Message::EchoReply).then_some(())?;
+            it.ports = u32::from_be_bytes([h[4], h[5], h[4], h[5]]);
+        }
+        ICMP | ICMPV6 => return None,
+        _ => {}
+    }
+    Some(it)
+}
+
+impl Packet {
+    /// Bytes of the two IP addresses, for a pseudo header.
+    pub(crate) fn addresses<'f>(&self, frame: &'f [u8]) -> Option<(&'f [u8], &'f [u8])> {
+        let (first, width) = if self.v6 { (self.l3 + 8, 16) } else { (self.l3 + 12, 4) };
+        frame.get(first..first + 2 * width)?.split_at_checked(width)
+    }
+
+    /// Whether the transport checksum is right (UDP over IPv4 may have none).
+    pub(crate) fn transport_checksum_is_right(&self, frame: &[u8]) -> bool {
+        let Some(payload) = frame.get(self.l4..self.end) else { return false };
+        let payload = match (self.protocol, chunk::<8>(payload, 0)) {
+            (UDP, Some([.., 0, 0])) => return !self.v6,
+            (UDP, Some(&[_, _, _, _, a, b, _, _])) => {
+                payload.get(..usize::from(be16(a, b))).unwrap_or(payload)
+            }
+            _ => payload,
+        };
+        checksum::fold(self.pseudo_header(frame, payload.len()) + checksum::sum(payload)) == 0xffff
+    }
+
+    /// Sum of the pseudo header for a transport of `length` bytes; nothing for ICMP over IPv4, which has none.
+    pub(crate) fn pseudo_header(&self, frame: &[u8], length: usize) -> u64 {
+        match self.addresses(frame) {
+            Some((source, destination)) if self.protocol != ICMP => {
+                checksum::pseudo_header(source, destination, self.protocol, length)
+            }
+            _ => 0,
+        }
+    }
+}
