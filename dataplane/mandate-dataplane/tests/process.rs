@@ -176,6 +176,24 @@ fn silent_clients_do_not_block(process: &mut support::Process) {
 }
 
 #[test]
+fn an_interface_that_goes_down_neither_ends_nor_spins_it() {
+    if !can_run() {
+        return;
+    }
+    let (bench, namespace) = bench();
+    let mut process = bench.start(&namespace, &generator("one"));
+    run("ip", &format!("-n {namespace} link set dev a0 down"));
+    let before = process.cpu();
+    std::thread::sleep(IDLE_FOR / 2);
+    let percent = (process.cpu() - before).as_secs_f64() / (IDLE_FOR / 2).as_secs_f64() * 100.0;
+    assert!(percent < IDLE_PERCENT, "{percent} % with the interface down");
+    assert_eq!(process.status().generation, 1);
+    run("ip", &format!("-n {namespace} link set dev a0 up"));
+    assert_eq!(process.status().generation, 1);
+    assert_eq!(process.terminate(), Some(0));
+}
+
+#[test]
 fn errors_say_what_to_do() {
     if !can_run() {
         return;
