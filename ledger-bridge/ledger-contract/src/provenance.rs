@@ -6,7 +6,7 @@ use serde::Deserialize;
 use trust::{Digest, Envelope, UnixTime, statement::Statement};
 
 use crate::{
-    authority::{Context, demand_role},
+    authority::Context,
     intent::Sensitivity,
     records::{ImageRecord, PackageKind, PackageRecord},
     state::{BadRecord, PackageEntry, package_key},
@@ -125,7 +125,7 @@ fn signatures(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
     for Package { entry, record } in packages.all() {
         let refuse =
             |why: String| fault("PACKAGE_SIGNATURE", format!("package `{}`: {why}", record.descriptor_id));
-        match provider(ctx, &entry.request, entry.time) {
+        match supplier(ctx, &entry.request, entry.time, &["provider"]) {
             Ok(who) => signers.push(who),
             Err(why) => return refuse(why),
         }
@@ -135,11 +135,14 @@ fn signatures(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
     Ok(format!("signed by {}", signers.join(", ")))
 }
 
-/// The first signer of an envelope, if all signatures verify and it is a provider that may be one.
-fn provider(ctx: &Context<'_>, envelope: &Envelope, at: UnixTime) -> Result<String, String> {
+/// The first signer of an envelope, if all signatures verify and it has one of `roles` rightly.
+fn supplier(ctx: &Context<'_>, envelope: &Envelope, at: UnixTime, roles: &[&str]) -> Result<String, String> {
     let verified = envelope.verify(&ctx.roots, at).map_err(|e| e.to_string())?;
     let who = verified.signers.first().ok_or("there is no signature")?;
-    demand_role(who, "provider").and_then(|_| ctx.vouched(who)).map_err(|f| f.detail)?;
+    if !roles.contains(&who.role()) {
+        return Err(format!("{who} has the role `{}`; this needs {}", who.role(), roles.join(" or ")));
+    }
+    ctx.vouched(who).map_err(|f| f.detail)?;
     Ok(who.to_string())
 }
 
@@ -187,13 +190,9 @@ fn image_level(ctx: &Context<'_>, image: &ImageRecord, at: UnixTime, least: u32)
     let Some(envelope) = &image.provenance else { return Ok(0) };
     let invalid =
         |why: String| fault("PROVENANCE_INVALID", format!("provenance of image {}: {why}", image.digest));
-    if let Err(why) = provider(ctx, envelope, at) {
-        return invalid(why);
-    }
-    let builder = match builder_of(envelope, &image.digest) {
-        Ok(builder) => builder,
-        Err(why) => return invalid(why),
-    };
+    let builder = supplier(ctx, envelope, at, &["builder", "provider"])
+        .and_then(|_| builder_of(envelope, &image.digest))
+        .or_else(invalid)?;
     match ctx.data.builders.get(&builder) {
         Some(level) => Ok(*level),
         None if least == 0 => Ok(0),

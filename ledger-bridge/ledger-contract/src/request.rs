@@ -2,7 +2,7 @@
 
 use attestation::AkRecord;
 use serde::de::DeserializeOwned;
-use trust::{Digest, Envelope, identity};
+use trust::{Digest, Envelope, dsse::MAX_SIGNATURES, identity};
 
 use crate::{
     intent::{INTENT_PAYLOAD, Intent, IntentKind},
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Largest payload of a request, bytes: a package record with its provenance documents fits many times over.
+/// Largest request (payload, signatures and certificates), bytes: a package record with its provenance documents fits many times over.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Most rounds of reading before [`read_set`] names nothing new: genesis and records, what those refer to, and the
 /// organisations that signed the latter.
@@ -43,8 +43,11 @@ pub enum Malformed {
     #[error("payload type `{0}` is none that the ledger takes")]
     PayloadType(String),
     /// Beyond [`MAX_REQUEST_BYTES`].
-    #[error("the payload has {0} bytes; at most {MAX_REQUEST_BYTES} are accepted")]
+    #[error("the request has {0} bytes; at most {MAX_REQUEST_BYTES} are accepted")]
     TooLarge(usize),
+    /// None, or more than [`MAX_SIGNATURES`].
+    #[error("{0} signatures; between 1 and {MAX_SIGNATURES} are accepted")]
+    Signatures(usize),
     /// Not the document its type says.
     #[error("the payload is not a valid {kind}: {problem}")]
     Payload {
@@ -61,9 +64,14 @@ pub enum Malformed {
 impl Request {
     /// Parses the payload by its type.
     pub fn parse(envelope: &Envelope) -> Result<Self, Malformed> {
-        let bytes = envelope.payload.len();
+        let signed: usize = envelope.signatures.iter().map(|s| s.sig.len() + s.certificate.len()).sum();
+        let bytes = envelope.payload_type.len() + envelope.payload.len() + signed;
         if bytes > MAX_REQUEST_BYTES {
             return Err(Malformed::TooLarge(bytes));
+        }
+        let signatures = envelope.signatures.len();
+        if !(1..=MAX_SIGNATURES).contains(&signatures) {
+            return Err(Malformed::Signatures(signatures));
         }
         Ok(match envelope.payload_type.as_str() {
             GENESIS_PAYLOAD => Self::Genesis(document(envelope, "genesis")?),

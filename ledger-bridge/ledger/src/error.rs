@@ -11,12 +11,6 @@ pub enum LedgerError {
     /// The envelope is no request; nothing was recorded.
     #[error("the ledger takes no such request; nothing was recorded: {0}")]
     Malformed(#[source] Malformed),
-    /// More requests wait than the queue holds.
-    #[error("the ledger's queue of {limit} requests is full; submit the same envelope again later")]
-    Busy {
-        /// Length of the queue.
-        limit: usize,
-    },
     /// The log is closed: shut down, or stopped after an error of its storage.
     #[error("the ledger is closed: {reason}; open it again, then submit the same envelope again")]
     Closed {
@@ -90,6 +84,6 @@ impl LedgerError {
     /// the same envelope is always safe.
     #[must_use]
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Closed { .. } | Self::Locked { .. })
+        matches!(self, Self::Closed { .. } | Self::Locked { .. })
     }
 }
