@@ -113,7 +113,7 @@ pub fn parse(text: &str) -> Result<Option<Day0>, Day0Error> {
 fn yaml_error(e: &serde_saphyr::Error) -> Day0Error {
     let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
     let message = e.to_string().lines().next().unwrap_or_default().to_owned();
-    Day0Error::Yaml { line: line.into(), column: column.into(), message }
+    Day0Error::Yaml { line, column, message }
 }
 
 impl TryFrom<Raw> for Day0 {
@@ -123,11 +123,17 @@ impl TryFrom<Raw> for Day0 {
         let roles = raw.function.roles();
         for role in roles {
             if !raw.ports.contains_key(*role) {
-                return Err(Day0Error::Ports(format!("role `{role}` is missing; there must be: {}", roles.join(", "))));
+                return Err(Day0Error::Ports(format!(
+                    "role `{role}` is missing; there must be: {}",
+                    roles.join(", ")
+                )));
             }
         }
         if let Some(other) = raw.ports.keys().find(|k| !roles.contains(&k.as_str())) {
-            return Err(Day0Error::Ports(format!("role `{other}` is unknown; there must be: {}", roles.join(", "))));
+            return Err(Day0Error::Ports(format!(
+                "role `{other}` is unknown; there must be: {}",
+                roles.join(", ")
+            )));
         }
         let mut cpds: Vec<&String> = raw.ports.values().collect();
         cpds.sort();
@@ -136,8 +142,12 @@ impl TryFrom<Raw> for Day0 {
         }
         let wants = raw.function == Day0Function::LoadBalancer;
         match (&raw.backends, wants) {
-            (None, true) => return Err(Day0Error::Backends("a load balancer needs `{vdu: …, cpd: …}`".into())),
-            (Some(_), false) => return Err(Day0Error::Backends("only a load balancer has any: remove it".into())),
+            (None, true) => {
+                return Err(Day0Error::Backends("a load balancer needs `{vdu: …, cpd: …}`".into()));
+            }
+            (Some(_), false) => {
+                return Err(Day0Error::Backends("only a load balancer has any: remove it".into()));
+            }
             _ => {}
         }
         let backends = raw.backends.map(|b| CpRef { vdu: b.vdu, cpd: b.cpd });
@@ -168,7 +178,8 @@ impl Day0 {
             return bad(format!("VDU `{}` has no int-cpd `{}`", backends.vdu, backends.cpd));
         };
         let port = self.ports.get("backend").and_then(|id| vdu.cpds.iter().find(|c| c.id == *id));
-        let shared = port.is_some_and(|p| p.internal_link.is_some() && p.internal_link == service.internal_link);
+        let shared =
+            port.is_some_and(|p| p.internal_link.is_some() && p.internal_link == service.internal_link);
         if backends.vdu == vdu.id || !shared {
             let message = "`{}` of `{}` is not on the internal virtual link of this VDU's `backend` port";
             return bad(message.replacen("{}", &backends.cpd, 1).replacen("{}", &backends.vdu, 1));
@@ -199,8 +210,14 @@ mod tests {
         assert!(matches!(day0("{function: router, ports: {}}"), Err(Day0Error::Yaml { line: 3, .. })));
         assert!(matches!(day0("{function: firewall, ports: {}, x: 1}"), Err(Day0Error::Yaml { .. })));
         assert!(matches!(day0("{function: reflector, ports: {}}"), Err(Day0Error::Ports(_))));
-        assert!(matches!(day0("{function: reflector, ports: {port: a, other: b}}"), Err(Day0Error::Ports(_))));
-        assert!(matches!(day0("{function: firewall, ports: {outside: a, inside: a}}"), Err(Day0Error::Ports(_))));
+        assert!(matches!(
+            day0("{function: reflector, ports: {port: a, other: b}}"),
+            Err(Day0Error::Ports(_))
+        ));
+        assert!(matches!(
+            day0("{function: firewall, ports: {outside: a, inside: a}}"),
+            Err(Day0Error::Ports(_))
+        ));
         let balancer = "{function: load_balancer, ports: {client: a, backend: b}}";
         assert!(matches!(day0(balancer), Err(Day0Error::Backends(_))));
         let reflector = "{function: reflector, ports: {port: a}, backends: {vdu: a, cpd: b}}";

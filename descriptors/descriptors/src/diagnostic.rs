@@ -127,19 +127,39 @@ impl Lint {
         Self { file: file.to_owned(), out: Vec::new(), dropped }
     }
 
-    pub(crate) fn error(&mut self, code: Code, path: &str, at: Mark, message: impl Into<String>) -> &mut Diagnostic {
+    pub(crate) fn error(
+        &mut self,
+        code: Code,
+        path: &str,
+        at: Mark,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
         self.push(Severity::Error, code, path, at, message.into())
     }
 
-    pub(crate) fn warning(&mut self, code: Code, path: &str, at: Mark, message: impl Into<String>) -> &mut Diagnostic {
+    pub(crate) fn warning(
+        &mut self,
+        code: Code,
+        path: &str,
+        at: Mark,
+        message: impl Into<String>,
+    ) -> &mut Diagnostic {
         self.push(Severity::Warning, code, path, at, message.into())
     }
 
     /// Errors always count; warnings beyond [`MAX_DIAGNOSTICS`] are dropped, and so are errors beyond twice that.
-    fn push(&mut self, severity: Severity, code: Code, path: &str, at: Mark, message: String) -> &mut Diagnostic {
+    fn push(
+        &mut self,
+        severity: Severity,
+        code: Code,
+        path: &str,
+        at: Mark,
+        message: String,
+    ) -> &mut Diagnostic {
         let file = self.file.clone();
         let (line, column) = (at.line, at.column);
-        let it = Diagnostic { severity, code, path: path.to_owned(), line, column, message, file, ..blank("") };
+        let it =
+            Diagnostic { severity, code, path: path.to_owned(), line, column, message, file, ..blank("") };
         let room = if severity == Severity::Error { MAX_DIAGNOSTICS * 2 } else { MAX_DIAGNOSTICS };
         if self.out.len() >= room {
             self.dropped = it;

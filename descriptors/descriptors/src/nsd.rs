@@ -22,7 +22,9 @@ pub(crate) fn build(root: &Node, path: &str, lint: &mut Lint) -> Option<Nsd> {
     for key in ["version", "name"] {
         if root.get(key).is_none() {
             let message = format!("`{key}` is missing");
-            it.r.lint.warning(Code::MissingMandatory, path, root.at, message).hint("OSM shows it to every operator");
+            it.r.lint
+                .warning(Code::MissingMandatory, path, root.at, message)
+                .hint("OSM shows it to every operator");
         }
     }
     let vnfd_ids = it.vnfd_ids(path);
@@ -50,18 +52,31 @@ struct Ns<'a, 'l> {
 
 impl Ns<'_, '_> {
     fn undeployable(&mut self, path: &str) {
-        for (key, what) in [("nested-nsd-id", "nested network services"), ("pnfd-id", "physical network functions")] {
+        for (key, what) in
+            [("nested-nsd-id", "nested network services"), ("pnfd-id", "physical network functions")]
+        {
             if let Some(found) = self.root.get(key).filter(|_| !self.root.items(key).is_empty()) {
                 let message = format!("{what} (`{key}`)");
-                self.r.not_deployable(&format!("{path}/{key}"), found.at, message, "they are not deployed here: use VNFs");
+                self.r.not_deployable(
+                    &format!("{path}/{key}"),
+                    found.at,
+                    message,
+                    "they are not deployed here: use VNFs",
+                );
             }
         }
     }
 
     fn vnfd_ids(&mut self, path: &str) -> Vec<String> {
-        let found: Vec<String> = self.root.items("vnfd-id").iter().filter_map(|n| n.text().map(str::to_owned)).collect();
+        let found: Vec<String> =
+            self.root.items("vnfd-id").iter().filter_map(|n| n.text().map(str::to_owned)).collect();
         if found.is_empty() {
-            self.r.not_deployable(path, self.root.at, "no `vnfd-id`: there is nothing to deploy", "list the VNFDs it is made of");
+            self.r.not_deployable(
+                path,
+                self.root.at,
+                "no `vnfd-id`: there is nothing to deploy",
+                "list the VNFDs it is made of",
+            );
         }
         found
     }
@@ -82,22 +97,38 @@ impl Ns<'_, '_> {
             let path = format!("{path}/sapd/{i}");
             let Some(id) = node.str("id") else { continue };
             let Some(target) = node.get("virtual-link-desc") else {
-                let message = format!("service access point `{id}` has no `virtual-link-desc` and is left out");
-                self.r.lint.warning(Code::Ignored, &path, node.at, message).hint("name the virtual link it gives access to");
+                let message =
+                    format!("service access point `{id}` has no `virtual-link-desc` and is left out");
+                self.r
+                    .lint
+                    .warning(Code::Ignored, &path, node.at, message)
+                    .hint("name the virtual link it gives access to");
                 continue;
             };
             let path = format!("{path}/virtual-link-desc");
-            if let Some(link) = self.r.resolve("virtual-link-desc", target, &path, links.keys().map(String::as_str), false) {
+            if let Some(link) =
+                self.r.resolve("virtual-link-desc", target, &path, links.keys().map(String::as_str), false)
+            {
                 out.insert(id.to_owned(), link);
             }
         }
         out
     }
 
-    fn flavours(&mut self, path: &str, vnfds: &[String], links: &BTreeMap<String, VirtualLink>) -> Vec<NsFlavour> {
+    fn flavours(
+        &mut self,
+        path: &str,
+        vnfds: &[String],
+        links: &BTreeMap<String, VirtualLink>,
+    ) -> Vec<NsFlavour> {
         let found = self.root.items("df");
         if found.is_empty() {
-            self.r.not_deployable(path, self.root.at, "no deployment flavour (`df`)", "give one with its `vnf-profile`s");
+            self.r.not_deployable(
+                path,
+                self.root.at,
+                "no deployment flavour (`df`)",
+                "give one with its `vnf-profile`s",
+            );
         }
         let mut out = Vec::new();
         for (i, df) in found.iter().enumerate() {
@@ -111,12 +142,21 @@ impl Ns<'_, '_> {
     }
 
     /// What a `virtual-link-profile-id` can mean: a profile's link, or (OSM's habit) a link itself.
-    fn profile_links(&mut self, df: &Node, path: &str, links: &BTreeMap<String, VirtualLink>) -> BTreeMap<String, String> {
+    fn profile_links(
+        &mut self,
+        df: &Node,
+        path: &str,
+        links: &BTreeMap<String, VirtualLink>,
+    ) -> BTreeMap<String, String> {
         let mut out: BTreeMap<String, String> = links.keys().map(|id| (id.clone(), id.clone())).collect();
         for (i, profile) in df.items("virtual-link-profile").iter().enumerate() {
             let path = format!("{path}/virtual-link-profile/{i}");
-            let (Some(id), Some(target)) = (profile.str("id"), profile.get("virtual-link-desc-id")) else { continue };
-            if let Some(link) = self.r.resolve("virtual-link-desc", target, &path, links.keys().map(String::as_str), false) {
+            let (Some(id), Some(target)) = (profile.str("id"), profile.get("virtual-link-desc-id")) else {
+                continue;
+            };
+            if let Some(link) =
+                self.r.resolve("virtual-link-desc", target, &path, links.keys().map(String::as_str), false)
+            {
                 out.insert(id.to_owned(), link);
             }
         }
@@ -133,7 +173,12 @@ impl Ns<'_, '_> {
         let mut out = BTreeMap::new();
         let profiles = df.items("vnf-profile");
         if profiles.is_empty() {
-            self.r.not_deployable(path, df.at, "a flavour without `vnf-profile`: it has no members", "give one per member VNF");
+            self.r.not_deployable(
+                path,
+                df.at,
+                "a flavour without `vnf-profile`: it has no members",
+                "give one per member VNF",
+            );
         }
         for (i, node) in profiles.iter().enumerate() {
             let path = format!("{path}/vnf-profile/{i}");
@@ -149,7 +194,12 @@ impl Ns<'_, '_> {
 
     fn member_vnfd(&mut self, node: &Node, path: &str, vnfds: &[String]) -> Option<String> {
         let Some(target) = node.get("vnfd-id") else {
-            self.r.not_deployable(path, node.at, "a member without `vnfd-id`", "say which VNFD it is an instance of");
+            self.r.not_deployable(
+                path,
+                node.at,
+                "a member without `vnfd-id`",
+                "say which VNFD it is an instance of",
+            );
             return None;
         };
         self.r.resolve("vnfd-id", target, &format!("{path}/vnfd-id"), vnfds.iter().map(String::as_str), true)
@@ -167,13 +217,20 @@ impl Ns<'_, '_> {
             let path = format!("{path}/virtual-link-connectivity/{i}");
             let Some(target) = one.get("virtual-link-profile-id") else { continue };
             let known = targets.keys().map(String::as_str);
-            let profile = self.r.resolve("virtual-link-desc", target, &format!("{path}/virtual-link-profile-id"), known, false);
+            let profile = self.r.resolve(
+                "virtual-link-desc",
+                target,
+                &format!("{path}/virtual-link-profile-id"),
+                known,
+                false,
+            );
             let link = profile.and_then(|p| targets.get(&p));
             for cp in one.items("constituent-cpd-id") {
                 let Some(id) = self.constituent(cp, index, &path) else { continue };
                 let Some(link) = link else { continue };
                 if let Some(other) = out.insert(id.clone(), link.clone()) {
-                    let message = format!("`{id}` is on `{other}` already: a connection point has one virtual link");
+                    let message =
+                        format!("`{id}` is on `{other}` already: a connection point has one virtual link");
                     self.r.lint.error(Code::Duplicate, &path, cp.at, message);
                 }
             }
@@ -184,7 +241,10 @@ impl Ns<'_, '_> {
     fn constituent(&mut self, cp: &Node, index: &str, path: &str) -> Option<String> {
         let base = cp.get("constituent-base-element-id")?;
         if base.text() != Some(index) {
-            let message = format!("`{}` is not this member (`{index}`)", crate::schema::clip(base.text().unwrap_or_default()));
+            let message = format!(
+                "`{}` is not this member (`{index}`)",
+                crate::schema::clip(base.text().unwrap_or_default())
+            );
             let path = format!("{path}/constituent-cpd-id");
             let found = self.r.lint.error(Code::DanglingReference, &path, base.at, message);
             found.hint("`constituent-base-element-id` is the id of the vnf-profile around it");

@@ -150,8 +150,8 @@ fn assemble(unpacked: archive::Unpacked, digest: Digest) -> Result<Package, Pack
     let archive::Unpacked { name, files: contents } = unpacked;
     let descriptor_path = archive::descriptor_path(&contents)?;
     let found = describe(&descriptor_path, &contents, true);
-    let (descriptor, mut diagnostics) =
-        found.map_err(|diagnostics| PackageError::Descriptor { file: descriptor_path.clone(), diagnostics })?;
+    let (descriptor, mut diagnostics) = found
+        .map_err(|diagnostics| PackageError::Descriptor { file: descriptor_path.clone(), diagnostics })?;
     diagnostics.extend(pack::check_sums(&name, &contents));
     let files = contents.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))).collect();
     let kind = if descriptor.vnfd().is_some() { Kind::Vnf } else { Kind::Ns };
@@ -159,7 +159,11 @@ fn assemble(unpacked: archive::Unpacked, digest: Digest) -> Result<Package, Pack
 }
 
 /// The descriptor with its warnings, or all its findings. `whole`: its images must be there.
-fn describe(path: &str, files: &Files, whole: bool) -> Result<(Descriptor, Vec<Diagnostic>), Vec<Diagnostic>> {
+fn describe(
+    path: &str,
+    files: &Files,
+    whole: bool,
+) -> Result<(Descriptor, Vec<Diagnostic>), Vec<Diagnostic>> {
     let text = match files.get(path).map(|bytes| std::str::from_utf8(bytes)) {
         Some(Ok(text)) => text,
         _ => return Err(not_text(path)),

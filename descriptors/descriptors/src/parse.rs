@@ -101,22 +101,31 @@ fn envelope<'a>(root: &'a Node, kind: Kind, lint: &mut Lint) -> Option<(&'a Node
     let wanted = if kind == Kind::Vnf { "vnfd" } else { "nsd" };
     let Value::Map(entries) = &root.value else {
         let message = format!("{} where a descriptor belongs", root.kind());
-        lint.error(Code::WrongType, "", root.at, message).hint(format!("its outermost key is `{wanted}`")).osm();
+        lint.error(Code::WrongType, "", root.at, message)
+            .hint(format!("its outermost key is `{wanted}`"))
+            .osm();
         return None;
     };
     if let Some(entry) = entries.iter().find(|e| local(&e.key) == wanted) {
         for other in entries.iter().filter(|e| !std::ptr::eq(*e, entry)) {
             let message = format!("key `{}` beside `{}`", other.key, entry.key);
-            lint.error(Code::UnknownKey, "", other.at, message).hint(format!("all of it belongs in `{wanted}`"));
+            lint.error(Code::UnknownKey, "", other.at, message)
+                .hint(format!("all of it belongs in `{wanted}`"));
         }
         return Some((&entry.value, format!("/{wanted}")));
     }
     let (at, message, hint) = entries
         .iter()
-        .find_map(|e| other_dialect(local(&e.key), kind).map(|(what, hint)| (e.at, what.to_owned(), hint.to_owned())))
+        .find_map(|e| {
+            other_dialect(local(&e.key), kind).map(|(what, hint)| (e.at, what.to_owned(), hint.to_owned()))
+        })
         .unwrap_or_else(|| {
             let keys = entries.iter().take(5).map(|e| e.key.as_str()).collect::<Vec<_>>().join("`, `");
-            (root.at, format!("no descriptor: its keys are `{}`", schema::clip(&keys)), format!("wrap it in `{wanted}:`"))
+            (
+                root.at,
+                format!("no descriptor: its keys are `{}`", schema::clip(&keys)),
+                format!("wrap it in `{wanted}:`"),
+            )
         });
     lint.error(Code::Unsupported, "", at, message).hint(hint).osm();
     None
@@ -124,15 +133,21 @@ fn envelope<'a>(root: &'a Node, kind: Kind, lint: &mut Lint) -> Option<(&'a Node
 
 /// Documents that are something else, by a key that gives them away.
 fn other_dialect(key: &str, kind: Kind) -> Option<(&'static str, &'static str)> {
-    let sol006 = "write it as SOL006 (OSM's `osm-translator` converts old descriptors)";
+    let sol006 = "write it as SOL006, which OSM reads since Release 9";
     Some(match key {
         "tosca_definitions_version" | "topology_template" | "node_templates" => {
             ("an ETSI SOL001 TOSCA template", "SOL001 is not read: write it as SOL006 YAML")
         }
         "vnfd-catalog" | "nsd-catalog" => ("a descriptor of before SOL006 (OSM Release 8 and older)", sol006),
-        "nst" => ("a network slice template (NST)", "slices are not read: submit its network services one by one"),
-        "nsd" if kind == Kind::Vnf => ("an NS descriptor where a VNF descriptor belongs", "read it as an NSD"),
-        "vnfd" if kind == Kind::Ns => ("a VNF descriptor where an NS descriptor belongs", "read it as a VNFD"),
+        "nst" => {
+            ("a network slice template (NST)", "slices are not read: submit its network services one by one")
+        }
+        "nsd" if kind == Kind::Vnf => {
+            ("an NS descriptor where a VNF descriptor belongs", "read it as an NSD")
+        }
+        "vnfd" if kind == Kind::Ns => {
+            ("a VNF descriptor where an NS descriptor belongs", "read it as a VNFD")
+        }
         _ => return None,
     })
 }
@@ -143,13 +158,15 @@ fn only_nsd<'a>(outer: &'a Node, path: &str, lint: &mut Lint) -> Option<(&'a Nod
         if let Some(embedded) = outer.get(key) {
             let message = format!("a {key} inside the NSD");
             let path = format!("{path}/{key}");
-            lint.error(Code::Unsupported, &path, embedded.at, message).hint("upload it as a package of its own");
+            lint.error(Code::Unsupported, &path, embedded.at, message)
+                .hint("upload it as a package of its own");
         }
     }
     match outer.items("nsd") {
         [one] => Some((one, format!("{path}/nsd/0"))),
         found => {
-            let message = format!("{} descriptors in `nsd: nsd:`; it must be a list of exactly one", found.len());
+            let message =
+                format!("{} descriptors in `nsd: nsd:`; it must be a list of exactly one", found.len());
             lint.error(Code::WrongType, path, outer.at, message).osm();
             None
         }
@@ -187,7 +204,7 @@ impl Reader<'_> {
         }
         let message = format!("there is no {what} `{}`", schema::clip(name));
         let hint = if known.is_empty() {
-            format!("define a {what}")
+            format!("define one under `{what}`")
         } else {
             format!("there is: {}", schema::clip(&known.join(", ")))
         };
@@ -204,7 +221,12 @@ impl Reader<'_> {
 
     pub(crate) fn ignored(&mut self, node: &Node, key: &str, path: &str, why: &str) {
         if let Some(found) = node.get(key) {
-            self.lint.warning(Code::Ignored, &format!("{path}/{key}"), found.at, format!("`{key}` has no effect: {why}"));
+            self.lint.warning(
+                Code::Ignored,
+                &format!("{path}/{key}"),
+                found.at,
+                format!("`{key}` has no effect: {why}"),
+            );
         }
     }
 

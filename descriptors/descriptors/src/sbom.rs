@@ -130,7 +130,8 @@ impl Locked {
     }
 
     fn component(&self) -> Component {
-        let hashes = self.checksum.iter().map(|c| Hash { alg: "SHA-256".into(), content: c.clone() }).collect();
+        let hashes =
+            self.checksum.iter().map(|c| Hash { alg: "SHA-256".into(), content: c.clone() }).collect();
         Component {
             kind: "library".into(),
             bom_ref: Some(self.purl()),
@@ -182,7 +183,8 @@ fn closure(lock: &Lock, start: usize) -> Result<BTreeMap<usize, BTreeSet<usize>>
         if out.contains_key(&i) {
             continue;
         }
-        let on = lock.package[i].dependencies.iter().map(|d| find(lock, d)).collect::<Result<BTreeSet<_>, _>>()?;
+        let on =
+            lock.package[i].dependencies.iter().map(|d| find(lock, d)).collect::<Result<BTreeSet<_>, _>>()?;
         open.extend(&on);
         out.insert(i, on);
     }
@@ -273,7 +275,8 @@ version = "9.0.0"
         let image = Digest::of(b"binary");
         let text = cyclonedx(LOCK, "app", image, UnixTime(1_800_000_000)).unwrap();
         let bom: Bom = serde_json::from_slice(&text).unwrap();
-        let names: Vec<_> = bom.components.iter().map(|c| (c.name.as_str(), c.version.as_deref().unwrap())).collect();
+        let names: Vec<_> =
+            bom.components.iter().map(|c| (c.name.as_str(), c.version.as_deref().unwrap())).collect();
         assert_eq!(names, [("a", "1.0.0+x"), ("b", "1.0.0"), ("b", "2.0.0")]);
         assert_eq!(bom.components[0].purl.as_deref(), Some("pkg:cargo/a@1.0.0%2Bx"));
         let git = "pkg:cargo/b@2.0.0?vcs_url=git%2Bhttps%3A%2F%2Fexample.org%2Fb%3Frev%3D1%23abc";

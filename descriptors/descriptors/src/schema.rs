@@ -102,13 +102,29 @@ pub(crate) fn check(item: &Item, node: &Node, path: &str, lint: &mut Lint) {
         (Kind::Container, Value::Map(entries)) => mapping(item, entries, node.at, path, lint),
         (Kind::List(keys), Value::Seq(items)) => list(item, keys, items, path, lint),
         (Kind::LeafList(kind), Value::Seq(items)) => {
-            for (i, node) in items.iter().enumerate() {
-                leaf(*kind, node, &format!("{path}/{i}"), lint);
-            }
+            leaves(*kind, items, path, lint);
         }
         (Kind::Leaf(kind), Value::Text(_)) => leaf(*kind, node, path, lint),
         (_, Value::Null) => {}
         (kind, _) => wrong_type(kind, node, path, lint),
+    }
+}
+
+fn leaves(kind: Type, items: &[Node], path: &str, lint: &mut Lint) {
+    for (i, node) in items.iter().enumerate() {
+        let path = format!("{path}/{i}");
+        if node.is_null() {
+            lint.error(Code::WrongType, &path, node.at, "null where a value belongs")
+                .hint("remove the line")
+                .osm();
+        }
+        leaf(kind, node, &path, lint);
+        let text = node.text();
+        if let Some(first) = items[..i].iter().find(|n| text.is_some() && n.text() == text) {
+            let message =
+                format!("`{}` again; line {} has it already", clip(text.unwrap_or_default()), first.at.line);
+            lint.error(Code::Duplicate, &path, node.at, message).osm();
+        }
     }
 }
 
@@ -119,9 +135,11 @@ fn wrong_type(kind: &Kind, node: &Node, path: &str, lint: &mut Lint) {
         Kind::Leaf(_) => "a single value",
         Kind::LeafList(_) => "a list of values (lines that start with `- `)",
     };
-    let found = lint.error(Code::WrongType, path, node.at, format!("{} where {expected} belongs", node.kind()));
+    let found =
+        lint.error(Code::WrongType, path, node.at, format!("{} where {expected} belongs", node.kind()));
     // OSM turns a list into its text where a string belongs, and reads a text as a list of letters.
-    let lenient = matches!((kind, &node.value), (Kind::Leaf(Type::Text), Value::Seq(_)) | (Kind::LeafList(_), _));
+    let lenient =
+        matches!((kind, &node.value), (Kind::Leaf(Type::Text), Value::Seq(_)) | (Kind::LeafList(_), _));
     if !lenient {
         found.osm();
     }
@@ -135,7 +153,8 @@ fn mapping(item: &Item, entries: &[Entry], at: Mark, path: &str, lint: &mut Lint
         }
     }
     for child in item.children.iter().filter(|c| c.mandatory) {
-        let given = |e: &Entry| item.child(&e.key).is_some_and(|c| std::ptr::eq(c, child)) && !e.value.is_null();
+        let given =
+            |e: &Entry| item.child(&e.key).is_some_and(|c| std::ptr::eq(c, child)) && !e.value.is_null();
         if !entries.iter().any(given) {
             let message = format!("`{}` is missing; SOL006 calls it mandatory", child.name);
             lint.warning(Code::MissingMandatory, path, at, message);
@@ -157,11 +176,24 @@ fn list(item: &Item, keys: &[&str], items: &[Node], path: &str, lint: &mut Lint)
         if values.len() < keys.len() {
             missing_keys(item, keys, node, &path, lint);
         } else if let Some((_, first)) = seen.iter().find(|(v, _)| *v == values) {
-            let message = format!("`{}` again; line {} has it already", values.join("` `"), first.line);
-            lint.error(Code::Duplicate, &path, node.at, message).osm();
+            let message =
+                format!("`{}` again; line {} has it already", clip(&values.join("` `")), first.line);
+            repeated_item(item, keys, &path, node.at, message, lint);
         } else {
             seen.push((values, node.at));
         }
+    }
+}
+
+/// OSM looks at ids and names only; a link that is given twice is one link with all its connection points.
+fn repeated_item(item: &Item, keys: &[&str], path: &str, at: Mark, message: String, lint: &mut Lint) {
+    if item.name == "virtual-link-connectivity" {
+        lint.warning(Code::Duplicate, path, at, message).hint("list all its connection points in one item");
+        return;
+    }
+    let found = lint.error(Code::Duplicate, path, at, message);
+    if matches!(keys, ["id" | "name"]) {
+        found.osm();
     }
 }
 
@@ -260,7 +292,9 @@ impl Type {
             Self::Text => true,
             Self::Boolean => boolean(text).is_some(),
             Self::Whole { min, max } => text.parse::<u64>().is_ok_and(|n| (min..=max).contains(&n)),
-            Self::Decimal { max } => thousandths(text).is_some_and(|n| max.is_none_or(|m| n <= u64::from(m) * 1000)),
+            Self::Decimal { max } => {
+                thousandths(text).is_some_and(|n| max.is_none_or(|m| n <= u64::from(m) * 1000))
+            }
             Self::OneOf(names) => names.split('|').any(|n| n == text),
             Self::Ip => text.parse::<IpAddr>().is_ok(),
         };
@@ -296,7 +330,7 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
 pub(crate) fn thousandths(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) || text.len() > 30 {
+    if !text.bytes().any(|b| b.is_ascii_digit()) || !digits(whole) || !digits(fraction) || text.len() > 30 {
         return None;
     }
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
@@ -316,7 +350,9 @@ mod tests {
 
     #[test]
     fn every_line_of_the_tables_is_a_node() {
-        for (text, root) in [(include_str!("../schema/vnfd.tsv"), &*VNFD), (include_str!("../schema/nsd.tsv"), &*NSD)] {
+        for (text, root) in
+            [(include_str!("../schema/vnfd.tsv"), &*VNFD), (include_str!("../schema/nsd.tsv"), &*NSD)]
+        {
             assert_eq!(text.lines().filter(|l| !l.starts_with('#')).count(), count(root));
         }
     }

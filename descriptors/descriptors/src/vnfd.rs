@@ -84,9 +84,17 @@ impl Vnf<'_, '_> {
     fn knf(&mut self, path: &str) {
         if let Some(node) = self.root.get("kdu").or_else(|| self.root.get("k8s-cluster")) {
             let message = "a KNF: its deployment units are Helm charts or Juju bundles";
-            self.r.lint.error(Code::Unsupported, path, node.at, message).hint("write it as VDUs; KNFs are not deployed here");
+            self.r
+                .lint
+                .error(Code::Unsupported, path, node.at, message)
+                .hint("write it as VDUs; KNFs are not deployed here");
         } else if self.root.items("vdu").is_empty() {
-            self.r.not_deployable(path, self.root.at, "no `vdu`: there is nothing to deploy", "describe its VDUs");
+            self.r.not_deployable(
+                path,
+                self.root.at,
+                "no `vdu`: there is nothing to deploy",
+                "describe its VDUs",
+            );
         }
     }
 
@@ -100,7 +108,10 @@ impl Vnf<'_, '_> {
             let sha256 = self.checksum(node, &path);
             self.packaged_image(node, &path, &image, sha256);
             let version = node.str("version").unwrap_or_default().to_owned();
-            out.insert(id.to_owned(), SwImage { id: id.to_owned(), name: name.to_owned(), version, image, sha256 });
+            out.insert(
+                id.to_owned(),
+                SwImage { id: id.to_owned(), name: name.to_owned(), version, image, sha256 },
+            );
         }
         out
     }
@@ -124,7 +135,10 @@ impl Vnf<'_, '_> {
         let digest = Digest::from_hex(&text.to_ascii_lowercase());
         if digest.is_err() {
             let message = format!("`{}` is not a SHA-256", crate::schema::clip(text));
-            self.r.lint.error(Code::BadValue, &path, hash.at, message).hint("64 hexadecimal digits, as sha256sum prints them");
+            self.r
+                .lint
+                .error(Code::BadValue, &path, hash.at, message)
+                .hint("64 hexadecimal digits, as sha256sum prints them");
         }
         digest.ok()
     }
@@ -135,7 +149,10 @@ impl Vnf<'_, '_> {
         let at = node.get("image").map_or(node.at, |n| n.at);
         let Some(bytes) = within.files.get(image) else {
             let message = format!("`{image}` is not in the package");
-            self.r.lint.error(Code::File, path, at, message).hint("put it there, or name an image of the VIM");
+            self.r
+                .lint
+                .error(Code::File, path, at, message)
+                .hint("put it there, or name an image of the VIM");
             return;
         };
         if let Some(expected) = sha256
@@ -178,14 +195,32 @@ impl Vnf<'_, '_> {
     fn vdu_image(&mut self, node: &Node, path: &str) -> Option<String> {
         let alternatives = node.items("alternative-sw-image-desc");
         for (i, one) in alternatives.iter().enumerate() {
-            let path = format!("{path}/alternative-sw-image-desc/{i}");
-            self.r.resolve("sw-image-desc", one, &path, self.ids.images.iter().copied(), false);
+            // Alternatives are for other kinds of VIM: without one, the first image is still deployed.
+            if let Some(name) = one.text().filter(|name| !self.ids.images.contains(name)) {
+                let path = format!("{path}/alternative-sw-image-desc/{i}");
+                let message = format!("there is no sw-image-desc `{}`", crate::schema::clip(name));
+                self.r
+                    .lint
+                    .warning(Code::DanglingReference, &path, one.at, message)
+                    .hint("define it or remove it");
+            }
         }
         let Some(image) = node.get("sw-image-desc") else {
-            self.r.not_deployable(path, node.at, "no `sw-image-desc`: nothing to start", "name one of the descriptor's images");
+            self.r.not_deployable(
+                path,
+                node.at,
+                "no `sw-image-desc`: nothing to start",
+                "name one of the descriptor's images",
+            );
             return None;
         };
-        self.r.resolve("sw-image-desc", image, &format!("{path}/sw-image-desc"), self.ids.images.iter().copied(), false)
+        self.r.resolve(
+            "sw-image-desc",
+            image,
+            &format!("{path}/sw-image-desc"),
+            self.ids.images.iter().copied(),
+            false,
+        )
     }
 
     fn storages(&mut self, node: &Node, path: &str) {
@@ -202,7 +237,13 @@ impl Vnf<'_, '_> {
             return None;
         };
         let place = format!("{path}/virtual-compute-desc");
-        let id = self.r.resolve("virtual-compute-desc", target, &place, self.ids.computes.iter().copied(), true)?;
+        let id = self.r.resolve(
+            "virtual-compute-desc",
+            target,
+            &place,
+            self.ids.computes.iter().copied(),
+            true,
+        )?;
         let compute = self.root.items("virtual-compute-desc").iter().find(|c| c.str("id") == Some(&id))?;
         let vcpus = compute.get("virtual-cpu").and_then(|c| self.r.number(c, "num-virtual-cpu"));
         let memory = compute.get("virtual-memory").and_then(|m| m.get("size"));
@@ -241,7 +282,11 @@ impl Vnf<'_, '_> {
         let path = format!("{path}/cloud-init-file");
         let Some(bytes) = within.files.get(&name) else {
             let message = format!("`{name}` is not in the package");
-            self.r.lint.error(Code::File, &path, named.at, message).hint("put it there, or remove the key").osm();
+            self.r
+                .lint
+                .error(Code::File, &path, named.at, message)
+                .hint("put it there, or remove the key")
+                .osm();
             return None;
         };
         let text = String::from_utf8(bytes.clone());
@@ -295,7 +340,13 @@ impl Vnf<'_, '_> {
                 found.hint("OSM wants one: name an ext-cpd").osm();
             }
             Some(cp) if !self.ids.vdus.is_empty() => {
-                self.r.resolve("ext-cpd", cp, &format!("{path}/mgmt-cp"), self.ids.ext_cps.iter().copied(), true);
+                self.r.resolve(
+                    "ext-cpd",
+                    cp,
+                    &format!("{path}/mgmt-cp"),
+                    self.ids.ext_cps.iter().copied(),
+                    true,
+                );
             }
             _ => {}
         }
@@ -305,11 +356,16 @@ impl Vnf<'_, '_> {
         let root = self.root;
         let holders = root.items("vdu").iter().chain(root.items("df"));
         let mut known: BTreeSet<&str> = holders.flat_map(|n| ids(n, "monitoring-parameter")).collect();
-        known.extend(root.items("int-virtual-link-desc").iter().flat_map(|n| ids(n, "monitoring-parameters")));
+        known
+            .extend(root.items("int-virtual-link-desc").iter().flat_map(|n| ids(n, "monitoring-parameters")));
         for (d, df) in root.items("df").iter().enumerate() {
             for (a, aspect) in df.items("scaling-aspect").iter().enumerate() {
                 for policy in aspect.items("scaling-policy") {
-                    for target in policy.items("scaling-criteria").iter().filter_map(|c| c.get("vnf-monitoring-param-ref")) {
+                    for target in policy
+                        .items("scaling-criteria")
+                        .iter()
+                        .filter_map(|c| c.get("vnf-monitoring-param-ref"))
+                    {
                         let path = format!("{path}/df/{d}/scaling-aspect/{a}");
                         self.r.resolve("monitoring-parameter", target, &path, known.iter().copied(), true);
                     }
@@ -321,9 +377,15 @@ impl Vnf<'_, '_> {
     fn flavours(&mut self, path: &str, vdus: &BTreeMap<String, Vdu>) -> Vec<VnfFlavour> {
         let found = self.root.items("df");
         if found.is_empty() {
-            self.r.not_deployable(path, self.root.at, "no deployment flavour (`df`)", "give at least `df: [{id: default-df}]`");
+            self.r.not_deployable(
+                path,
+                self.root.at,
+                "no deployment flavour (`df`)",
+                "give at least `df: [{id: default-df}]`",
+            );
         }
-        let flavours = found.iter().enumerate().filter_map(|(i, df)| self.flavour(df, &format!("{path}/df/{i}"), vdus));
+        let flavours =
+            found.iter().enumerate().filter_map(|(i, df)| self.flavour(df, &format!("{path}/df/{i}"), vdus));
         flavours.collect()
     }
 
@@ -338,9 +400,15 @@ impl Vnf<'_, '_> {
                 VduProfile { min: n.min(1), max: n }
             });
             let n = levels.get(vdu).copied().unwrap_or(profile.min);
-            if n < profile.min || n > profile.max {
-                let message = format!("{n} instances of `{vdu}` at first; its profile allows {} to {}", profile.min, profile.max);
-                self.r.lint.error(Code::BadValue, path, df.at, message).hint("change the level or the profile");
+            if profile.min <= profile.max && !(profile.min..=profile.max).contains(&n) {
+                let message = format!(
+                    "{n} instances of `{vdu}` at first; its profile allows {} to {}",
+                    profile.min, profile.max
+                );
+                self.r
+                    .lint
+                    .error(Code::BadValue, path, df.at, message)
+                    .hint("change the level or the profile");
             }
             initial.insert(vdu.clone(), n);
         }
@@ -359,26 +427,42 @@ impl Vnf<'_, '_> {
         let all = df.items("instantiation-level");
         let named = df.get("default-instantiation-level").and_then(|target| {
             let known = ids(df, "instantiation-level");
-            self.r.resolve("instantiation-level", target, &format!("{path}/default-instantiation-level"), known, false)
+            self.r.resolve(
+                "instantiation-level",
+                target,
+                &format!("{path}/default-instantiation-level"),
+                known,
+                false,
+            )
         });
-        let level = all.iter().find(|l| named.is_some() && l.str("id") == named.as_deref()).or_else(|| all.first());
+        let level =
+            all.iter().find(|l| named.is_some() && l.str("id") == named.as_deref()).or_else(|| all.first());
         let mut out = BTreeMap::new();
         for (i, one) in level.map_or(&[][..], |l| l.items("vdu-level")).iter().enumerate() {
             let Some(target) = one.get("vdu-id") else { continue };
             let path = format!("{path}/instantiation-level/vdu-level/{i}");
-            let Some(vdu) = self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), false) else { continue };
+            let Some(vdu) = self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), false) else {
+                continue;
+            };
             out.insert(vdu, self.r.number(one, "number-of-instances").unwrap_or(1));
         }
         out
     }
 
     /// Without a stated maximum, as many as the minimum and the first level need (SOL006's default is 1).
-    fn profiles(&mut self, df: &Node, path: &str, levels: &BTreeMap<String, u32>) -> BTreeMap<String, VduProfile> {
+    fn profiles(
+        &mut self,
+        df: &Node,
+        path: &str,
+        levels: &BTreeMap<String, u32>,
+    ) -> BTreeMap<String, VduProfile> {
         let mut out = BTreeMap::new();
         for (i, node) in df.items("vdu-profile").iter().enumerate() {
             let path = format!("{path}/vdu-profile/{i}");
             let Some(target) = node.get("id") else { continue };
-            let Some(vdu) = self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), false) else { continue };
+            let Some(vdu) = self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), false) else {
+                continue;
+            };
             let first = levels.get(&vdu).copied().unwrap_or(0);
             let min = self.r.number(node, "min-number-of-instances").unwrap_or(1);
             let max = self.r.number(node, "max-number-of-instances").unwrap_or_else(|| min.max(first).max(1));
@@ -388,7 +472,13 @@ impl Vnf<'_, '_> {
             }
             let groups = ids(df, "affinity-or-anti-affinity-group");
             for group in node.items("affinity-or-anti-affinity-group").iter().filter_map(|g| g.get("id")) {
-                self.r.resolve("affinity-or-anti-affinity-group", group, &path, groups.iter().copied(), false);
+                self.r.resolve(
+                    "affinity-or-anti-affinity-group",
+                    group,
+                    &path,
+                    groups.iter().copied(),
+                    false,
+                );
             }
             out.insert(vdu, VduProfile { min, max });
         }
@@ -419,7 +509,9 @@ impl Vnf<'_, '_> {
         for one in deltas.first().map_or(&[][..], |d| d.items("vdu-delta")) {
             let Some(target) = one.get("id") else { continue };
             let known = self.ids.vdus.iter().copied();
-            let Some(vdu) = self.r.resolve("vdu", target, &format!("{path}/vdu-delta"), known, false) else { continue };
+            let Some(vdu) = self.r.resolve("vdu", target, &format!("{path}/vdu-delta"), known, false) else {
+                continue;
+            };
             let more = self.r.number(one, "number-of-instances").unwrap_or(0);
             if more > 0 {
                 delta.insert(vdu, more);
@@ -427,8 +519,10 @@ impl Vnf<'_, '_> {
         }
         let max_level = self.r.number(node, "max-scale-level");
         if delta.is_empty() || max_level.is_none() {
-            let what = if delta.is_empty() { "a `vdu-delta` that adds instances" } else { "`max-scale-level`" };
-            let message = format!("scaling aspect `{id}` without {what}: it cannot be scaled and is left out");
+            let what =
+                if delta.is_empty() { "a `vdu-delta` that adds instances" } else { "`max-scale-level`" };
+            let message =
+                format!("scaling aspect `{id}` without {what}: it cannot be scaled and is left out");
             self.r.lint.warning(Code::Scaling, path, node.at, message).hint("complete it or remove it");
             return None;
         }
@@ -451,8 +545,10 @@ impl Vnf<'_, '_> {
             let (Some(profile), Some(first)) = (profiles.get(vdu), initial.get(vdu)) else { continue };
             let top = first.saturating_add(more.saturating_mul(aspect.max_level));
             if top > profile.max {
-                let message =
-                    format!("level {} would be {top} instances of `{vdu}`; its profile allows {}", aspect.max_level, profile.max);
+                let message = format!(
+                    "level {} would be {top} instances of `{vdu}`; its profile allows {}",
+                    aspect.max_level, profile.max
+                );
                 let found = self.r.lint.warning(Code::Scaling, path, node.at, message);
                 found.hint("raise `max-number-of-instances` or lower `max-scale-level`");
             }

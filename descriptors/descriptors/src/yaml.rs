@@ -80,6 +80,22 @@ impl Node {
         self.get(key)?.text()
     }
 
+    /// Equality of what is said, wherever it is said.
+    fn says_the_same(&self, other: &Self) -> bool {
+        match (&self.value, &other.value) {
+            (Value::Null, Value::Null) => true,
+            (Value::Text(a), Value::Text(b)) => a == b,
+            (Value::Seq(a), Value::Seq(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.says_the_same(b))
+            }
+            (Value::Map(a), Value::Map(b)) => {
+                let same = |(a, b): (&Entry, &Entry)| a.key == b.key && a.value.says_the_same(&b.value);
+                a.len() == b.len() && a.iter().zip(b).all(same)
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn is_null(&self) -> bool {
         matches!(self.value, Value::Null)
     }
@@ -106,7 +122,12 @@ pub(crate) fn read(text: &str, lint: &mut Lint) -> Option<Node> {
         lint.error(Code::YamlBounds, "", Mark::START, what);
         return None;
     }
-    match Builder::default().run(text) {
+    let mut builder = Builder::default();
+    let outcome = builder.run(text);
+    for (at, message) in builder.repeated {
+        lint.warning(Code::YamlAmbiguous, "", at, message).hint("the values are the same: remove one");
+    }
+    match outcome {
         Ok(node) => Some(node),
         Err(fault) => {
             let found = lint.error(fault.code, "", fault.at, fault.message);
@@ -149,10 +170,12 @@ struct Builder {
     nodes: usize,
     root: Option<Node>,
     documents: usize,
+    /// Keys given twice with the same value.
+    repeated: Vec<(Mark, String)>,
 }
 
 impl Builder {
-    fn run(mut self, text: &str) -> Result<Node, Fault> {
+    fn run(&mut self, text: &str) -> Result<Node, Fault> {
         let mut options = Options::default();
         options.set_emit_comments(false);
         for event in Parser::new_from_str_with_options(text, options) {
@@ -165,7 +188,7 @@ impl Builder {
             }
         }
         let empty = Node { value: Value::Null, at: Mark::START };
-        Ok(self.root.unwrap_or(empty))
+        Ok(self.root.take().unwrap_or(empty))
     }
 
     fn event(&mut self, event: Event<'_>, at: Mark) -> Result<(), Fault> {
@@ -174,7 +197,8 @@ impl Builder {
             Event::Scalar(text, style, anchor, tag) => {
                 check_tag(tag.as_deref(), at)?;
                 let plain = style == ScalarStyle::Plain && tag.is_none();
-                let value = if plain && is_null(&text) { Value::Null } else { Value::Text(text.into_owned()) };
+                let value =
+                    if plain && is_null(&text) { Value::Null } else { Value::Text(text.into_owned()) };
                 self.place(Node { value, at }, anchor)
             }
             Event::SequenceStart(_, anchor, tag) => {
@@ -211,7 +235,9 @@ impl Builder {
     fn close(&mut self) -> Result<(), Fault> {
         match self.stack.pop() {
             Some(Frame::Seq(items, at, anchor)) => self.place(Node { value: Value::Seq(items), at }, anchor),
-            Some(Frame::Map(entries, _, at, anchor)) => self.place(Node { value: Value::Map(entries), at }, anchor),
+            Some(Frame::Map(entries, _, at, anchor)) => {
+                self.place(Node { value: Value::Map(entries), at }, anchor)
+            }
             None => Ok(()),
         }
     }
@@ -254,35 +280,48 @@ impl Builder {
             None => self.root = Some(node),
             Some(Frame::Seq(items, ..)) => items.push(node),
             Some(Frame::Map(entries, pending, ..)) => match pending.take() {
-                Some((key, at)) => entries.push(Entry { key, at, value: node }),
-                None => *pending = Some((key_text(&node, entries)?, node.at)),
+                Some((key, at)) => {
+                    let entry = Entry { key, at, value: node };
+                    match entries.iter().find(|e| e.key == entry.key) {
+                        None => entries.push(entry),
+                        Some(first) => self.repeated.push(repeated(first, &entry)?),
+                    }
+                }
+                None => *pending = Some((key_text(&node)?, node.at)),
             },
         }
         Ok(())
     }
 }
 
-fn key_text(node: &Node, entries: &[Entry]) -> Result<String, Fault> {
-    let key = match &node.value {
-        Value::Text(text) => text.clone(),
-        Value::Null => String::new(),
-        _ => return fault(Code::YamlAmbiguous, node.at, "a key that is no text", "keys of descriptors are names"),
-    };
-    if key == "<<" {
-        return fault(Code::YamlAmbiguous, node.at, "a merge key", "write the merged keys out");
+fn key_text(node: &Node) -> Result<String, Fault> {
+    match &node.value {
+        Value::Text(text) if text == "<<" => {
+            fault(Code::YamlAmbiguous, node.at, "a merge key", "write the merged keys out")
+        }
+        Value::Text(text) => Ok(text.clone()),
+        Value::Null => Ok(String::new()),
+        _ => fault(Code::YamlAmbiguous, node.at, "a key that is no text", "keys of descriptors are names"),
     }
-    if let Some(first) = entries.iter().find(|e| e.key == key) {
-        let message = format!("key `{key}` again; it is already in line {}", first.at.line);
-        return fault(Code::YamlAmbiguous, node.at, message, "readers differ on which one holds: keep one");
+}
+
+/// A key again: harmless with the same value, refused with another.
+fn repeated(first: &Entry, again: &Entry) -> Result<(Mark, String), Fault> {
+    let message = format!("key `{}` again; it is already in line {}", again.key, first.at.line);
+    if first.value.says_the_same(&again.value) {
+        return Ok((again.at, message));
     }
-    Ok(key)
+    fault(Code::YamlAmbiguous, again.at, message, "readers differ on which one holds: keep one")
 }
 
 fn check_tag(tag: Option<&Tag>, at: Mark) -> Result<(), Fault> {
     match tag {
-        Some(tag) if !tag.is_yaml_core_schema() => {
-            fault(Code::YamlAmbiguous, at, format!("the tag `{}`", tag.original()), "descriptors have no tags")
-        }
+        Some(tag) if !tag.is_yaml_core_schema() => fault(
+            Code::YamlAmbiguous,
+            at,
+            format!("the tag `{}`", tag.original()),
+            "descriptors have no tags",
+        ),
         _ => Ok(()),
     }
 }
@@ -330,6 +369,9 @@ mod tests {
     #[test]
     fn ambiguous_documents_are_refused_where_they_are() {
         assert_eq!(fails("a: 1\na: 2\n"), (Code::YamlAmbiguous, 2, 1));
+        let mut lint = Lint::new("t");
+        assert!(read("a: [1]\nb: 1\na: [1]\n", &mut lint).is_some());
+        assert_eq!(lint.finish()[0].line, 3);
         assert_eq!(fails("a: {<<: {b: 1}}\n"), (Code::YamlAmbiguous, 1, 5));
         assert_eq!(fails("a: !python/object:os.system x\n").0, Code::YamlAmbiguous);
         assert_eq!(fails("? [a]\n: 1\n"), (Code::YamlAmbiguous, 1, 3));
@@ -352,7 +394,8 @@ mod tests {
             deep.push_str(&format!("a{i}: &a{i} [*a{}]\n", i - 1));
         }
         assert_eq!(fails(&deep).0, Code::YamlBounds);
-        assert_eq!(fails(&"[".repeat(MAX_DEPTH + 1)).0, Code::YamlBounds);
+        let flow = format!("{}{}", "[".repeat(MAX_DEPTH + 1), "]".repeat(MAX_DEPTH + 1));
+        assert_eq!(fails(&flow).0, Code::YamlBounds);
         assert_eq!(fails(&" ".repeat(MAX_DOCUMENT_BYTES + 1)).0, Code::YamlBounds);
     }
 }

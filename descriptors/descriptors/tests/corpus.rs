@@ -1,6 +1,6 @@
 //! The OSM corpus beside the checkout (`../shared/corpus`): descriptors from public repositories and mutants of them,
 //! with what a real OSM northbound interface answered. Says how often we agree; skips loudly without it.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
 use std::{
     collections::BTreeMap,
@@ -39,14 +39,16 @@ fn agrees_with_the_northbound_interface_on_the_corpus() {
     let (mut same, mut all) = (0, 0);
     for line in text.lines().skip(1) {
         let mut columns = line.split('\t');
-        let [repo, path, kind, _, status, detail] = std::array::from_fn(|_| columns.next().unwrap_or_default());
+        let [repo, path, kind, _, status, detail] =
+            std::array::from_fn(|_| columns.next().unwrap_or_default());
         if kind.starts_with("package:") {
             continue;
         }
         let yaml = fs::read_to_string(root.join(repo).join(path)).unwrap();
         let found = lint(kind, &yaml);
         // Files of the package are not part of the descriptor, nor is the Helm repository.
-        let refused = status != "201" && !detail.contains("not present in package") && !detail.contains("helm-chart");
+        let refused =
+            status != "201" && !detail.contains("not present in package") && !detail.contains("helm-chart");
         all += 1;
         if osm_refuses(&found) == refused {
             same += 1;
@@ -101,7 +103,11 @@ fn names_the_dialects_it_does_not_read() {
             continue;
         }
         let found = lint(kind, &fs::read_to_string(&path).unwrap());
-        assert!(found.iter().any(|d| d.code == descriptors::Code::Unsupported), "{}: {found:?}", path.display());
+        assert!(
+            found.iter().any(|d| d.code == descriptors::Code::Unsupported),
+            "{}: {found:?}",
+            path.display()
+        );
     }
 }
 

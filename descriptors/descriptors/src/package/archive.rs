@@ -114,7 +114,11 @@ fn check_rest(mut rest: impl Read) -> Result<(), PackageError> {
         match rest.read(&mut buffer).map_err(io_error)? {
             0 => return Ok(()),
             n if buffer[..n].iter().all(|b| *b == 0) => {}
-            _ => return Err(PackageError::Damaged { reason: "there are bytes behind the end of the archive".into() }),
+            _ => {
+                return Err(PackageError::Damaged {
+                    reason: "there are bytes behind the end of the archive".into(),
+                });
+            }
         }
     }
 }
@@ -136,7 +140,11 @@ impl Entries {
     fn add(&mut self, mut entry: tar::Entry<'_, impl Read>) -> Result<(), PackageError> {
         self.count += 1;
         if self.count > MAX_FILES {
-            return Err(PackageError::TooLarge { what: "entries", found: self.count as u64, limit: MAX_FILES as u64 });
+            return Err(PackageError::TooLarge {
+                what: "entries",
+                found: self.count as u64,
+                limit: MAX_FILES as u64,
+            });
         }
         let kind = entry.header().entry_type();
         let raw = entry.path_bytes().into_owned();
@@ -173,7 +181,11 @@ impl Entries {
     fn inside(&mut self, path: &str, parts: &[&str], is_directory: bool) -> Result<String, PackageError> {
         let (top, rest) = parts.split_first().map_or(("", parts), |(t, r)| (*t, r));
         if rest.is_empty() && !is_directory {
-            return entry_error(path, "a file outside of the package's directory", "put everything into one directory");
+            return entry_error(
+                path,
+                "a file outside of the package's directory",
+                "put everything into one directory",
+            );
         }
         if self.top.get_or_insert_with(|| top.to_owned()) != top {
             return entry_error(path, "a second top-level directory", "put everything into one directory");
@@ -224,7 +236,11 @@ fn components<'a>(path: &'a str, raw: &[u8], is_directory: bool) -> Result<Vec<&
         return entry_error(path, "a path that leads out of the package", "pack without `..`");
     }
     if parts.contains(&".") || parts.contains(&"") {
-        return entry_error(path, "a path with `.` or empty components, which OSM refuses", "pack `name/…`, not `./name/…`");
+        return entry_error(
+            path,
+            "a path with `.` or empty components, which OSM refuses",
+            "pack `name/…`, not `./name/…`",
+        );
     }
     Ok(parts)
 }
@@ -241,7 +257,11 @@ pub(crate) fn descriptor_path(files: &Files) -> Result<String, PackageError> {
         return Err(PackageError::Missing { file: "*.yaml".into(), hint });
     };
     if let Some(other) = found.next() {
-        return entry_error(other, "a second descriptor", "keep one YAML at the top; move others into a directory");
+        return entry_error(
+            other,
+            "a second descriptor",
+            "keep one YAML at the top; move others into a directory",
+        );
     }
     if !path.ends_with(".yaml") && !path.ends_with(".yml") {
         return entry_error(path, "a descriptor in JSON, which OSM refuses", "write it as YAML");

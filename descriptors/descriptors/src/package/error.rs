@@ -16,7 +16,9 @@ pub enum PackageError {
         hint: &'static str,
     },
     /// Beyond a bound.
-    #[error("the package has {found} {what}; at most {limit} are accepted: remove what does not belong in it")]
+    #[error(
+        "the package has {found} {what}; at most {limit} are accepted: remove what does not belong in it"
+    )]
     TooLarge {
         /// What there is too much of, with its unit.
         what: &'static str,
@@ -58,7 +60,9 @@ pub enum PackageError {
         hint: &'static str,
     },
     /// A file that the signature does not name.
-    #[error("`{file}` is not covered by the signature; remove it, or have the provider sign the package again")]
+    #[error(
+        "`{file}` is not covered by the signature; remove it, or have the provider sign the package again"
+    )]
     Uncovered {
         /// Its path.
         file: String,

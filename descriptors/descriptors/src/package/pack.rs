@@ -125,7 +125,8 @@ pub(crate) fn check_sums(name: &str, files: &Files) -> Vec<Diagnostic> {
             None => lint.warning(Code::File, "", at, format!("`{inside}` is not in the package")),
             Some(bytes) if md5(bytes) != sum.to_ascii_lowercase() => {
                 let message = format!("`{inside}` has MD5 {}, not {sum}", md5(bytes));
-                lint.warning(Code::File, "", at, message).hint("the file was changed after packing: pack again")
+                lint.warning(Code::File, "", at, message)
+                    .hint("the file was changed after packing: pack again")
             }
             Some(_) => continue,
         };

@@ -13,7 +13,10 @@ use trust::{
     statement::{IN_TOTO_PAYLOAD, Statement},
 };
 
-use super::{CHECKSUMS, Package, PackageError, PREDICATE_TYPE, PackagePredicate, SIGNATURE, archive, provenance_path, sbom_path};
+use super::{
+    CHECKSUMS, PREDICATE_TYPE, Package, PackageError, PackagePredicate, SIGNATURE, archive, provenance_path,
+    sbom_path,
+};
 use crate::{diagnostic::Code, model::SwImage, provenance, sbom};
 
 const SIGNED_ELSE: &str = "it was changed after signing: get the package from its provider again";
@@ -90,7 +93,12 @@ fn canonical(file: &str, bytes: &[u8]) -> Result<Envelope, PackageError> {
     Err(bad(file)(DsseError::Malformed("it is not in its canonical encoding".into())))
 }
 
-fn signer(file: &str, envelope: &Envelope, roots: &TrustRoots, at: UnixTime) -> Result<Identity, PackageError> {
+fn signer(
+    file: &str,
+    envelope: &Envelope,
+    roots: &TrustRoots,
+    at: UnixTime,
+) -> Result<Identity, PackageError> {
     let verified = envelope.verify_type(IN_TOTO_PAYLOAD, roots, at).map_err(bad(file))?;
     verified.signers.into_iter().next().ok_or_else(|| bad(file)(DsseError::SignatureCount(0)))
 }
@@ -118,7 +126,12 @@ fn check_subjects(
     }
 }
 
-fn same<T: PartialEq + ToString>(file: &str, what: &'static str, expected: &T, found: &T) -> Result<(), PackageError> {
+fn same<T: PartialEq + ToString>(
+    file: &str,
+    what: &'static str,
+    expected: &T,
+    found: &T,
+) -> Result<(), PackageError> {
     if expected == found {
         return Ok(());
     }
@@ -139,7 +152,9 @@ fn check_bytes(
     };
     same(name, "the digest of the archive's content", &predicate.content.digest, &Digest::of(content))?;
     if tail != archive::tail(name, Some(signature))? {
-        return Err(PackageError::Damaged { reason: "the bytes around the signature are not those of a package".into() });
+        return Err(PackageError::Damaged {
+            reason: "the bytes around the signature are not those of a package".into(),
+        });
     }
     Ok(())
 }
@@ -171,7 +186,8 @@ fn image_evidence(
     }
     let sbom_file = sbom_path(path);
     let sbom = evidence(package, &sbom_file, "every image needs its CycloneDX SBOM")?;
-    sbom::check(sbom, &digest).map_err(|e| PackageError::Evidence { file: sbom_file.clone(), problem: e.to_string() })?;
+    sbom::check(sbom, &digest)
+        .map_err(|e| PackageError::Evidence { file: sbom_file.clone(), problem: e.to_string() })?;
     let file = provenance_path(path);
     let envelope = canonical(&file, evidence(package, &file, "every image needs its SLSA provenance")?)?;
     let provenance_signer = signer(&file, &envelope, roots, at)?;
