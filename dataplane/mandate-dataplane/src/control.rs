@@ -109,7 +109,7 @@ pub fn serve(
     clock: Clock,
     configuration: &Configuration,
 ) -> Result<(), StartError> {
-    let listener = socket.listener.try_clone().map_err(StartError::Threads)?;
+    let listener = socket.listener.try_clone().map_err(StartError::System)?;
     let generator = generator_mac(configuration);
     let server = Server { handle, clock, generator, connections: Arc::default() };
     let accept = move || {
@@ -123,7 +123,7 @@ pub fn serve(
             }
         }
     };
-    thread::Builder::new().name("control".into()).spawn(accept).map_err(StartError::Threads)?;
+    thread::Builder::new().name("control".into()).spawn(accept).map_err(StartError::System)?;
     Ok(())
 }
 

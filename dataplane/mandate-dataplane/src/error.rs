@@ -69,9 +69,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// Threads, pipes or signals.
-    #[error("cannot set up threads and signals: {0}")]
-    Threads(#[source] io::Error),
+    /// Threads, pipes, signals or randomness.
+    #[error("cannot get threads, signals or randomness from the system: {0}")]
+    System(#[source] io::Error),
     /// DPDK.
     #[error(
         "{0}; af_packet ports need CAP_NET_RAW, af_xdp ports CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF as well as \

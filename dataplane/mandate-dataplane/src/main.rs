@@ -60,7 +60,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     dpdk::hold_interfaces()?;
 
     let clock = Clock::start();
-    let (handle, inbox) = command::channel().map_err(StartError::Threads)?;
+    let (handle, inbox) = command::channel().map_err(StartError::System)?;
     signals::watch(signals, handle.clone())?;
     control::serve(&socket, handle, clock, &document.configuration)?;
     worker::run(&eal, document, inbox, clock)

@@ -81,7 +81,7 @@ pub fn buffers(configuration: &Configuration) -> u32 {
 }
 
 fn allowed_cpus() -> Result<Vec<usize>, StartError> {
-    let set = nix::sched::sched_getaffinity(Pid::from_raw(0)).map_err(|e| StartError::Threads(e.into()))?;
+    let set = nix::sched::sched_getaffinity(Pid::from_raw(0)).map_err(|e| StartError::System(e.into()))?;
     Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
 }
 

@@ -33,13 +33,13 @@ pub struct Run {
 }
 
 impl Role {
-    /// As the configuration says.
-    pub fn build(configuration: &Configuration) -> Result<Self, ConfigError> {
+    /// As the configuration says. `seed` is of the connection table's hash and must not be predictable.
+    pub fn build(configuration: &Configuration, seed: u64) -> Result<Self, ConfigError> {
         if let Function::Generator(generator) = &configuration.function {
             let lane = configuration.ports.iter().position(|p| p.name == generator.port).unwrap_or(0);
             return Ok(Self::Generator(Generator { lane, ..Generator::default() }));
         }
-        dataplane_engine::build(configuration).map(Self::Function)
+        dataplane_engine::build_with_seed(configuration, seed).map(Self::Function)
     }
 
     /// Swaps the configuration; ports and the kind of function are the same.

@@ -11,7 +11,7 @@ pub fn block() -> Result<SigSet, StartError> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGINT);
-    set.thread_block().map_err(|e| StartError::Threads(e.into()))?;
+    set.thread_block().map_err(|e| StartError::System(e.into()))?;
     Ok(set)
 }
 
@@ -23,6 +23,6 @@ pub fn watch(set: SigSet, handle: Handle) -> Result<(), StartError> {
             handle.shutdown();
         }
     };
-    thread::Builder::new().name("signals".into()).spawn(wait).map_err(StartError::Threads)?;
+    thread::Builder::new().name("signals".into()).spawn(wait).map_err(StartError::System)?;
     Ok(())
 }

@@ -43,13 +43,13 @@ const DRAINED_ROUNDS: u32 = 16;
 /// Starts DPDK on this thread, opens the ports and forwards until told to stop.
 pub fn run(eal: &EalConfig, document: Document, mut inbox: Inbox, clock: Clock) -> Result<(), StartError> {
     let began = Instant::now();
-    let bell = inbox.bell.try_clone().map_err(StartError::Threads)?;
+    let bell = inbox.bell.try_clone().map_err(StartError::System)?;
     let eal = Eal::init(eal)?;
     let pool = Pool::new(&eal, ports::buffers(&document.configuration))?;
     let mut worker = Worker::new(&pool, document, clock)?;
     let sockets = worker.configuration.ports.iter().filter(|p| ports::has_socket(p)).count();
     let mut idle =
-        Idle::new(&eal, bell.as_fd(), sockets, sockets == worker.lanes.len()).map_err(StartError::Threads)?;
+        Idle::new(&eal, bell.as_fd(), sockets, sockets == worker.lanes.len()).map_err(StartError::System)?;
     tracing::info!(
         instance = worker.configuration.instance,
         function = role::name(&worker.configuration.function),
@@ -95,7 +95,8 @@ struct Drops {
 impl<'p> Worker<'p> {
     fn new(pool: &'p Pool<'p>, document: Document, clock: Clock) -> Result<Self, StartError> {
         let Document { configuration, digest } = document;
-        let role = Role::build(&configuration)
+        let seed = getrandom::u64().map_err(|e| StartError::System(std::io::Error::other(e.to_string())))?;
+        let role = Role::build(&configuration, seed)
             .map_err(|source| StartError::Configuration { path: "configuration".into(), source })?;
         let mut lanes = Vec::with_capacity(configuration.ports.len());
         for (index, port) in configuration.ports.iter().enumerate() {
@@ -128,7 +129,7 @@ impl<'p> Worker<'p> {
             if busy {
                 idle.busy();
             } else if idle.nothing(self.longest_sleep())? {
-                inbox.silence().map_err(StartError::Threads)?;
+                inbox.silence().map_err(StartError::System)?;
             }
         }
     }

@@ -14,7 +14,7 @@ use std::{
 
 use dataplane_control::{
     Configuration, Function, MacAddr,
-    config::Generator,
+    config::{Firewall, Generator, Rule, RuleAction},
     protocol::{self, Client, ProtocolError, Request, Response},
 };
 use support::{Bench, can_run, fails, port, run, unprivileged};
@@ -190,6 +190,58 @@ fn an_interface_that_goes_down_neither_ends_nor_spins_it() {
     assert_eq!(process.status().generation, 1);
     run("ip", &format!("-n {namespace} link set dev a0 up"));
     assert_eq!(process.status().generation, 1);
+    assert_eq!(process.terminate(), Some(0));
+}
+
+/// A firewall with that many rules, all of different prefixes and ports.
+fn firewall(generation: u64, rules: u16) -> Configuration {
+    let rule = |i: u16| Rule {
+        id: format!("rule-{i}"),
+        from: "outside".into(),
+        action: if i % 3 == 0 { RuleAction::Deny } else { RuleAction::Allow },
+        protocol: Some(if i % 2 == 0 { 6 } else { 17 }),
+        source: Some(format!("10.{}.{}.0/24", i >> 8, i & 255).parse().unwrap()),
+        destination: None,
+        source_ports: None,
+        destination_ports: Some(format!("{}-{}", 1 + i, 100 + i).parse().unwrap()),
+    };
+    let function = Function::Firewall(Firewall {
+        outside: "outside".into(),
+        inside: "inside".into(),
+        rules: (0..rules).map(rule).collect(),
+        max_connections: 65_536,
+        tcp_idle_ms: 300_000,
+        other_idle_ms: 60_000,
+    });
+    let ports = vec![port("outside", "a0", MacAddr([2; 6])), port("inside", "b0", MacAddr([4; 6]))];
+    Configuration { instance: "large".into(), generation, ports, function }
+}
+
+/// Rules of the largest configuration here.
+const RULES: u16 = 10_000;
+
+#[test]
+fn a_large_configuration_is_swapped_in() {
+    if !can_run() {
+        return;
+    }
+    let (bench, namespace) = bench();
+    let mut process = bench.start(&namespace, &firewall(1, 1));
+    let large = firewall(2, RULES);
+    let asked = Instant::now();
+    let status = process.configure(&large);
+    eprintln!("{RULES} rules: {} ms from the request to the answer", asked.elapsed().as_millis());
+    assert_eq!((status.generation, status.function.as_str()), (2, "firewall"));
+    assert_eq!(status.configuration, Configuration::digest(&large.to_bytes()));
+    assert!(status.counters.contains_key("rule.rule-9999"));
+    let asked = Instant::now();
+    process.status();
+    eprintln!(
+        "{RULES} rules: status in {} ms, resident {} MB",
+        asked.elapsed().as_millis(),
+        process.memory_kb("VmRSS") / 1024
+    );
+    assert_eq!(process.configure(&firewall(3, 1)).generation, 3);
     assert_eq!(process.terminate(), Some(0));
 }
 
