@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::config::{Backend, MacAddr};
 
@@ -107,7 +107,44 @@ pub struct GroupReport {
     /// Probe frames that came back.
     pub rx_frames: u64,
     /// Flows by the number of the backend that answered.
+    #[serde(deserialize_with = "by_number")]
     pub backends: BTreeMap<u16, u32>,
     /// Flows answered by another backend than expected, or by more than one.
     pub misrouted: u32,
+}
+
+/// JSON has text keys only, and inside a tagged enum (an answer of the control protocol) serde does not read numbers
+/// from them by itself.
+fn by_number<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u16, u32>, D::Error> {
+    let texts = BTreeMap::<String, u32>::deserialize(from)?;
+    texts.into_iter().map(|(k, v)| k.parse().map(|k| (k, v)).map_err(de::Error::custom)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Response;
+
+    #[test]
+    fn a_report_survives_the_control_protocol() {
+        let group = GroupReport { flows: 3, backends: [(1, 2), (40, 1)].into(), ..GroupReport::default() };
+        let report = TrafficReport {
+            elapsed_us: 1,
+            tx_frames: 2,
+            rx_frames: 2,
+            loss_ppm: 0,
+            throughput_kbps: 3,
+            shortfall_frames: 0,
+            latency_p50_us: 4,
+            latency_p95_us: 5,
+            latency_p99_us: 6,
+            jitter_us: 7,
+            groups: [("g".to_owned(), group)].into(),
+            neighbours: [("2001:db8::1".parse().unwrap(), MacAddr([2; 6]))].into(),
+        };
+        let response = Response::Report(Box::new(report));
+        let json = serde_json::to_string(&response).unwrap();
+        assert!(json.contains(r#""backends":{"1":2,"40":1}"#), "{json}");
+        assert_eq!(serde_json::from_str::<Response>(&json).unwrap(), response);
+    }
 }
