@@ -240,8 +240,8 @@ impl Balancer {
                 _,
             ) => Err(DropReason::NeighbourIgnored),
             _ if !ours => Err(DropReason::NotOurs),
-            (Parsed::Ip(packet), Side::Near) => self.to_backend(now_ms, frame, &packet),
-            (Parsed::Ip(packet), Side::Far) => self.to_client(now_ms, frame, &packet),
+            (Parsed::Ip(packet), Side::Near) => self.towards_backend(now_ms, frame, &packet),
+            (Parsed::Ip(packet), Side::Far) => self.towards_client(now_ms, frame, &packet),
             (Parsed::Arp(_), _) => Err(DropReason::NotOurs),
         }
     }
@@ -264,7 +264,7 @@ impl Balancer {
     }
 
     #[inline]
-    fn to_backend(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> Result<Action, DropReason> {
+    fn towards_backend(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> Result<Action, DropReason> {
         match (packet.protocol, packet.message) {
             (TCP | UDP, _) => {}
             (_, Message::Error) => {
@@ -331,7 +331,7 @@ impl Balancer {
     }
 
     #[inline]
-    fn to_client(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> Result<Action, DropReason> {
+    fn towards_client(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> Result<Action, DropReason> {
         match (packet.protocol, packet.message) {
             (TCP | UDP, _) => {}
             (_, Message::Error) => return self.related(now_ms, Side::Far, frame, packet).map(Action::Return),

@@ -1,6 +1,6 @@
 //! Hashing without dependencies: folded multiplication, as wyhash and its kin do.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// 64 x 64 -> 128 bit product, folded by XOR.
 #[inline]
@@ -36,4 +36,12 @@ pub(crate) fn name_hash(seed: u64, name: &str) -> u64 {
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325 ^ seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
     fold(fnv ^ 0x9e37_79b9_7f4a_7c15, seed | 1)
+}
+
+/// The address that [`address_bits`] made these bits of.
+pub(crate) fn address_of(bits: u128) -> IpAddr {
+    match bits >> 32 {
+        0xffff => IpAddr::V4(Ipv4Addr::from_bits((bits & 0xffff_ffff) as u32)),
+        _ => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+    }
 }
