@@ -1,0 +1,150 @@
+//! `mandate approval …`: carrying an approval by hand (air-gapped sites, rehearsals, disputes).
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use clap::Subcommand;
+use ledger_contract::{
+    approval::{self, ActuatorPolicy},
+    evidence::ProvenEntry,
+};
+use trust::{TrustRoots, note::NoteVerifier};
+
+use super::{
+    context::Context,
+    failure::{Exit, Failure},
+    files, intent,
+    output::{Cell, Paint, Table},
+};
+use crate::config::Config;
+
+/// Commands on approvals.
+#[derive(Debug, Subcommand)]
+pub enum ApprovalCommand {
+    /// Write an approval with its proof into a file
+    Export {
+        /// Id of the intent, or position of its ledger entry
+        #[arg(value_name = "INTENT|POSITION")]
+        which: String,
+        /// Where to write it [default: stdout]
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
+    },
+    /// Hand an approval to the orchestrator, which verifies it as any other
+    Deliver {
+        /// The file
+        file: PathBuf,
+    },
+    /// Verify an approval here, as the orchestrator does
+    Verify {
+        /// The file
+        file: PathBuf,
+        /// Trust roots [default: trust.json in the home directory]
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+    },
+}
+
+/// Runs a command.
+pub async fn run(context: &Context, command: ApprovalCommand) -> Result<Exit, Failure> {
+    match command {
+        ApprovalCommand::Export { which, output } => export(context, &which, &output).await,
+        ApprovalCommand::Deliver { file } => {
+            let approval = read(&file)?;
+            let delivered =
+                context.client()?.deliver(&approval).await.map_err(|e| context.client_failure(e))?;
+            context.ui.show(&delivered, |style| {
+                format!(
+                    "{} as operation {}\n",
+                    style.paint(Paint::Green, "accepted"),
+                    style.paint(Paint::Cyan, &delivered.operation_id)
+                )
+            })
+        }
+        ApprovalCommand::Verify { file, trust } => verify(context, &file, trust.as_deref()),
+    }
+}
+
+async fn export(context: &Context, which: &str, output: &Path) -> Result<Exit, Failure> {
+    let position = match which.parse::<u64>() {
+        Ok(position) => position,
+        Err(_) => intent::fetch(context, which).await?.position,
+    };
+    let proven = context.client()?.ledger_entry(position).await.map_err(|e| context.client_failure(e))?;
+    let mut bytes = serde_json::to_vec(&proven).map_err(|e| Failure::internal("JSON", e))?;
+    bytes.push(b'\n');
+    files::write(output, &bytes)?;
+    if output == Path::new("-") {
+        return Ok(Exit::Ok);
+    }
+    let document = serde_json::json!({ "position": position, "file": output });
+    context.ui.show(&document, |style| {
+        format!("{} entry {position} to {}\n", style.paint(Paint::Green, "wrote"), output.display())
+    })
+}
+
+fn read(file: &Path) -> Result<ProvenEntry, Failure> {
+    let bytes = files::read(file, files::MAX_DOCUMENT_BYTES)?;
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Failure::usage("NOT_AN_APPROVAL", "Not an approval", format!("{}: {e}", file.display()))
+            .hint("get one with `mandate approval export INTENT -o FILE`")
+    })
+}
+
+fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, Failure> {
+    let proven = read(file)?;
+    let roots = context.roots(trust)?;
+    let policies = policies(context, &proven)?;
+    let ledger = ledger(&roots)?;
+    let policy = ActuatorPolicy { roots: &roots, ledger: &ledger, policies: &policies, at: context.now()? };
+    let approved = approval::verify(&proven, &policy)
+        .map_err(|e| Failure::refused(e.code.as_str(), "The approval is refused", e.detail))?;
+    let document = serde_json::json!({ "verified": true, "position": approved.position, "intent": approved.intent,
+        "grant": approved.grant, "signer": approved.tenant_identity.to_string() });
+    context.ui.show(&document, |style| {
+        let mut table = Table::new(&["", ""], "");
+        let grant = &approved.grant;
+        for (name, value) in [
+            ("intent", approved.intent.id.clone()),
+            ("action", format!("{} {}/{}", grant.action, grant.tenant, approved.intent.service)),
+            ("signed by", approved.tenant_identity.to_string()),
+            ("ns instance", grant.ns_instance_id.clone()),
+            ("entry", format!("{} of {}", approved.position, grant.ledger)),
+            ("not after", grant.not_after.to_string()),
+            ("policy", grant.policy.to_string()),
+        ] {
+            table.row([Cell::new(Paint::Dim, name), value.into()]);
+        }
+        format!(
+            "{}\n{} here; whether it was used before, the journal says\n",
+            table.render(style),
+            style.paint(Paint::Green, "verified")
+        )
+    })
+}
+
+/// Policies accepted here; a stranger without a configuration accepts the one that decided, which is then shown.
+fn policies(context: &Context, proven: &ProvenEntry) -> Result<BTreeSet<trust::Digest>, Failure> {
+    let path = context.home.config();
+    if path.exists() {
+        let text = files::text(&path, files::MAX_DOCUMENT_BYTES)?;
+        let config = Config::parse(&text, &path.display().to_string())
+            .map_err(|e| Failure::usage("CONFIG", "The configuration is refused", e))?;
+        return Ok(config.accepted_policies.into_iter().collect());
+    }
+    let entry: Option<ledger_contract::records::Entry> = serde_json::from_str(&proven.entry).ok();
+    Ok(entry.map(|e| e.verdict.policy).into_iter().collect())
+}
+
+/// The ledger of the trust roots' only log key.
+fn ledger(roots: &TrustRoots) -> Result<String, Failure> {
+    let [key] = &roots.logs[..] else {
+        let detail = format!("{} log keys; exactly one is needed", roots.logs.len());
+        return Err(Failure::usage("TRUST_ROOTS", "Which ledger?", detail));
+    };
+    let verifier =
+        NoteVerifier::parse(key).map_err(|e| Failure::usage("TRUST_ROOTS", "Unusable log key", e))?;
+    Ok(verifier.name().to_owned())
+}

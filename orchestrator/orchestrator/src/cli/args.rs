@@ -1,0 +1,85 @@
+//! Values that several commands take.
+
+use std::str::FromStr;
+
+/// A member of an organisation whose key is in the home directory: `ORG/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberName {
+    /// Organisation.
+    pub org: String,
+    /// Name.
+    pub name: String,
+}
+
+/// Is this safe as one component of a path, and legal in a certificate?
+#[must_use]
+pub fn component(text: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    (1..=64).contains(&text.len()) && text.chars().all(legal) && !text.starts_with('.')
+}
+
+impl FromStr for MemberName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((org, name)) if component(org) && component(name) => {
+                Ok(Self { org: org.to_owned(), name: name.to_owned() })
+            }
+            _ => Err("expected ORG/NAME, for example tenant/tenant".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for MemberName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.org, self.name)
+    }
+}
+
+/// Seconds from `90d`, `24h`, `15m`, `30s` or a plain number of seconds; at least 1.
+pub fn seconds(text: &str) -> Result<u64, String> {
+    let bad = || "expected a duration like 90d, 24h, 15m or 30s".to_owned();
+    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "d" => 86_400,
+        "h" => 3_600,
+        "m" => 60,
+        "s" => 1,
+        _ => return Err(bad()),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    number.checked_mul(factor).filter(|s| *s > 0).ok_or_else(bad)
+}
+
+/// `KEY=VALUE`.
+pub fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let good: Vec<_> = ["90d", "24h", "15m", "30s", "7"].iter().map(|t| seconds(t).unwrap()).collect();
+        assert_eq!(good, [7_776_000, 86_400, 900, 30, 7]);
+        for bad in ["", "0", "-1", "1w", "d", "1.5h", "99999999999999999999d", "18446744073709551615d"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_member_is_two_safe_components() {
+        assert_eq!("tenant/t.1".parse::<MemberName>().unwrap().to_string(), "tenant/t.1");
+        for bad in ["", "a", "a/", "/a", "../b", "a/..", "a/b/c", "a b/c", "a\0/b"] {
+            assert!(bad.parse::<MemberName>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What a command works with: the home, the client, the clock, keys and trust roots.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use trust::{Signer, TrustRoots, UnixTime};
+
+use super::{
+    Global,
+    args::MemberName,
+    failure::{Exit, Failure, chain},
+    files,
+    output::Ui,
+};
+use crate::{
+    client::{Client, ClientError},
+    home::Home,
+    problem::Problem,
+};
+
+/// Largest `trust.json`, key or certificate read, bytes.
+const MAX_TRUST_BYTES: u64 = 4 << 20;
+
+/// The surroundings of one command.
+#[derive(Debug)]
+pub struct Context {
+    /// The home directory (which may not exist yet).
+    pub home: Home,
+    /// How to talk to the person or program.
+    pub ui: Ui,
+    socket: PathBuf,
+}
+
+/// Runs a command that talks: one thread is enough.
+pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|e| Failure::internal("RUNTIME", e))?.block_on(work))
+}
+
+impl Context {
+    /// Resolves the home directory.
+    pub fn new(global: Global, ui: Ui) -> Result<Self, Failure> {
+        let path = match global.home {
+            Some(path) => path,
+            None => default_home()?,
+        };
+        let absolute = |p: &Path| {
+            std::path::absolute(p)
+                .map_err(|e| Failure::usage("HOME", "Unusable path", format!("{}: {e}", p.display())))
+        };
+        let home = Home::new(absolute(&path)?);
+        let socket = match global.socket {
+            Some(path) => absolute(&path)?,
+            None => home.socket(),
+        };
+        Ok(Self { home, ui, socket })
+    }
+
+    /// A client of this home's orchestrator.
+    pub fn client(&self) -> Result<Client, Failure> {
+        Client::new(&self.socket).map_err(|e| self.client_failure(e))
+    }
+
+    /// The wall clock.
+    pub fn now(&self) -> Result<UnixTime, Failure> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let since = since.map_err(|_| Failure::internal("CLOCK", "the clock is before 1970"))?;
+        Ok(UnixTime(since.as_secs()))
+    }
+
+    /// A member's key and certificate from the home directory.
+    pub fn signer(&self, member: &MemberName) -> Result<Signer, Failure> {
+        let (key, certificate) = self.home.identity(&member.org, &member.name);
+        load_signer(&key, &certificate).map_err(|f| match f.problem.code.as_str() {
+            "UNREADABLE" => f.hint(format!(
+                "identities here: {}",
+                files::members(&self.home)
+                    .map_or_else(|| "none; run `mandate init`".into(), |m| m.join(", "))
+            )),
+            _ => f,
+        })
+    }
+
+    /// The trust roots: from the file named, or the home's.
+    pub fn roots(&self, file: Option<&Path>) -> Result<TrustRoots, Failure> {
+        let path = file.map_or_else(|| self.home.trust(), Path::to_owned);
+        let bytes = files::read(&path, MAX_TRUST_BYTES)
+            .map_err(|f| f.hint("name the trust roots with --trust FILE, or the home with --home DIR"))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::usage("TRUST_ROOTS", "Not trust roots", format!("{}: {e}", path.display())))
+    }
+
+    /// A client's error as a failure of the command.
+    pub fn client_failure(&self, error: ClientError) -> Failure {
+        let text = chain(&error);
+        match error {
+            ClientError::Problem(problem) => problem.into(),
+            ClientError::NotRunning { .. } => {
+                let problem = Problem::new(503, "SERVE_NOT_RUNNING", "mandate serve is not running", text);
+                let next = if self.home.config().exists() {
+                    format!("start it with `mandate serve --home {}`", self.home.path().display())
+                } else {
+                    format!(
+                        "there is no home in {}; name it with --home, or make one with `mandate init`",
+                        self.home.path().display()
+                    )
+                };
+                Failure { exit: Exit::Unreachable, problem: problem.hint(next) }
+            }
+            ClientError::Broken { .. } => Failure {
+                exit: Exit::Unreachable,
+                problem: Problem::new(504, "NO_ANSWER", "mandate serve did not answer", text)
+                    .hint("the request is idempotent: look at `mandate intent list`, then try again"),
+            },
+            ClientError::Answer { .. } => Failure::internal("ANSWER", text)
+                .hint("is that socket `mandate serve`'s, of the same version? see `mandate --version`"),
+        }
+    }
+}
+
+/// Reads a key and its certificate.
+pub fn load_signer(key: &Path, certificate: &Path) -> Result<Signer, Failure> {
+    let (key_pem, certificate_pem) =
+        (files::text(key, MAX_TRUST_BYTES)?, files::text(certificate, MAX_TRUST_BYTES)?);
+    Signer::from_pem(&key_pem, &certificate_pem).map_err(|e| {
+        let where_ = format!("{} with {}: {e}", key.display(), certificate.display());
+        Failure::usage("IDENTITY", "Unusable identity", where_)
+    })
+}
+
+fn default_home() -> Result<PathBuf, Failure> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/lib/mandate".into());
+    }
+    let unset = || {
+        Failure::usage("HOME", "No home directory", "HOME is not set")
+            .hint("name one with --home DIR or MANDATE_HOME")
+    };
+    let home = std::env::var_os("HOME").filter(|h| !h.is_empty()).ok_or_else(unset)?;
+    Ok(PathBuf::from(home).join(".local/share/mandate"))
+}

@@ -1,0 +1,164 @@
+//! `mandate ledger …`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use ledger_contract::{
+    contract::Request,
+    records::{Entry, Event},
+};
+use trust::identity::claimed;
+
+use super::{
+    context::Context,
+    failure::{Exit, Failure},
+    output::{Cell, Paint, Style, Table},
+    proof,
+};
+
+/// Commands on the ledger.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// List the entries, oldest first: refusals are entries too
+    Log {
+        /// First position
+        #[arg(long, default_value_t = 0, value_name = "POSITION")]
+        from: u64,
+        /// How many at most
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Show the newest checkpoint and verify its signature here
+    Head {
+        /// Trust roots [default: trust.json in the home directory]
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+    },
+    /// Fetch an entry with its inclusion proof and verify it here
+    Proof {
+        /// Position of the entry
+        position: u64,
+        /// Trust roots [default: trust.json in the home directory]
+        #[arg(long, value_name = "FILE")]
+        trust: Option<PathBuf>,
+    },
+}
+
+/// Runs a command.
+pub async fn run(context: &Context, command: LedgerCommand) -> Result<Exit, Failure> {
+    let client = context.client()?;
+    match command {
+        LedgerCommand::Log { from, limit } => {
+            let entries =
+                client.ledger_range(from, limit.into()).await.map_err(|e| context.client_failure(e))?;
+            log(context, &entries)
+        }
+        LedgerCommand::Head { trust } => {
+            let note = client.ledger_head().await.map_err(|e| context.client_failure(e))?;
+            let checkpoint = proof::checkpoint(&context.roots(trust.as_deref())?, &note)?;
+            let document = serde_json::json!({ "verified": true, "origin": checkpoint.origin,
+                "size": checkpoint.size, "root": checkpoint.root, "checkpoint": note });
+            context.ui.show(&document, |style| {
+                format!(
+                    "{note}\n{} {} entries\n",
+                    style.paint(Paint::Green, "signature verified:"),
+                    checkpoint.size
+                )
+            })
+        }
+        LedgerCommand::Proof { position, trust } => {
+            let proven = client.ledger_entry(position).await.map_err(|e| context.client_failure(e))?;
+            let verified = proof::verify(&context.roots(trust.as_deref())?, &proven)?;
+            let document = serde_json::json!({ "verified": true, "size": verified.checkpoint.size,
+                "root": verified.checkpoint.root, "leaf": verified.leaf, "proven": proven });
+            context.ui.show(&document, |style| render_proof(&verified, proven.proof.path.len(), style))
+        }
+    }
+}
+
+fn log(context: &Context, entries: &[String]) -> Result<Exit, Failure> {
+    let mut parsed = Vec::with_capacity(entries.len());
+    for text in entries {
+        let entry: Entry = serde_json::from_str(text).map_err(|e| {
+            Failure::internal("ENTRY_FORMAT", format!("the orchestrator sent no ledger entry: {e}"))
+        })?;
+        parsed.push(entry);
+    }
+    context.ui.show(&parsed, |style| render_log(&parsed, style))
+}
+
+fn render_log(entries: &[Entry], style: Style) -> String {
+    let mut table = Table::new(
+        &[">ENTRY", "TIME", "REQUEST", "SUBJECT", "BY", "DECISION", "EVENT"],
+        "no entries from there on",
+    );
+    for e in entries {
+        let decision = if e.verdict.approved {
+            Cell::new(Paint::Green, "approved")
+        } else {
+            Cell::new(Paint::Red, e.verdict.code())
+        };
+        let (kind, subject) = describe(e);
+        table.row([
+            e.position.into(),
+            Cell::new(Paint::Dim, e.time),
+            kind.into(),
+            Cell::new(Paint::Cyan, subject),
+            signer(e).into(),
+            decision,
+            event(e).into(),
+        ]);
+    }
+    table.render(style)
+}
+
+/// What a request is and what it is about.
+fn describe(entry: &Entry) -> (&'static str, String) {
+    match Request::parse(&entry.request) {
+        Err(_) => ("unknown", entry.request.payload_type.clone()),
+        Ok(request) => {
+            let subject = match &request {
+                Request::Genesis(g) => g.ledger.clone(),
+                Request::Package(p) => format!("{} {}", p.descriptor_id, p.version).trim_end().to_owned(),
+                Request::AttestationKey(ak) => ak.site.clone(),
+                Request::Intent(i) => format!("{} {}/{} ({})", i.action.name(), i.tenant, i.service, i.id),
+                Request::Anchor(a) => format!("{} {}", a.operation_id, a.outcome),
+            };
+            (request.kind(), subject)
+        }
+    }
+}
+
+/// Who claims to have signed (the ledger has verified it; `proof` and `approval verify` do it again).
+fn signer(entry: &Entry) -> String {
+    let certificate = entry.request.signatures.first().map(|s| s.certificate.as_slice()).unwrap_or_default();
+    claimed(certificate).map_or_else(|_| "?".to_owned(), |(org, name)| format!("{org}/{name}"))
+}
+
+fn event(entry: &Entry) -> String {
+    match &entry.event {
+        None => String::new(),
+        Some(Event::IntentApproved { grant }) => format!("grant for {}", grant.ns_instance_id),
+        Some(Event::EvidenceAnchored { bundle, .. }) => format!("evidence {}", bundle.short()),
+    }
+}
+
+fn render_proof(verified: &proof::Verified, path: usize, style: Style) -> String {
+    let (kind, subject) = describe(&verified.entry);
+    let mut table = Table::new(&["", "", ""], "");
+    for (what, detail) in [
+        ("checkpoint", format!("signed by log {}", verified.checkpoint.origin)),
+        (
+            "inclusion",
+            format!("leaf {} of {}, {path} hashes", verified.entry.position, verified.checkpoint.size),
+        ),
+        ("entry", format!("{kind} {subject}, {}", verified.entry.time)),
+    ] {
+        table.row([Cell::new(Paint::Green, "ok"), what.into(), detail.into()]);
+    }
+    format!(
+        "{}\n{} here, from the trust roots alone\n",
+        table.render(style),
+        style.paint(Paint::Green, "verified")
+    )
+}

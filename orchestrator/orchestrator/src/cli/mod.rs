@@ -1,0 +1,263 @@
+//! The command line: parsing, one module per noun, and how a command ends.
+//!
+//! Nothing here decides anything about the infrastructure: it signs and verifies locally, asks `mandate serve` over
+//! its socket, and shows. Private keys never leave the process that was asked to sign. Tests: beside each module,
+//! `tests/cli.rs` (the built binary), `tests/init.rs`.
+
+mod approval;
+mod args;
+mod context;
+mod evidence;
+mod failure;
+mod files;
+mod init;
+mod intent;
+mod ledger;
+mod meta;
+mod ns;
+mod output;
+mod package;
+mod progress;
+mod proof;
+mod serve;
+mod site;
+mod timeline;
+mod verdict;
+mod watch;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, builder::styling};
+
+pub use failure::{Exit, Failure};
+pub use output::{ColorWhen, Ui};
+
+use context::Context;
+
+const STYLES: styling::Styles = styling::Styles::styled()
+    .header(styling::AnsiColor::Green.on_default().bold())
+    .usage(styling::AnsiColor::Green.on_default().bold())
+    .literal(styling::AnsiColor::Cyan.on_default().bold())
+    .placeholder(styling::AnsiColor::Cyan.on_default());
+
+const AFTER_HELP: &str = "\
+A first deployment:
+  mandate init                                            make a home: identities, ledger, journal
+  mandate serve                                           run the orchestrator
+  mandate package push vfw.tar.gz --as provider/provider  register what a provider built
+  mandate intent new deploy --service edge --nsd secure_edge_ns -o edge.json
+  mandate intent sign edge.json --as tenant/tenant -o edge.dsse.json
+  mandate intent submit edge.dsse.json --watch            the policy decides; watch it being carried out
+  mandate evidence export OPERATION -o edge.jsonl && mandate evidence verify edge.jsonl";
+
+/// Ledger-gated NFV orchestration: nothing changes without a signed, approved intent, and everything that was done
+/// comes back as evidence that anybody can verify.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mandate",
+    version,
+    styles = STYLES,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    propagate_version = true,
+    after_help = failure::EXIT_CODES,
+    after_long_help = const_format(),
+    max_term_width = 110
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn const_format() -> String {
+    format!("{AFTER_HELP}\n\n{}", failure::EXIT_CODES)
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Home directory [default: /var/lib/mandate for root, else ~/.local/share/mandate]
+    #[arg(long, global = true, env = "MANDATE_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// Socket of `mandate serve` [default: run/mandate.sock in the home directory]
+    #[arg(long, global = true, env = "MANDATE_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Answer with one JSON document on stdout; errors as a problem document on stderr
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to use colour (NO_COLOR is honoured)
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: ColorWhen,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a home directory: identities, trust roots, ledger, journal, configuration
+    Init(init::InitArgs),
+    /// Run the orchestrator
+    Serve,
+    /// Lint, pack, sign, verify and register packages
+    #[command(subcommand)]
+    Package(package::PackageCommand),
+    /// Make, sign, submit and follow intents
+    #[command(subcommand)]
+    Intent(intent::IntentCommand),
+    /// Export, verify and deliver approvals by hand
+    #[command(subcommand)]
+    Approval(approval::ApprovalCommand),
+    /// Look at network services
+    #[command(subcommand)]
+    Ns(ns::NsCommand),
+    /// Look at sites and register their attestation keys
+    #[command(subcommand)]
+    Site(site::SiteCommand),
+    /// Show, export and verify evidence
+    #[command(subcommand)]
+    Evidence(evidence::EvidenceCommand),
+    /// Look into the ledger and verify its proofs
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    /// Write completions for a shell to stdout
+    Completions(meta::CompletionsArgs),
+    /// Write the manual pages into a directory
+    Man(meta::ManArgs),
+}
+
+/// Runs the command of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let ui = Ui::detect(cli.global.json, cli.global.color);
+    let exit = match dispatch(cli, ui) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            ui.fail(&failure.problem);
+            failure.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn dispatch(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
+    let context = Context::new(cli.global, ui)?;
+    match cli.command {
+        Command::Init(args) => init::run(&context, &args),
+        Command::Serve => serve::run(&context),
+        Command::Completions(args) => meta::completions(&context, &args),
+        Command::Man(args) => meta::man(&context, &args),
+        other => context::block_on(talk(&context, other))?,
+    }
+}
+
+async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Package(c) => package::run(context, c).await,
+        Command::Intent(c) => intent::run(context, c).await,
+        Command::Approval(c) => approval::run(context, c).await,
+        Command::Ns(c) => ns::run(context, c).await,
+        Command::Site(c) => site::run(context, c).await,
+        Command::Evidence(c) => evidence::run(context, c).await,
+        Command::Ledger(c) => ledger::run(context, c).await,
+        Command::Init(_) | Command::Serve | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
+    }
+}
+
+/// What clap says, as text or (when `--json` is among the arguments) as a problem.
+fn usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|a| a == "--json");
+    if !error.use_stderr() || !json {
+        // Help and version are answers; everything else already says how to go on.
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
+    }
+    let text = error.render().to_string();
+    let detail = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let failure = Failure::usage("USAGE", "Wrong usage", detail).hint("mandate help");
+    Ui::detect(true, ColorWhen::Never).fail(&failure.problem);
+    ExitCode::from(Exit::Usage as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn every_documented_line_parses() {
+        for line in [
+            "mandate init --operator op --provider pr --tenant a --tenant b --auditor au --site x=DE --tpm x=device:/dev/tpmrm0",
+            "mandate --home /h --json serve",
+            "mandate package lint d --json",
+            "mandate package pack d --image fw=/bin/true --lockfile Cargo.lock --root-package p --builder provider/builder -o f",
+            "mandate package pack d --image fw=/bin/true --lockfile Cargo.lock --root-package p --builder-key k --builder-cert c -o f",
+            "mandate package sign f --as provider/provider -o g",
+            "mandate package verify f --trust t",
+            "mandate package push f --as provider/provider",
+            "mandate package list",
+            "mandate intent new deploy --service s --nsd ns --tenant t --throughput-kbps 1 --latency-p95-us 2 --loss-ppm 3 --site a --jurisdiction DE --sensitivity restricted --lease 24h --expires-in 1h --params p.yaml -o f",
+            "mandate intent new scale --service s --member m --aspect a --steps 2 --in",
+            "mandate intent new terminate --service s",
+            "mandate intent sign f --as tenant/tenant",
+            "mandate intent submit f --watch",
+            "mandate intent status i",
+            "mandate intent watch i",
+            "mandate intent list",
+            "mandate approval export 4 -o f",
+            "mandate approval deliver f",
+            "mandate approval verify f",
+            "mandate ns list --all",
+            "mandate ns show n",
+            "mandate ns timeline n --follow",
+            "mandate site list",
+            "mandate site enrol a --as operator/operator --rotate --valid-for 90d",
+            "mandate evidence show n",
+            "mandate evidence export o -o f",
+            "mandate evidence verify f --trust t",
+            "mandate ledger log --from 1 --limit 2",
+            "mandate ledger head",
+            "mandate ledger proof 3",
+            "mandate completions bash",
+            "mandate man d --color never",
+        ] {
+            assert!(
+                parse(line).is_ok(),
+                "{line}: {}",
+                parse(line).err().map(|e| e.to_string()).unwrap_or_default()
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_lines_do_not_parse() {
+        for line in [
+            "mandate",
+            "mandate frobnicate",
+            "mandate intent new deploy --service s",
+            "mandate intent new deploy --nsd n --service s --lease soon",
+            "mandate intent new scale --service s --member m --aspect a --steps 0",
+            "mandate intent sign f",
+            "mandate intent sign f --as tenant",
+            "mandate package sign f --as ../../etc/x",
+            "mandate package pack d -o f --builder provider/builder --builder-key k",
+            "mandate site enrol a --as x/y --valid-for 0d",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `mandate ns …`.
+
+use clap::Subcommand;
+
+use super::{
+    context::Context,
+    failure::{Exit, Failure},
+    intent::{operations, state},
+    output::{Cell, Paint, Style, Table},
+    progress::Spinner,
+    timeline::{self, Renderer},
+    watch::Follower,
+};
+use crate::{client::ClientError, views::NsView};
+
+/// Commands on network services.
+#[derive(Debug, Subcommand)]
+pub enum NsCommand {
+    /// List the services
+    List {
+        /// Also those that were terminated
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show a service with its instances and operations
+    Show {
+        /// NS instance id, or TENANT/SERVICE
+        ns: String,
+    },
+    /// Show everything that happened to a service
+    Timeline {
+        /// NS instance id, or TENANT/SERVICE
+        ns: String,
+        /// Go on as it happens; with --json, one JSON document per line
+        #[arg(long, short)]
+        follow: bool,
+    },
+}
+
+/// Runs a command.
+pub async fn run(context: &Context, command: NsCommand) -> Result<Exit, Failure> {
+    match command {
+        NsCommand::List { all } => list(context, all).await,
+        NsCommand::Show { ns } => {
+            let view = context.client()?.ns(&ns).await.map_err(|e| missing(context, e))?;
+            context.ui.show(&view, |style| render_show(&view, style))
+        }
+        NsCommand::Timeline { ns, follow: false } => {
+            let lines = context.client()?.timeline(&ns).await.map_err(|e| missing(context, e))?;
+            context.ui.show(&lines, |style| timeline::render(&lines, style))
+        }
+        NsCommand::Timeline { ns, follow: true } => follow(context, &ns).await,
+    }
+}
+
+fn missing(context: &Context, error: ClientError) -> Failure {
+    let missing = matches!(&error, ClientError::Problem(p) if p.status == 404);
+    let failure = context.client_failure(error);
+    if missing { failure.hint("mandate ns list --all") } else { failure }
+}
+
+async fn list(context: &Context, all: bool) -> Result<Exit, Failure> {
+    let services = context.client()?.services(all).await.map_err(|e| context.client_failure(e))?;
+    context.ui.show(&services, |style| render_list(&services, style))
+}
+
+fn sla(met: Option<bool>) -> Cell {
+    match met {
+        Some(true) => Cell::new(Paint::Green, "met"),
+        Some(false) => Cell::new(Paint::Red, "missed"),
+        None => Cell::new(Paint::Dim, "-"),
+    }
+}
+
+fn render_list(services: &[NsView], style: Style) -> String {
+    let mut table = Table::new(
+        &["NS INSTANCE", "SERVICE", "STATE", "SITE", "NSD", ">INSTANCES", "SLA"],
+        "no services; deploy one with `mandate intent new deploy`",
+    );
+    for s in services {
+        table.row([
+            Cell::new(Paint::Cyan, &s.id),
+            format!("{}/{}", s.tenant, s.service).into(),
+            state(&s.state),
+            s.site.as_deref().unwrap_or("-").into(),
+            (&s.nsd).into(),
+            s.instances.len().into(),
+            sla(s.sla_met),
+        ]);
+    }
+    table.render(style)
+}
+
+fn render_show(ns: &NsView, style: Style) -> String {
+    let mut facts = Table::new(&["", ""], "");
+    for (name, value) in [
+        ("service", Cell::new(Paint::Bold, format!("{}/{}", ns.tenant, ns.service))),
+        ("state", state(&ns.state)),
+        ("site", ns.site.as_deref().unwrap_or("-").into()),
+        ("nsd", (&ns.nsd).into()),
+        ("sla", sla(ns.sla_met)),
+    ] {
+        facts.row([Cell::new(Paint::Dim, name), value]);
+    }
+    let mut instances = Table::new(&["VDU INSTANCE", "STATE"], "no instances");
+    for (key, state) in &ns.instances {
+        let paint = if state.eq_ignore_ascii_case("active") { Paint::Green } else { Paint::Yellow };
+        instances.row([Cell::new(Paint::Cyan, key), Cell::new(paint, state)]);
+    }
+    format!(
+        "{}\n{}\n{}\n{}",
+        style.paint(Paint::Cyan, &ns.id),
+        facts.render(style),
+        instances.render(style),
+        operations(&ns.operations).render(style)
+    )
+}
+
+/// Until interrupted. A line whose state changes (started, then done) is shown each time.
+async fn follow(context: &Context, ns: &str) -> Result<Exit, Failure> {
+    let ui = context.ui;
+    let mut follower = Follower::new(context, None)?;
+    let spinner = Spinner::start(&ui, format!("following {ns}"));
+    let mut renderer = Renderer::new(ui.out);
+    let mut shown = std::collections::BTreeSet::new();
+    loop {
+        let lines = follower.ask(&spinner, |c| async move { c.timeline(ns).await }).await?;
+        for line in lines {
+            let json = serde_json::to_string(&line).map_err(|e| Failure::internal("JSON", e))?;
+            if !shown.insert(json.clone()) {
+                continue;
+            }
+            let text = if ui.json { format!("{json}\n") } else { renderer.line(&line) };
+            spinner.suspend(|| ui.print(&text))?;
+        }
+        spinner.say(format!("following {ns}"));
+        follower.next(&spinner, ns).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_list() {
+        let ns = NsView {
+            id: "ns-0123456789ab".into(),
+            tenant: "acme".into(),
+            service: "edge".into(),
+            state: "INSTANTIATED".into(),
+            site: Some("edge-a".into()),
+            nsd: "secure_edge_ns".into(),
+            instances: vec![("ns-0123456789ab/vfw/fw/0".into(), "active".into())],
+            operations: Vec::new(),
+            sla_met: Some(true),
+        };
+        let plain = Style { color: false, unicode: false };
+        assert_eq!(
+            render_list(std::slice::from_ref(&ns), plain),
+            "NS INSTANCE      SERVICE    STATE         SITE    NSD             INSTANCES  SLA\n\
+             ns-0123456789ab  acme/edge  INSTANTIATED  edge-a  secure_edge_ns          1  met\n"
+        );
+        let shown = render_show(&ns, plain);
+        assert!(shown.starts_with("ns-0123456789ab\nservice  acme/edge\nstate    INSTANTIATED\n"), "{shown}");
+        assert!(shown.ends_with("no operation yet\n"), "{shown}");
+    }
+}

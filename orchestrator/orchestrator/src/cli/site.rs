@@ -1,0 +1,134 @@
+//! `mandate site …`.
+
+use attestation::AkRecord;
+use clap::{Args, Subcommand};
+use ledger_contract::records::AK_PAYLOAD;
+use trust::{Digest, Envelope};
+
+use super::{
+    args::{MemberName, seconds},
+    context::Context,
+    failure::{Exit, Failure, chain},
+    output::{Cell, Paint, Style, Table},
+    progress::Spinner,
+    verdict,
+};
+use crate::views::SiteView;
+
+/// Commands on sites.
+#[derive(Debug, Subcommand)]
+pub enum SiteCommand {
+    /// List the sites with their room
+    List,
+    /// Register a site's attestation key on the ledger
+    Enrol(EnrolArgs),
+}
+
+/// Arguments of `site enrol`.
+#[derive(Debug, Args)]
+pub struct EnrolArgs {
+    /// The site
+    name: String,
+    /// Which operator vouches for the key
+    #[arg(long = "as", value_name = "ORG/NAME")]
+    who: MemberName,
+    /// Make a new key; the old one is not accepted any more
+    #[arg(long)]
+    rotate: bool,
+    /// How long the key is valid
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = seconds)]
+    valid_for: u64,
+}
+
+/// Runs a command.
+pub async fn run(context: &Context, command: SiteCommand) -> Result<Exit, Failure> {
+    match command {
+        SiteCommand::List => {
+            let sites = context.client()?.sites().await.map_err(|e| context.client_failure(e))?;
+            context.ui.show(&sites, |style| render(&sites, style))
+        }
+        SiteCommand::Enrol(args) => enrol(context, &args).await,
+    }
+}
+
+async fn enrol(context: &Context, args: &EnrolArgs) -> Result<Exit, Failure> {
+    let signer = context.signer(&args.who)?;
+    let client = context.client()?;
+    let spinner = Spinner::start(&context.ui, format!("asking the TPM of {}", args.name));
+    let key = client.attestation_key(&args.name, args.rotate).await.map_err(|e| context.client_failure(e))?;
+    if key.site != args.name {
+        let detail = format!("asked for the key of `{}`, got that of `{}`", args.name, key.site);
+        return Err(Failure::refused("WRONG_SITE", "Nothing was signed", detail));
+    }
+    let now = context.now()?;
+    // The validity is what the operator vouches for; the orchestrator only proposes the key.
+    let record = AkRecord { not_before: now, not_after: now.plus(args.valid_for), ..key };
+    let payload = serde_json::to_vec(&record).map_err(|e| Failure::internal("JSON", e))?;
+    let request =
+        Envelope::sign(AK_PAYLOAD, payload, &[&signer]).map_err(|e| Failure::internal("SIGN", chain(&e)))?;
+    let committed = client.submit(&request).await.map_err(|e| context.client_failure(e))?;
+    drop(spinner);
+    let document = serde_json::json!({ "record": record, "committed": committed });
+    context.ui.show(&document, |style| {
+        let key = Digest::of(&record.public_key).short();
+        let what = format!("{}'s attestation key {key}, valid until {}", record.site, record.not_after);
+        verdict::render_committed(&what, &committed, style)
+    })?;
+    Ok(if committed.verdict.approved { Exit::Ok } else { Exit::Refused })
+}
+
+fn render(sites: &[SiteView], style: Style) -> String {
+    let mut table = Table::new(
+        &[
+            "SITE",
+            "DRIVER",
+            "COUNTRY",
+            ">LATENCY",
+            ">INSTANCES",
+            ">VCPUS",
+            ">MEMORY",
+            "ATTESTATION",
+            "PROBLEM",
+        ],
+        "no sites",
+    );
+    for s in sites {
+        table.row([
+            Cell::new(Paint::Cyan, &s.name),
+            (&s.driver).into(),
+            (&s.jurisdiction).into(),
+            format!("{} us", s.latency_us).into(),
+            format!("{}/{}", s.used.instances, s.total.instances).into(),
+            format!("{}/{}", s.used.vcpus, s.total.vcpus).into(),
+            format!("{}/{} MiB", s.used.memory_mib, s.total.memory_mib).into(),
+            (&s.attestation).into(),
+            Cell::new(Paint::Red, s.problem.as_deref().unwrap_or_default()),
+        ]);
+    }
+    table.render(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_list() {
+        let total = vim::Resources { vcpus: 32, memory_mib: 32_768, instances: 32 };
+        let site = SiteView {
+            name: "edge-a".into(),
+            driver: "host".into(),
+            jurisdiction: "DE".into(),
+            latency_us: 2000,
+            total,
+            used: vim::Resources { vcpus: 4, memory_mib: 2048, instances: 4 },
+            attestation: "registered".into(),
+            problem: None,
+        };
+        assert_eq!(
+            render(&[site], Style { color: false, unicode: false }),
+            "SITE    DRIVER  COUNTRY  LATENCY  INSTANCES  VCPUS          MEMORY  ATTESTATION  PROBLEM\n\
+             edge-a  host    DE       2000 us       4/32   4/32  2048/32768 MiB  registered\n"
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! Following an intent until its operation is closed and its evidence anchored.
+//!
+//! The orchestrator may be restarted meanwhile (that is what its journal is for): a lost connection is tried again for
+//! a while. Lines appear once, when a step has ended; what is under way is the spinner's.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use super::{
+    context::Context,
+    failure::{Exit, Failure},
+    output::{Paint, Style, Ui, duration},
+    progress::Spinner,
+    timeline::Renderer,
+    verdict,
+};
+use crate::{
+    client::{Client, ClientError},
+    problem::Problem,
+    views::{IntentView, OperationView, TimelineLine},
+};
+
+/// How long the orchestrator may be away: a restart takes seconds, a reboot a minute.
+const AWAY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Calls that survive a restart of the orchestrator, within a deadline of the caller's.
+pub struct Follower<'a> {
+    context: &'a Context,
+    client: Client,
+    deadline: Option<Instant>,
+    change: u64,
+}
+
+impl<'a> Follower<'a> {
+    /// A follower that gives up after `timeout` seconds, if any.
+    pub fn new(context: &'a Context, timeout: Option<u64>) -> Result<Self, Failure> {
+        let deadline = timeout.map(|s| Instant::now() + Duration::from_secs(s));
+        Ok(Self { context, client: context.client()?, deadline, change: 0 })
+    }
+
+    /// Asks, again and again while nobody answers.
+    pub async fn ask<T, F>(&self, spinner: &Spinner, what: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let since = Instant::now();
+        loop {
+            let error = match what(self.client.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(e) => e,
+            };
+            let away = matches!(error, ClientError::NotRunning { .. } | ClientError::Broken { .. });
+            if !away || since.elapsed() > AWAY || self.over() {
+                return Err(self.context.client_failure(error));
+            }
+            spinner.say("mandate serve does not answer; waiting for it to come back");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    fn over(&self) -> bool {
+        self.deadline.is_some_and(|d| Instant::now() >= d)
+    }
+
+    /// Waits for the next change; an error when the time is over.
+    pub async fn next(&mut self, spinner: &Spinner, what: &str) -> Result<(), Failure> {
+        let after = self.change;
+        let changes = self.ask(spinner, |c| async move { c.changes(after).await });
+        let answered = match self.deadline {
+            None => Some(changes.await?),
+            Some(d) => tokio::time::timeout_at(d.into(), changes).await.ok().transpose()?,
+        };
+        self.change = answered.unwrap_or(after);
+        if answered.is_none() || self.over() {
+            let problem = Problem::new(504, "WATCH_TIMEOUT", "The time is over", format!("{what} goes on"))
+                .hint("watch again, with a longer --timeout");
+            return Err(Failure { exit: Exit::OperationFailed, problem });
+        }
+        Ok(())
+    }
+}
+
+/// Watches an intent; the exit code says how it ended.
+pub async fn intent(context: &Context, id: &str, timeout: Option<u64>) -> Result<Exit, Failure> {
+    let mut follower = Follower::new(context, timeout)?;
+    let spinner = Spinner::start(&context.ui, format!("intent {id}"));
+    let mut lines = Lines::new(context.ui);
+    loop {
+        let view = follower.ask(&spinner, |c| async move { c.intent(id).await }).await?;
+        if !view.verdict.approved {
+            return refused(context, &view);
+        }
+        if let Some(op) = view.operation.clone() {
+            let ns = &op.ns_instance_id;
+            let timeline = follower.ask(&spinner, |c| async move { c.timeline(ns).await }).await?;
+            lines.show(&spinner, &op, &timeline)?;
+            if closed(&op) {
+                drop(spinner);
+                return ended(context, &view, &op);
+            }
+        } else {
+            spinner.say("approved; waiting for the orchestrator");
+        }
+        follower.next(&spinner, &format!("intent {id}")).await?;
+    }
+}
+
+/// Closed *and* anchored: nothing more will happen.
+#[must_use]
+pub fn closed(op: &OperationView) -> bool {
+    op.anchored && matches!(op.state.as_str(), "COMPLETED" | "ROLLED_BACK" | "FAILED")
+}
+
+struct Lines {
+    ui: Ui,
+    shown: BTreeSet<String>,
+    renderer: Renderer,
+}
+
+impl Lines {
+    fn new(ui: Ui) -> Self {
+        let style = if ui.json { Style::default() } else { ui.out };
+        Self { ui, shown: BTreeSet::new(), renderer: Renderer::new(style) }
+    }
+
+    fn show(&mut self, spinner: &Spinner, op: &OperationView, all: &[TimelineLine]) -> Result<(), Failure> {
+        for line in all.iter().filter(|l| l.operation_id == op.id) {
+            let key = format!("{} {} {} {}", line.at_ms, line.kind, line.state, line.what);
+            if line.state == "started" || !self.shown.insert(key) {
+                continue;
+            }
+            let text = self.renderer.line(line);
+            if !self.ui.json {
+                spinner.suspend(|| self.ui.print(&text))?;
+            }
+        }
+        let under_way = all.iter().rev().find(|l| l.operation_id == op.id && l.state == "started");
+        let what = under_way.map_or_else(|| op.state.to_lowercase(), |l| l.what.clone());
+        spinner.say(format!("{}/{} {}", op.progress.0, op.progress.1, super::output::printable(&what)));
+        Ok(())
+    }
+}
+
+fn refused(context: &Context, view: &IntentView) -> Result<Exit, Failure> {
+    context.ui.show(view, |style| verdict::render(&view.verdict, style))?;
+    Ok(Exit::Refused)
+}
+
+fn ended(context: &Context, view: &IntentView, op: &OperationView) -> Result<Exit, Failure> {
+    let completed = op.state == "COMPLETED";
+    context.ui.show(view, |style| {
+        let paint = if completed { Paint::Green } else { Paint::Red };
+        let took = op.duration_ms.map_or_else(String::new, |ms| format!(" in {}", duration(ms)));
+        let problem = op.problem.as_ref().map_or_else(String::new, |p| format!(": {}", style.paint(Paint::Plain, p)));
+        format!(
+            "{}{took}{problem}\nnext: mandate evidence export {} -o {}.jsonl && mandate evidence verify {}.jsonl\n",
+            style.paint(paint, &op.state),
+            op.id,
+            op.id,
+            op.id
+        )
+    })?;
+    Ok(if completed { Exit::Ok } else { Exit::OperationFailed })
+}

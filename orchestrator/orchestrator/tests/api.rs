@@ -1,0 +1,330 @@
+//! The API over a real UNIX socket, with a service that records what it was asked.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use attestation::AkRecord;
+use ledger_contract::{
+    evidence::{InclusionProof, ProvenEntry},
+    records::Verdict,
+};
+use orchestrator::{
+    api::{self, Bounds},
+    client::{Client, ClientError},
+    problem::Problem,
+    service::Service,
+    views::{
+        CommittedView, DeliveredView, IntentView, NsView, OperationView, PackageView, SiteView, TimelineLine,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
+use trust::{
+    Digest, Envelope, Signer, UnixTime,
+    issue::{ca, member},
+};
+
+struct Recorder {
+    asked: Mutex<Vec<String>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Recorder {
+    fn note(&self, what: impl Into<String>) {
+        self.asked.lock().unwrap().push(what.into());
+    }
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+fn none<T>(what: &str) -> Result<T, Problem> {
+    Err(Problem::not_found("thing", what).hint("look elsewhere"))
+}
+
+#[async_trait]
+impl Service for Recorder {
+    async fn submit(&self, request: Envelope) -> Result<CommittedView, Problem> {
+        self.note(format!("submit {}", request.payload_type));
+        let verdict = Verdict { approved: false, rules: Vec::new(), policy: Digest([0; 32]) };
+        Ok(CommittedView {
+            position: 7,
+            time: UnixTime(1),
+            verdict,
+            ns_instance_id: None,
+            checkpoint: String::new(),
+        })
+    }
+    async fn put_package(&self, content: Vec<u8>) -> Result<PackageView, Problem> {
+        self.note(format!("put {}", content.len()));
+        none("package")
+    }
+    async fn packages(&self) -> Result<Vec<PackageView>, Problem> {
+        Ok(Vec::new())
+    }
+    async fn intent(&self, id: &str) -> Result<IntentView, Problem> {
+        self.note(format!("intent {id}"));
+        none(id)
+    }
+    async fn intents(&self, limit: usize) -> Result<Vec<IntentView>, Problem> {
+        self.note(format!("intents {limit}"));
+        Ok(Vec::new())
+    }
+    async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem> {
+        self.note(format!("services {all}"));
+        Ok(Vec::new())
+    }
+    async fn ns(&self, id: &str) -> Result<NsView, Problem> {
+        self.note(format!("ns {id}"));
+        none(id)
+    }
+    async fn timeline(&self, ns: &str) -> Result<Vec<TimelineLine>, Problem> {
+        self.note(format!("timeline {ns}"));
+        Ok(Vec::new())
+    }
+    async fn operation(&self, id: &str) -> Result<OperationView, Problem> {
+        Err(Problem::internal("BROKEN", format!("operation {id}")))
+    }
+    async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem> {
+        Ok(format!("{{\"op\":\"{operation}\"}}\n").into_bytes())
+    }
+    async fn sites(&self) -> Result<Vec<SiteView>, Problem> {
+        Ok(Vec::new())
+    }
+    async fn attestation_key(&self, site: &str, rotate: bool) -> Result<AkRecord, Problem> {
+        self.note(format!("key {site} {rotate}"));
+        Ok(AkRecord {
+            site: site.into(),
+            public_key: "key".into(),
+            pcr: 13,
+            pcr_baseline: Digest([0; 32]),
+            not_before: UnixTime(0),
+            not_after: UnixTime(1),
+        })
+    }
+    async fn deliver(&self, approval: ProvenEntry) -> Result<DeliveredView, Problem> {
+        self.note(format!("deliver {}", approval.entry));
+        Ok(DeliveredView { operation_id: "op-1".into() })
+    }
+    async fn ledger_head(&self) -> Result<String, Problem> {
+        Ok("origin\n1\nroot\n".into())
+    }
+    async fn ledger_entry(&self, position: u64) -> Result<ProvenEntry, Problem> {
+        Ok(approval(position))
+    }
+    async fn ledger_range(&self, from: u64, limit: usize) -> Result<Vec<String>, Problem> {
+        self.note(format!("range {from} {limit}"));
+        Ok(vec!["{}".into()])
+    }
+    async fn policy(&self) -> Result<Digest, Problem> {
+        Ok(Digest([1; 32]))
+    }
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+fn approval(index: u64) -> ProvenEntry {
+    let proof = InclusionProof { index, path: Vec::new(), checkpoint: String::new() };
+    ProvenEntry { entry: "entry".into(), proof }
+}
+
+struct Server {
+    recorder: Arc<Recorder>,
+    client: Client,
+    socket: PathBuf,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    _dir: tempfile::TempDir,
+}
+
+fn start() -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("mandate.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let recorder = Arc::new(Recorder { asked: Mutex::default(), changes: watch::channel(1).0 });
+    let (stop, stopped) = watch::channel(false);
+    let bounds = Bounds { package_bytes: 1 << 16 };
+    let task = tokio::spawn(api::serve_with(listener, recorder.clone(), stopped, bounds));
+    Server { recorder, client: Client::new(&socket).unwrap(), socket, stop, task, _dir: dir }
+}
+
+/// One exchange in plain bytes: what a client that is not ours sees. Status, headers (lower case), body.
+async fn raw(socket: &Path, request: &str) -> (u16, String, String) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_lowercase(), body.to_owned())
+}
+
+async fn exchange(socket: &Path, method: &str, path: &str, extra: &str, body: &str) -> (u16, String, String) {
+    let length = body.len();
+    raw(
+        socket,
+        &format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{extra}\r\n{body}"),
+    )
+    .await
+}
+
+fn problem(answer: &(u16, String, String)) -> Problem {
+    assert!(answer.1.contains("content-type: application/problem+json"), "{}", answer.1);
+    let problem: Problem = serde_json::from_str(&answer.2).unwrap();
+    assert_eq!(problem.status, answer.0);
+    problem
+}
+
+fn envelope() -> Envelope {
+    let authority = ca("acme", &[1; 32], UnixTime(0), UnixTime(2_000_000_000)).unwrap();
+    let attrs = Default::default();
+    let valid = (UnixTime(0), UnixTime(2_000_000_000));
+    let issued = member(&authority, "tenant", attrs, &[2; 32], &[1], valid).unwrap();
+    let signer = Signer::from_pem(&issued.key_pem, &issued.certificate_pem).unwrap();
+    Envelope::sign("text/x", b"payload".to_vec(), &[&signer]).unwrap()
+}
+
+#[tokio::test]
+async fn every_call_reaches_the_service_with_what_was_asked() {
+    let s = start();
+    let c = &s.client;
+    assert_eq!(c.submit(&envelope()).await.unwrap().position, 7);
+    assert!(c.packages().await.unwrap().is_empty());
+    c.intents(5).await.unwrap();
+    c.services(true).await.unwrap();
+    c.ns("acme/edge").await.unwrap_err();
+    c.timeline("acme/edge").await.unwrap();
+    c.timeline("ns-1").await.unwrap();
+    c.intent("i d/é?#").await.unwrap_err();
+    assert_eq!(c.attestation_key("edge-a", true).await.unwrap().site, "edge-a");
+    c.attestation_key("edge-a", false).await.unwrap();
+    assert_eq!(c.deliver(&approval(3)).await.unwrap().operation_id, "op-1");
+    assert_eq!(c.ledger_range(2, 3).await.unwrap(), ["{}"]);
+    assert_eq!(
+        s.recorder.asked(),
+        [
+            "submit text/x",
+            "intents 5",
+            "services true",
+            "ns acme/edge",
+            "timeline acme/edge",
+            "timeline ns-1",
+            "intent i d/é?#",
+            "key edge-a true",
+            "key edge-a false",
+            "deliver entry",
+            "range 2 3",
+        ]
+    );
+    assert_eq!(c.ledger_entry(9).await.unwrap().proof.index, 9);
+    assert_eq!(c.ledger_head().await.unwrap(), "origin\n1\nroot\n");
+    assert_eq!(c.policy().await.unwrap(), Digest([1; 32]));
+    assert_eq!(c.bundle("op-1").await.unwrap(), b"{\"op\":\"op-1\"}\n");
+    assert_eq!(c.health().await.unwrap().status, "ok");
+    assert!(c.sites().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_service_can_be_named_by_path_segments() {
+    let s = start();
+    exchange(&s.socket, "GET", "/v1/ns/acme/edge", "", "").await;
+    exchange(&s.socket, "GET", "/v1/ns/acme/edge/timeline", "", "").await;
+    exchange(&s.socket, "GET", "/v1/ns/ns-1/timeline", "", "").await;
+    assert_eq!(s.recorder.asked(), ["ns acme/edge", "timeline acme/edge", "timeline ns-1"]);
+}
+
+#[tokio::test]
+async fn whatever_is_refused_is_a_problem_with_its_status() {
+    let s = start();
+    for (method, path, body, status, code) in [
+        ("GET", "/nowhere", "", 404, "NO_ROUTE"),
+        ("GET", "/v1/nowhere", "", 404, "NO_ROUTE"),
+        ("DELETE", "/v1/ns", "", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/v1/requests", "", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/v1/requests", "{}", 400, "MALFORMED"),
+        ("POST", "/v1/requests", "", 400, "MALFORMED"),
+        ("POST", "/v1/approvals", "{\"entry\":1}", 400, "MALFORMED"),
+        ("GET", "/v1/intents?limit=0", "", 400, "LIMIT"),
+        ("GET", "/v1/intents?limit=1001", "", 400, "LIMIT"),
+        ("GET", "/v1/intents?limit=x", "", 400, "QUERY"),
+        ("GET", "/v1/intents?lim=1", "", 400, "QUERY"),
+        ("GET", "/v1/ledger/entries/-1", "", 404, "NOT_FOUND"),
+        ("GET", "/v1/ledger/entries/99999999999999999999", "", 404, "NOT_FOUND"),
+        ("GET", "/v1/operations/op-9", "", 500, "BROKEN"),
+        ("GET", "/v1/ns/none", "", 404, "NOT_FOUND"),
+    ] {
+        let answer = exchange(&s.socket, method, path, "", body).await;
+        assert_eq!(answer.0, status, "{method} {path}: {}", answer.2);
+        assert_eq!(problem(&answer).code, code, "{method} {path}");
+    }
+    let refused = s.client.ns("none").await.unwrap_err();
+    assert!(matches!(refused, ClientError::Problem(p) if p.hint.as_deref() == Some("look elsewhere")));
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_with_and_without_a_length() {
+    let s = start();
+    let fits = vec![b'x'; 1 << 16];
+    s.client.put_package(fits).await.unwrap_err();
+    assert_eq!(s.recorder.asked(), ["put 65536"]);
+    let answer = exchange(&s.socket, "PUT", "/v1/packages/content", "", &"x".repeat((1 << 16) + 1)).await;
+    assert_eq!(problem(&answer).code, "BODY_TOO_LARGE");
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 15, "x".repeat(1 << 15));
+    let head = "PUT /v1/packages/content HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let answer = raw(&s.socket, &format!("{head}{chunk}{chunk}{chunk}0\r\n\r\n")).await;
+    assert_eq!((answer.0, problem(&answer).code.as_str()), (413, "BODY_TOO_LARGE"));
+    assert!(s.recorder.asked().is_empty(), "the service saw nothing of it");
+}
+
+#[tokio::test]
+async fn an_unchanged_resource_is_not_sent_again() {
+    let s = start();
+    let first = exchange(&s.socket, "GET", "/v1/policy", "", "").await;
+    let tag = first.1.lines().find_map(|l| l.strip_prefix("etag: ")).unwrap().to_owned();
+    let again =
+        exchange(&s.socket, "GET", "/v1/policy", &format!("if-none-match: \"x\", {tag}\r\n"), "").await;
+    assert_eq!((again.0, again.2.as_str()), (304, ""));
+    let other = exchange(&s.socket, "GET", "/v1/policy", "if-none-match: \"x\"\r\n", "").await;
+    assert_eq!((other.0, other.2), (200, first.2));
+}
+
+#[tokio::test]
+async fn a_long_poll_answers_with_the_change_or_the_stop() {
+    let s = start();
+    assert_eq!(s.client.changes(0).await.unwrap(), 1, "at once when there is news");
+    assert_eq!(s.client.changes(9).await.unwrap(), 1, "also after a restart, when the number is lower");
+    let client = s.client.clone();
+    let waiting = tokio::spawn(async move { client.changes(1).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    s.recorder.changes.send_replace(2);
+    assert_eq!(waiting.await.unwrap().unwrap(), 2);
+
+    let client = s.client.clone();
+    let waiting = tokio::spawn(async move { client.changes(2).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let since = Instant::now();
+    s.stop.send_replace(true);
+    assert_eq!(waiting.await.unwrap().unwrap(), 2);
+    s.task.await.unwrap().unwrap();
+    assert!(since.elapsed() < Duration::from_secs(4), "a long poll does not hold the stop up");
+}
+
+#[tokio::test]
+async fn nobody_on_the_socket_is_said_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Client::new(&dir.path().join("none.sock")).unwrap().health().await.unwrap_err();
+    assert!(matches!(error, ClientError::NotRunning { .. }), "{error:?}");
+    let stale = dir.path().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    let error = Client::new(&stale).unwrap().health().await.unwrap_err();
+    assert!(matches!(error, ClientError::NotRunning { .. }), "{error:?}");
+}
