@@ -309,7 +309,11 @@ impl FromStr for PortRange {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
@@ -359,7 +363,10 @@ impl Configuration {
     /// Parses and checks a document.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         if bytes.len() > MAX_CONFIGURATION_BYTES {
-            return Err(ConfigError::Malformed(format!("{} bytes; at most {MAX_CONFIGURATION_BYTES}", bytes.len())));
+            return Err(ConfigError::Malformed(format!(
+                "{} bytes; at most {MAX_CONFIGURATION_BYTES}",
+                bytes.len()
+            )));
         }
         let it: Self = serde_json::from_slice(bytes).map_err(|e| ConfigError::Malformed(e.to_string()))?;
         it.check()?;
@@ -400,11 +407,17 @@ impl Configuration {
                     if let (Some(s), Some(d)) = (rule.source, rule.destination)
                         && s.address.is_ipv4() != d.address.is_ipv4()
                     {
-                        return invalid(format!("firewall.rules[{i}]"), "source and destination differ in IP version".into());
+                        return invalid(
+                            format!("firewall.rules[{i}]"),
+                            "source and destination differ in IP version".into(),
+                        );
                     }
                     let ports = rule.source_ports.is_some() || rule.destination_ports.is_some();
                     if ports && !matches!(rule.protocol, Some(6 | 17 | 132)) {
-                        return invalid(format!("firewall.rules[{i}]"), "ports need protocol 6, 17 or 132".into());
+                        return invalid(
+                            format!("firewall.rules[{i}]"),
+                            "ports need protocol 6, 17 or 132".into(),
+                        );
                     }
                 }
                 unique("firewall.rules", &f.rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>())
@@ -413,19 +426,31 @@ impl Configuration {
                 known("load_balancer.client", &l.client)?;
                 known("load_balancer.backend", &l.backend)?;
                 unique("load_balancer.vips", &l.vips.iter().map(|v| v.id.as_str()).collect::<Vec<_>>())?;
-                unique("load_balancer.backends", &l.backends.iter().map(|b| b.id.as_str()).collect::<Vec<_>>())?;
+                unique(
+                    "load_balancer.backends",
+                    &l.backends.iter().map(|b| b.id.as_str()).collect::<Vec<_>>(),
+                )?;
                 if let Some(b) = l.backends.iter().find(|b| !(1..=1000).contains(&b.weight)) {
-                    return invalid(format!("load_balancer.backends `{}`", b.id), "weight must be 1 to 1000".into());
+                    return invalid(
+                        format!("load_balancer.backends `{}`", b.id),
+                        "weight must be 1 to 1000".into(),
+                    );
                 }
                 if let Some(v) = l.vips.iter().find(|v| !matches!(v.protocol, 6 | 17)) {
-                    return invalid(format!("load_balancer.vips `{}`", v.id), "protocol must be 6 or 17".into());
+                    return invalid(
+                        format!("load_balancer.vips `{}`", v.id),
+                        "protocol must be 6 or 17".into(),
+                    );
                 }
                 let prime = l.table_size >= 2
                     && (2..).take_while(|d| d * d <= l.table_size).all(|d| l.table_size % d != 0);
                 if prime && l.backends.len() <= l.table_size as usize {
                     Ok(())
                 } else {
-                    invalid("load_balancer.table_size".into(), "must be a prime, not below the number of backends".into())
+                    invalid(
+                        "load_balancer.table_size".into(),
+                        "must be a prime, not below the number of backends".into(),
+                    )
                 }
             }
             Function::Reflector(r) => known("reflector.port", &r.port),

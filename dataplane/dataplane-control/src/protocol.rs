@@ -147,8 +147,10 @@ pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> Result<Option<T>
 /// Writes one frame.
 pub fn write_frame<T: Serialize>(to: &mut impl Write, value: &T) -> Result<(), ProtocolError> {
     let body = serde_json::to_vec(value)?;
-    let length =
-        u32::try_from(body.len()).ok().filter(|l| *l <= MAX_FRAME_BYTES).ok_or(ProtocolError::TooLong(body.len()))?;
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|l| *l <= MAX_FRAME_BYTES)
+        .ok_or(ProtocolError::TooLong(body.len()))?;
     to.write_all(&length.to_be_bytes())?;
     to.write_all(&body)?;
     to.flush()?;
