@@ -396,7 +396,10 @@ impl Site {
         let links = Links::open(namespace).await?.ok_or_else(gone)?;
         let mut up = Ok(());
         for port in 0..ports {
-            up = up.and(links.listen(&port_interface(port)).await);
+            up = links.listen(&port_interface(port)).await;
+            if up.is_err() {
+                break;
+            }
         }
         links.close().await;
         up

@@ -50,7 +50,7 @@
 //! | `INTERNAL` | Escalate | a defect of this driver |
 //!
 //! Tests: beside the code; `tests/conformance.rs` (the port's suite on this machine, every half-made state),
-//! `tests/real.rs` (the same with mandate-launcher, mandate-dataplane and swtpm).
+//! `tests/host.rs` (a quiet kernel, sites, foreign links, user namespaces), `tests/real.rs` (the same with mandate-launcher, mandate-dataplane and swtpm).
 
 mod attest;
 mod compute;

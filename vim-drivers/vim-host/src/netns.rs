@@ -4,7 +4,7 @@
 //! a worker of the runtime. A namespace gets its name last, so one that has a name is set up: no IPv6 and no ARP of
 //! the kernel's own, nothing forwarded, bridges past the packet filter.
 //!
-//! Tests: the conformance suite (half-made namespaces) and `tests/quiet.rs` (no frame of the kernel's own).
+//! Tests: the conformance suite (half-made namespaces) and `tests/host.rs` (no frame of the kernel's own).
 
 use std::{
     fs::{self, File},

@@ -43,6 +43,11 @@ pub fn target() -> PathBuf {
     std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned()
 }
 
+/// Where the real programs are: `MANDATE_BIN_DIR`, or where cargo puts them.
+pub fn programs() -> PathBuf {
+    std::env::var_os("MANDATE_BIN_DIR").map_or_else(target, PathBuf::from)
+}
+
 pub fn standin() -> PathBuf {
     target().join("examples/standin")
 }
@@ -351,22 +356,27 @@ impl Fixture for Host {
     }
 
     async fn close(self) -> Result<(), String> {
-        let site = self.site.clone();
-        if Path::new(&format!("/tmp/{site}.pid")).exists() {
-            sh(&format!(
-                "kill $(cat /tmp/{site}.pid); rm /tmp/{site}.pid; ip netns del mdt-{site}-2-fabric; \
-                 ip netns del mdt-{site}-other"
-            ))?;
-        }
-        // Only after a case that failed.
-        for pid in self.processes() {
-            sh(&format!("kill -9 {pid}"))?;
-        }
+        Ok(())
+    }
+}
+
+/// Foreign objects, and whatever a test that failed left: nothing of ours when it passed.
+impl Drop for Host {
+    fn drop(&mut self) {
+        let site = &self.site;
+        let foreign = format!(
+            "test -f /tmp/{site}.pid && kill $(cat /tmp/{site}.pid) && rm /tmp/{site}.pid && \
+             ip netns del mdt-{site}-2-fabric && ip netns del mdt-{site}-other"
+        );
+        let mut commands = vec![foreign];
+        commands.extend(self.processes().iter().map(|pid| format!("kill -9 {pid}")));
         for namespace in self.namespaces() {
-            sh(&format!("umount /run/netns/{namespace} 2>/dev/null || true; rm -f /run/netns/{namespace}"))?;
+            commands.push(format!("umount /run/netns/{namespace} || true; rm -f /run/netns/{namespace}"));
+        }
+        for command in commands {
+            drop(sh(&command));
         }
         drop(fs::remove_dir_all(self.run_dir()));
-        Ok(())
     }
 }
 
