@@ -1,2 +1,42 @@
-//! placeholder
-fn main() {}
+//! `cargo testbed`: the demo, the tests and the real peers they need.
+//!
+//! It never holds product code and never stands in for the product: `demo` and `test` drive the `mandate` binary as
+//! its users do. Its own dependencies compile no C, so that it can be built first and install what the rest needs.
+//! Tests are beside each module; `check`'s run it on broken fixtures.
+
+mod check;
+mod cli;
+mod command;
+mod demo;
+mod interrupt;
+mod test;
+mod ui;
+mod up;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = cli::Cli::parse();
+    let outcome = interrupt::install().and_then(|()| run(arguments));
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            ui::error(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: cli::Cli) -> anyhow::Result<bool> {
+    match arguments.command {
+        cli::Command::Up { what } => up::up(what).map(|()| true),
+        cli::Command::Down => up::down().map(|()| true),
+        cli::Command::Demo(options) => demo::main(&options),
+        cli::Command::Check => check::run(),
+        cli::Command::Test(options) => test::run(&options),
+    }
+}

@@ -1,0 +1,80 @@
+//! Which crate of ours may depend on which.
+
+use super::Finding;
+use crate::workspace::Metadata;
+
+/// Every crate may depend on these.
+const FOR_ALL: &[&str] = &["trust"];
+
+/// Crate and what it may depend on besides [`FOR_ALL`], dev-dependencies apart. Later crates are listed already.
+const TABLE: &[(&str, &[&str])] = &[
+    ("trust", &[]),
+    // what the data plane and the orchestrator share
+    ("attestation", &[]),
+    ("dataplane-control", &[]),
+    // the gate
+    ("ledger-contract", &["attestation", "dataplane-control"]),
+    ("ledger", &["ledger-contract"]),
+    ("ledger-fabric", &["ledger", "ledger-contract"]),
+    ("ledger-chaincode", &["ledger-contract"]),
+    // what providers upload
+    ("descriptors", &[]),
+    // infrastructure
+    ("vim", &["attestation", "dataplane-control"]),
+    ("vim-host", &["vim", "attestation", "dataplane-control"]),
+    ("vim-openstack", &["vim", "attestation", "dataplane-control", "sriov"]),
+    ("vim-kubevirt", &["vim", "attestation", "dataplane-control"]),
+    ("sriov", &[]),
+    // the orchestrator
+    ("lcm", &["ledger-contract", "descriptors", "vim", "dataplane-control", "attestation"]),
+    (
+        "orchestrator",
+        &[
+            "lcm",
+            "ledger-contract",
+            "ledger",
+            "ledger-fabric",
+            "vim",
+            "vim-host",
+            "vim-openstack",
+            "vim-kubevirt",
+            "descriptors",
+            "dataplane-control",
+            "attestation",
+        ],
+    ),
+    // packets
+    ("dataplane-engine", &["dataplane-control"]),
+    ("dpdk-sys", &[]),
+    ("dpdk", &["dpdk-sys"]),
+    ("mandate-dataplane", &["dataplane-engine", "dpdk", "dataplane-control", "attestation"]),
+    ("mandate-launcher", &["dataplane-control", "attestation"]),
+    // drives the product from outside
+    ("testbed", &["dataplane-control"]),
+];
+
+/// Normal and build dependencies of our crates on each other, against the table.
+pub fn check(metadata: &Metadata) -> Vec<Finding> {
+    let ours: Vec<&str> = metadata.members().map(|p| p.name.as_str()).collect();
+    let mut findings = Vec::new();
+    for package in metadata.members() {
+        let Some((_, allowed)) = TABLE.iter().find(|(name, _)| *name == package.name) else {
+            findings.push(Finding::new(
+                &package.name,
+                "is not in the table of testbed/src/check/graph.rs: say there what it may depend on",
+            ));
+            continue;
+        };
+        for d in package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev")) {
+            let name = d.name.as_str();
+            if ours.contains(&name) && !allowed.contains(&name) && !FOR_ALL.contains(&name) {
+                let allowed = [allowed, FOR_ALL].concat().join(", ");
+                findings.push(Finding::new(
+                    &package.name,
+                    format!("must not depend on {name}; it may on {allowed} (docs/architecture.md)"),
+                ));
+            }
+        }
+    }
+    findings
+}

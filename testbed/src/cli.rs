@@ -1,0 +1,66 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The demo, the tests and the real peers they need.
+#[derive(Debug, Parser)]
+#[command(name = "cargo testbed", bin_name = "cargo testbed", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Install what is missing on this machine, or start peers.
+    Up {
+        /// `deps`: packages by apt. `tpm`: a software TPM per site, under .testbed/.
+        #[arg(value_enum, default_value_t = Peer::Deps)]
+        what: Peer,
+    },
+    /// End every peer that `up` started, and remove what interrupted demos left behind.
+    Down,
+    /// Play the main job end to end: from a signed intent to anchored, verified evidence.
+    Demo(DemoOptions),
+    /// Check the workspace: dependency directions, unsafe code, purity, licences, and that the documented commands exist.
+    Check,
+    /// Run every test, and the demo as the last one.
+    Test(TestOptions),
+}
+
+/// What `up` brings up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Peer {
+    /// Packages of the distribution that the build and the demo need.
+    Deps,
+    /// One swtpm per site.
+    Tpm,
+}
+
+/// How the demo is played.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DemoOptions {
+    /// Progress on stderr; the last line on stdout is one JSON document.
+    #[arg(long)]
+    pub json: bool,
+    /// Leave the orchestrator and a deployed service running; `cargo testbed down` ends them.
+    #[arg(long)]
+    pub keep: bool,
+    /// Play in this directory (short: UNIX sockets are below it); a new temporary one otherwise.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Use the release build.
+    #[arg(long)]
+    pub release: bool,
+}
+
+/// Which tests.
+#[derive(Debug, Args)]
+pub struct TestOptions {
+    /// Only these parts or crates; none: all of it.
+    pub names: Vec<String>,
+}

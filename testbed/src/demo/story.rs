@@ -1,0 +1,150 @@
+//! What happens, in order. Each step is what one of the users does, and what must come of it.
+
+mod attacks;
+mod crash;
+mod ending;
+mod refusals;
+mod service;
+mod setup;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use super::{
+    report::{Report, StepResult},
+    stage::Stage,
+    traces::Traces,
+};
+use crate::{interrupt, ui};
+
+/// The tenant whose services these are.
+const TENANT: &str = "acme";
+/// Another one.
+const OTHER_TENANT: &str = "globex";
+
+/// The demo as it goes.
+pub struct Story {
+    stage: Stage,
+    report: Report,
+    json: bool,
+    /// The step that is shown.
+    step: Option<ui::Step>,
+    /// What was on the machine when nothing was deployed.
+    empty: Traces,
+    /// What one service is, as the first was found.
+    one: Traces,
+    /// The first service.
+    first: Option<Deployed>,
+    /// Approvals, exported while they were good.
+    approvals: Vec<(&'static str, std::path::PathBuf)>,
+    /// Services that live.
+    alive: Vec<&'static str>,
+}
+
+/// A deployment that was carried out.
+#[derive(Debug, Clone)]
+struct Deployed {
+    /// NS instance.
+    ns: String,
+    /// The operation.
+    operation: String,
+    /// Position of its decision on the ledger.
+    position: u64,
+    /// The site chosen.
+    site: String,
+}
+
+/// A step: its name, and what it does; it returns what there is to say of it.
+type Act = (&'static str, fn(&mut Story) -> anyhow::Result<String>);
+
+const ACTS: &[Act] = &[
+    ("operator: found ledger, journal and identities", Story::init),
+    ("operator: a TPM for each site", Story::tpms),
+    ("operator: start the orchestrator", Story::serve),
+    ("operator: register the sites' attestation keys", Story::enrol),
+    ("provider: pack, sign and register three packages", Story::packages),
+    ("tenant: deploy, attested, measured, anchored", Story::deploy),
+    ("auditor: verify the evidence offline", Story::evidence),
+    ("auditor: find every flipped byte", Story::tamper),
+    ("tenant: two more backends", Story::scale),
+    ("crash: kill the orchestrator in mid-deploy", Story::crash),
+    ("attack: another rule set behind our back", Story::changed_rules),
+    ("attack: an old quote for a new challenge", Story::old_quote),
+    ("attack: a quote by a key that was replaced", Story::stale_key),
+    ("refused: approvals", Story::approvals_refused),
+    ("refused: requests and packages", Story::requests_refused),
+    ("tenant: terminate everything", Story::terminate),
+];
+
+impl Story {
+    /// On an empty stage.
+    pub fn new(stage: Stage, json: bool) -> Self {
+        Self {
+            stage,
+            report: Report::default(),
+            json,
+            step: None,
+            empty: Traces::default(),
+            one: Traces::default(),
+            first: None,
+            approvals: Vec::new(),
+            alive: Vec::new(),
+        }
+    }
+
+    /// What came of it.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// All acts, until one does not hold.
+    pub fn play(&mut self) {
+        let start = std::time::Instant::now();
+        let held = ACTS.iter().all(|act| self.act(act));
+        self.report.ok = held && self.report.evidence.verified;
+        if held {
+            self.ending(start.elapsed());
+        }
+    }
+
+    fn act(&mut self, (name, act): &Act) -> bool {
+        self.step = Some(ui::Step::begin(name));
+        let outcome = interrupt::check().and_then(|()| act(self));
+        let (ok, detail) = match &outcome {
+            Ok(detail) => (true, detail.clone()),
+            Err(_) => (false, String::new()),
+        };
+        let ms = self.step.take().map_or(0, |step| step.end(ok, &detail));
+        self.report.steps.push(StepResult { name: (*name).to_owned(), ok, ms });
+        if let Err(e) = outcome {
+            ui::error(&e);
+            self.report.problem = Some(format!("{e:#}"));
+            let log = self.stage.path("serve.log");
+            if log.exists() {
+                ui::say(&format!("the orchestrator's last words:\n{}", super::mandate::tail(&log)));
+            }
+        }
+        ok
+    }
+
+    /// What goes on within a step.
+    fn note(&self, text: &str) {
+        if let Some(step) = &self.step {
+            step.note(text);
+        }
+    }
+
+    fn first(&self) -> anyhow::Result<&Deployed> {
+        self.first.as_ref().context("no service was deployed")
+    }
+
+    /// Leaves it running.
+    pub fn keep(self) {
+        self.stage.keep();
+    }
+}
+
+/// A text field of an answer.
+fn text(value: &Value, key: &str) -> anyhow::Result<String> {
+    value[key].as_str().map(str::to_owned).with_context(|| format!("the answer has no `{key}`: {value}"))
+}

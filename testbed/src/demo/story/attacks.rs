@@ -1,0 +1,151 @@
+//! Point 6: what attestation refuses, attempted by somebody who is root on the site.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use dataplane_control::protocol::{Client, Request};
+use serde_json::Value;
+
+use super::{Story, TENANT, service};
+use crate::{command, demo::replay::Replay, up::tpm::Swtpm};
+
+const QUOTE_LIMIT: Duration = Duration::from_secs(10);
+/// The PCR that `mandate init` configures.
+const PCR: &str = "13";
+
+/// A running instance, as found on the machine.
+struct Instance {
+    control: PathBuf,
+    document: PathBuf,
+}
+
+impl Story {
+    /// Somebody opens the firewall over its control socket; the next challenge finds it.
+    pub(super) fn changed_rules(&mut self) -> anyhow::Result<String> {
+        let firewall = self.instance("edge-2", "/vfw/")?;
+        let mut document: Value = serde_json::from_slice(&fs::read(&firewall.document)?)?;
+        let generation = document["generation"].as_u64().context("the configuration has no generation")?;
+        document["generation"] = (generation + 1).into();
+        let rules = document["function"]["firewall"]["rules"].as_array_mut().context("it is no firewall")?;
+        rules.insert(0, serde_json::json!({ "id": "backdoor", "from": "client", "action": "allow" }));
+        let mut client = Client::new(UnixStream::connect(&firewall.control)?)?;
+        let status =
+            client.status(&Request::Configure { document: serde_json::to_string_pretty(&document)? })?;
+        ensure!(status.generation == generation + 1, "the firewall did not take the backdoor");
+        let code = self.isolated("edge-2", &service::scale_by("edge-2", "1"), "ATTESTATION_CONFIGURATION")?;
+        ensure!(client.status(&Request::Status)?.isolated, "the firewall still forwards");
+        self.report.refused("changed rule set", &code);
+        Ok(format!("{code}; its traffic is cut, the process kept"))
+    }
+
+    /// Somebody between the TPM and the site answers the new challenge with an old quote.
+    pub(super) fn old_quote(&mut self) -> anyhow::Result<String> {
+        let site = self.first()?.site.clone();
+        let tpm = Swtpm::at(&self.stage.tpms(), &site);
+        let replay = Replay::before(&tpm.socket())?;
+        self.take_a_quote(&site, &tpm)?;
+        let code = self.isolated("edge-1", &service::scale_by("edge-1", "1"), "ATTESTATION_NONCE")?;
+        ensure!(replay.replayed() > 0, "the TPM was not asked, so nothing was replayed");
+        self.report.refused("wrong nonce", &code);
+        Ok(format!("{code}: the quote is true and signed by the registered key, and not for this challenge"))
+    }
+
+    /// A true quote for a challenge of our own.
+    fn take_a_quote(&self, site: &str, tpm: &Swtpm) -> anyhow::Result<()> {
+        let launcher = self.stage.programs.mandate.with_file_name("mandate-launcher");
+        let log = self.event_log(site)?;
+        let claims = self.stage.path("claims.json");
+        fs::write(&claims, "[]")?;
+        let mut c = Command::new(launcher);
+        c.args(["quote", "--tpm", &tpm.tcti(), "--pcr", PCR, "--log"]).arg(log).arg("--claims").arg(claims);
+        c.args(["--nonce", &format!("sha256:{}", "5a".repeat(32))]).stderr(Stdio::null());
+        command::succeed(&mut c, QUOTE_LIMIT).map(|_| ())
+    }
+
+    /// The operator replaced the site's key; somebody still quotes with the old one.
+    pub(super) fn stale_key(&mut self) -> anyhow::Result<String> {
+        let site = self.first()?.site.clone();
+        self.stage.mandate.ask(&["site", "enrol", &site, "--as", "operator/operator", "--rotate"])?;
+        self.stage.stop_serve();
+        self.edit_config(|line| match line.starts_with("pcr = ") {
+            true => format!("{line}\nak_generation = 0"),
+            false => line.to_owned(),
+        })?;
+        self.stage.start_serve()?;
+        let params = self.params();
+        let code = self.isolated("edge-3", &self.deployment("edge-3", &params, "10m"), "ATTESTATION_")?;
+        self.report.refused("stale key", &code);
+        self.stage.stop_serve();
+        let path = self.stage.mandate.home().join("config.toml");
+        let text = fs::read_to_string(&path)?.replace("ak_generation = 0\n", "");
+        fs::write(&path, text)?;
+        self.stage.start_serve()?;
+        Ok(code)
+    }
+
+    /// An operation that attestation must refuse: it does not complete, and the service is isolated. Its code.
+    fn isolated(&mut self, service: &'static str, arguments: &[&str], code: &str) -> anyhow::Result<String> {
+        let (id, signed) = self.intent(TENANT, arguments)?;
+        self.submit(&signed)?;
+        if !self.alive.contains(&service) {
+            self.alive.push(service);
+        }
+        let operation = self.anchored(&id)?;
+        ensure!(operation["state"] != "COMPLETED", "it was carried out, and attestation had to refuse it");
+        let problem = operation["problem"].as_str().unwrap_or_default();
+        let found = problem.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+        let found = found.filter(|w| w.starts_with(code)).max_by_key(|w| w.len());
+        let found =
+            found.with_context(|| format!("refused for another reason than {code}: {problem}"))?.to_owned();
+        let state = self.ns(service)?["state"].clone();
+        ensure!(state == "ISOLATED", "{service} was refused ({found}) and is {state}, not isolated");
+        Ok(found)
+    }
+
+    /// The instance of a service whose key has this part.
+    fn instance(&self, service: &str, part: &str) -> anyhow::Result<Instance> {
+        let ns = super::text(&self.ns(service)?, "id")?;
+        for site in &self.stage.sites {
+            let instances = self.stage.mandate.home().join("sites").join(site).join("instances");
+            let Ok(entries) = fs::read_dir(instances) else { continue };
+            for entry in entries {
+                let dir = entry?.path();
+                let record: Value = serde_json::from_slice(&fs::read(dir.join("record.json"))?)?;
+                let key = record["key"].as_str().unwrap_or_default();
+                if key.starts_with(&format!("{ns}/")) && key.contains(part) {
+                    let control = self.control(site, &dir)?;
+                    return Ok(Instance { control, document: dir.join("configuration.json") });
+                }
+            }
+        }
+        anyhow::bail!("no instance of {service} ({ns}) with {part} in its key")
+    }
+
+    /// The control socket of an instance.
+    fn control(&self, site: &str, dir: &Path) -> anyhow::Result<PathBuf> {
+        let short = dir.file_name().context("an instance has a name")?;
+        let run = self.stage.mandate.home().join("run");
+        let places = [Path::new("/run/mandate").join(site), run.join(site)];
+        let sockets = places.into_iter().map(|d| d.join(short).join("control"));
+        sockets.into_iter().find(|s| s.exists()).context("the instance has no control socket")
+    }
+
+    /// The site's event log.
+    fn event_log(&self, site: &str) -> anyhow::Result<PathBuf> {
+        let state = self.stage.mandate.home().join("sites").join(site);
+        let names = fs::read_dir(&state)?.filter_map(|e| Some(e.ok()?.path()));
+        let is_log = |p: &PathBuf| {
+            p.is_file()
+                && p.file_name().is_some_and(|n| {
+                    n.to_string_lossy().contains("log") && !n.to_string_lossy().ends_with(".lock")
+                })
+        };
+        names.into_iter().find(is_log).with_context(|| format!("no event log in {}", state.display()))
+    }
+}

@@ -1,0 +1,52 @@
+//! How it ends: the first service's timeline, what was refused, and where to go on.
+
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use super::{Story, TENANT};
+use crate::{
+    demo::{heading, stdout_coloured},
+    ui::{self, Paint},
+};
+
+impl Story {
+    /// For people; with `--json` it goes to stderr.
+    pub(super) fn ending(&self, took: Duration) {
+        heading("What happened to acme/edge-1");
+        self.timeline();
+        heading("What was refused");
+        for r in &self.report.refused {
+            ui::say(&format!("  {} {:<48} {}", Paint::Red.err("✗"), r.case, Paint::Yellow.err(&r.code)));
+        }
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        heading(&format!("All of it held, in {}.", ui::duration(ms)));
+        self.further();
+    }
+
+    fn timeline(&self) {
+        let coloured = !self.json && stdout_coloured();
+        let Some(first) = &self.first else { return };
+        match self.stage.mandate.text(&["ns", "timeline", &first.ns], coloured) {
+            Ok(text) if self.json => ui::say(&text),
+            // Whoever closed stdout does not want it.
+            Ok(text) => drop(write!(io::stdout(), "{text}")),
+            Err(e) => ui::error(&e),
+        }
+    }
+
+    fn further(&self) {
+        ui::say("Explore further, with `cargo testbed demo --keep`:");
+        let operation = self.first.as_ref().map_or("OPERATION", |f| f.operation.as_str());
+        for line in [
+            format!("ns timeline {TENANT}/edge-1"),
+            "site list".into(),
+            "ledger log".into(),
+            format!("evidence show {operation}"),
+            format!("evidence export {operation} -o edge-1.jsonl"),
+        ] {
+            ui::say(&format!("  {}", Paint::Cyan.err(&self.stage.mandate.shown(&line))));
+        }
+    }
+}

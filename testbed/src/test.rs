@@ -1,0 +1,170 @@
+//! `cargo testbed test`: everything that must hold before a change is good, in the order in which it fails fastest.
+//!
+//! Each part is one line at the end; its closing line sums all of them and every single test: `N passed, N failed,
+//! N skipped`. A test that a missing peer keeps from running prints a line that begins with `SKIPPED`; it is shown and
+//! counted.
+
+mod output;
+
+use std::{process::Command, time::Duration};
+
+use crate::{
+    check,
+    cli::{DemoOptions, TestOptions},
+    command, demo, interrupt,
+    ui::{self, Paint},
+    up, workspace,
+};
+
+pub use output::Tally;
+
+/// A build from nothing on a slow machine.
+const BUILD_LIMIT: Duration = Duration::from_secs(1500);
+/// All tests together.
+const TEST_LIMIT: Duration = Duration::from_secs(1200);
+const TOOL_LIMIT: Duration = Duration::from_secs(300);
+
+/// The parts, in order. `tests` are the crates' own; a crate's name selects it alone.
+const PARTS: &[(&str, &str)] = &[
+    ("deps", "packages of the distribution"),
+    ("fmt", "formatting"),
+    ("build", "the workspace builds"),
+    ("check", "architecture, licences, documents"),
+    ("clippy", "lints, warnings are errors"),
+    ("deny", "cargo-deny"),
+    ("tests", "the crates' tests"),
+    ("demo", "the main job, end to end"),
+];
+
+/// Runs the parts (or crates) named, or all; true when nothing failed.
+pub fn run(options: &TestOptions) -> anyhow::Result<bool> {
+    let crates = crates(&options.names)?;
+    let wanted = |part: &str| {
+        options.names.is_empty()
+            || options.names.iter().any(|n| n == part)
+            || part == "tests" && !crates.is_empty()
+    };
+    let mut total = Tally::default();
+    let mut lines = Vec::new();
+    for (part, what) in PARTS.iter().filter(|(part, _)| wanted(part)) {
+        interrupt::check()?;
+        ui::say(&Paint::Bold.err(&format!("── {part}: {what}")));
+        let start = std::time::Instant::now();
+        let tally = one(part, &crates).unwrap_or_else(|e| {
+            ui::error(&e);
+            Tally { failed: 1, ..Tally::default() }
+        });
+        let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        lines.push(format!("{part:8} {:>12}  {tally}", ui::duration(ms)));
+        total += tally;
+    }
+    ui::say("");
+    for line in lines {
+        ui::say(&line);
+    }
+    println!("{total}");
+    Ok(total.failed == 0)
+}
+
+/// The names that are crates of ours; an error for a name that is nothing.
+fn crates(names: &[String]) -> anyhow::Result<Vec<String>> {
+    let metadata = workspace::Metadata::load(&workspace::root()?)?;
+    let members: Vec<&str> = metadata.members().map(|p| p.name.as_str()).collect();
+    let mut out = Vec::new();
+    for name in names {
+        if members.contains(&name.as_str()) {
+            out.push(name.clone());
+        } else if !PARTS.iter().any(|(part, _)| part == name) {
+            let parts: Vec<&str> = PARTS.iter().map(|(p, _)| *p).collect();
+            anyhow::bail!(
+                "`{name}` is neither a part ({}) nor a crate ({})",
+                parts.join(", "),
+                members.join(", ")
+            );
+        }
+    }
+    Ok(out)
+}
+
+fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
+    match part {
+        "deps" => up::apt::install_missing().map(|()| Tally::of(true)),
+        "fmt" => fmt(),
+        "build" => cargo(&["build", "--locked", "--workspace"], BUILD_LIMIT),
+        "check" => check::run().map(Tally::of),
+        "clippy" => clippy(),
+        "deny" => deny(),
+        "tests" => tests(crates),
+        "demo" => scenario(),
+        _ => anyhow::bail!("no part `{part}`"),
+    }
+}
+
+fn cargo(arguments: &[&str], limit: Duration) -> anyhow::Result<Tally> {
+    let mut c = workspace::cargo();
+    c.args(arguments);
+    command::passthrough(&mut c, limit).map(Tally::of)
+}
+
+/// Is there such a cargo subcommand? rustup's minimal profile lacks rustfmt and clippy.
+fn has(subcommand: &str) -> bool {
+    let mut c = workspace::cargo();
+    c.args([subcommand, "--version"]);
+    command::capture(&mut c, TOOL_LIMIT).is_ok_and(|out| out.status.success())
+}
+
+fn component(subcommand: &str, component: &str) -> anyhow::Result<()> {
+    if has(subcommand) || !command::exists("rustup") {
+        return Ok(());
+    }
+    let mut c = Command::new("rustup");
+    command::passthrough(c.args(["component", "add", component]), TOOL_LIMIT)?;
+    Ok(())
+}
+
+fn fmt() -> anyhow::Result<Tally> {
+    component("fmt", "rustfmt")?;
+    if !has("fmt") {
+        ui::say("SKIPPED: no rustfmt; `rustup component add rustfmt`");
+        return Ok(Tally::skipped());
+    }
+    cargo(&["fmt", "--all", "--check"], TOOL_LIMIT)
+}
+
+fn clippy() -> anyhow::Result<Tally> {
+    component("clippy", "clippy")?;
+    if !has("clippy") {
+        ui::say("SKIPPED: no clippy; `rustup component add clippy`");
+        return Ok(Tally::skipped());
+    }
+    cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], BUILD_LIMIT)
+}
+
+/// Licences, bans and sources are in `check` as well; the advisories are only here.
+fn deny() -> anyhow::Result<Tally> {
+    if !has("deny") {
+        ui::say(
+            "SKIPPED: no cargo-deny, so no advisories (licences, bans and sources are in `check`); \
+                 `cargo install cargo-deny --locked`",
+        );
+        return Ok(Tally::skipped());
+    }
+    cargo(&["deny", "--all-features", "check"], TOOL_LIMIT)
+}
+
+fn tests(crates: &[String]) -> anyhow::Result<Tally> {
+    let mut c = workspace::cargo();
+    c.args(["test", "--locked", "--no-fail-fast"]);
+    match crates {
+        [] => c.arg("--workspace"),
+        some => c.args(some.iter().flat_map(|name| ["--package", name])),
+    };
+    // Captured output is read for SKIPPED lines and not shown.
+    c.args(["--", "--show-output"]);
+    output::run(&mut c, TEST_LIMIT)
+}
+
+fn scenario() -> anyhow::Result<Tally> {
+    let report = demo::run(&DemoOptions::default())?;
+    Ok(Tally { passed: report.passed(), failed: report.failed(), skipped: 0 })
+}
