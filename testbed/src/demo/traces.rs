@@ -154,8 +154,10 @@ mod tests {
         let instance = home.path().join("sites/tb-no-such/instances/i123");
         fs::create_dir_all(&instance).unwrap();
         let socket = home.path().join("run/tb-no-such/i123/control");
-        let mut child =
-            Command::new("sh").args(["-c", "sleep 20; :", "x", "--control"]).arg(&socket).spawn().unwrap();
+        // A shell that waits without a child of its own.
+        let mut waiting = Command::new("sh");
+        waiting.args(["-c", "read _", "x", "--control"]).arg(&socket).stdin(std::process::Stdio::piped());
+        let mut child = waiting.spawn().unwrap();
         let seen = places.look();
         assert_eq!(seen.files, [instance].into());
         assert_eq!(seen.processes, [i32::try_from(child.id()).unwrap()].into());
