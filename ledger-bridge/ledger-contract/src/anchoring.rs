@@ -6,6 +6,9 @@
 //! | scale out | stays reserved | increment given back |
 //! | scale in | decrement given back | nothing changes |
 //! | terminate | service gone, all given back | service stays active; a new intent may try again |
+//!
+//! A service that was isolated (its traffic cut, its instances kept) still exists, holds what was reserved for it, and
+//! takes nothing but a terminate.
 
 use crate::{
     authority::Context,
@@ -60,6 +63,9 @@ pub(crate) fn anchor(ctx: &Context<'_>, anchor: &Anchor) -> Result<Outcome, BadR
 fn form(anchor: &Anchor) -> Checked<String> {
     if !registry::name(&anchor.operation_id) {
         return fault("INVALID_ANCHOR", format!("`{}` is not an operation id", anchor.operation_id));
+    }
+    if anchor.isolated && anchor.outcome == COMPLETED {
+        return fault("INVALID_ANCHOR", "an operation that ended with the service isolated is not COMPLETED");
     }
     match OUTCOMES.contains(&anchor.outcome.as_str()) {
         true => Ok(format!("operation {} {}", anchor.operation_id, anchor.outcome)),
@@ -124,21 +130,24 @@ fn under_way(
 fn after(
     service: ServiceRecord,
     kind: &InFlightKind,
-    completed: bool,
+    anchor: &Anchor,
 ) -> (Option<ServiceRecord>, ResourceUse) {
     let nothing = ResourceUse::default();
-    let all = service.reserved;
-    let settled = |back: ResourceUse| {
+    let (all, before) = (service.reserved, service.state);
+    let settled = |state: ServiceState, back: ResourceUse| {
         let reserved = all.minus(&back).unwrap_or_default();
-        Some(ServiceRecord { state: ServiceState::Active, in_flight: None, reserved, ..service })
+        Some(ServiceRecord { state, in_flight: None, reserved, ..service })
     };
+    let completed = anchor.outcome == COMPLETED;
     match (kind, completed) {
+        _ if anchor.isolated => (settled(ServiceState::Isolated, nothing), nothing),
         (InFlightKind::Deploy, false) | (InFlightKind::Terminate, true) => (None, all),
-        (InFlightKind::Deploy, true) | (InFlightKind::Terminate, false) => (settled(nothing), nothing),
+        (InFlightKind::Deploy, true) => (settled(ServiceState::Active, nothing), nothing),
+        (InFlightKind::Terminate, false) => (settled(before, nothing), nothing),
         (InFlightKind::Scale { direction, delta }, _) => {
             let gives_back = completed == (*direction == ScaleDirection::ScaleIn);
             let back = if gives_back { *delta } else { nothing };
-            (settled(back), back)
+            (settled(ServiceState::Active, back), back)
         }
     }
 }
@@ -164,7 +173,7 @@ fn record(
     };
     writes.put(operation_key(&anchor.operation_id), &operation);
     let key = service_key(&intent.tenant, &intent.service);
-    let (service, back) = after(service, kind, anchor.outcome == COMPLETED);
+    let (service, back) = after(service, kind, anchor);
     let gone = service.is_none();
     match service {
         Some(service) => writes.put(key, &service),

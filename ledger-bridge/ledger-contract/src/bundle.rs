@@ -2,10 +2,21 @@
 //!
 //! Every byte of a bundle is significant: each line is compared with its one encoding, each signature covers its
 //! payload, each line's digest is in the next one, the body's digest is in the anchor, and the anchor is in the log.
+//! What can be computed again is: the appraisal of the attestation, the objectives of the measurement.
+//!
+//! Certificates are judged at ledger times: the tenant's at the decision's, the orchestrator's at the anchor's.
+//! Between plan and outcome, attestation and measurement lines stand where their steps do.
+//!
+//! Not verified here, because it is not in the bundle: the plan document behind its digest, and that the log shows
+//! everybody the same tree (compare the checkpoint with a witness's). Tests: `tests/bundle.rs` flips every byte.
+
+mod receipt;
+mod story;
 
 use trust::{Digest, Identity, TrustRoots, UnixTime};
 
 use crate::{
+    evidence::{Objective, Receipt},
     intent::Intent,
     records::{Grant, Verdict},
 };
@@ -18,25 +29,13 @@ pub const MAX_BUNDLE_LINES: usize = 100_000;
 /// One thing that was verified, for a person to read.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BundleCheck {
-    /// What: `decision/inclusion`, `step 3/signature`, …
+    /// What: `line 1: decision`, `decision: approval`, `measurement: loss_ppm`, `receipt: inclusion`, …
     pub name: String,
-    /// Did it hold? Everything in a verified bundle did; a promise (SLO) that was not kept is `false` here.
+    /// Did it hold? Everything in a verified bundle is true; that a promise was not kept, an instance not trustworthy
+    /// or a step not done is the truth too, and `false` here.
     pub ok: bool,
     /// What was found.
     pub detail: String,
-}
-
-/// One service level objective, recomputed from the measurement.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct SloResult {
-    /// `throughput_kbps`, `latency_p95_us`, `loss_ppm`.
-    pub name: String,
-    /// Promised.
-    pub promised: u64,
-    /// Measured.
-    pub measured: u64,
-    /// Kept?
-    pub kept: bool,
 }
 
 /// A bundle that verified, and what it says.
@@ -52,20 +51,24 @@ pub struct VerifiedBundle {
     pub grant: Grant,
     /// Who signed the intent.
     pub tenant_identity: Identity,
+    /// Who signed the evidence.
+    pub orchestrator_identity: Identity,
     /// The decision, with every rule.
     pub verdict: Verdict,
     /// Position and ledger time of the decision.
     pub decided: (u64, UnixTime),
-    /// Site that was chosen.
-    pub site: String,
-    /// Number of actuation steps.
+    /// Site that was chosen; `None` when it did not come to a plan.
+    pub site: Option<String>,
+    /// Number of lines about steps.
     pub steps: usize,
-    /// Was there attestation, and was it affirming?
+    /// Was the last attestation affirming? `None` when there was none.
     pub attested: Option<bool>,
-    /// The SLOs, empty when nothing was measured.
-    pub slo: Vec<SloResult>,
+    /// The objectives of the last measurement, empty when nothing was measured.
+    pub slo: Vec<Objective>,
     /// SOL003 final state.
     pub outcome: String,
+    /// Why, when it is not `COMPLETED`.
+    pub problem: Option<String>,
     /// Digest of the body.
     pub body: Digest,
     /// Position and ledger time of the anchor.
@@ -82,8 +85,45 @@ pub struct BundleError {
     pub problem: String,
 }
 
+fn broken<T>(place: impl Into<String>, problem: impl Into<String>) -> Result<T, BundleError> {
+    Err(BundleError { place: place.into(), problem: problem.into() })
+}
+
+/// A bundle from its body (every line ends in a newline) and its receipt.
+#[must_use]
+pub fn assemble(body: &[u8], receipt: &Receipt) -> Vec<u8> {
+    let mut out = body.to_vec();
+    // A struct of strings and numbers always encodes.
+    out.extend(serde_json::to_vec(receipt).unwrap_or_default());
+    out.push(b'\n');
+    out
+}
+
 /// Verifies everything a bundle says.
 pub fn verify_bundle(bytes: &[u8], roots: &TrustRoots) -> Result<VerifiedBundle, BundleError> {
-    let _ = (bytes, roots);
-    Err(BundleError { place: "bundle".into(), problem: "not verified yet".into() })
+    let (body, last) = split(bytes)?;
+    let receipt = receipt::verify(last, roots)?;
+    let mut story = story::Story::new(roots, &receipt);
+    for (index, line) in body.split_inclusive(|b| *b == b'\n').enumerate() {
+        // `split` made sure that every line ends in a newline.
+        story.line(index, &line[..line.len().saturating_sub(1)])?;
+    }
+    story.finish(Digest::of(body))
+}
+
+/// The body, and the last line without its newline.
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), BundleError> {
+    if bytes.len() > MAX_BUNDLE_BYTES {
+        return broken("bundle", format!("{} bytes; at most {MAX_BUNDLE_BYTES} are read", bytes.len()));
+    }
+    let Some(text) = bytes.strip_suffix(b"\n") else {
+        return broken("bundle", "its last line does not end in a newline: it was cut off or altered");
+    };
+    if text.iter().filter(|b| **b == b'\n').count() >= MAX_BUNDLE_LINES {
+        return broken("bundle", format!("more than {MAX_BUNDLE_LINES} lines"));
+    }
+    match text.iter().rposition(|b| *b == b'\n') {
+        Some(end) => Ok((&bytes[..=end], &text[end + 1..])),
+        None => broken("bundle", "it has one line only; evidence has a body and a receipt"),
+    }
 }

@@ -208,11 +208,19 @@ impl Case<'_> {
                 "OPERATION_IN_FLIGHT",
                 format!("the evidence of intent `{}` is not anchored yet", o.intent_id),
             ),
-            Some(s) if s.state != ServiceState::Active => {
-                fault("SERVICE_NOT_ACTIVE", format!("service `{}` is not instantiated", self.intent.service))
+            Some(s) if s.state != ServiceState::Active && !self.terminates() => {
+                let name = &self.intent.service;
+                fault(
+                    "SERVICE_NOT_ACTIVE",
+                    format!("service `{name}` is {:?}: it can only be terminated", s.state),
+                )
             }
             Some(_) => Ok("no operation is under way".to_owned()),
         }
+    }
+
+    fn terminates(&self) -> bool {
+        matches!(self.intent.action, IntentKind::Terminate)
     }
 
     /// What the intent's software must satisfy: the deployment's own sensitivity, or the service's.
@@ -352,8 +360,7 @@ impl Case<'_> {
     }
 
     fn attestation_required(&self) -> bool {
-        !matches!(self.intent.action, IntentKind::Terminate)
-            && self.sensitivity().is_some_and(|s| s >= Sensitivity::Confidential)
+        !self.terminates() && self.sensitivity().is_some_and(|s| s >= Sensitivity::Confidential)
     }
 
     fn attestable(&self) -> Checked<String> {

@@ -163,6 +163,8 @@ pub enum ServiceState {
     Pending,
     /// Instantiated, with anchored evidence.
     Active,
+    /// Its traffic is cut, its instances are kept; it can only be terminated.
+    Isolated,
 }
 
 /// A service that lives, or is being made.
