@@ -30,6 +30,9 @@ pub enum Action {
     /// configuration are sealed copies in memory. It has standard input from /dev/null, output and error of the
     /// caller, an empty environment, / as its directory, umask 007, a session of its own, no other file descriptors.
     ///
+    /// Without --tpm, --log and --pcr (a machine that has no TPM) the image is still compared and confined, but nothing is
+    /// measured, and no evidence will ever speak of it; standard error says so.
+    ///
     /// The caller waits for the control socket to answer; a launch that fails ends with a message on standard error
     /// and an exit code before that. Needs root (or a user namespace with the ids mapped).
     Launch(Box<Launch>),
@@ -57,12 +60,34 @@ pub struct Site {
     pub pcr: u8,
 }
 
+/// [`Site`], where a machine may have no TPM.
+#[derive(Debug, Args)]
+pub struct SiteIfAny {
+    /// The TPM: swtpm:path=SOCKET, swtpm:host=HOST,port=PORT or device:/dev/tpmrm0; --log and --pcr go with it.
+    #[arg(long, value_name = "TCTI", requires_all = ["log", "pcr"])]
+    pub tpm: Option<Tcti>,
+    /// The event log, one per PCR and machine; FILE.lock is kept beside it. Its directory must exist.
+    #[arg(long, value_name = "FILE", requires_all = ["tpm", "pcr"])]
+    pub log: Option<PathBuf>,
+    /// The PCR (SHA-256 bank), 0 to 15, that nothing else extends: from 16 on software can reset them.
+    #[arg(long, value_name = "N", value_parser = pcr(), requires_all = ["tpm", "log"])]
+    pub pcr: Option<u8>,
+}
+
+impl SiteIfAny {
+    /// All three, or none: the parser refuses anything between.
+    #[must_use]
+    pub fn site(&self) -> Option<Site> {
+        Some(Site { tpm: self.tpm.clone()?, log: self.log.clone()?, pcr: self.pcr? })
+    }
+}
+
 /// Arguments of `launch`.
 #[derive(Debug, Args)]
 pub struct Launch {
-    /// TPM, log and PCR.
+    /// TPM, log and PCR: all three, or none on a machine without a TPM.
     #[command(flatten)]
-    pub site: Site,
+    pub site: SiteIfAny,
     /// Object key of the instance; the configuration's `instance` must be the same.
     #[arg(long, value_name = "KEY", value_parser = instance)]
     pub instance: String,

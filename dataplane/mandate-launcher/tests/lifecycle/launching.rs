@@ -231,6 +231,37 @@ fn inherited_descriptors_end() {
     assert!(report["fds"].get("9").is_none(), "{}", report["fds"]);
 }
 
+/// The arguments of a machine without a TPM: confined and compared, not measured; a part of the three is an error.
+#[test]
+fn without_a_tpm() {
+    let Some(mut machine) = machine() else { return };
+    let vfw = machine.instance("vfw");
+    let good = digest_of(&vfw.image);
+    let without = |names: &[&str], expected: &Digest| {
+        let with = machine.launch_command(&vfw, expected);
+        let mut command = std::process::Command::new(with.get_program());
+        let mut arguments = with.get_args();
+        while let Some(argument) = arguments.next() {
+            match names.iter().any(|n| argument == *n) {
+                true => drop(arguments.next()),
+                false => drop(command.arg(argument)),
+            }
+        }
+        command
+    };
+    let all = ["--tpm", "--log", "--pcr"];
+    assert_eq!(without(&all[..1], &good).output().unwrap().status.code(), Some(2));
+    assert_eq!(without(&all[1..], &good).output().unwrap().status.code(), Some(2));
+    assert_eq!(without(&all, &Digest::of("another")).output().unwrap().status.code(), Some(3));
+    let mut command = without(&all, &good);
+    let stderr = fs::File::create(machine.path("stderr")).unwrap();
+    machine.adopt(command.stderr(stderr).spawn().unwrap());
+    let report = vfw.control.with_extension("json");
+    crate::common::wait("report", || report.exists());
+    assert!(fs::read_to_string(machine.path("stderr")).unwrap().contains("not measured"));
+    assert!(!machine.log().exists());
+}
+
 #[test]
 fn refusals_have_their_exit_codes() {
     let Some(machine) = machine() else { return };
@@ -283,6 +314,22 @@ fn launchers_take_turns() {
     );
     let evidence = machine.quote(&[], &nonce(), &[]);
     assert_eq!(failed(&appraised(&evidence, &reference(&ak, &[]))), Vec::<&str>::new());
+}
+
+/// A kernel resource manager lets two launchers at the TPM at once; the log's lock does not.
+#[test]
+fn a_locked_log_is_waited_for() {
+    let Some(machine) = machine() else { return };
+    let vfw = machine.instance("vfw");
+    let held = fs::File::create(machine.path("event.log.lock")).unwrap();
+    held.lock().unwrap();
+    std::thread::scope(|scope| {
+        let measured = scope.spawn(|| machine.measure(&vfw));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(!measured.is_finished() && !machine.log().exists());
+        drop(held);
+        ok(measured.join().unwrap());
+    });
 }
 
 #[test]
