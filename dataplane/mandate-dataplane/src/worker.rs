@@ -34,7 +34,7 @@ const SLEEP_WITH_CONNECTIONS: Duration = Duration::from_millis(5);
 /// Longest sleep with nothing to do at all; commands and packets end it.
 const SLEEP: Duration = Duration::from_millis(250);
 /// Longest sleep while a run is going on: frames may become due.
-const SLEEP_IN_RUN: Duration = Duration::from_micros(20);
+const SLEEP_IN_RUN: Duration = Duration::from_micros(50);
 /// Longest time to forward what is still in the queues at the end.
 const DRAIN: Duration = Duration::from_millis(50);
 /// Rounds without a packet after which the queues are taken to be empty.

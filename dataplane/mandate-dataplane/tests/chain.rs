@@ -14,7 +14,7 @@ use std::{
 use dataplane_control::{
     Configuration, Function, MacAddr,
     config::{Backend, Firewall, Generator, LoadBalancer, Reflector, Rule, RuleAction, Vip},
-    protocol::Request,
+    protocol::{ProtocolError, Request},
     traffic::{Expectation, FlowGroup, TrafficProfile, TrafficReport},
 };
 use support::{Bench, Process, can_run, port, run};
@@ -262,6 +262,8 @@ fn a_service_of_five_processes_keeps_its_promises() {
 
     two_more_backends_in_mid_traffic(&mut chain, &old);
     isolation_cuts_and_restores(&mut chain, &old);
+    a_link_that_flaps_heals(&mut chain, &old);
+    runs_are_refused_by_name(&mut chain, &old);
 
     for process in chain.processes() {
         let (start, memory) = (process.start, process.memory_kb("VmRSS"));
@@ -300,6 +302,37 @@ fn isolation_cuts_and_restores(chain: &mut Chain, old: &[FlowGroup]) {
     assert!(chain.firewall.counter("drop.isolated") > 0);
     assert!(!chain.firewall.client().status(&Request::Isolate { on: false }).unwrap().isolated);
     assert_as_expected(&chain.measure(profile(old.to_vec(), 2000, 500)));
+}
+
+/// Frames sent into a link that is down are lost and nothing else: no process ends, blocks, or keeps them for later.
+fn a_link_that_flaps_heals(chain: &mut Chain, old: &[FlowGroup]) {
+    let firewall = chain.namespaces[1].clone();
+    run("ip", &format!("-n {firewall} link set dev fi down"));
+    let report = chain.measure(profile(old.to_vec(), 2000, 200));
+    assert_eq!(report.rx_frames, 0);
+    assert_eq!(chain.firewall.status().generation, 1, "it answers");
+    run("ip", &format!("-n {firewall} link set dev fi up"));
+    assert_as_expected(&chain.measure(profile(old.to_vec(), 2000, 500)));
+}
+
+fn runs_are_refused_by_name(chain: &mut Chain, old: &[FlowGroup]) {
+    let code = |process: &mut Process, profile| match process.client().run(profile) {
+        Err(ProtocolError::Refused { code, .. }) => code,
+        other => panic!("not refused: {other:?}"),
+    };
+    let short = || profile(old.to_vec(), 1000, 500);
+    assert_eq!(code(&mut chain.balancer, short()), "NOT_A_GENERATOR");
+    assert_eq!(code(&mut chain.generator, TrafficProfile { rate_pps: 0, ..short() }), "PROFILE_REFUSED");
+
+    let mut first = chain.generator.client();
+    let traffic = short();
+    let running = std::thread::spawn(move || first.run(traffic).unwrap());
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(code(&mut chain.generator, short()), "RUN_ACTIVE");
+    assert_as_expected(&running.join().unwrap());
+
+    chain.generator.client().status(&Request::Isolate { on: true }).unwrap();
+    assert_eq!(code(&mut chain.generator, short()), "ISOLATED");
 }
 
 #[test]

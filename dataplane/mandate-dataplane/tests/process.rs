@@ -198,8 +198,8 @@ fn firewall(generation: u64, rules: u16) -> Configuration {
     let rule = |i: u16| Rule {
         id: format!("rule-{i}"),
         from: "outside".into(),
-        action: if i % 3 == 0 { RuleAction::Deny } else { RuleAction::Allow },
-        protocol: Some(if i % 2 == 0 { 6 } else { 17 }),
+        action: if i.is_multiple_of(3) { RuleAction::Deny } else { RuleAction::Allow },
+        protocol: Some(if i.is_multiple_of(2) { 6 } else { 17 }),
         source: Some(format!("10.{}.{}.0/24", i >> 8, i & 255).parse().unwrap()),
         destination: None,
         source_ports: None,
