@@ -1,0 +1,169 @@
+//! The evidence bundle's body: a closed operation, folded into signed statements.
+//!
+//! One line per claim, in the order decision, plan, steps by id, outcome; attestation and measurement are the claims
+//! of their steps. Only what was done and found goes in, not how often it was tried, so a crash and a restart leave
+//! the same bytes. Each line carries the digest of the line before: a bundle cannot be cut or reordered.
+
+use ledger_contract::evidence::{
+    ATTESTATION, AttestationClaim, DECISION, DecisionClaim, Link, MEASUREMENT, MeasurementClaim, OUTCOME,
+    OutcomeClaim, PLAN, PlanClaim, STEP, StepClaim,
+};
+use serde::Serialize;
+use trust::{
+    Digest, Signer,
+    dsse::DsseError,
+    statement::{ResourceDescriptor, Statement},
+};
+
+use crate::{
+    operation::{Failure, Operation, StepResult, StepState},
+    plan::{Action, Plan, Step},
+};
+
+/// Why there is no bundle.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FoldError {
+    /// It is not over yet.
+    #[error("operation {0} is not closed")]
+    Open(String),
+    /// Signing failed.
+    #[error("the statement could not be signed: {0}")]
+    Sign(#[from] DsseError),
+}
+
+/// The body: JSON Lines, newlines included.
+pub fn body(operation: &Operation, signer: &Signer) -> Result<Vec<u8>, FoldError> {
+    let Some(outcome) = &operation.outcome else { return Err(FoldError::Open(operation.id.clone())) };
+    let mut lines = Lines::new(operation, signer);
+    lines.push(DECISION, DecisionClaim { approval: operation.approval.clone() })?;
+    if let Some(plan) = &operation.plan {
+        lines.push(PLAN, plan_claim(plan))?;
+        for step in plan.steps.iter().chain(&plan.isolation) {
+            lines.step(step)?;
+        }
+    }
+    let claim = OutcomeClaim { state: outcome.state.name().into(), problem: outcome.problem.clone() };
+    lines.push(OUTCOME, claim)?;
+    Ok(lines.out)
+}
+
+fn plan_claim(plan: &Plan) -> PlanClaim {
+    PlanClaim {
+        plan: plan.digest(),
+        site: plan.site.clone(),
+        refused: plan.refused.clone(),
+        steps: plan.steps.iter().map(|s| (s.id, s.what.clone())).collect(),
+    }
+}
+
+struct Lines<'a> {
+    operation: &'a Operation,
+    signer: &'a Signer,
+    out: Vec<u8>,
+    previous: Option<Digest>,
+    index: u32,
+}
+
+impl<'a> Lines<'a> {
+    fn new(operation: &'a Operation, signer: &'a Signer) -> Self {
+        Self { operation, signer, out: Vec::new(), previous: None, index: 0 }
+    }
+
+    fn push<P: Serialize>(&mut self, predicate_type: &str, claim: P) -> Result<(), FoldError> {
+        let subject = ResourceDescriptor::new(
+            format!("intent/{}", self.operation.grant.intent_id),
+            self.operation.grant.intent,
+        );
+        let link = Link {
+            operation_id: self.operation.id.clone(),
+            index: self.index,
+            previous: self.previous,
+            claim,
+        };
+        let line = Statement::new(vec![subject], predicate_type, link).sign(self.signer)?.to_json();
+        self.previous = Some(Digest::of(&line));
+        self.index += 1;
+        self.out.extend_from_slice(&line);
+        self.out.push(b'\n');
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), FoldError> {
+        match self.operation.step_state(step.id) {
+            Some(StepState::Done(result)) => self.done(step, result),
+            Some(StepState::Failed(failure)) => self.failed(step, failure),
+            Some(StepState::Undone) => self.plain(step, "UNDONE", serde_json::Value::Null),
+            Some(StepState::UndoFailed(f)) => self.plain(step, "UNDO_FAILED", reason(f)),
+            // Begun and never heard of again, in an operation that was closed: say so.
+            Some(StepState::Started | StepState::Undoing) => {
+                self.plain(step, "UNKNOWN", serde_json::Value::Null)
+            }
+            Some(StepState::Pending) | None => Ok(()),
+        }
+    }
+
+    fn done(&mut self, step: &Step, result: &StepResult) -> Result<(), FoldError> {
+        match (result, &step.action) {
+            (StepResult::Attested { evidence, at, appraisal }, Action::Attest { reference, nonce }) => {
+                let claim = AttestationClaim {
+                    nonce: *nonce,
+                    evidence: (**evidence).clone(),
+                    reference: (**reference).clone(),
+                    at: *at,
+                    result: appraisal.clone(),
+                };
+                self.push(ATTESTATION, claim)
+            }
+            (StepResult::Measured { report, objectives }, Action::Measure { profile, sla, .. }) => {
+                let claim = MeasurementClaim {
+                    sla: sla.clone(),
+                    profile: (**profile).clone(),
+                    report: (**report).clone(),
+                    slo: objectives.clone(),
+                };
+                self.push(MEASUREMENT, claim)
+            }
+            (StepResult::Observed { observed }, _) => {
+                let value = serde_json::to_value(observed).unwrap_or_default();
+                self.plain(step, "DONE", value)
+            }
+            _ => self.plain(step, "DONE", serde_json::Value::Null),
+        }
+    }
+
+    /// A failed step, and before it the evidence that was refused, if it was that.
+    fn failed(&mut self, step: &Step, failure: &Failure) -> Result<(), FoldError> {
+        if let Some(refused) = &failure.refused {
+            self.done(step, refused)?;
+        }
+        self.plain(step, "FAILED", reason(failure))
+    }
+
+    fn plain(&mut self, step: &Step, state: &str, observed: serde_json::Value) -> Result<(), FoldError> {
+        let claim = StepClaim {
+            step: step.id,
+            action: step.action.name(),
+            object: step.action.object().to_owned(),
+            state: state.into(),
+            observed,
+        };
+        self.push(STEP, claim)
+    }
+}
+
+fn reason(failure: &Failure) -> serde_json::Value {
+    serde_json::json!({ "code": failure.code, "detail": failure.detail })
+}
+
+/// Were all objectives of the last measurement kept? `None`: nothing was measured.
+#[must_use]
+pub fn sla_met(operation: &Operation) -> Option<bool> {
+    let plan = operation.plan.as_ref()?;
+    plan.steps.iter().rev().find_map(|s| match operation.step_state(s.id) {
+        Some(StepState::Done(result)) => match &**result {
+            StepResult::Measured { objectives, .. } => Some(objectives.iter().all(|o| o.kept)),
+            _ => None,
+        },
+        _ => None,
+    })
+}

@@ -1,0 +1,161 @@
+//! Plans of the small service: order, undo, generations, references; and what is refused.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{deploy, plan, scale, sites, try_plan};
+use dataplane_control::{Configuration, Function, traffic::Expectation};
+use lcm::{Action, Plan};
+use ledger_contract::{
+    IntentKind,
+    intent::ScaleDirection::{ScaleIn, ScaleOut},
+};
+use vim::Spec;
+
+fn whats(plan: &Plan) -> Vec<String> {
+    plan.steps.iter().map(|s| format!("{} {:?}", s.what, s.needs)).collect()
+}
+
+fn deployed() -> Plan {
+    plan(IntentKind::Deploy(Box::new(deploy())), None)
+}
+
+#[test]
+fn deploy_makes_everything_in_order_and_measures_last() {
+    let p = deployed();
+    assert_eq!(p.site, "edge-a");
+    assert_eq!(p.refused, [("edge-b".to_owned(), "feasible, but costs 20 against 15 on edge-a".to_owned())]);
+    let image = trust::Digest::of("dp").short();
+    assert_eq!(
+        whats(&p),
+        [
+            format!("store image image/{image} []"),
+            "make link vl/client_side []".into(),
+            "make link vl/inspected []".into(),
+            "make link vlb/vl/backends []".into(),
+            "start vfw/vfw/0 [1, 2, 3]".into(),
+            "start vlb/backend/0 [1, 4]".into(),
+            "start vlb/backend/1 [1, 4]".into(),
+            "start vlb/vlb/0 [1, 3, 4]".into(),
+            "start probe/client [1, 2]".into(),
+            "attest [1, 2, 3, 4, 5, 6, 7, 8, 9]".into(),
+            "measure [10]".into(),
+            "stop the probe [11]".into(),
+        ]
+    );
+    assert_eq!(p.isolation.len(), 5, "four instances and the probe");
+    assert_eq!(p.isolation[0].id, 13);
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes() {
+    assert_eq!(deployed().to_bytes(), deployed().to_bytes());
+}
+
+#[test]
+fn every_configuration_parses_and_names_its_instance() {
+    let p = deployed();
+    for (key, spec) in &p.after.unwrap().objects {
+        if let Spec::Compute(c) = spec {
+            let configuration = Configuration::parse(c.configuration.as_bytes()).unwrap();
+            assert_eq!(configuration.instance, key.as_str());
+            assert_eq!(configuration.ports.len(), c.ports.len());
+            for (a, b) in configuration.ports.iter().zip(&c.ports) {
+                assert_eq!((&a.name, a.mac), (&b.name, b.mac));
+            }
+        }
+    }
+}
+
+#[test]
+fn scale_out_adds_then_reconfigures_the_balancer_and_keeps_old_flows() {
+    let before = deployed().after.unwrap();
+    let p = plan(scale(2, ScaleOut), Some(&before));
+    assert_eq!(
+        whats(&p),
+        [
+            "start vlb/backend/2 []",
+            "start vlb/backend/3 []",
+            "start probe/client []",
+            "measure (baseline) [3]",
+            "reconfigure vlb/vlb/0 [1, 2, 3, 4]",
+            "attest [1, 2, 3, 5]",
+            "measure [6]",
+            "stop the probe [7]",
+        ]
+    );
+    let Action::Ensure { spec, .. } = &p.steps[4].action else { panic!() };
+    let Spec::Compute(c) = &**spec else { panic!() };
+    let configuration = Configuration::parse(c.configuration.as_bytes()).unwrap();
+    assert_eq!(configuration.generation, 2);
+    let Function::LoadBalancer(l) = configuration.function else { panic!() };
+    assert_eq!(l.backends.iter().map(|b| b.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    // The undo goes forward in generation and back in content.
+    let Some(Action::Ensure { spec, .. }) = &p.steps[4].undo else { panic!() };
+    let Spec::Compute(c) = &**spec else { panic!() };
+    let undo = Configuration::parse(c.configuration.as_bytes()).unwrap();
+    assert_eq!(undo.generation, 3);
+    let Function::LoadBalancer(l) = undo.function else { panic!() };
+    assert_eq!(l.backends.len(), 2);
+    let Action::Measure { profile, .. } = &p.steps[6].action else { panic!() };
+    let sizes: Vec<_> = profile
+        .groups
+        .iter()
+        .filter_map(|g| match &g.expect {
+            Expectation::Balanced { backends, .. } => Some((g.first, backends.len())),
+            Expectation::Blocked => None,
+        })
+        .collect();
+    assert_eq!(sizes, [(0, 2), (64, 4)]);
+}
+
+#[test]
+fn scale_in_reconfigures_first_and_removes_last() {
+    let before = deployed().after.unwrap();
+    let grown = plan(scale(1, ScaleOut), Some(&before)).after.unwrap();
+    let p = plan(scale(1, ScaleIn), Some(&grown));
+    let order: Vec<_> = p.steps.iter().map(|s| s.what.as_str()).collect();
+    assert_eq!(
+        order,
+        [
+            "start probe/client",
+            "measure (baseline)",
+            "reconfigure vlb/vlb/0",
+            "attest",
+            "measure",
+            "stop the probe",
+            "remove vlb/backend/2"
+        ]
+    );
+    assert!(p.steps[6].undo.is_some());
+}
+
+#[test]
+fn terminate_removes_computes_then_links_then_images_and_never_undoes() {
+    let before = deployed().after.unwrap();
+    let p = plan(IntentKind::Terminate, Some(&before));
+    let kinds: Vec<_> = p.steps.iter().map(|s| s.action.name()).collect();
+    let expected = [vec!["remove compute"; 4], vec!["remove network"; 3], vec!["remove image"]].concat();
+    assert_eq!(kinds, expected);
+    assert!(p.steps.iter().all(|s| s.undo.is_none()));
+    assert!(p.after.is_none());
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let before = deployed().after.unwrap();
+    let refusal = try_plan(scale(7, ScaleOut), Some(&before), &sites()).unwrap_err();
+    assert_eq!(refusal.code, "SCALE_LIMIT");
+    assert!(refusal.detail.contains("from 2 to 9"), "{refusal}");
+    assert_eq!(try_plan(scale(2, ScaleIn), Some(&before), &sites()).unwrap_err().code, "SCALE_LIMIT");
+    assert_eq!(try_plan(IntentKind::Terminate, None, &sites()).unwrap_err().code, "NO_SUCH_SERVICE");
+    let mut d = deploy();
+    d.vnf_params.insert("stray".into(), Default::default());
+    let refusal = try_plan(IntentKind::Deploy(Box::new(d)), None, &sites()).unwrap_err();
+    assert_eq!(refusal.code, "PARAMETERS");
+    let mut full = sites();
+    full.iter_mut().for_each(|s| s.inventory.total.vcpus = 4);
+    let refusal = try_plan(IntentKind::Deploy(Box::new(deploy())), None, &full).unwrap_err();
+    assert_eq!(refusal.code, "NO_SITE");
+    assert!(refusal.detail.contains("edge-a: needs 5 vCPUs, 4 of 4 are free"), "{refusal}");
+}

@@ -1,0 +1,68 @@
+//! Anchoring: folds a closed operation into its evidence, has the ledger anchor its digest, keeps the bundle.
+//!
+//! Everything here is deterministic (signatures too), so that doing it again after a crash submits the identical
+//! envelope, which the ledger answers with its first receipt.
+
+use lcm::{Event, Operation, fold};
+use ledger_contract::{
+    evidence::{ProvenEntry, Receipt},
+    records::{ANCHOR_PAYLOAD, Anchor},
+};
+use trust::{Digest, Envelope};
+
+use super::{Engine, EngineError, now_ms};
+
+/// Pause before an anchor that could not be submitted is tried again, ms.
+const RETRY_MS: u64 = 2_000;
+
+impl Engine {
+    /// Anchors; returns how long to wait before trying again when the ledger does not answer.
+    pub(super) async fn anchor(&self, operation: &Operation) -> Result<Option<u64>, EngineError> {
+        let mut bundle = fold::body(operation, &self.signer)?;
+        let request = self.anchor_request(operation, Digest::of(&bundle))?;
+        let committed = match self.ledger.submit(request).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                tracing::warn!(operation = operation.id, %error, "evidence could not be anchored yet");
+                return Ok(Some(RETRY_MS));
+            }
+        };
+        if !committed.entry.verdict.approved {
+            let code = committed.entry.verdict.code().to_owned();
+            tracing::error!(operation = operation.id, code, "the ledger refuses the evidence");
+            return Ok(Some(RETRY_MS * 30));
+        }
+        let receipt = Receipt { anchor: committed.proven.clone() };
+        bundle.extend(serde_json::to_vec(&receipt).map_err(|e| EngineError::Encode(e.to_string()))?);
+        bundle.push(b'\n');
+        self.keep(operation, committed.proven, bundle).await?;
+        Ok(None)
+    }
+
+    fn anchor_request(&self, operation: &Operation, bundle: Digest) -> Result<Envelope, EngineError> {
+        let outcome = operation.outcome.as_ref();
+        let anchor = Anchor {
+            operation_id: operation.id.clone(),
+            intent_id: operation.grant.intent_id.clone(),
+            ns_instance_id: operation.grant.ns_instance_id.clone(),
+            outcome: outcome.map_or("FAILED", |o| o.state.name()).to_owned(),
+            bundle,
+            isolated: outcome.is_some_and(|o| o.isolated),
+            sla_met: fold::sla_met(operation),
+        };
+        let payload = serde_json::to_vec(&anchor).map_err(|e| EngineError::Encode(e.to_string()))?;
+        Envelope::sign(ANCHOR_PAYLOAD, payload, &[&self.signer]).map_err(|e| EngineError::Encode(e.to_string()))
+    }
+
+    async fn keep(
+        &self,
+        operation: &Operation,
+        receipt: ProvenEntry,
+        bundle: Vec<u8>,
+    ) -> Result<(), EngineError> {
+        let event = Event::Anchored { receipt: Box::new(receipt), at_ms: now_ms() };
+        let (journal, id, written) = (self.journal.clone(), operation.id.clone(), event.clone());
+        tokio::task::spawn_blocking(move || journal.anchored(&id, &written, &bundle)).await??;
+        self.fold_in(&operation.id, vec![event])
+    }
+}

@@ -1,0 +1,207 @@
+//! Packages: taken in, verified, stored by digest, and read back for planning.
+
+use std::collections::BTreeMap;
+
+use descriptors::{
+    PackageError, VerifiedPackage,
+    package::{self, Package},
+};
+use lcm::planner::{Catalogue, VnfPackage};
+use ledger_contract::{
+    records::PackageRecord,
+    state::{PackageEntry, decode},
+};
+use trust::{Digest, UnixTime};
+
+use super::{Engine, now};
+use crate::{
+    artifacts::ArtifactError,
+    problem::Problem,
+    record::{self, Constituent, RecordError},
+    views::PackageView,
+};
+
+/// State keys of packages.
+const PREFIX: &str = "package/";
+
+/// Why a service's descriptors cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogueError {
+    /// The bytes are not here, or not what they were.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// A package does not read.
+    #[error("package {digest}: {source}")]
+    Package {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: PackageError,
+    },
+    /// Another kind of package than expected.
+    #[error("package {digest} is not a package of {expected}")]
+    Kind {
+        /// Which.
+        digest: Digest,
+        /// `an NSD` or the VNFD's id.
+        expected: String,
+    },
+}
+
+impl Engine {
+    /// The descriptors of a service, from the packages that its grant names by digest.
+    pub(super) fn catalogue(
+        &self,
+        nsd_package: Digest,
+        packages: &BTreeMap<String, Digest>,
+    ) -> Result<Catalogue, CatalogueError> {
+        let ns = self.read_package(&nsd_package)?;
+        let kind = |expected: &str| CatalogueError::Kind { digest: nsd_package, expected: expected.into() };
+        let nsd = ns.descriptor.nsd().cloned().ok_or_else(|| kind("an NSD"))?;
+        let mut vnfs = BTreeMap::new();
+        for id in &nsd.vnfd_ids {
+            let digest = packages.get(id).copied().ok_or_else(|| kind(id))?;
+            vnfs.insert(id.clone(), vnf_package(&self.read_package(&digest)?, id)?);
+        }
+        Ok(Catalogue { nsd, nsd_package, vnfs })
+    }
+
+    fn read_package(&self, digest: &Digest) -> Result<Package, CatalogueError> {
+        let bytes = self.artifacts.get(digest)?;
+        package::open(&bytes).map_err(|source| CatalogueError::Package { digest: *digest, source })
+    }
+
+    /// Verifies and stores a package with its images; the answer has the record that its content makes.
+    pub(super) async fn take_package(&self, content: Vec<u8>) -> Result<PackageView, Problem> {
+        let roots = self.roots.clone();
+        let verified = blocking(move || {
+            let verified = package::verify(&content, &roots, now()).map_err(refused_package)?;
+            Ok((verified, content))
+        });
+        let (verified, content) = verified.await?;
+        let record = self.record_of_package(&verified).await?;
+        let artifacts = self.artifacts.clone();
+        let package = verified.package.clone();
+        let images: Vec<String> = verified.images.iter().map(|i| i.path.clone()).collect();
+        let size_bytes = content.len() as u64;
+        blocking(move || {
+            // Images first: a package that is stored is complete.
+            for path in &images {
+                if let Some(bytes) = package.file(path) {
+                    artifacts.put(bytes).map_err(|e| Problem::internal("ARTIFACTS", e))?;
+                }
+            }
+            artifacts.put(&content).map_err(|e| Problem::internal("ARTIFACTS", e))
+        })
+        .await?;
+        let registered = self.registered(&record.digest).await?.is_some();
+        Ok(view(record, &verified.signer.to_string(), size_bytes, registered))
+    }
+
+    /// The record that the content makes; an NSD's constituents are the newest registered packages of its VNFDs.
+    async fn record_of_package(&self, verified: &VerifiedPackage) -> Result<PackageRecord, Problem> {
+        let mut constituents: BTreeMap<String, Constituent> = BTreeMap::new();
+        for (_, record) in self.package_records().await? {
+            constituents.insert(record.descriptor_id.clone(), Constituent::from(&record));
+        }
+        record::record(verified, &constituents).map_err(|e| {
+            let problem = Problem::new(409, "PACKAGE_RECORD", "The package cannot be registered", &e);
+            match e {
+                RecordError::Constituent { .. } => problem.hint("`mandate package push` the VNF package first"),
+                _ => problem,
+            }
+        })
+    }
+
+    /// All registered packages, oldest first, with who registered them.
+    async fn package_records(&self) -> Result<Vec<(String, PackageRecord)>, Problem> {
+        let all = self.ledger.state_prefix(PREFIX).await.map_err(super::service::ledger_problem)?;
+        let mut out = Vec::with_capacity(all.len());
+        for (key, value) in all {
+            let entry: PackageEntry = decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
+            let record = entry.record().map_err(|e| Problem::internal("LEDGER_STATE", e))?;
+            out.push((entry.position, signer_of(&entry.request), record));
+        }
+        out.sort_by_key(|(position, ..)| *position);
+        Ok(out.into_iter().map(|(_, signer, record)| (signer, record)).collect())
+    }
+
+    async fn registered(&self, digest: &Digest) -> Result<Option<PackageRecord>, Problem> {
+        let key = ledger_contract::state::package_key(digest);
+        let value = self.ledger.state(&key).await.map_err(super::service::ledger_problem)?;
+        let entry: Option<PackageEntry> = match value {
+            Some(v) => Some(decode(&key, &v).map_err(|e| Problem::internal("LEDGER_STATE", e))?),
+            None => None,
+        };
+        entry.map(|e| e.record().map_err(|e| Problem::internal("LEDGER_STATE", e))).transpose()
+    }
+
+    pub(super) async fn list_packages(&self) -> Result<Vec<PackageView>, Problem> {
+        let records = self.package_records().await?;
+        Ok(records
+            .into_iter()
+            .map(|(provider, record)| {
+                let size = self.artifacts.size(&record.digest);
+                view(record, &provider, size, true)
+            })
+            .collect())
+    }
+
+    /// A record is registered only when its content is here and says the same.
+    pub(super) async fn check_registration(&self, payload: &[u8], at: UnixTime) -> Result<(), Problem> {
+        let title = "The package cannot be registered";
+        let claimed: PackageRecord = serde_json::from_slice(payload)
+            .map_err(|e| Problem::new(400, "PACKAGE_RECORD", title, format!("the record: {e}")))?;
+        let bytes = self.artifacts.get(&claimed.digest).map_err(|e| {
+            Problem::new(409, "PACKAGE_CONTENT", title, e).hint("upload the content first: `mandate package push`")
+        })?;
+        let roots = self.roots.clone();
+        let verified =
+            blocking(move || package::verify(&bytes, &roots, at).map_err(refused_package)).await?;
+        let computed = self.record_of_package(&verified).await?;
+        if claimed == computed {
+            return Ok(());
+        }
+        Err(Problem::new(409, "PACKAGE_RECORD", title, "the record is not what the content makes")
+            .hint("a constituent may have been registered since: push again"))
+    }
+}
+
+fn view(record: PackageRecord, provider: &str, size_bytes: u64, registered: bool) -> PackageView {
+    PackageView {
+        digest: record.digest,
+        descriptor_id: record.descriptor_id.clone(),
+        version: record.version.clone(),
+        provider: provider.to_owned(),
+        size_bytes,
+        registered,
+        record,
+    }
+}
+
+fn signer_of(request: &trust::Envelope) -> String {
+    let claimed = request.signatures.first().and_then(|s| trust::identity::claimed(&s.certificate).ok());
+    claimed.map_or_else(String::new, |(org, name)| format!("{name}@{org}"))
+}
+
+fn refused_package(e: PackageError) -> Problem {
+    Problem::new(422, "PACKAGE_REFUSED", "The package is refused", e)
+        .hint("see `mandate package verify FILE`; pack and sign it again from its source")
+}
+
+/// Work that would hold up the runtime.
+pub(super) async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(f).await.map_err(|e| Problem::internal("TASK", e))?
+}
+
+fn vnf_package(package: &Package, id: &str) -> Result<VnfPackage, CatalogueError> {
+    let other = || CatalogueError::Kind { digest: package.digest, expected: id.to_owned() };
+    let vnfd = package.descriptor.vnfd().filter(|v| v.id == id).cloned().ok_or_else(other)?;
+    let day0 = vnfd.vdus.keys().filter_map(|v| package.day0(v).map(|d| (v.clone(), d))).collect();
+    let digest_of = |i: &descriptors::model::SwImage| i.sha256.or_else(|| package.files.get(&i.image).copied());
+    let images = vnfd.images.values().filter_map(|i| digest_of(i).map(|d| (i.id.clone(), d))).collect();
+    Ok(VnfPackage { digest: package.digest, vnfd, day0, images })
+}

@@ -1,0 +1,146 @@
+//! Effects: the one place where a VIM or a running function is called, and where what came back is judged.
+
+use std::{sync::Arc, time::Duration};
+
+use attestation::{AttestationResult, ReferenceValues, appraise};
+use dataplane_control::traffic::TrafficProfile;
+use lcm::{
+    Action,
+    operation::{Failure, StepResult, Then},
+};
+use ledger_contract::{evidence::objectives, intent::Sla};
+use trust::Digest;
+use vim::{ComputeState, DriverError, ObjectKey, Observed, Spec, VimDriver, VnfControl};
+
+use super::now;
+
+/// A site's ports, for one effect.
+pub(super) struct Ports {
+    pub(super) vim: Arc<dyn VimDriver>,
+    pub(super) control: Arc<dyn VnfControl>,
+}
+
+/// Takes an effect within a time limit. A call that runs into the limit may have taken effect.
+pub(super) async fn take(ports: &Ports, action: &Action, limit: Duration) -> Result<StepResult, Failure> {
+    match tokio::time::timeout(limit, apply(ports, action)).await {
+        Ok(result) => result,
+        Err(_) => Err(failure(
+            "TIMEOUT",
+            format!("{} {} took longer than {} s", action.name(), action.object(), limit.as_secs()),
+            Then::Unknown,
+        )),
+    }
+}
+
+pub(super) fn no_site() -> Failure {
+    let detail = "the plan's site is not configured any more: put it back into config.toml and restart";
+    failure("NO_SITE", detail.into(), Then::Escalate)
+}
+
+fn failure(code: &str, detail: String, then: Then) -> Failure {
+    Failure { code: code.into(), detail, then, refused: None }
+}
+
+impl From<DriverErrorOf> for Failure {
+    fn from(DriverErrorOf(e): DriverErrorOf) -> Self {
+        let then = e.disposition.into();
+        let detail = e.to_string();
+        Self { code: e.code, detail, then, refused: None }
+    }
+}
+
+/// A driver's error, on its way into the journal.
+struct DriverErrorOf(DriverError);
+
+async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
+    match action {
+        Action::Ensure { key, spec } => {
+            let observed = ports.vim.ensure(key, spec).await.map_err(DriverErrorOf)?;
+            as_specified(spec, &observed).map_err(|why| failure("NOT_AS_SPECIFIED", why, Then::Retry))?;
+            Ok(StepResult::Observed { observed })
+        }
+        Action::Remove { key, kind } => {
+            ports.vim.remove(key, *kind).await.map_err(DriverErrorOf)?;
+            Ok(StepResult::Acknowledged {})
+        }
+        Action::Attest { reference, nonce } => attest(ports, reference, nonce).await,
+        Action::Measure { probe, profile, sla } => measure(ports, probe, profile, sla).await,
+        Action::Isolate { key } => {
+            ports.control.isolate(key, true).await.map_err(DriverErrorOf)?;
+            Ok(StepResult::Acknowledged {})
+        }
+    }
+}
+
+/// What was read back must be what was asked for: an answer of "done" is not enough.
+fn as_specified(spec: &Spec, observed: &Observed) -> Result<(), String> {
+    match (spec, observed) {
+        (Spec::Image(i), Observed::Image { digest }) if i.digest == *digest => Ok(()),
+        (Spec::Network(n), Observed::Network { up: true, mtu }) if n.mtu == *mtu => Ok(()),
+        (Spec::Compute(c), Observed::Compute(o)) => {
+            let configuration = Digest::of(c.configuration.as_bytes());
+            let ports = c.ports.iter().all(|p| o.ports.get(&p.name) == Some(&p.mac));
+            if o.state != ComputeState::Active {
+                Err(format!("the instance is {:?}, not active", o.state))
+            } else if o.image != c.image {
+                Err(format!("it runs image {}, asked for {}", o.image, c.image))
+            } else if o.configuration != Some(configuration) {
+                Err(format!("it runs configuration {:?}, asked for {configuration}", o.configuration))
+            } else if !ports {
+                Err(format!("its connection points are {:?}", o.ports))
+            } else {
+                Ok(())
+            }
+        }
+        _ => Err(format!("found {observed:?}")),
+    }
+}
+
+/// Challenges and appraises. What cannot be affirmed is isolated; what cannot be asked is a driver's error.
+async fn attest(ports: &Ports, reference: &ReferenceValues, nonce: &Digest) -> Result<StepResult, Failure> {
+    let keys: Vec<ObjectKey> = reference.workloads.keys().filter_map(|k| ObjectKey::new(k.as_str()).ok()).collect();
+    let evidence = ports.control.attest(&keys, nonce).await.map_err(DriverErrorOf)?;
+    let at = now();
+    let appraisal = appraise(&evidence, reference, nonce, at);
+    let refused = first_refused(&appraisal);
+    let result = StepResult::Attested { evidence: Box::new(evidence), at, appraisal };
+    match refused {
+        None => Ok(result),
+        Some((code, detail)) => Err(Failure {
+            code: format!("ATTESTATION_{code}"),
+            detail,
+            then: Then::Isolate,
+            refused: Some(Box::new(result)),
+        }),
+    }
+}
+
+fn first_refused(appraisal: &AttestationResult) -> Option<(String, String)> {
+    if appraisal.affirming {
+        return None;
+    }
+    let check = appraisal.checks.iter().find(|c| !c.passed);
+    Some(check.map_or(("EMPTY".into(), "no check was made".into()), |c| (c.code.clone(), c.detail.clone())))
+}
+
+/// Sends known traffic. A broken SLA is recorded; a function that does not do what it was configured to is a failure.
+async fn measure(
+    ports: &Ports,
+    probe: &ObjectKey,
+    profile: &TrafficProfile,
+    sla: &Sla,
+) -> Result<StepResult, Failure> {
+    let report = ports.control.run_traffic(probe, profile).await.map_err(DriverErrorOf)?;
+    let objectives = objectives(sla, profile, &report);
+    let broken = objectives.iter().find(|o| o.functional() && !o.kept).cloned();
+    let result = StepResult::Measured { report: Box::new(report), objectives };
+    match broken {
+        None => Ok(result),
+        Some(o) => Err(Failure {
+            code: o.name.to_uppercase(),
+            detail: format!("{} flows; at most {} allowed: traffic does not follow the rules", o.measured, o.bound),
+            then: Then::Retry,
+            refused: Some(Box::new(result)),
+        }),
+    }
+}

@@ -1,0 +1,135 @@
+//! Intake: approvals, from the ledger's stream or carried here by hand, verified and journaled.
+//!
+//! Both ways lead through [`Engine::take`]: the approval is verified from the trust roots alone, and the journal takes
+//! each one once. A refused approval is journaled too, and never looked at again.
+
+use std::time::Duration;
+
+use lcm::{Event, Operation};
+use ledger_contract::{
+    approval::{self, ActuatorPolicy, Approved, Refusal},
+    evidence::ProvenEntry,
+    records::{Entry, Event as LedgerEvent},
+};
+use trust::Digest;
+
+use super::{Engine, EngineError, Tracked, now, now_ms};
+use crate::{
+    journal::{Accepted, RefusedApproval},
+    problem::Problem,
+};
+
+/// Events taken from the ledger in one go.
+const BATCH: usize = 64;
+/// Pause after a ledger failure.
+const LEDGER_PAUSE: Duration = Duration::from_secs(1);
+
+/// What became of an approval.
+pub(super) enum Taken {
+    /// A new operation.
+    New(String),
+    /// It had begun this operation before.
+    Before(String),
+    /// It is not one.
+    Refused(Refusal),
+}
+
+impl Engine {
+    /// Waits for ledger events and takes them; returns the operations that are to be driven.
+    pub(super) async fn intake(&self) -> Result<Vec<String>, EngineError> {
+        let checkpoint = self.journal.checkpoint()?;
+        if let Err(error) = self.ledger.wait(checkpoint).await {
+            tracing::warn!(%error, "the ledger does not answer; no new deployments until it does");
+            tokio::time::sleep(LEDGER_PAUSE).await;
+            return Ok(Vec::new());
+        }
+        let mut accepted = Vec::new();
+        for event in self.ledger.events(checkpoint, BATCH).await? {
+            let Ok(entry) = serde_json::from_str::<Entry>(&event.entry) else {
+                return Err(EngineError::Encode(format!("ledger entry {} is not an entry", event.proof.index)));
+            };
+            if !matches!(entry.event, Some(LedgerEvent::IntentApproved { .. })) {
+                self.journal.skip(entry.position)?;
+                continue;
+            }
+            match self.take(event, true)? {
+                Taken::New(id) => accepted.push(id),
+                Taken::Before(id) => tracing::debug!(operation = id, "approval seen again"),
+                Taken::Refused(refusal) => tracing::warn!(position = entry.position, %refusal, "approval refused"),
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// Verifies an approval and journals what becomes of it.
+    pub(super) fn take(&self, approval: ProvenEntry, from_stream: bool) -> Result<Taken, EngineError> {
+        let policy = ActuatorPolicy {
+            roots: &self.roots,
+            ledger: self.ledger.name(),
+            policies: &self.policies,
+            at: now(),
+        };
+        match approval::verify(&approval, &policy) {
+            Ok(approved) => self.accept(approval, &approved, from_stream),
+            Err(refusal) => {
+                let refused = RefusedApproval {
+                    position: approval.proof.index,
+                    code: refusal.code.as_str().to_owned(),
+                    detail: refusal.detail.clone(),
+                    at_ms: now_ms(),
+                };
+                self.journal.refuse(&refused, from_stream)?;
+                Ok(Taken::Refused(refusal))
+            }
+        }
+    }
+
+    fn accept(
+        &self,
+        approval: ProvenEntry,
+        approved: &Approved,
+        from_stream: bool,
+    ) -> Result<Taken, EngineError> {
+        let id = operation_id(&approved.entry.ledger, approved.position);
+        let event = Event::Accepted {
+            operation_id: id.clone(),
+            approval: Box::new(approval),
+            grant: Box::new(approved.grant.clone()),
+            decided_at: approved.entry.time,
+            at_ms: now_ms(),
+        };
+        if let Accepted::Before(earlier) = self.journal.accept(&event, approved.position, from_stream)? {
+            return Ok(Taken::Before(earlier));
+        }
+        if let Some(operation) = Operation::accept(&event) {
+            let mut all = self.operations.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            all.insert(id.clone(), Tracked { operation, events: vec![event] });
+        }
+        self.changed();
+        tracing::info!(operation = id, intent = approved.intent.id, "approval accepted");
+        Ok(Taken::New(id))
+    }
+
+    /// An approval that was carried here by hand.
+    pub(super) fn delivered(&self, approval: ProvenEntry) -> Result<String, Problem> {
+        let title = "The approval is refused";
+        match self.take(approval, false) {
+            Ok(Taken::New(id)) => Ok(id),
+            Ok(Taken::Before(id)) => Err(Problem::new(
+                409,
+                "APPROVAL_REPLAYED",
+                title,
+                format!("it was carried out before, as operation {id}; an approval counts once"),
+            )
+            .hint("submit a new intent")),
+            Ok(Taken::Refused(r)) => Err(Problem::new(403, r.code.as_str(), title, r.detail)
+                .hint("only what the ledger approved is carried out; see `mandate ledger log`")),
+            Err(e) => Err(Problem::internal("JOURNAL", e)),
+        }
+    }
+}
+
+/// The operation of an approval: the same on every orchestrator and after every restart.
+fn operation_id(ledger: &str, position: u64) -> String {
+    format!("op-{}", Digest::of_parts([ledger.as_bytes(), &position.to_be_bytes()]).short())
+}

@@ -1,0 +1,173 @@
+//! Drives one operation: asks it what to do next, does it, journals what happened, and asks again.
+
+use std::{sync::Arc, time::Duration};
+
+use lcm::{
+    Command, Event, Operation, Plan,
+    operation::{Failure, StepResult},
+    planner::{self, Input},
+};
+use ledger_contract::{Intent, IntentKind};
+use tokio::{sync::watch, task::JoinSet};
+use trust::Digest;
+
+use super::{Engine, EngineError, effect, now_ms};
+
+/// How a step's effect, or its undoing, ended.
+struct Ended {
+    step: u32,
+    undo: bool,
+    outcome: Result<StepResult, Failure>,
+}
+
+impl Engine {
+    /// Drives an operation until it is anchored, or until `stop`.
+    pub(super) async fn drive(
+        self: &Arc<Self>,
+        id: &str,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), EngineError> {
+        let Ok(_slot) = self.slots.clone().acquire_owned().await else { return Ok(()) };
+        let mut effects: JoinSet<Ended> = JoinSet::new();
+        let mut in_flight: Vec<u32> = Vec::new();
+        loop {
+            let Some(operation) = self.operation(id) else { return Ok(()) };
+            let stopping = *stop.borrow();
+            let commands =
+                if stopping { Vec::new() } else { operation.next(&self.retries, now_ms(), &in_flight) };
+            if commands.is_empty() && in_flight.is_empty() {
+                return Ok(());
+            }
+            let mut pause = None;
+            for command in commands {
+                match command {
+                    Command::Plan => self.make_plan(&operation).await?,
+                    Command::Run { step, attempt } => {
+                        self.record(id, vec![Event::Started { step, attempt, at_ms: now_ms() }]).await?;
+                        in_flight.push(step);
+                        self.begin(&mut effects, &operation, step, false);
+                    }
+                    Command::Undo { step, attempt } => {
+                        self.record(id, vec![Event::UndoStarted { step, attempt, at_ms: now_ms() }]).await?;
+                        in_flight.push(step);
+                        self.begin(&mut effects, &operation, step, true);
+                    }
+                    Command::Wait { until_ms } => pause = Some(until_ms.saturating_sub(now_ms())),
+                    Command::Close(outcome) => {
+                        tracing::info!(operation = id, state = outcome.state.name(), "closed");
+                        self.record(id, vec![Event::Closed { outcome, at_ms: now_ms() }]).await?;
+                    }
+                    Command::Anchor => pause = self.anchor(&operation).await?,
+                }
+            }
+            if let Some(ended) = wait(&mut effects, &mut stop, pause).await? {
+                in_flight.retain(|s| *s != ended.step);
+                self.record(id, vec![event_of(ended)]).await?;
+            }
+        }
+    }
+
+    fn begin(&self, effects: &mut JoinSet<Ended>, operation: &Operation, id: u32, undo: bool) {
+        let step = operation.plan.as_ref().and_then(|p| p.step(id)).cloned();
+        let action = step.and_then(|s| if undo { s.undo } else { Some(s.action) });
+        let site = operation.plan.as_ref().and_then(|p| self.sites.get(&p.site));
+        let ports = site.map(|s| effect::Ports { vim: s.vim.clone(), control: s.control.clone() });
+        let limit = Duration::from_secs(self.config.limits.step_timeout_s);
+        effects.spawn(async move {
+            let outcome = match (action, ports) {
+                (Some(action), Some(ports)) => effect::take(&ports, &action, limit).await,
+                (None, _) => Ok(StepResult::Acknowledged {}),
+                (_, None) => Err(effect::no_site()),
+            };
+            Ended { step: id, undo, outcome }
+        });
+    }
+
+    /// Observes every site once and plans; a refusal closes the operation without an effect.
+    async fn make_plan(&self, operation: &Operation) -> Result<(), EngineError> {
+        let event = match self.plan_of(operation).await {
+            Ok(plan) => Event::Planned { plan: Arc::new(plan), at_ms: now_ms() },
+            Err(r) => Event::Refused { code: r.code.to_owned(), detail: r.detail, at_ms: now_ms() },
+        };
+        self.record(&operation.id, vec![event]).await
+    }
+
+    async fn plan_of(&self, operation: &Operation) -> Result<Plan, planner::Refusal> {
+        let bad = |code, detail: String| planner::Refusal { code, detail };
+        let intent = intent_of(operation).map_err(|e| bad("PARAMETERS", e))?;
+        let before = self.record_of(&operation.grant.ns_instance_id, &operation.id);
+        let catalogue = match (&intent.action, &before) {
+            (IntentKind::Deploy(d), _) => Some(self.catalogue(d.nsd_package, &operation.grant.packages)),
+            (IntentKind::Scale(_), Some(b)) => Some(self.catalogue(b.deploy.nsd_package, &b.packages)),
+            _ => None,
+        };
+        let catalogue = catalogue.transpose().map_err(|e| bad("PACKAGES", e.to_string()))?;
+        let sites = self.observe_sites(&operation.grant).await;
+        let mut entropy = [0; 32];
+        getrandom::fill(&mut entropy).map_err(|e| bad("PARAMETERS", format!("no randomness: {e}")))?;
+        planner::plan(&Input {
+            operation_id: &operation.id,
+            intent: &intent,
+            grant: &operation.grant,
+            catalogue: catalogue.as_ref(),
+            sites: &sites,
+            before: before.as_ref(),
+            entropy: &Digest(entropy),
+            at: operation.decided_at,
+        })
+    }
+
+    /// The service as the last closed operation before this one left it.
+    pub(super) fn record_of(&self, ns: &str, except: &str) -> Option<lcm::NsRecord> {
+        let all = self.read();
+        let mut of_service: Vec<_> = all
+            .values()
+            .map(|t| &t.operation)
+            .filter(|o| o.grant.ns_instance_id == ns && o.id != except && o.outcome.is_some())
+            .collect();
+        of_service.sort_by_key(|o| o.closed_ms);
+        of_service.last().and_then(|o| o.record())
+    }
+}
+
+/// The intent inside an operation's approval, which was verified when it was accepted.
+pub(super) fn intent_of(operation: &Operation) -> Result<Intent, String> {
+    let entry: ledger_contract::records::Entry =
+        serde_json::from_str(&operation.approval.entry).map_err(|e| format!("the approval's entry: {e}"))?;
+    serde_json::from_slice(&entry.request.payload).map_err(|e| format!("the approval's intent: {e}"))
+}
+
+/// The next effect that ends; `None` when the pause is over, or there is nothing to wait for, or `stop` came.
+async fn wait(
+    effects: &mut JoinSet<Ended>,
+    stop: &mut watch::Receiver<bool>,
+    pause: Option<u64>,
+) -> Result<Option<Ended>, EngineError> {
+    if effects.is_empty() {
+        if let Some(ms) = pause {
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(ms)) => {}
+                _ = stop.wait_for(|s| *s) => {}
+            }
+        }
+        return Ok(None);
+    }
+    let ended = match pause {
+        None => effects.join_next().await,
+        Some(ms) => tokio::select! {
+            ended = effects.join_next() => ended,
+            () = tokio::time::sleep(Duration::from_millis(ms)) => return Ok(None),
+        },
+    };
+    Ok(ended.transpose()?)
+}
+
+fn event_of(ended: Ended) -> Event {
+    let (step, at_ms) = (ended.step, now_ms());
+    match (ended.undo, ended.outcome) {
+        (false, Ok(result)) => Event::Done { step, result: Box::new(result), at_ms },
+        (false, Err(failure)) => Event::Failed { step, failure, at_ms },
+        (true, Ok(_)) => Event::Undone { step, at_ms },
+        (true, Err(failure)) => Event::UndoFailed { step, failure, at_ms },
+    }
+}

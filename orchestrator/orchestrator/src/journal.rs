@@ -1,0 +1,363 @@
+//! The journal: SQLite in WAL mode with `synchronous=FULL`; a commit has returned only when it is on disk.
+//!
+//! Two transactions carry the guarantees. *Accept*: the ledger checkpoint, the operation and its first event are
+//! written together, and the approval's position and the intent's id are unique, so an approval is actuated at most
+//! once however often it arrives. *Close*: the last event and the outbox entry are written together, so an operation
+//! that ended is anchored however often the process dies.
+//!
+//! A normal start never creates a journal: [`Journal::create`] is `mandate init`'s.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use lcm::Event;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
+
+/// Version of the schema.
+const SCHEMA: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE operation (
+        id TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, intent_id TEXT NOT NULL UNIQUE,
+        ns TEXT NOT NULL, open INTEGER NOT NULL) STRICT;
+    CREATE TABLE event (
+        operation TEXT NOT NULL REFERENCES operation(id), seq INTEGER NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (operation, seq)) STRICT, WITHOUT ROWID;
+    CREATE TABLE refusal (
+        position INTEGER NOT NULL, code TEXT NOT NULL, detail TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT;
+    CREATE TABLE outbox (operation TEXT PRIMARY KEY REFERENCES operation(id)) STRICT;
+    CREATE TABLE bundle (operation TEXT PRIMARY KEY REFERENCES operation(id), content BLOB NOT NULL) STRICT;
+";
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// It is there already.
+    #[error("{0} exists already: a journal is created once, by `mandate init`")]
+    Exists(PathBuf),
+    /// It is not there.
+    #[error("{0} does not exist: run `mandate init` (a start never creates a journal)")]
+    Missing(PathBuf),
+    /// Made by another version.
+    #[error("{path} has schema {found}, this program reads {SCHEMA}: start the version that wrote it, or update")]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: i64,
+    },
+    /// SQLite failed; the operation that was asked for did not happen.
+    #[error("journal: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// An event that cannot be read or written.
+    #[error("journal, operation {operation}, event {seq}: {source}")]
+    Event {
+        /// Operation.
+        operation: String,
+        /// Sequence number.
+        seq: i64,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A number that does not fit.
+    #[error("journal: {0} is out of range")]
+    Range(&'static str),
+}
+
+/// Whether an approval was new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// It was taken.
+    New,
+    /// The operation that it began earlier.
+    Before(String),
+}
+
+/// An approval that was refused by the actuator's own verification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedApproval {
+    /// Position it claims.
+    pub position: u64,
+    /// Reason code.
+    pub code: String,
+    /// Why.
+    pub detail: String,
+    /// When, ms.
+    pub at_ms: u64,
+}
+
+/// The journal.
+pub struct Journal {
+    connection: Mutex<Connection>,
+}
+
+impl Journal {
+    /// Creates the file; refuses when it is there.
+    pub fn create(path: &Path) -> Result<(), JournalError> {
+        if path.exists() {
+            return Err(JournalError::Exists(path.to_owned()));
+        }
+        let connection = Connection::open(path)?;
+        configure(&connection)?;
+        connection.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version={SCHEMA}; COMMIT;"))?;
+        Ok(())
+    }
+
+    /// Opens an existing journal for this process alone.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        if !path.exists() {
+            return Err(JournalError::Missing(path.to_owned()));
+        }
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        configure(&connection)?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+        if found != SCHEMA {
+            return Err(JournalError::Schema { path: path.to_owned(), found });
+        }
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere leaves no transaction open: rusqlite rolls back on drop.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Position of the last ledger event that was consumed.
+    pub fn checkpoint(&self) -> Result<Option<u64>, JournalError> {
+        let text: Option<String> = self
+            .lock()
+            .query_row("SELECT value FROM meta WHERE key='checkpoint'", [], |r| r.get(0))
+            .optional()?;
+        Ok(text.and_then(|t| t.parse().ok()))
+    }
+
+    /// Moves the checkpoint over an event that asks for nothing.
+    pub fn skip(&self, position: u64) -> Result<(), JournalError> {
+        let mut connection = self.lock();
+        let tx = connection.transaction()?;
+        set_checkpoint(&tx, position)?;
+        Ok(tx.commit()?)
+    }
+
+    /// Takes an approval: operation, first event and (when it came by the stream) checkpoint, in one transaction.
+    pub fn accept(&self, first: &Event, position: u64, from_stream: bool) -> Result<Accepted, JournalError> {
+        let Event::Accepted { operation_id, grant, .. } = first else {
+            return Err(JournalError::Range("the first event of an operation"));
+        };
+        let mut connection = self.lock();
+        let tx = connection.transaction()?;
+        if from_stream {
+            set_checkpoint(&tx, position)?;
+        }
+        let number = i64::try_from(position).map_err(|_| JournalError::Range("the position"))?;
+        let earlier: Option<String> = tx
+            .query_row(
+                "SELECT id FROM operation WHERE position=?1 OR intent_id=?2",
+                params![number, grant.intent_id],
+                |r| r.get(0),
+            )
+            .optional()?;
+        if let Some(id) = earlier {
+            tx.commit()?;
+            return Ok(Accepted::Before(id));
+        }
+        tx.execute(
+            "INSERT INTO operation (id, position, intent_id, ns, open) VALUES (?1, ?2, ?3, ?4, 1)",
+            params![operation_id, number, grant.intent_id, grant.ns_instance_id],
+        )?;
+        insert(&tx, operation_id, first)?;
+        tx.commit()?;
+        Ok(Accepted::New)
+    }
+
+    /// Remembers a refused approval, so that its refusal is on the timeline.
+    pub fn refuse(&self, refused: &RefusedApproval, from_stream: bool) -> Result<(), JournalError> {
+        let mut connection = self.lock();
+        let tx = connection.transaction()?;
+        if from_stream {
+            set_checkpoint(&tx, refused.position)?;
+        }
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        tx.execute(
+            "INSERT INTO refusal (position, code, detail, at_ms) VALUES (?1, ?2, ?3, ?4)",
+            params![number(refused.position), refused.code, refused.detail, number(refused.at_ms)],
+        )?;
+        Ok(tx.commit()?)
+    }
+
+    /// The newest refused approvals, newest first.
+    pub fn refusals(&self, limit: u32) -> Result<Vec<RefusedApproval>, JournalError> {
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached("SELECT position, code, detail, at_ms FROM refusal ORDER BY rowid DESC LIMIT ?1")?;
+        let number = |n: i64| u64::try_from(n).unwrap_or(0);
+        let rows = statement.query_map([limit], |r| {
+            Ok(RefusedApproval {
+                position: number(r.get(0)?),
+                code: r.get(1)?,
+                detail: r.get(2)?,
+                at_ms: number(r.get(3)?),
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Appends events to an operation, durably, in one transaction.
+    pub fn append(&self, operation: &str, events: &[Event]) -> Result<(), JournalError> {
+        let mut connection = self.lock();
+        let tx = connection.transaction()?;
+        for event in events {
+            insert(&tx, operation, event)?;
+            if matches!(event, Event::Closed { .. }) {
+                tx.execute("INSERT INTO outbox (operation) VALUES (?1)", [operation])?;
+            }
+        }
+        Ok(tx.commit()?)
+    }
+
+    /// The last event of an operation with its bundle: the outbox entry goes in the same transaction.
+    pub fn anchored(&self, operation: &str, event: &Event, bundle: &[u8]) -> Result<(), JournalError> {
+        let mut connection = self.lock();
+        let tx = connection.transaction()?;
+        insert(&tx, operation, event)?;
+        tx.execute("DELETE FROM outbox WHERE operation=?1", [operation])?;
+        tx.execute("UPDATE operation SET open=0 WHERE id=?1", [operation])?;
+        tx.execute(
+            "INSERT OR REPLACE INTO bundle (operation, content) VALUES (?1, ?2)",
+            params![operation, bundle],
+        )?;
+        Ok(tx.commit()?)
+    }
+
+    /// The bundle of an anchored operation.
+    pub fn bundle(&self, operation: &str) -> Result<Option<Vec<u8>>, JournalError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached("SELECT content FROM bundle WHERE operation=?1")?;
+        Ok(statement.query_row([operation], |r| r.get(0)).optional()?)
+    }
+
+    /// Ids of all operations, oldest first.
+    pub fn operations(&self) -> Result<Vec<String>, JournalError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached("SELECT id FROM operation ORDER BY position")?;
+        let rows = statement.query_map([], |r| r.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// All events of an operation, in order.
+    pub fn events(&self, operation: &str) -> Result<Vec<Event>, JournalError> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT seq, body FROM event WHERE operation=?1 ORDER BY seq")?;
+        let rows = statement.query_map([operation], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?;
+        let mut events = Vec::new();
+        for row in rows {
+            let (seq, body) = row?;
+            let event = serde_json::from_str(&body).map_err(|source| JournalError::Event {
+                operation: operation.to_owned(),
+                seq,
+                source,
+            })?;
+            events.push(event);
+        }
+        Ok(events)
+    }
+}
+
+fn configure(connection: &Connection) -> Result<(), JournalError> {
+    connection.execute_batch(
+        "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
+    )?;
+    Ok(())
+}
+
+fn set_checkpoint(tx: &Transaction<'_>, position: u64) -> Result<(), JournalError> {
+    tx.execute(
+        "INSERT INTO meta (key, value) VALUES ('checkpoint', ?1) ON CONFLICT (key) DO UPDATE SET value=?1",
+        [position.to_string()],
+    )?;
+    Ok(())
+}
+
+fn insert(tx: &Transaction<'_>, operation: &str, event: &Event) -> Result<(), JournalError> {
+    let body = serde_json::to_string(event).map_err(|source| JournalError::Event {
+        operation: operation.to_owned(),
+        seq: -1,
+        source,
+    })?;
+    tx.execute(
+        "INSERT INTO event (operation, seq, body)
+         SELECT ?1, COALESCE(MAX(seq), 0) + 1, ?2 FROM event WHERE operation=?1",
+        params![operation, body],
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ledger_contract::{
+        evidence::{InclusionProof, ProvenEntry},
+        records::Grant,
+    };
+    use trust::{Digest, UnixTime};
+
+    fn accepted(id: &str, intent: &str) -> Event {
+        let proof = InclusionProof { index: 0, path: vec![], checkpoint: String::new() };
+        Event::Accepted {
+            operation_id: id.into(),
+            approval: Box::new(ProvenEntry { entry: "{}".into(), proof }),
+            grant: Box::new(Grant {
+                ledger: "l".into(),
+                intent_id: intent.into(),
+                intent: Digest::of("i"),
+                tenant: "t".into(),
+                ns_instance_id: "ns-1".into(),
+                action: "deploy".into(),
+                not_after: UnixTime(1),
+                lease_until: None,
+                packages: Default::default(),
+                attestation_keys: vec![],
+                attestation_required: false,
+                policy: Digest::of("p"),
+            }),
+            decided_at: UnixTime(1),
+            at_ms: 1,
+        }
+    }
+
+    #[test]
+    fn never_created_by_a_start_and_never_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        assert!(matches!(Journal::open(&path), Err(JournalError::Missing(_))));
+        assert!(!path.exists());
+        Journal::create(&path).unwrap();
+        assert!(matches!(Journal::create(&path), Err(JournalError::Exists(_))));
+        let first = Journal::open(&path).unwrap();
+        assert!(first.checkpoint().unwrap().is_none());
+        assert!(Journal::open(&path).and_then(|j| j.checkpoint()).is_err(), "two writers");
+    }
+
+    #[test]
+    fn an_approval_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        Journal::create(&path).unwrap();
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.accept(&accepted("op-1", "intent-1"), 7, true).unwrap(), Accepted::New);
+        let again = Accepted::Before("op-1".into());
+        assert_eq!(journal.accept(&accepted("op-1", "intent-1"), 7, true).unwrap(), again);
+        assert_eq!(journal.accept(&accepted("op-2", "intent-1"), 8, false).unwrap(), again);
+        assert_eq!(journal.checkpoint().unwrap(), Some(7));
+        journal.append("op-1", &[Event::Recovered { at_ms: 2 }]).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.events("op-1").unwrap().len(), 2);
+        assert_eq!(journal.operations().unwrap(), ["op-1"]);
+    }
+}

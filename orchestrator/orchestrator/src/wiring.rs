@@ -1,0 +1,217 @@
+//! Wiring: the one place that names concrete drivers.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, bail};
+use async_trait::async_trait;
+use attestation::AkRecord;
+use ledger::embedded::Log;
+use serde::Deserialize;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use trust::{Digest, Signer, TrustRoots};
+use vim::Resources;
+use vim_host::{HostConfig, HostVim, TpmConfig};
+
+use crate::{
+    api,
+    artifacts::ArtifactStore,
+    config::{Config, HostSite, SiteConfig, TpmSite},
+    engine::{Engine, KeyAdmin, Parts, Site},
+    home::Home,
+    journal::Journal,
+};
+
+/// How long a freshly issued attestation key record is valid: 90 days, as short-lived certificates are.
+const AK_VALIDITY_S: u64 = 90 * 24 * 3600;
+/// Worker threads: the work waits for others, it does not compute.
+const WORKERS: usize = 2;
+
+/// Runs the orchestrator until SIGTERM or SIGINT; `ready` is called once the socket answers.
+pub fn serve(home: Home, config: Config, ready: impl FnOnce()) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(run(home, config, ready))
+}
+
+async fn run(home: Home, config: Config, ready: impl FnOnce()) -> Result<()> {
+    let engine = build(&home, config)?;
+    let listener = listen(&home.socket())?;
+    let (stop, stopped) = watch::channel(false);
+    let api = tokio::spawn(api::serve(listener, engine.clone(), stopped.clone()));
+    let mut work = tokio::spawn(engine.run(stopped));
+    ready();
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let early = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = tokio::signal::ctrl_c() => None,
+        ended = &mut work => Some(ended),
+    };
+    // Effects in flight end and are journaled; nothing new begins.
+    stop.send_replace(true);
+    let ended = match early {
+        Some(ended) => ended,
+        None => work.await,
+    };
+    api.await.context("the API's task")?.context("the API")?;
+    // Absent is what we want.
+    let _ = fs::remove_file(home.socket());
+    ended.context("the engine's task")?.context("the engine stopped")
+}
+
+/// Puts the engine together; the home must have been made by `mandate init`.
+pub fn build(home: &Home, config: Config) -> Result<Arc<Engine>> {
+    let roots: TrustRoots = serde_json::from_slice(&read(&home.trust())?)
+        .with_context(|| format!("{}: not a set of trust roots", home.trust().display()))?;
+    let artifacts = ArtifactStore::new(home.artifacts());
+    artifacts.sweep().with_context(|| format!("{}: run `mandate init`", home.artifacts().display()))?;
+    let journal = Journal::open(&home.journal())?;
+    let ledger = Log::open(&home.ledger(), crate::engine::now)?;
+    let (key, certificate) = home.identity(&config.operator, "orchestrator");
+    let signer = Signer::from_pem(
+        &String::from_utf8_lossy(&read(&key)?),
+        &String::from_utf8_lossy(&read(&certificate)?),
+    )
+    .with_context(|| format!("the orchestrator's identity, {}", key.display()))?;
+    let sites = config
+        .sites
+        .iter()
+        .map(|s| Ok((s.name.clone(), site(home, s, &artifacts)?)))
+        .collect::<Result<BTreeMap<_, _>>>()?;
+    let parts = Parts { config, roots, ledger: Arc::new(ledger), journal, artifacts, sites, signer };
+    Ok(Engine::new(parts)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}; a home is made by `mandate init`", path.display()))
+}
+
+fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore) -> Result<Site> {
+    let state_dir = home.site(&config.name);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir)?;
+    let launcher = launcher(&config.host)?;
+    let event_log = state_dir.join("measurements.log");
+    let tpm = config.host.tpm.as_ref().map(|t| TpmConfig {
+        tcti: t.tcti.clone(),
+        event_log: event_log.clone(),
+        pcr: t.pcr,
+        ak_generation: t.ak_generation,
+    });
+    let first = config.host.first_uid;
+    let host = HostVim::new(HostConfig {
+        site: config.name.clone(),
+        state_dir,
+        run_dir: Some(run_dir(home, &config.name)),
+        launcher: launcher.clone(),
+        tpm,
+        capacity: Resources {
+            vcpus: config.host.vcpus,
+            memory_mib: config.host.memory_mib,
+            instances: config.host.instances,
+        },
+        run_as: (first != 0).then(|| first..=first.saturating_add(config.host.instances.saturating_mul(2))),
+        dataplane_arguments: Vec::new(),
+        artifacts: Arc::new(artifacts.clone()),
+    })?;
+    let keys = LauncherKeys { site: config.name.clone(), launcher, event_log, tpm: config.host.tpm.clone() };
+    let host = Arc::new(host);
+    Ok(Site { config: config.clone(), vim: host.clone(), control: host, keys: Arc::new(keys) })
+}
+
+/// Control sockets have short paths (107 bytes), so they are not under the home: one directory per home and site.
+fn run_dir(home: &Home, site: &str) -> PathBuf {
+    let id = &Digest::of(home.path().as_os_str().as_encoded_bytes()).hex()[..8];
+    Path::new("/run/mandate").join(format!("{id}-{site}"))
+}
+
+fn launcher(host: &HostSite) -> Result<PathBuf> {
+    if let Some(path) = &host.launcher {
+        return Ok(path.clone());
+    }
+    let exe = std::env::current_exe().context("finding our own executable")?;
+    let beside = exe.with_file_name("mandate-launcher");
+    if !beside.exists() {
+        bail!(
+            "{} is not there: install mandate-launcher beside mandate, or set `launcher` under [site.host]",
+            beside.display()
+        );
+    }
+    Ok(beside)
+}
+
+/// A socket that only we can connect to. One that somebody answers on is not replaced.
+fn listen(path: &Path) -> Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        bail!("another `mandate serve` answers on {}", path.display());
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("replacing {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// The attestation key of a host site, through its launcher.
+struct LauncherKeys {
+    site: String,
+    launcher: PathBuf,
+    event_log: PathBuf,
+    tpm: Option<TpmSite>,
+}
+
+/// What `mandate-launcher ak` prints.
+#[derive(Deserialize)]
+struct AkReport {
+    public_key: String,
+    pcr: u8,
+    pcr_baseline: Digest,
+}
+
+#[async_trait]
+impl KeyAdmin for LauncherKeys {
+    async fn attestation_key(&self, rotate: bool) -> Result<AkRecord, String> {
+        let tpm = self.tpm.as_ref().ok_or("the site has no TPM configured")?;
+        let mut command = tokio::process::Command::new(&self.launcher);
+        command.arg("ak").args(["--tpm", &tpm.tcti, "--pcr", &tpm.pcr.to_string()]);
+        if self.event_log.exists() {
+            command.arg("--log").arg(&self.event_log);
+        }
+        if rotate {
+            command.arg("--rotate");
+        }
+        let output = command.output().await.map_err(|e| format!("{}: {e}", self.launcher.display()))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        }
+        let report: AkReport = serde_json::from_slice(&output.stdout)
+            .map_err(|e| format!("{} ak printed something else: {e}", self.launcher.display()))?;
+        let now = crate::engine::now();
+        Ok(AkRecord {
+            site: self.site.clone(),
+            public_key: report.public_key,
+            pcr: report.pcr,
+            pcr_baseline: report.pcr_baseline,
+            not_before: now,
+            not_after: now.plus(AK_VALIDITY_S),
+        })
+    }
+}
