@@ -114,6 +114,10 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     if frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::Truncated);
     }
+    // A group address as the sender's (IEEE 802.3 §3.2.3).
+    if frame.get(6).is_some_and(|b| b & 1 != 0) {
+        return Err(DropReason::Address);
+    }
     let mut at = MACS;
     let mut vlan = 0;
     let mut tags = 0;

@@ -154,12 +154,14 @@ impl Group {
 
     fn overlaps(&self, other: &Self) -> bool {
         let service = |g: &Self| (g.protocol, g.destination, g.destination_port);
-        let range = |g: &Self| {
-            let first = g.source * u128::from(PORTS) + u128::from(g.first);
-            (first, first + u128::from(g.count))
+        let (low, high) = if self.source <= other.source { (self, other) } else { (other, self) };
+        // In flows, counted from the lower source; a distance beyond all flows stays beyond them.
+        let distance = (high.source - low.source).min(1 << 64) * u128::from(PORTS);
+        let range = |g: &Self, from: u128| {
+            from + u128::from(g.first)..from + u128::from(g.first) + u128::from(g.count)
         };
-        let ((a, a_end), (b, b_end)) = (range(self), range(other));
-        service(self) == service(other) && a < b_end && b < a_end
+        let (a, b) = (range(low, 0), range(high, distance));
+        service(self) == service(other) && a.start < b.end && b.start < a.end
     }
 }
 
