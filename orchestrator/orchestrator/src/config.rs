@@ -154,8 +154,8 @@ impl Config {
             if site.jurisdiction.len() != 2 || !site.jurisdiction.chars().all(|c| c.is_ascii_uppercase()) {
                 return bad(key("jurisdiction"), "two capital letters (ISO 3166-1 alpha-2)");
             }
-            if site.host.tpm.as_ref().is_some_and(|t| t.pcr > 23) {
-                return bad(key("host.tpm.pcr"), "0 to 23");
+            if site.host.tpm.as_ref().is_some_and(|t| t.pcr > 15) {
+                return bad(key("host.tpm.pcr"), "0 to 15 (software can reset the others)");
             }
         }
         if self.limits.step_attempts == 0 || self.limits.concurrent_operations == 0 {

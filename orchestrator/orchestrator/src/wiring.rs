@@ -111,9 +111,9 @@ fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore) -> Result<S
     });
     let first = config.host.first_uid;
     let host = HostVim::new(HostConfig {
-        site: config.name.clone(),
+        site: machine_wide(home, &config.name),
         state_dir,
-        run_dir: Some(run_dir(home, &config.name)),
+        run_dir: Some(Path::new("/run/mandate").join(machine_wide(home, &config.name))),
         launcher: launcher.clone(),
         tpm,
         capacity: Resources {
@@ -130,10 +130,11 @@ fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore) -> Result<S
     Ok(Site { config: config.clone(), vim: host.clone(), control: host, keys: Arc::new(keys) })
 }
 
-/// Control sockets have short paths (107 bytes), so they are not under the home: one directory per home and site.
-fn run_dir(home: &Home, site: &str) -> PathBuf {
-    let id = &Digest::of(home.path().as_os_str().as_encoded_bytes()).hex()[..8];
-    Path::new("/run/mandate").join(format!("{id}-{site}"))
+/// A site's name on this machine, where another home may have a site of the same name. Control sockets are in a
+/// directory of this name too, not under the home, because a socket's path has 107 bytes at most.
+fn machine_wide(home: &Home, site: &str) -> String {
+    let id = Digest::of(home.path().as_os_str().as_encoded_bytes()).hex();
+    format!("{site}-{}", &id[..6])
 }
 
 fn launcher(host: &HostSite) -> Result<PathBuf> {
