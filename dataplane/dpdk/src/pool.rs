@@ -78,7 +78,11 @@ impl<'e> Pool<'e> {
 
 impl Drop for Pool<'_> {
     fn drop(&mut self) {
-        // SAFETY: ports and buffers borrow the pool, so nobody has one of its buffers; it is not used after this.
+        // A port can be forgotten (`mem::forget`) and outlive its borrow: then its driver still holds buffers.
+        if !self.eal.open.borrow().is_empty() {
+            return;
+        }
+        // SAFETY: no port is open and buffers borrow the pool, so nobody uses one of its buffers after this.
         // JUSTIFICATION: memory of the EAL is not the allocator's.
         unsafe { dpdk_sys::rte_mempool_free(self.as_ptr()) };
     }
