@@ -31,7 +31,7 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens on the socket.
-    #[error("`mandate serve` is not running: nobody listens on {}", .socket.display())]
+    #[error("nobody listens on {}", .socket.display())]
     NotRunning {
         /// The socket.
         socket: PathBuf,

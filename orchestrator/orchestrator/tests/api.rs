@@ -1,25 +1,18 @@
 //! The API over a real UNIX socket, with a service that records what it was asked.
 
+mod common;
+
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use attestation::AkRecord;
-use ledger_contract::{
-    evidence::{InclusionProof, ProvenEntry},
-    records::Verdict,
-};
+use common::{Recorder, approval};
 use orchestrator::{
-    api::{self, Bounds},
+    api::{self, Bounds, ROUTES},
     client::{Client, ClientError},
     problem::Problem,
-    service::Service,
-    views::{
-        CommittedView, DeliveredView, IntentView, NsView, OperationView, PackageView, SiteView, TimelineLine,
-    },
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -30,111 +23,6 @@ use trust::{
     Digest, Envelope, Signer, UnixTime,
     issue::{ca, member},
 };
-
-struct Recorder {
-    asked: Mutex<Vec<String>>,
-    changes: watch::Sender<u64>,
-}
-
-impl Recorder {
-    fn note(&self, what: impl Into<String>) {
-        self.asked.lock().unwrap().push(what.into());
-    }
-    fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.asked.lock().unwrap())
-    }
-}
-
-fn none<T>(what: &str) -> Result<T, Problem> {
-    Err(Problem::not_found("thing", what).hint("look elsewhere"))
-}
-
-#[async_trait]
-impl Service for Recorder {
-    async fn submit(&self, request: Envelope) -> Result<CommittedView, Problem> {
-        self.note(format!("submit {}", request.payload_type));
-        let verdict = Verdict { approved: false, rules: Vec::new(), policy: Digest([0; 32]) };
-        Ok(CommittedView {
-            position: 7,
-            time: UnixTime(1),
-            verdict,
-            ns_instance_id: None,
-            checkpoint: String::new(),
-        })
-    }
-    async fn put_package(&self, content: Vec<u8>) -> Result<PackageView, Problem> {
-        self.note(format!("put {}", content.len()));
-        none("package")
-    }
-    async fn packages(&self) -> Result<Vec<PackageView>, Problem> {
-        Ok(Vec::new())
-    }
-    async fn intent(&self, id: &str) -> Result<IntentView, Problem> {
-        self.note(format!("intent {id}"));
-        none(id)
-    }
-    async fn intents(&self, limit: usize) -> Result<Vec<IntentView>, Problem> {
-        self.note(format!("intents {limit}"));
-        Ok(Vec::new())
-    }
-    async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem> {
-        self.note(format!("services {all}"));
-        Ok(Vec::new())
-    }
-    async fn ns(&self, id: &str) -> Result<NsView, Problem> {
-        self.note(format!("ns {id}"));
-        none(id)
-    }
-    async fn timeline(&self, ns: &str) -> Result<Vec<TimelineLine>, Problem> {
-        self.note(format!("timeline {ns}"));
-        Ok(Vec::new())
-    }
-    async fn operation(&self, id: &str) -> Result<OperationView, Problem> {
-        Err(Problem::internal("BROKEN", format!("operation {id}")))
-    }
-    async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem> {
-        Ok(format!("{{\"op\":\"{operation}\"}}\n").into_bytes())
-    }
-    async fn sites(&self) -> Result<Vec<SiteView>, Problem> {
-        Ok(Vec::new())
-    }
-    async fn attestation_key(&self, site: &str, rotate: bool) -> Result<AkRecord, Problem> {
-        self.note(format!("key {site} {rotate}"));
-        Ok(AkRecord {
-            site: site.into(),
-            public_key: "key".into(),
-            pcr: 13,
-            pcr_baseline: Digest([0; 32]),
-            not_before: UnixTime(0),
-            not_after: UnixTime(1),
-        })
-    }
-    async fn deliver(&self, approval: ProvenEntry) -> Result<DeliveredView, Problem> {
-        self.note(format!("deliver {}", approval.entry));
-        Ok(DeliveredView { operation_id: "op-1".into() })
-    }
-    async fn ledger_head(&self) -> Result<String, Problem> {
-        Ok("origin\n1\nroot\n".into())
-    }
-    async fn ledger_entry(&self, position: u64) -> Result<ProvenEntry, Problem> {
-        Ok(approval(position))
-    }
-    async fn ledger_range(&self, from: u64, limit: usize) -> Result<Vec<String>, Problem> {
-        self.note(format!("range {from} {limit}"));
-        Ok(vec!["{}".into()])
-    }
-    async fn policy(&self) -> Result<Digest, Problem> {
-        Ok(Digest([1; 32]))
-    }
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-}
-
-fn approval(index: u64) -> ProvenEntry {
-    let proof = InclusionProof { index, path: Vec::new(), checkpoint: String::new() };
-    ProvenEntry { entry: "entry".into(), proof }
-}
 
 struct Server {
     recorder: Arc<Recorder>,
@@ -149,7 +37,7 @@ fn start() -> Server {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("mandate.sock");
     let listener = UnixListener::bind(&socket).unwrap();
-    let recorder = Arc::new(Recorder { asked: Mutex::default(), changes: watch::channel(1).0 });
+    let recorder = Arc::new(Recorder::default());
     let (stop, stopped) = watch::channel(false);
     let bounds = Bounds { package_bytes: 1 << 16 };
     let task = tokio::spawn(api::serve_with(listener, recorder.clone(), stopped, bounds));
@@ -239,6 +127,22 @@ async fn a_service_can_be_named_by_path_segments() {
     exchange(&s.socket, "GET", "/v1/ns/acme/edge/timeline", "", "").await;
     exchange(&s.socket, "GET", "/v1/ns/ns-1/timeline", "", "").await;
     assert_eq!(s.recorder.asked(), ["ns acme/edge", "timeline acme/edge", "timeline ns-1"]);
+}
+
+#[tokio::test]
+async fn every_listed_route_is_there() {
+    let s = start();
+    let index = exchange(&s.socket, "GET", "/v1", "", "").await;
+    for route in ROUTES {
+        assert!(index.2.contains(route), "{route}");
+        let (method, path) = route.split_once(' ').unwrap();
+        let path = path.split('?').next().unwrap().replace("{position}", "1").replace(['{', '}'], "");
+        let query = if path.ends_with("changes") { "?after=9" } else { "" };
+        let answer = exchange(&s.socket, method, &format!("{path}{query}"), "", "").await;
+        for code in ["NO_ROUTE", "METHOD_NOT_ALLOWED"] {
+            assert!(!answer.2.contains(code), "{route}: {}", answer.2);
+        }
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,9 @@ use tokio::{
 
 use crate::service::Service;
 
-pub use routes::{ChangeView, CheckpointView, EntriesView, HealthView, PolicyView, RotateQuery};
+pub use routes::{
+    ChangeView, CheckpointView, EntriesView, HealthView, IndexView, PolicyView, ROUTES, RotateQuery,
+};
 
 /// Largest request document, bytes: the ledger's bound on a payload in base64, and room for its signatures.
 pub const MAX_REQUEST_BYTES: usize = 8 << 20;

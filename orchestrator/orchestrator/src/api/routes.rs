@@ -110,9 +110,37 @@ fn page(limit: Option<usize>) -> Result<usize, Problem> {
     }
 }
 
-/// All routes. An NS is named by its instance id, by `tenant%2Fservice`, or by the two as path segments.
+/// What `GET /v1` lists. An NS is named by its instance id, by `tenant%2Fservice`, or by the two as path segments.
+pub const ROUTES: [&str; 23] = [
+    "GET /v1",
+    "GET /v1/health",
+    "POST /v1/requests",
+    "GET /v1/packages",
+    "PUT /v1/packages/content",
+    "GET /v1/intents?limit",
+    "GET /v1/intents/{id}",
+    "GET /v1/ns?all",
+    "GET /v1/ns/{id}",
+    "GET /v1/ns/{id}/timeline",
+    "GET /v1/ns/{tenant}/{service}",
+    "GET /v1/ns/{tenant}/{service}/timeline",
+    "GET /v1/operations/{id}",
+    "GET /v1/operations/{id}/evidence",
+    "GET /v1/sites",
+    "GET /v1/sites/{name}/attestation-key",
+    "POST /v1/sites/{name}/attestation-key?rotate",
+    "POST /v1/approvals",
+    "GET /v1/ledger/head",
+    "GET /v1/ledger/entries?from&limit",
+    "GET /v1/ledger/entries/{position}",
+    "GET /v1/policy",
+    "GET /v1/changes?after",
+];
+
+/// All routes.
 pub fn all() -> Router<Context> {
     Router::new()
+        .route("/v1", get(index))
         .route("/v1/health", get(health))
         .route("/v1/requests", post(submit))
         .route("/v1/packages", get(packages))
@@ -138,9 +166,20 @@ pub fn all() -> Router<Context> {
         .method_not_allowed_fallback(no_method)
 }
 
+/// `GET /v1`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexView {
+    /// Method, path and query of each route.
+    pub routes: Vec<String>,
+}
+
+async fn index(headers: HeaderMap) -> Reply {
+    reply::resource(&headers, &IndexView { routes: ROUTES.map(str::to_owned).into() })
+}
+
 async fn no_route(uri: Uri) -> Problem {
     Problem::new(404, "NO_ROUTE", "Not found", format!("this API has no `{}`", uri.path()))
-        .hint("the routes are in docs/api.md")
+        .hint("GET /v1 lists what there is")
 }
 
 async fn no_method(method: Method, uri: Uri) -> Problem {

@@ -10,7 +10,7 @@ use trust::{Signer, TrustRoots, UnixTime};
 use super::{
     Global,
     args::MemberName,
-    failure::{Exit, Failure, chain},
+    failure::{Exit, Failure, chain, root},
     files,
     output::Ui,
 };
@@ -97,8 +97,10 @@ impl Context {
         let text = chain(&error);
         match error {
             ClientError::Problem(problem) => problem.into(),
-            ClientError::NotRunning { .. } => {
-                let problem = Problem::new(503, "SERVE_NOT_RUNNING", "mandate serve is not running", text);
+            ClientError::NotRunning { socket, source } => {
+                let why = source.as_ref().map_or_else(String::new, |e| format!(": {}", root(e)));
+                let detail = format!("nobody listens on {}{why}", socket.display());
+                let problem = Problem::new(503, "SERVE_NOT_RUNNING", "mandate serve is not running", detail);
                 let next = if self.home.config().exists() {
                     format!("start it with `mandate serve --home {}`", self.home.path().display())
                 } else {
@@ -109,10 +111,15 @@ impl Context {
                 };
                 Failure { exit: Exit::Unreachable, problem: problem.hint(next) }
             }
-            ClientError::Broken { .. } => Failure {
+            ClientError::Broken { socket, source } => Failure {
                 exit: Exit::Unreachable,
-                problem: Problem::new(504, "NO_ANSWER", "mandate serve did not answer", text)
-                    .hint("the request is idempotent: look at `mandate intent list`, then try again"),
+                problem: Problem::new(
+                    504,
+                    "NO_ANSWER",
+                    "mandate serve did not answer",
+                    format!("on {}: {}", socket.display(), root(&source)),
+                )
+                .hint("the request is idempotent: look at `mandate intent list`, then try again"),
             },
             ClientError::Answer { .. } => Failure::internal("ANSWER", text)
                 .hint("is that socket `mandate serve`'s, of the same version? see `mandate --version`"),

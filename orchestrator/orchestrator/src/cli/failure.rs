@@ -105,6 +105,15 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// The innermost cause: what a person can do something about when the layers between are a library's.
+pub fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut it = error;
+    while let Some(cause) = it.source() {
+        it = cause;
+    }
+    it.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

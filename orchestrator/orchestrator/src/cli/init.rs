@@ -145,12 +145,12 @@ fn sites(args: &InitArgs) -> Result<Vec<SiteConfig>, Failure> {
 fn failure(error: InitError) -> Failure {
     let text = chain(&error);
     match error {
-        InitError::Exists(_) => Failure::refused("HOME_EXISTS", "Nothing was changed", text)
+        InitError::Exists(_) => Failure::refused("HOME_EXISTS", "There is something already", text)
             .hint("use it with `mandate serve`, or name another with --home DIR"),
-        InitError::Busy(_) => Failure::refused("INIT_BUSY", "Nothing was changed", text)
+        InitError::Busy(_) => Failure::refused("INIT_BUSY", "Another init is running", text)
             .hint("wait for it, then look at the home"),
-        InitError::Foreign(_) => Failure::usage("INIT_FOREIGN", "Nothing was changed", text),
-        InitError::Name { .. } => Failure::usage("BAD_NAME", "Nothing was changed", text),
+        InitError::Foreign(_) => Failure::usage("INIT_FOREIGN", "The home cannot be made here", text),
+        InitError::Name { .. } => Failure::usage("BAD_NAME", "Wrong name", text),
         InitError::Io { .. } => Failure::usage("INIT_IO", "The home could not be made", text)
             .hint("nothing is left behind; correct it and try again"),
         _ => Failure::internal("INIT", text).hint("nothing is left behind; try again"),

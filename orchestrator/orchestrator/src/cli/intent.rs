@@ -10,6 +10,7 @@ use ledger_contract::{
         ScaleDirection, Sensitivity, Sla, VnfParams,
     },
 };
+use serde::Serialize;
 use trust::{Digest, Envelope};
 
 use super::{
@@ -236,8 +237,9 @@ type Params = std::collections::BTreeMap<String, VnfParams>;
 fn params(path: &Path) -> Result<Params, Failure> {
     let text = files::text(path, MAX_INTENT_BYTES as u64)?;
     let bad = |e: &dyn std::fmt::Display| {
-        Failure::usage("PARAMS", "The parameters cannot be read", format!("{}: {e}", path.display()))
-            .hint("a map from member VNF index to {rules, vips, weights}; see docs/provider.md")
+        Failure::usage("PARAMS", "The parameters cannot be read", format!("{}: {e}", path.display())).hint(
+            "a map from member VNF index to rules, vips and weights, for example vlb: {weights: [1, 2]}",
+        )
     };
     match path.extension().and_then(|e| e.to_str()) {
         Some("json") => serde_json::from_str(&text).map_err(|e| bad(&e)),
@@ -423,8 +425,16 @@ async fn submit(context: &Context, file: &Path, watch: bool, timeout: Option<u64
     watch::intent(context, &id, timeout).await
 }
 
+/// What `submit --json` answers: the intent and the ledger's decision, flat.
+#[derive(Serialize)]
+struct Submitted<'a> {
+    id: &'a str,
+    #[serde(flatten)]
+    committed: &'a CommittedView,
+}
+
 fn submitted(context: &Context, id: &str, committed: &CommittedView) -> Result<Exit, Failure> {
-    let document = serde_json::json!({ "id": id, "committed": committed });
+    let document = Submitted { id, committed };
     let approved = committed.verdict.approved;
     context.ui.show(&document, |style| {
         let next = if approved { format!("next: mandate intent watch {id}\n") } else { String::new() };

@@ -13,6 +13,7 @@ use descriptors::{
     provenance, sbom,
 };
 use ledger_contract::records::{PACKAGE_PAYLOAD, PackageKind, PackageRecord};
+use serde::Serialize;
 use trust::{Digest, Envelope, Signer, UnixTime};
 
 use super::{
@@ -385,9 +386,23 @@ async fn push(context: &Context, file: &Path, who: &MemberName, with: &[PathBuf]
     pushed(context, &record, &committed)
 }
 
+/// What `push --json` answers: the package and the ledger's decision, flat.
+#[derive(Serialize)]
+struct Pushed<'a> {
+    digest: Digest,
+    descriptor_id: &'a str,
+    version: &'a str,
+    #[serde(flatten)]
+    committed: &'a CommittedView,
+}
+
 fn pushed(context: &Context, record: &PackageRecord, committed: &CommittedView) -> Result<Exit, Failure> {
-    let document = serde_json::json!({ "digest": record.digest, "descriptor_id": record.descriptor_id,
-        "version": record.version, "committed": committed });
+    let document = Pushed {
+        digest: record.digest,
+        descriptor_id: &record.descriptor_id,
+        version: &record.version,
+        committed,
+    };
     context.ui.show(&document, |style| {
         let what = format!("{} {}", record.descriptor_id, record.version);
         verdict::render_committed(what.trim_end(), committed, style)

@@ -3,6 +3,7 @@
 use attestation::AkRecord;
 use clap::{Args, Subcommand};
 use ledger_contract::records::AK_PAYLOAD;
+use serde::Serialize;
 use trust::{Digest, Envelope};
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     progress::Spinner,
     verdict,
 };
-use crate::views::SiteView;
+use crate::views::{CommittedView, SiteView};
 
 /// Commands on sites.
 #[derive(Debug, Subcommand)]
@@ -51,6 +52,14 @@ pub async fn run(context: &Context, command: SiteCommand) -> Result<Exit, Failur
     }
 }
 
+/// What `enrol --json` answers: the key and the ledger's decision, flat.
+#[derive(Serialize)]
+struct Enrolled<'a> {
+    record: &'a AkRecord,
+    #[serde(flatten)]
+    committed: &'a CommittedView,
+}
+
 async fn enrol(context: &Context, args: &EnrolArgs) -> Result<Exit, Failure> {
     let signer = context.signer(&args.who)?;
     let client = context.client()?;
@@ -68,7 +77,7 @@ async fn enrol(context: &Context, args: &EnrolArgs) -> Result<Exit, Failure> {
         Envelope::sign(AK_PAYLOAD, payload, &[&signer]).map_err(|e| Failure::internal("SIGN", chain(&e)))?;
     let committed = client.submit(&request).await.map_err(|e| context.client_failure(e))?;
     drop(spinner);
-    let document = serde_json::json!({ "record": record, "committed": committed });
+    let document = Enrolled { record: &record, committed: &committed };
     context.ui.show(&document, |style| {
         let key = Digest::of(&record.public_key).short();
         let what = format!("{}'s attestation key {key}, valid until {}", record.site, record.not_after);

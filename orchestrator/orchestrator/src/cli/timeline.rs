@@ -1,15 +1,17 @@
 //! The timeline: one line per thing that happened, with its duration and its evidence.
 //!
 //! ```text
-//! 14:03:07.120    +0 ms  ✔ decision     approved by 12 rules                         ledger entry 7
-//! 14:03:07.300  +180 ms  ✔ step         ensure network ns-…/vl/outside       42 ms  bundle line 3
+//! 14:03:07.120      +0 ms  ✔ decision     deploy approved and verified            ledger entry 7
+//! 14:03:07.300    +180 ms  ✔ step         make link vl/outside            42 ms  bundle line 3
 //! ```
 
-use super::output::{Paint, Style, duration};
+use super::output::{Paint, Style, duration, printable};
 use crate::views::TimelineLine;
 
-/// Width of the description; longer ones push the rest aside.
+/// Width of the description; longer ones go on below.
 const WHAT_WIDTH: usize = 52;
+/// Where the description begins.
+const INDENT: usize = 12 + 2 + 9 + 2 + 2 + 11 + 2;
 
 /// Renders lines one by one, so that a follower looks the same as a list.
 pub struct Renderer {
@@ -42,18 +44,39 @@ impl Renderer {
     fn body(&self, line: &TimelineLine, since_ms: u64) -> String {
         let s = self.style;
         let took = line.duration_ms.map_or_else(String::new, duration);
+        let what = wrap(&printable(&line.what), WHAT_WIDTH);
+        let (first, rest) = what.split_first().map_or(("", &[][..]), |(f, r)| (f.as_str(), r));
         let text = format!(
             "{}  {}  {} {}  {}  {}  {}",
             s.paint(Paint::Dim, &clock(line.at_ms)),
-            s.paint(Paint::Dim, &format!("{:>11}", format!("+{}", duration(since_ms)))),
+            s.paint(Paint::Dim, &format!("{:>9}", format!("+{}", duration(since_ms)))),
             s.mark(&line.state),
             s.paint(kind_paint(&line.kind), &format!("{:<11}", line.kind)),
-            s.paint(Paint::Plain, &format!("{:<WHAT_WIDTH$}", line.what)),
-            s.paint(slow(line.duration_ms), &format!("{took:>9}")),
+            s.paint(Paint::Plain, &format!("{first:<WHAT_WIDTH$}")),
+            s.paint(slow(line.duration_ms), &format!("{took:>7}")),
             s.paint(Paint::Dim, line.evidence.as_deref().unwrap_or_default()),
         );
-        format!("{}\n", text.trim_end())
+        let mut out = format!("{}\n", text.trim_end());
+        for more in rest {
+            out.push_str(&format!("{:INDENT$}{more}\n", ""));
+        }
+        out
     }
+}
+
+/// Breaks at spaces; a word longer than the width stays whole.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 fn heading(operation: &str) -> String {
@@ -85,11 +108,23 @@ fn clock(at_ms: u64) -> String {
     format!("{:02}:{:02}:{:02}.{ms:03}", s / 3_600, s / 60 % 60, s % 60)
 }
 
-/// A whole timeline.
+/// A whole timeline: operations in their order, the lines of each by the time they began (steps run side by side).
 #[must_use]
 pub fn render(lines: &[TimelineLine], style: Style) -> String {
+    let mut operations: Vec<&str> = Vec::new();
+    for line in lines {
+        if !operations.contains(&line.operation_id.as_str()) {
+            operations.push(&line.operation_id);
+        }
+    }
     let mut renderer = Renderer::new(style);
-    lines.iter().map(|l| renderer.line(l)).collect()
+    let mut out = String::new();
+    for operation in operations {
+        let mut of: Vec<&TimelineLine> = lines.iter().filter(|l| l.operation_id == operation).collect();
+        of.sort_by_key(|l| l.at_ms);
+        of.into_iter().for_each(|l| out.push_str(&renderer.line(l)));
+    }
+    out
 }
 
 #[cfg(test)]
@@ -111,21 +146,25 @@ mod tests {
     #[test]
     fn golden_without_colour_and_unicode() {
         let t0 = 1_800_000_000_000;
+        let long = "planned 11 steps on edge-a; not edge-b: feasible, but costs 120 against 70 on edge-a";
         let lines = [
             line(t0, "op-1", "decision", "done", "approved by 12 rules", None),
-            line(t0 + 180, "op-1", "step", "done", "ensure network ns-1/vl/outside", Some(42)),
-            line(t0 + 7_180, "op-1", "step", "failed", "ensure compute ns-1/vnf/1/vdu/fw/0", Some(7_000)),
-            line(t0 + 90_000, "op-2", "step", "undone", "remove network ns-1/vl/outside", Some(3)),
+            line(t0 + 190, "op-1", "step", "done", "make link vl/inspected", Some(4)),
+            line(t0 + 180, "op-1", "plan", "done", long, Some(42)),
+            line(t0 + 7_180, "op-1", "step", "failed", "start vfw/vfw/0", Some(7_000)),
+            line(t0 + 90_000, "op-2", "step", "undone", "remove vl/inspected", Some(3)),
         ];
         let got = render(&lines, Style { color: false, unicode: false });
         let expected = "\
 operation op-1
-08:00:00.000        +0 ms  + decision     approved by 12 rules                                             bundle line 3
-08:00:00.180      +180 ms  + step         ensure network ns-1/vl/outside                            42 ms  bundle line 3
-08:00:07.180       +7.1 s  x step         ensure compute ns-1/vnf/1/vdu/fw/0                        7.0 s  bundle line 3
+08:00:00.000      +0 ms  + decision     approved by 12 rules                                           bundle line 3
+08:00:00.180    +180 ms  + plan         planned 11 steps on edge-a; not edge-b: feasible,       42 ms  bundle line 3
+                                        but costs 120 against 70 on edge-a
+08:00:00.190    +190 ms  + step         make link vl/inspected                                   4 ms  bundle line 3
+08:00:07.180     +7.1 s  x step         start vfw/vfw/0                                         7.0 s  bundle line 3
 
 operation op-2
-08:01:30.000        +0 ms  < step         remove network ns-1/vl/outside                             3 ms  bundle line 3
+08:01:30.000      +0 ms  < step         remove vl/inspected                                      3 ms  bundle line 3
 ";
         assert_eq!(got, expected);
     }

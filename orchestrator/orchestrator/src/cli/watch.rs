@@ -4,6 +4,7 @@
 //! a while. Lines appear once, when a step has ended; what is under way is the spinner's.
 
 use std::{
+    cell::Cell,
     collections::BTreeSet,
     time::{Duration, Instant},
 };
@@ -32,16 +33,17 @@ pub struct Follower<'a> {
     client: Client,
     deadline: Option<Instant>,
     change: u64,
+    met: Cell<bool>,
 }
 
 impl<'a> Follower<'a> {
     /// A follower that gives up after `timeout` seconds, if any.
     pub fn new(context: &'a Context, timeout: Option<u64>) -> Result<Self, Failure> {
         let deadline = timeout.map(|s| Instant::now() + Duration::from_secs(s));
-        Ok(Self { context, client: context.client()?, deadline, change: 0 })
+        Ok(Self { context, client: context.client()?, deadline, change: 0, met: Cell::new(false) })
     }
 
-    /// Asks, again and again while nobody answers.
+    /// Asks; again and again while nobody answers who has answered before.
     pub async fn ask<T, F>(&self, spinner: &Spinner, what: impl Fn(Client) -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, ClientError>>,
@@ -49,11 +51,14 @@ impl<'a> Follower<'a> {
         let since = Instant::now();
         loop {
             let error = match what(self.client.clone()).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.met.set(true);
+                    return Ok(answer);
+                }
                 Err(e) => e,
             };
             let away = matches!(error, ClientError::NotRunning { .. } | ClientError::Broken { .. });
-            if !away || since.elapsed() > AWAY || self.over() {
+            if !away || !self.met.get() || since.elapsed() > AWAY || self.over() {
                 return Err(self.context.client_failure(error));
             }
             spinner.say("mandate serve does not answer; waiting for it to come back");

@@ -1,0 +1,259 @@
+//! The built `mandate`, as its users call it: one home, one orchestrator, real packages, real refusals. Nothing is
+//! deployed here (that needs root and a data plane: the testbed does it).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+struct Home {
+    dir: tempfile::TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_mandate"));
+        c.args(arguments).env("MANDATE_HOME", self.path("home"));
+        c.env_remove("MANDATE_SOCKET").env_remove("MANDATE_TENANT").stdin(Stdio::null());
+        c
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Must end with this code; what it answered in JSON (the problem when it failed).
+    fn json(&self, code: i32, arguments: &[&str]) -> Value {
+        let out = self.run(&[arguments, &["--json"]].concat());
+        let (stdout, stderr) =
+            (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+        assert_eq!(out.status.code(), Some(code), "{arguments:?}\n{stdout}\n{stderr}");
+        let text = if stdout.is_empty() { &stderr } else { &stdout };
+        serde_json::from_str(text).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {text}"))
+    }
+
+    fn code(&self, code: i32, arguments: &[&str]) -> String {
+        self.json(code, arguments)["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn serve(&self) -> Serve {
+        // Nothing is launched in these tests, but the orchestrator wants its launcher to be there.
+        let config = self.path("home/config.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, text.replace("instances = 32", "instances = 32\nlauncher = \"/bin/true\""))
+            .unwrap();
+        let log = fs::File::create(self.path("serve.log")).unwrap();
+        let mut child = self.command(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let since = Instant::now();
+        while !self.run(&["site", "list"]).status.success() {
+            let log = || fs::read_to_string(self.path("serve.log")).unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "serve ended: {}", log());
+            assert!(since.elapsed() < START_LIMIT, "serve does not answer: {}", log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Serve(child)
+    }
+}
+
+struct Serve(Child);
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn packed(h: &Home, name: &str) -> String {
+    let source = root().join("descriptors/packages").join(name).display().to_string();
+    let lockfile = root().join("Cargo.lock").display().to_string();
+    let (plain, signed) = (h.path(&format!("{name}.plain.tar.gz")), h.path(&format!("{name}.tar.gz")));
+    let mut line = vec!["package", "pack", &source, "-o", &plain];
+    let image = h.path("image");
+    fs::write(&image, b"an image that nobody runs").unwrap();
+    let image = format!("mandate-dataplane={image}");
+    if name != "secure_edge_ns" {
+        line.extend(["--image", &image, "--lockfile", &lockfile, "--root-package", "mandate-dataplane"]);
+        line.extend(["--builder", "provider/builder"]);
+    }
+    h.json(0, &line);
+    h.json(0, &["package", "sign", &plain, "--as", "provider/provider", "-o", &signed]);
+    assert_eq!(h.json(0, &["package", "verify", &signed])["verified"], true);
+    signed
+}
+
+fn intent(h: &Home, file: &str, signer: &str, arguments: &[&str]) -> String {
+    let (plain, signed) = (h.path(file), h.path(&format!("{file}.dsse")));
+    let made = h.json(0, &[&["intent", "new"], arguments, &["-o", &plain]].concat());
+    let named = h.json(0, &["intent", "sign", &plain, "--as", signer, "-o", &signed]);
+    assert_eq!(made["id"], named["id"]);
+    signed
+}
+
+#[test]
+fn usage_and_absence_have_their_codes() {
+    let h = Home::new();
+    assert_eq!(h.code(2, &["frobnicate"]), "USAGE");
+    assert_eq!(h.code(2, &["intent", "new", "scale"]), "USAGE");
+    assert_eq!(h.code(3, &["ns", "list"]), "SERVE_NOT_RUNNING");
+    assert_eq!(h.code(2, &["serve"]), "UNREADABLE");
+    assert_eq!(h.code(2, &["evidence", "verify", "/nowhere"]), "UNREADABLE");
+    assert_eq!(h.code(2, &["package", "lint", "/nowhere"]), "UNREADABLE");
+    assert_eq!(h.code(2, &["init", "--tenant", "Not Legal"]), "BAD_NAME");
+    assert_eq!(h.code(2, &["init", "--tpm", "nowhere=device:/dev/tpm0"]), "UNKNOWN_SITE");
+    assert!(!Path::new(&h.path("home")).exists());
+    for wrong in ["mandate", "--help"] {
+        let out = h.run(&[wrong]);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+        assert!(!text.contains('\x1b'), "no colour into a pipe: {text}");
+    }
+    assert!(h.run(&["--version"]).status.success());
+    let help = String::from_utf8(h.run(&["--help"]).stdout).unwrap();
+    assert!(help.contains("3  `mandate serve` is not reachable"), "{help}");
+}
+
+#[test]
+fn an_error_says_what_where_why_and_next() {
+    let h = Home::new();
+    let out = h.run(&["ns", "list"]);
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert!(out.stdout.is_empty(), "errors are not answers");
+    assert!(text.contains("error: mandate serve is not running (SERVE_NOT_RUNNING)"), "{text}");
+    assert!(text.contains("home/run/mandate.sock") && text.contains("\nnext: "), "{text}");
+    let coloured = h.run(&["ns", "list", "--color", "always"]);
+    assert!(String::from_utf8(coloured.stderr).unwrap().contains("\x1b[31merror\x1b[0m"));
+}
+
+#[test]
+fn completions_and_manual_pages() {
+    let h = Home::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let out = h.run(&["completions", shell]);
+        assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("evidence"), "{shell}");
+    }
+    let made = h.json(0, &["man", &h.path("man")]);
+    assert!(made["pages"].as_u64().unwrap() > 20, "{made}");
+    assert!(fs::read_to_string(h.path("man/mandate-intent-new-deploy.1")).unwrap().contains("jurisdiction"));
+}
+
+#[test]
+fn lint_names_place_and_verdict() {
+    let h = Home::new();
+    for name in ["vfw_vnf", "vlb_vnf", "secure_edge_ns"] {
+        let path = root().join("descriptors/packages").join(name).display().to_string();
+        assert_eq!(h.json(0, &["package", "lint", &path])["verdict"], "accepted", "{name}");
+    }
+    let good =
+        fs::read_to_string(root().join("descriptors/packages/secure_edge_ns/secure_edge_nsd.yaml")).unwrap();
+    let bad = h.path("bad.yaml");
+    fs::write(&bad, good.replacen("virtual-link-desc: client_side", "virtual-link-desc: nowhere", 1))
+        .unwrap();
+    let found = h.json(1, &["package", "lint", &bad]);
+    assert_eq!(
+        (found["verdict"].as_str(), found["dialect"].as_str()),
+        (Some("rejected"), Some("sol006-nsd"))
+    );
+    let first = &found["diagnostics"][0];
+    assert!(first["line"].as_u64().unwrap() > 1 && first["code"].is_string(), "{first}");
+    let text = String::from_utf8(h.run(&["package", "lint", &bad]).stdout).unwrap();
+    assert!(text.contains("bad.yaml:") && text.contains("rejected: sol006-nsd"), "{text}");
+}
+
+#[test]
+fn from_init_to_refusals_on_the_ledger() {
+    let h = Home::new();
+    let made = h.json(0, &["init", "--tenant", "acme", "--tenant", "globex"]);
+    assert_eq!(h.code(1, &["init"]), "HOME_EXISTS");
+    let serve = h.serve();
+    let packages = ["vfw_vnf", "vlb_vnf", "secure_edge_ns"].map(|p| packed(&h, p));
+    for package in &packages {
+        let pushed = h.json(0, &["package", "push", package, "--as", "provider/provider"]);
+        assert_eq!(pushed["verdict"]["approved"], true, "{pushed}");
+    }
+    assert_eq!(h.json(0, &["package", "list"]).as_array().unwrap().len(), 3);
+    refused_packages(&h, &packages[0]);
+    refused_intents(&h);
+    looked_at(&h, &made);
+    drop(serve);
+    assert_eq!(h.code(3, &["ns", "list"]), "SERVE_NOT_RUNNING");
+}
+
+fn refused_packages(h: &Home, package: &str) {
+    assert_eq!(h.json(1, &["package", "push", package, "--as", "acme/tenant"])["verdict"]["approved"], false);
+    assert_eq!(h.code(2, &["package", "push", package, "--as", "nobody/here"]), "UNREADABLE");
+    let mut bytes = fs::read(package).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let changed = h.path("changed.tar.gz");
+    fs::write(&changed, bytes).unwrap();
+    assert!(h.code(1, &["package", "verify", &changed]).starts_with("PACKAGE_"));
+    assert!(h.code(1, &["package", "push", &changed, "--as", "provider/provider"]).starts_with("PACKAGE_"));
+}
+
+fn refused_intents(h: &Home) {
+    let deploy = ["deploy", "--service", "edge", "--nsd", "secure_edge_ns", "--tenant", "acme"];
+    assert_eq!(h.code(2, &["intent", "new", "terminate", "--service", "edge"]), "TENANT");
+    assert_eq!(
+        h.code(2, &["intent", "new", "deploy", "--service", "e", "--nsd", "x", "--tenant", "acme"]),
+        "NOT_FOUND"
+    );
+    let theirs = intent(h, "theirs.json", "globex/tenant", &deploy);
+    let answer = h.json(1, &["intent", "submit", &theirs]);
+    assert_eq!(answer["verdict"]["approved"], false);
+    assert!(answer["position"].is_u64(), "a refusal is on the ledger too: {answer}");
+    // Who may not ask takes no id: the tenant can still use it.
+    assert_eq!(h.code(2, &["intent", "status", answer["id"].as_str().unwrap()]), "NOT_FOUND");
+    let long = intent(h, "long.json", "acme/tenant", &[&deploy[..], &["--lease", "3650d"]].concat());
+    let text = String::from_utf8(h.run(&["intent", "submit", &long]).stdout).unwrap();
+    assert!(text.contains("no  compliance/lease") && text.contains("\nrefused "), "{text}");
+    let again = h.json(1, &["intent", "submit", &long]);
+    let id = again["id"].as_str().unwrap();
+    assert_eq!(h.json(0, &["intent", "status", id])["verdict"], again["verdict"]);
+    assert_eq!(h.json(1, &["intent", "watch", id])["verdict"], again["verdict"]);
+    assert_eq!(h.code(2, &["intent", "submit", &h.path("long.json")]), "NOT_AN_ENVELOPE");
+    assert_eq!(h.code(2, &["intent", "status", "i-nothing-like-it"]), "NOT_FOUND");
+    assert_eq!(h.json(0, &["intent", "list"]).as_array().unwrap().len(), 1);
+}
+
+fn looked_at(h: &Home, made: &Value) {
+    assert_eq!(h.json(0, &["site", "list"]).as_array().unwrap().len(), 2);
+    assert_eq!(h.json(0, &["ns", "list", "--all"]), serde_json::json!([]));
+    let entries = h.json(0, &["ledger", "log"]);
+    let positions: Vec<_> =
+        entries.as_array().unwrap().iter().map(|e| e["position"].as_u64().unwrap()).collect();
+    assert!(positions.len() >= 7 && positions.iter().zip(0..).all(|(p, n)| *p == n), "{positions:?}");
+    assert_eq!(h.json(0, &["ledger", "head"])["origin"], made["ledger"]);
+    let last = (positions.len() - 1).to_string();
+    assert_eq!(h.json(0, &["ledger", "proof", &last])["verified"], true);
+    assert_eq!(h.code(2, &["ledger", "proof", "9999"]), "NOT_FOUND");
+    // A stranger's trust roots prove nothing.
+    let other = Home::new();
+    other.json(0, &["init"]);
+    let strange = other.path("home/trust.json");
+    assert_eq!(h.code(1, &["ledger", "proof", &last, "--trust", &strange]), "CHECKPOINT_SIGNATURE");
+    assert_eq!(h.code(1, &["ledger", "head", "--trust", &strange]), "CHECKPOINT_SIGNATURE");
+    // A refused intent is in the log, and no approval.
+    let file = h.path("no.approval.json");
+    let refused = h.json(0, &["intent", "list"])[0]["position"].to_string();
+    h.json(0, &["approval", "export", &refused, "-o", &file]);
+    assert_eq!(h.code(1, &["approval", "verify", &file]), "NOT_APPROVED");
+    assert_eq!(h.code(1, &["approval", "deliver", &file]), "NOT_APPROVED");
+}
