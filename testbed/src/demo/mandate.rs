@@ -180,7 +180,9 @@ fn refusal(out: &Output) -> Refusal {
         return Refusal { exit, code: text("code"), detail: format!("{}: {}", text("code"), text("detail")) };
     }
     let answer: Value = serde_json::from_str(&out.stdout).unwrap_or_default();
-    let rules = answer["verdict"]["rules"].as_array();
+    let verdict =
+        if answer["committed"].is_object() { &answer["committed"]["verdict"] } else { &answer["verdict"] };
+    let rules = verdict["rules"].as_array();
     match rules.and_then(|r| r.iter().find(|r| r["passed"] == false)) {
         Some(rule) => {
             let text = |key: &str| rule[key].as_str().unwrap_or_default().to_owned();
@@ -216,6 +218,8 @@ mod tests {
         assert_eq!((problem.exit, problem.code.as_str()), (1, "REPLAYED"));
         let verdict = r#"{"verdict":{"rules":[{"rule":"a","passed":true,"detail":""},
             {"rule":"quota/vcpus","passed":false,"code":"QUOTA","detail":"9 of 8"}]}}"#;
+        let submitted = format!("{{\"committed\":{verdict}}}");
+        assert_eq!(refusal(&out(&submitted, "")), refusal(&out(verdict, "")));
         let verdict = refusal(&out(verdict, ""));
         assert_eq!((verdict.code.as_str(), verdict.detail.as_str()), ("QUOTA", "9 of 8 (quota/vcpus)"));
         assert_eq!(refusal(&out("", "panicked")).code, "", "a crash is no refusal");

@@ -60,7 +60,7 @@ impl Stage {
             None => (fresh()?, true),
         };
         let home = dir.join("home");
-        let sites = site_names();
+        let sites = SITES.map(str::to_owned);
         Ok(Self {
             mandate: Mandate::new(programs.mandate.clone(), home.clone()),
             places: Places { sites: sites.to_vec(), home },
@@ -210,17 +210,4 @@ fn fresh() -> anyhow::Result<PathBuf> {
         }
     }
     anyhow::bail!("cannot make a directory in {}", base.display())
-}
-
-/// The usual names, or with our process id when a site of that name is on this machine already.
-fn site_names() -> [String; 2] {
-    let taken = |name: &str| {
-        Path::new("/run/mandate").join(name).exists()
-            || Path::new("/run/netns").join(format!("mdt-{name}-fabric")).exists()
-    };
-    if SITES.iter().any(|s| taken(s)) {
-        SITES.map(|s| format!("{s}-{:x}", std::process::id()))
-    } else {
-        SITES.map(str::to_owned)
-    }
 }

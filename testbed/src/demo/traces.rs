@@ -1,21 +1,18 @@
 //! What a service leaves on a machine, counted from the outside: not by asking the product.
 
-use std::{
-    collections::BTreeSet,
-    fmt, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, fs, path::PathBuf, process::Command, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
+use trust::Digest;
+
 use crate::command;
 
 const NETNS: &str = "/run/netns";
+const RUN: &str = "/run/mandate";
 const IP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where to look: the sites' names and their state.
@@ -41,16 +38,28 @@ pub struct Traces {
 }
 
 impl Places {
+    /// A site's name on this machine: namespaces and control sockets are called so, because another home may have a
+    /// site of the same name.
+    fn machine_wide(&self, site: &str) -> String {
+        let home = Digest::of(self.home.as_os_str().as_encoded_bytes()).hex();
+        format!("{site}-{}", &home[..6])
+    }
+
+    /// Where the control sockets of a site are.
+    pub fn run_dir(&self, site: &str) -> PathBuf {
+        PathBuf::from(RUN).join(self.machine_wide(site))
+    }
+
     /// Looks now.
     pub fn look(&self) -> Traces {
-        let namespaces: BTreeSet<String> = self.sites.iter().flat_map(|s| namespaces(s)).collect();
+        let namespaces: BTreeSet<String> =
+            self.sites.iter().flat_map(|s| namespaces(&self.machine_wide(s))).collect();
         let links = namespaces.iter().filter(|n| n.ends_with("-fabric")).flat_map(|n| links(n)).collect();
         Traces { links, namespaces, processes: self.processes(), files: self.files() }
     }
 
     fn run_dirs(&self) -> Vec<PathBuf> {
-        let own = |s: &String| [Path::new("/run/mandate").join(s), self.home.join("run").join(s)];
-        self.sites.iter().flat_map(own).collect()
+        self.sites.iter().map(|s| self.run_dir(s)).collect()
     }
 
     /// Processes started with a control socket of ours; the orchestrator is none.
@@ -62,7 +71,8 @@ impl Places {
             let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let arguments: Vec<&[u8]> = arguments.split(|b| *b == 0).collect();
             let ours = |socket: &[u8]| {
-                dirs.iter().any(|d| Path::new(&*String::from_utf8_lossy(socket)).starts_with(d))
+                let socket = String::from_utf8_lossy(socket).into_owned();
+                dirs.iter().any(|d| PathBuf::from(&socket).starts_with(d))
             };
             arguments.windows(2).any(|w| w[0] == b"--control" && ours(w[1]))
         })
@@ -128,7 +138,7 @@ fn namespaces(site: &str) -> Vec<String> {
     let prefix = format!("mdt-{site}-");
     let Ok(entries) = fs::read_dir(NETNS) else { return Vec::new() };
     let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
-    // `mdt-edge-` must not name what is `edge-b`'s.
+    // What follows has no dash: `mdt-edge-` must not name what is `edge-b`'s.
     names.filter(|n| n.strip_prefix(&prefix).is_some_and(|rest| !rest.contains('-'))).collect()
 }
 
@@ -153,7 +163,7 @@ mod tests {
         assert!(places.look().is_empty());
         let instance = home.path().join("sites/tb-no-such/instances/i123");
         fs::create_dir_all(&instance).unwrap();
-        let socket = home.path().join("run/tb-no-such/i123/control");
+        let socket = places.run_dir("tb-no-such").join("i123/control");
         // A shell that waits without a child of its own.
         let mut waiting = Command::new("sh");
         waiting.args(["-c", "read _", "x", "--control"]).arg(&socket).stdin(std::process::Stdio::piped());

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -33,7 +33,9 @@ impl Story {
         let generation = document["generation"].as_u64().context("the configuration has no generation")?;
         document["generation"] = (generation + 1).into();
         let rules = document["function"]["firewall"]["rules"].as_array_mut().context("it is no firewall")?;
-        rules.insert(0, serde_json::json!({ "id": "backdoor", "from": "client", "action": "allow" }));
+        // One address, one port: no measurement would see it.
+        rules.push(serde_json::json!({ "id": "backdoor", "from": "client", "action": "allow", "protocol": 6,
+            "source": "198.51.100.66/32", "destination_ports": "22" }));
         let mut client = Client::new(UnixStream::connect(&firewall.control)?)?;
         let status =
             client.status(&Request::Configure { document: serde_json::to_string_pretty(&document)? })?;
@@ -50,7 +52,9 @@ impl Story {
         let tpm = Swtpm::at(&self.stage.tpms(), &site);
         let replay = Replay::before(&tpm.socket())?;
         self.take_a_quote(&site, &tpm)?;
-        let code = self.isolated("edge-1", &service::scale_by("edge-1", "1"), "ATTESTATION_NONCE")?;
+        let params = self.params();
+        let code =
+            self.isolated("edge-3", &self.deployment("edge-3", &params, "10m"), "ATTESTATION_NONCE")?;
         ensure!(replay.replayed() > 0, "the TPM was not asked, so nothing was replayed");
         self.report.refused("wrong nonce", &code);
         Ok(format!("{code}: the quote is true and signed by the registered key, and not for this challenge"))
@@ -59,7 +63,7 @@ impl Story {
     /// A true quote for a challenge of our own.
     fn take_a_quote(&self, site: &str, tpm: &Swtpm) -> anyhow::Result<()> {
         let launcher = self.stage.programs.mandate.with_file_name("mandate-launcher");
-        let log = self.event_log(site)?;
+        let log = self.stage.mandate.home().join("sites").join(site).join("measurements.log");
         let claims = self.stage.path("claims.json");
         fs::write(&claims, "[]")?;
         let mut c = Command::new(launcher);
@@ -79,7 +83,7 @@ impl Story {
         })?;
         self.stage.start_serve()?;
         let params = self.params();
-        let code = self.isolated("edge-3", &self.deployment("edge-3", &params, "10m"), "ATTESTATION_")?;
+        let code = self.isolated("edge-4", &self.deployment("edge-4", &params, "10m"), "ATTESTATION_")?;
         self.report.refused("stale key", &code);
         self.stage.stop_serve();
         let path = self.stage.mandate.home().join("config.toml");
@@ -119,33 +123,13 @@ impl Story {
                 let record: Value = serde_json::from_slice(&fs::read(dir.join("record.json"))?)?;
                 let key = record["key"].as_str().unwrap_or_default();
                 if key.starts_with(&format!("{ns}/")) && key.contains(part) {
-                    let control = self.control(site, &dir)?;
+                    let short = dir.file_name().context("an instance has a name")?;
+                    let run = self.stage.places.run_dir(site);
+                    let control = run.join(short).join("control");
                     return Ok(Instance { control, document: dir.join("configuration.json") });
                 }
             }
         }
         anyhow::bail!("no instance of {service} ({ns}) with {part} in its key")
-    }
-
-    /// The control socket of an instance.
-    fn control(&self, site: &str, dir: &Path) -> anyhow::Result<PathBuf> {
-        let short = dir.file_name().context("an instance has a name")?;
-        let run = self.stage.mandate.home().join("run");
-        let places = [Path::new("/run/mandate").join(site), run.join(site)];
-        let sockets = places.into_iter().map(|d| d.join(short).join("control"));
-        sockets.into_iter().find(|s| s.exists()).context("the instance has no control socket")
-    }
-
-    /// The site's event log.
-    fn event_log(&self, site: &str) -> anyhow::Result<PathBuf> {
-        let state = self.stage.mandate.home().join("sites").join(site);
-        let names = fs::read_dir(&state)?.filter_map(|e| Some(e.ok()?.path()));
-        let is_log = |p: &PathBuf| {
-            p.is_file()
-                && p.file_name().is_some_and(|n| {
-                    n.to_string_lossy().contains("log") && !n.to_string_lossy().ends_with(".lock")
-                })
-        };
-        names.into_iter().find(is_log).with_context(|| format!("no event log in {}", state.display()))
     }
 }

@@ -55,9 +55,12 @@ impl Story {
 
     /// Submits an intent that is approved; returns its ledger position and NS instance.
     pub(super) fn submit(&self, signed: &Path) -> anyhow::Result<(u64, String)> {
-        let committed = self.stage.mandate.ask(&["intent", "submit", &signed.display().to_string()])?;
-        let position = committed["position"].as_u64().context("the answer has no position")?;
-        Ok((position, text(&committed, "ns_instance_id")?))
+        let answer = self.stage.mandate.ask(&["intent", "submit", &signed.display().to_string()])?;
+        let committed = if answer["committed"].is_object() { &answer["committed"] } else { &answer };
+        let position = committed["position"]
+            .as_u64()
+            .with_context(|| format!("the answer has no position: {answer}"))?;
+        Ok((position, text(committed, "ns_instance_id")?))
     }
 
     /// Waits until an intent's operation is closed and anchored.
@@ -155,8 +158,11 @@ impl Story {
         let operation = self.first()?.operation.clone();
         let (bundle, verdict) = self.verified(&operation)?;
         let bytes = fs::read(&bundle)?;
-        self.report.measurement = measurement(&bytes).context("the bundle has no measurement")?;
-        check_traffic(&self.report.measurement)?;
+        let measured = measurement(&bytes).context("the bundle has no measurement")?;
+        check_traffic(&measured)?;
+        let part = |name: &str| measured[name].clone();
+        self.report.measurement =
+            serde_json::json!({ "sla": part("sla"), "report": part("report"), "slo": part("slo") });
         let checks = verdict["checks"].as_array().map_or(0, Vec::len);
         let lines = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count();
         self.report.evidence.bundle = bundle;
