@@ -180,6 +180,33 @@ async fn another_mtu_reaches_both_ends_of_every_port() {
     finish(host).await;
 }
 
+/// What does not show in an observation but cuts the instance off is seen and made anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_broken_under_a_running_process_are_made_anew() {
+    let Some(bench) = bench() else { return };
+    let host = Host::new(&bench.recipe).unwrap();
+    ground(&host).await;
+    let vdu = key("ns/vdu");
+    let spec = compute(&host, &vdu, &["ns/net"]);
+    let (fabric, namespace, port) = (host.fabric(), host.namespace(&vdu), format!("{}p0", vdu.short("v")));
+    for broken in [
+        format!("ip -n {namespace} link set cp0 down"),
+        format!("ip -n {fabric} link set {port} down"),
+        format!("ip -n {fabric} link set {port} nomaster"),
+        format!("ip -n {namespace} link set cp0 down; ip -n {namespace} link set cp0 name eth0 up"),
+    ] {
+        host.vim().ensure(&vdu, &spec).await.unwrap();
+        let before = host.vim().status(&vdu).await.unwrap().pid;
+        sh(&broken).unwrap();
+        host.vim().ensure(&vdu, &spec).await.unwrap();
+        assert_ne!(host.vim().status(&vdu).await.unwrap().pid, before, "{broken}");
+        let outer = sh(&format!("ip -n {fabric} link show {port}")).unwrap();
+        assert!(outer.contains(&format!("master {}", key("ns/net").short("b"))), "{broken}: {outer}");
+        assert!(outer.contains("LOWER_UP"), "{broken}: {outer}");
+    }
+    finish(host).await;
+}
+
 /// A caller that stops waiting neither stops the operation nor harms the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_may_stop_waiting_at_any_moment() {
