@@ -82,6 +82,9 @@ pub struct PlanClaim {
     pub refused: Vec<(String, String)>,
     /// The steps that were to be done: (id, what).
     pub steps: Vec<(u32, String)>,
+    /// The steps that were to be done instead, had attestation failed: (id, what).
+    #[serde(default)]
+    pub isolation: Vec<(u32, String)>,
 }
 
 /// Claim of [`STEP`].

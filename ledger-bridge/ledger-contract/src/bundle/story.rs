@@ -208,8 +208,8 @@ impl<'a> Story<'a> {
                 return Err(format!("site `{}` is none that the intent allows", plan.site));
             }
         }
-        let ids: BTreeSet<u32> = plan.steps.iter().map(|(id, _)| *id).collect();
-        if ids.len() != plan.steps.len() {
+        let ids: BTreeSet<u32> = plan.steps.iter().chain(&plan.isolation).map(|(id, _)| *id).collect();
+        if ids.len() != plan.steps.len() + plan.isolation.len() {
             return Err("two of its steps have the same id".to_owned());
         }
         let detail = format!(
@@ -222,12 +222,9 @@ impl<'a> Story<'a> {
         Ok(Detail::new(detail))
     }
 
-    /// Isolation steps are not in the plan's list; they go on counting after its last.
     fn step(&mut self, claim: &StepClaim) -> Result<Detail, String> {
         let Some(plan) = &self.plan else { return Err("there is no plan before it".to_owned()) };
-        let planned = plan.steps.iter().any(|(id, _)| *id == claim.step);
-        let after = plan.steps.iter().all(|(id, _)| *id < claim.step);
-        if !(planned || after && claim.action == "isolate") {
+        if !plan.steps.iter().chain(&plan.isolation).any(|(id, _)| *id == claim.step) {
             return Err(format!("step {} is not in the plan", claim.step));
         }
         if self.steps.insert(claim.step, claim.state.clone()).is_some() {
