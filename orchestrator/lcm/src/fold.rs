@@ -52,8 +52,13 @@ fn plan_claim(plan: &Plan) -> PlanClaim {
         plan: plan.digest(),
         site: plan.site.clone(),
         refused: plan.refused.clone(),
-        steps: plan.steps.iter().map(|s| (s.id, s.what.clone())).collect(),
+        steps: listed(&plan.steps),
+        isolation: listed(&plan.isolation),
     }
+}
+
+fn listed(steps: &[Step]) -> Vec<(u32, String)> {
+    steps.iter().map(|s| (s.id, s.what.clone())).collect()
 }
 
 struct Lines<'a> {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::IsTerminal as _,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,6 +19,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
+use tracing_subscriber::EnvFilter;
 use trust::{Digest, Signer, TrustRoots};
 use vim::Resources;
 use vim_host::{HostConfig, HostVim, TpmConfig};
@@ -38,12 +40,26 @@ const WORKERS: usize = 2;
 
 /// Runs the orchestrator until SIGTERM or SIGINT; `ready` is called once the socket answers.
 pub fn serve(home: Home, config: Config, ready: impl FnOnce()) -> Result<()> {
+    log_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("starting the runtime")?;
     runtime.block_on(run(home, config, ready))
+}
+
+/// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere); without it, what an operator wants to know.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("MANDATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    // A second call, as in tests, keeps the first subscriber.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .try_init();
 }
 
 async fn run(home: Home, config: Config, ready: impl FnOnce()) -> Result<()> {
