@@ -1,4 +1,5 @@
 //! The API over a real UNIX socket, with a service that records what it was asked.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The built `mandate`, as its users call it: one home, one orchestrator, real packages, real refusals. Nothing is
 //! deployed here (that needs root and a data plane: the testbed does it).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 use std::{
     fs,

@@ -1,4 +1,5 @@
 //! `mandate init`: complete or absent, once, and nobody else's to read.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 use std::{
     collections::BTreeSet,
@@ -77,7 +78,7 @@ fn a_home_is_whole_and_private() {
     assert_eq!(mode(&home.ledger()), 0o700);
 
     let roots: TrustRoots = serde_json::from_slice(&fs::read(home.trust()).unwrap()).unwrap();
-    assert_eq!(roots.logs, [made.log_key.clone()]);
+    assert_eq!(roots.logs, std::slice::from_ref(&made.log_key));
     let config = Config::parse(&fs::read_to_string(home.config()).unwrap(), "config.toml").unwrap();
     assert_eq!(config.accepted_policies, [made.policy]);
     assert_eq!(made.identities.len(), 7);

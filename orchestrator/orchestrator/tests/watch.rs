@@ -1,5 +1,6 @@
 //! `mandate intent watch` as a process: its exit code says how the operation ended, and it outlives a restart of the
 //! orchestrator.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod common;
 

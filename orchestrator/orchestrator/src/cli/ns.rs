@@ -9,7 +9,7 @@ use super::{
     output::{Cell, Paint, Style, Table},
     progress::Spinner,
     timeline::{self, Renderer},
-    watch::Follower,
+    watch::{Follower, identity, settled},
 };
 use crate::{client::ClientError, views::NsView};
 
@@ -126,10 +126,11 @@ async fn follow(context: &Context, ns: &str) -> Result<Exit, Failure> {
     loop {
         let lines = follower.ask(&spinner, |c| async move { c.timeline(ns).await }).await?;
         for line in lines {
-            let json = serde_json::to_string(&line).map_err(|e| Failure::internal("JSON", e))?;
-            if !shown.insert(json.clone()) {
+            if !shown.insert(identity(&line)) {
                 continue;
             }
+            let line = settled(&line, false);
+            let json = serde_json::to_string(&line).map_err(|e| Failure::internal("JSON", e))?;
             let text = if ui.json { format!("{json}\n") } else { renderer.line(&line) };
             spinner.suspend(|| ui.print(&text))?;
         }

@@ -119,6 +119,19 @@ pub fn closed(op: &OperationView) -> bool {
     op.anchored && matches!(op.state.as_str(), "COMPLETED" | "ROLLED_BACK" | "FAILED")
 }
 
+/// What makes a line the same line: where its evidence is may be known later.
+#[must_use]
+pub fn identity(line: &TimelineLine) -> String {
+    format!("{} {} {} {} {}", line.operation_id, line.at_ms, line.kind, line.state, line.what)
+}
+
+/// A line's place in the bundle is only certain when the operation is closed.
+#[must_use]
+pub fn settled(line: &TimelineLine, closed: bool) -> TimelineLine {
+    let evidence = line.evidence.clone().filter(|e| closed || !e.starts_with("bundle"));
+    TimelineLine { evidence, ..line.clone() }
+}
+
 struct Lines {
     ui: Ui,
     shown: BTreeSet<String>,
@@ -133,11 +146,10 @@ impl Lines {
 
     fn show(&mut self, spinner: &Spinner, op: &OperationView, all: &[TimelineLine]) -> Result<(), Failure> {
         for line in all.iter().filter(|l| l.operation_id == op.id) {
-            let key = format!("{} {} {} {}", line.at_ms, line.kind, line.state, line.what);
-            if line.state == "started" || !self.shown.insert(key) {
+            if line.state == "started" || !self.shown.insert(identity(line)) {
                 continue;
             }
-            let text = self.renderer.line(line);
+            let text = self.renderer.line(&settled(line, closed(op)));
             if !self.ui.json {
                 spinner.suspend(|| self.ui.print(&text))?;
             }
