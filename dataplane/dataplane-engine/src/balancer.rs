@@ -79,7 +79,8 @@ impl Pool {
         }
         let mut slots = before.to_vec();
         for slot in &mut slots {
-            slot.alive = config.backends.iter().any(|b| b.id == slot.id);
+            // One that was gone in between has lost its connections: it comes back as another.
+            slot.alive = slot.alive && config.backends.iter().any(|b| b.id == slot.id);
         }
         let mut order = Vec::with_capacity(config.backends.len());
         for backend in &config.backends {

@@ -42,6 +42,7 @@ pub(crate) fn pseudo_header(source: &[u8], destination: &[u8], protocol: u8, len
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // small test values
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -301,6 +301,7 @@ fn slot_of(word: u64) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // small test values
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -1,4 +1,6 @@
 //! Generator -> firewall -> balancer -> reflectors and back, over wires in memory with a known delay.
+// Helpers outside of #[test] functions; small values.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 mod common;
 
@@ -92,12 +94,12 @@ impl Chain {
             At::Balancer(port) => (self.balancer.process(now, port, &mut frame), |out| {
                 if out == 0 { At::Firewall(1) } else { At::Backends }
             }),
-            At::Backends => return self.to_backends(frame),
+            At::Backends => return self.flood_backends(frame),
         };
         if let Verdict::Forward { port, length } = verdict {
             let lost = next(port) == At::Backends && self.lose_every > 0 && {
                 self.dispatched += 1;
-                self.dispatched % self.lose_every == 0
+                self.dispatched.is_multiple_of(self.lose_every)
             };
             if !lost {
                 self.put(next(port), &frame[..usize::from(length)]);
@@ -106,7 +108,7 @@ impl Chain {
     }
 
     /// A switch that floods: every reflector sees the frame, exactly one may answer.
-    fn to_backends(&mut self, frame: Vec<u8>) {
+    fn flood_backends(&mut self, frame: Vec<u8>) {
         let mut answers = vec![];
         for reflector in &mut self.reflectors {
             let mut copy = frame.clone();
@@ -135,7 +137,7 @@ impl Chain {
                 let (_, at, frame) = self.wire.pop_front().unwrap();
                 self.deliver(at, frame, &mut session);
             }
-            if self.now_us % 1000 == 0 {
+            if self.now_us.is_multiple_of(1000) {
                 self.firewall.tick(self.now_us);
                 self.balancer.tick(self.now_us);
             }

@@ -1,5 +1,9 @@
 //! Configurations and naive packet builders for the tests: written from the standards, not with the engine's code.
-#![allow(dead_code)]
+#![allow(dead_code)] // each test binary uses a part
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // test code outside of #[test] functions
+
+pub mod naive;
+pub mod traffic;
 
 use std::net::IpAddr;
 

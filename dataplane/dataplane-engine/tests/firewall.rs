@@ -1,0 +1,401 @@
+//! The firewall against a naive model, and its bounds.
+// Helpers outside of #[test] functions; small values.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+mod common;
+
+use std::net::IpAddr;
+
+use common::{
+    naive::{self, Naive, Seen},
+    traffic::{Sent, any_frame},
+    *,
+};
+use dataplane_control::{
+    Configuration, Function,
+    config::{PortRange, Prefix, Rule, RuleAction},
+};
+use dataplane_engine::{DropReason, Verdict, build, build_with_seed};
+use proptest::prelude::*;
+
+const TCP_IDLE_MS: u64 = 300_000;
+const OTHER_IDLE_MS: u64 = 60_000;
+
+type End = (IpAddr, u16);
+
+#[derive(Debug, Clone)]
+struct Connection {
+    from_far: bool,
+    source: End,
+    destination: End,
+    protocol: u8,
+    vlan: (u16, u16),
+    last_ms: u64,
+    checked: u64,
+    answered: bool,
+    established: bool,
+    fin: [bool; 2],
+    reset: bool,
+}
+
+impl Connection {
+    fn closing(&self) -> bool {
+        self.reset || self.fin == [true, true]
+    }
+
+    fn lifetime_ms(&self) -> u64 {
+        match self.protocol {
+            6 if self.closing() => 10_000,
+            6 if !self.established => 30_000,
+            6 if self.fin != [false, false] => 120_000,
+            6 => TCP_IDLE_MS,
+            _ => OTHER_IDLE_MS,
+        }
+    }
+}
+
+/// What the documentation says, with lists.
+#[derive(Debug)]
+struct Model {
+    rules: Vec<Rule>,
+    generation: u64,
+    connections: Vec<Connection>,
+}
+
+/// The end points of a packet: an echo's identifier stands for the asking side's port.
+fn end_points(p: &Naive) -> (End, End) {
+    match p.icmp {
+        Some((_, _, id)) if p.is_request() => ((p.source, id), (p.destination, 0)),
+        Some((_, _, id)) => ((p.source, 0), (p.destination, id)),
+        None => ((p.source, p.source_port), (p.destination, p.destination_port)),
+    }
+}
+
+impl Model {
+    fn allowed(&self, from_far: bool, s: End, d: End, protocol: u8) -> Result<(), &'static str> {
+        let side = if from_far { "inside" } else { "outside" };
+        let has_ports = matches!(protocol, 6 | 17 | 132);
+        let net = |p: Option<Prefix>, a: IpAddr| p.is_none_or(|p| contains(p, a));
+        let ports =
+            |r: Option<PortRange>, p: u16| r.is_none_or(|r| has_ports && (r.first..=r.last).contains(&p));
+        let hit = self.rules.iter().find(|r| {
+            r.from == side
+                && r.protocol.is_none_or(|p| p == protocol)
+                && net(r.source, s.0)
+                && net(r.destination, d.0)
+                && ports(r.source_ports, s.1)
+                && ports(r.destination_ports, d.1)
+        });
+        match hit.map(|r| r.action) {
+            Some(RuleAction::Allow) => Ok(()),
+            Some(RuleAction::Deny) => Err("denied"),
+            None => Err("no_rule"),
+        }
+    }
+
+    /// Index of the live connection of a packet that came in on a side.
+    fn live(&mut self, now_ms: u64, far: bool, p: &Naive) -> Result<Option<usize>, &'static str> {
+        let (s, d) = end_points(p);
+        let found = self.connections.iter().position(|c| {
+            let same = if c.from_far == far {
+                (c.source, c.destination) == (s, d)
+            } else {
+                (c.destination, c.source) == (s, d)
+            };
+            // An echo connection is asked from its initiator's side only.
+            let icmp = p.icmp.is_none() || p.is_request() == (c.from_far == far);
+            same && icmp && (c.protocol, c.vlan) == (p.protocol, p.vlan)
+        });
+        let Some(i) = found else { return Ok(None) };
+        if now_ms - self.connections[i].last_ms > self.connections[i].lifetime_ms() {
+            self.connections.remove(i);
+            return Ok(None);
+        }
+        let c = self.connections[i].clone();
+        if c.checked != self.generation {
+            if self.allowed(c.from_far, c.source, c.destination, c.protocol).is_err() {
+                self.connections.remove(i);
+                return Err("revoked");
+            }
+            self.connections[i].checked = self.generation;
+        }
+        Ok(Some(i))
+    }
+
+    fn packet(&mut self, now_ms: u64, far: bool, p: &Naive) -> Result<(), &'static str> {
+        if p.is_solicitation() || p.is_advertisement() {
+            return p.discovery().map(|_| ()).ok_or("neighbour_discovery");
+        }
+        if p.is_error() {
+            let quoted = p.quoted().ok_or("icmp_unrelated")?;
+            if quoted.source != p.destination {
+                return Err("icmp_unrelated");
+            }
+            return self.live(now_ms, !far, &quoted)?.map(|_| ()).ok_or("icmp_unrelated");
+        }
+        if p.icmp.is_some() && !p.is_request() && !p.is_reply() {
+            return Err("icmp_type");
+        }
+        let Some(i) = self.live(now_ms, far, p)? else { return self.open(now_ms, far, p) };
+        if p.protocol == 6 && !self.segment(i, far, p.flags)? {
+            self.open_allowed(far, p)?;
+            self.connections.remove(i);
+            return self.open(now_ms, far, p);
+        }
+        self.connections[i].last_ms = now_ms;
+        Ok(())
+    }
+
+    /// Whether the segment belongs to the connection (false: it opens a new one).
+    fn segment(&mut self, i: usize, far: bool, flags: u8) -> Result<bool, &'static str> {
+        let (fin, syn, rst, ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
+        let c = &mut self.connections[i];
+        let initiator = c.from_far == far;
+        if rst {
+            c.reset = true;
+        } else if syn && !ack {
+            if c.closing() {
+                return Ok(false);
+            }
+            if !initiator {
+                return Err("tcp_state");
+            }
+        } else if syn {
+            if initiator {
+                return Err("tcp_state");
+            }
+            c.answered = true;
+        } else if !c.answered {
+            if initiator {
+                return Err("tcp_state");
+            }
+        } else {
+            c.established |= initiator;
+            c.fin[usize::from(initiator)] |= fin;
+        }
+        Ok(true)
+    }
+
+    fn open_allowed(&self, far: bool, p: &Naive) -> Result<(), &'static str> {
+        let (s, d) = end_points(p);
+        self.allowed(far, s, d, p.protocol)
+    }
+
+    fn open(&mut self, now_ms: u64, far: bool, p: &Naive) -> Result<(), &'static str> {
+        if p.protocol == 6 && p.flags & 0x12 != 2 {
+            return Err("tcp_not_syn");
+        }
+        if p.is_reply() {
+            return Err("untracked");
+        }
+        self.open_allowed(far, p)?;
+        let (source, destination) = end_points(p);
+        self.connections.push(Connection {
+            from_far: far,
+            source,
+            destination,
+            protocol: p.protocol,
+            vlan: p.vlan,
+            last_ms: now_ms,
+            checked: self.generation,
+            answered: false,
+            established: false,
+            fin: [false; 2],
+            reset: false,
+        });
+        Ok(())
+    }
+
+    fn frame(&mut self, now_ms: u64, far: bool, frame: &[u8]) -> Result<(), &'static str> {
+        match naive::read(frame) {
+            Seen::Bad => Err("bad"),
+            Seen::Arp(p) => naive::arp(&p).map(|_| ()).ok_or("arp"),
+            Seen::Ip(p) => self.packet(now_ms, far, &p),
+        }
+    }
+}
+
+fn contains(prefix: Prefix, address: IpAddr) -> bool {
+    let bits = |a: IpAddr| match a {
+        IpAddr::V4(a) => format!("{:032b}", a.to_bits()),
+        IpAddr::V6(a) => format!("{:0128b}", a.to_bits()),
+    };
+    let n = usize::from(prefix.length);
+    prefix.address.is_ipv4() == address.is_ipv4() && bits(prefix.address)[..n] == bits(address)[..n]
+}
+
+/// Reasons of the parser: the model only says "bad".
+fn is_bad(reason: DropReason) -> bool {
+    use DropReason::*;
+    let bad =
+        [Truncated, EtherType, Ipv4Header, Ipv4Checksum, SourceRoute, Ipv6Header, Ipv6Extension, Address];
+    let transport = [Fragment, FirstFragment, TcpHeader, TcpFlags, UdpHeader, TransportHeader, IcmpType];
+    bad.contains(&reason) || transport.contains(&reason)
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let prefixes = [
+        "192.0.2.0/24",
+        "192.0.2.10/32",
+        "198.51.100.0/30",
+        "2001:db8::/32",
+        "2001:db8::10/128",
+        "2001:db8:1::/64",
+    ];
+    let prefix = move || prop::option::of(prop::sample::select(prefixes.to_vec()));
+    let ports = || prop::option::weighted(0.3, prop::sample::select(vec!["443", "1-100", "49152-49152"]));
+    let protocol = prop_oneof![3 => Just(None), 3 => Just(Some(6)), 2 => Just(Some(17)), 1 => Just(Some(1)), 1 => Just(Some(58))];
+    (any::<bool>(), any::<bool>(), protocol, prefix(), prefix(), ports(), ports()).prop_filter_map(
+        "one IP version",
+        |(inside, allow, protocol, source, destination, source_ports, destination_ports)| {
+            let source: Option<Prefix> = source.map(|p| p.parse().unwrap());
+            let destination: Option<Prefix> = destination.map(|p| p.parse().unwrap());
+            if let (Some(s), Some(d)) = (source, destination)
+                && s.address.is_ipv4() != d.address.is_ipv4()
+            {
+                return None;
+            }
+            let with_ports = matches!(protocol, Some(6 | 17));
+            let range = |p: Option<&str>| p.filter(|_| with_ports).map(|p| p.parse().unwrap());
+            Some(Rule {
+                id: String::new(),
+                from: if inside { "inside" } else { "outside" }.into(),
+                action: if allow { RuleAction::Allow } else { RuleAction::Deny },
+                protocol,
+                source,
+                destination,
+                source_ports: range(source_ports),
+                destination_ports: range(destination_ports),
+            })
+        },
+    )
+}
+
+fn rule_set() -> impl Strategy<Value = Vec<Rule>> {
+    let wide = prop::option::of(Just(rule("", RuleAction::Allow, None, None, None)));
+    (proptest::collection::vec(any_rule(), 0..5), wide).prop_map(|(mut rules, wide)| {
+        rules.extend(wide);
+        for (i, rule) in rules.iter_mut().enumerate() {
+            rule.id = format!("r{i}");
+        }
+        rules
+    })
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Frame(Sent),
+    Wait(u64),
+    Reconfigure(Vec<Rule>),
+    Tick,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        60 => any_frame().prop_map(Op::Frame),
+        4 => prop::sample::select(vec![1, 9_999_000, 10_001_000, 31_000_000, 61_000_000, 121_000_000, 301_000_000]).prop_map(Op::Wait),
+        1 => rule_set().prop_map(Op::Reconfigure),
+        2 => Just(Op::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn decides_as_the_model(rules in rule_set(), seed: u64, ops in proptest::collection::vec(op(), 1..200)) {
+        let mut engine = build_with_seed(&firewall(rules.clone(), 4096), seed).unwrap();
+        let mut model = Model { rules, generation: 0, connections: vec![] };
+        let mut now_us = 5_000_000;
+        for op in ops {
+            now_us += 10;
+            match op {
+                Op::Wait(us) => now_us += us,
+                Op::Tick => engine.tick(now_us),
+                Op::Reconfigure(rules) => {
+                    engine.reconfigure(&firewall(rules.clone(), 4096)).unwrap();
+                    model.rules = rules;
+                    model.generation += 1;
+                }
+                Op::Frame(Sent { far, frame }) => {
+                    let expected = model.frame(now_us / 1000, far, &frame);
+                    let mut bytes = frame.clone();
+                    let got = engine.process(now_us, u16::from(far), &mut bytes);
+                    prop_assert_eq!(&bytes, &frame, "a firewall changes nothing");
+                    match (got, expected) {
+                        (Verdict::Forward { port, length }, Ok(())) => {
+                            prop_assert_eq!((port, usize::from(length)), (u16::from(!far), frame.len()));
+                        }
+                        (Verdict::Drop(reason), Err("bad")) => prop_assert!(is_bad(reason), "{reason:?}"),
+                        (Verdict::Drop(reason), Err(label)) => prop_assert_eq!(reason.label(), label),
+                        (got, expected) => prop_assert!(false, "{got:?}, model {expected:?}: {frame:02x?}"),
+                    }
+                }
+            }
+        }
+        // The model forgets only on a packet; ageing may have removed expired ones, never live ones.
+        let live = model.connections.iter().filter(|c| now_us / 1000 - c.last_ms <= c.lifetime_ms()).count() as u64;
+        prop_assert!((live..=model.connections.len() as u64).contains(&engine.connections()));
+        // Age everything.
+        engine.tick(now_us + 400_000_000);
+        prop_assert_eq!(engine.connections(), 0);
+    }
+}
+
+fn syn(port: u16) -> Vec<u8> {
+    Build::tcp((ip("198.51.100.1"), port), (ip("192.0.2.10"), 443), 2, &[]).frame()
+}
+
+fn open_rules() -> Vec<Rule> {
+    vec![rule("all", RuleAction::Allow, None, None, None)]
+}
+
+#[test]
+fn a_full_table_refuses_new_connections_only_and_reclaims_expired_ones() {
+    let mut fw = build(&firewall(open_rules(), 10)).unwrap();
+    for port in 1..=10 {
+        assert!(matches!(fw.process(0, 0, &mut syn(port)), Verdict::Forward { port: 1, .. }));
+    }
+    assert_eq!(fw.process(0, 0, &mut syn(11)), Verdict::Drop(DropReason::TableFull));
+    assert!(matches!(fw.process(29_000_000, 0, &mut syn(10)), Verdict::Forward { .. }));
+    // Without a tick: the nine idle handshakes are over after 30 s, the tenth was seen again.
+    assert!(matches!(fw.process(31_000_000, 0, &mut syn(11)), Verdict::Forward { .. }));
+    assert!(matches!(fw.process(31_000_000, 0, &mut syn(10)), Verdict::Forward { .. }));
+    assert_eq!(fw.connections(), 2);
+}
+
+#[test]
+fn only_the_rules_change_at_run_time() {
+    let running = firewall(open_rules(), 10);
+    let mut fw = build(&running).unwrap();
+    assert!(matches!(fw.process(0, 0, &mut syn(1)), Verdict::Forward { .. }));
+    let mut other_port = running.clone();
+    other_port.ports[0].mac = CLIENT_MAC;
+    let mut swapped = running.clone();
+    if let Function::Firewall(f) = &mut swapped.function {
+        std::mem::swap(&mut f.outside, &mut f.inside);
+    }
+    let mut too_many = running.clone();
+    if let Function::Firewall(f) = &mut too_many.function {
+        f.max_connections = u32::MAX;
+    }
+    let other: Configuration = reflector(1, &["192.0.2.10"]);
+    for refused in [other_port, swapped, too_many, other] {
+        let problem = fw.reconfigure(&refused).unwrap_err().to_string();
+        assert!(problem.starts_with("configuration, "), "{problem}");
+        assert_eq!(fw.connections(), 1);
+    }
+    fw.reconfigure(&firewall(vec![], 10)).unwrap();
+    assert_eq!(fw.process(1, 0, &mut syn(1)), Verdict::Drop(DropReason::Revoked));
+    assert_eq!(fw.process(2, 0, &mut syn(1)), Verdict::Drop(DropReason::NoRule));
+    let mut counters = std::collections::BTreeMap::new();
+    fw.counters(&mut counters);
+    assert_eq!((counters["drop.revoked"], counters["connections.revoked"]), (1, 1));
+}
+
+#[test]
+fn a_frame_from_nowhere_drops() {
+    let mut fw = build(&firewall(open_rules(), 10)).unwrap();
+    assert_eq!(fw.process(0, 2, &mut syn(1)), Verdict::Drop(DropReason::UnknownPort));
+    assert_eq!(fw.process(0, 0, &mut []), Verdict::Drop(DropReason::Truncated));
+    assert_eq!(fw.process(0, 0, &mut vec![0; 70_000]), Verdict::Drop(DropReason::Truncated));
+}
