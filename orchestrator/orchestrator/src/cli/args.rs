@@ -66,6 +66,28 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn a_duration_is_its_number_times_its_unit(n in 1u64..1_000_000, unit in "[dhms]?") {
+            let factor = match unit.as_str() { "d" => 86_400, "h" => 3_600, "m" => 60, _ => 1 };
+            proptest::prop_assert_eq!(seconds(&format!("{n}{unit}")), Ok(n * factor));
+        }
+
+        #[test]
+        fn no_text_makes_a_member_outside_of_its_directory(text in "\\PC{0,24}|[a./~]{0,12}") {
+            let Ok(member) = text.parse::<MemberName>() else { return Ok(()) };
+            let home = crate::home::Home::new("/h");
+            let (key, _) = home.identity(&member.org, &member.name);
+            proptest::prop_assert_eq!(key.components().count(), 5, "{:?}", key);
+            proptest::prop_assert!(key.components().all(|c| c != std::path::Component::ParentDir));
+        }
+
+        #[test]
+        fn no_text_is_a_panic(text in "\\PC{0,24}") {
+            let _ = (seconds(&text), pair(&text));
+        }
+    }
+
     #[test]
     fn durations() {
         let good: Vec<_> = ["90d", "24h", "15m", "30s", "7"].iter().map(|t| seconds(t).unwrap()).collect();

@@ -42,13 +42,15 @@ const STYLES: styling::Styles = styling::Styles::styled()
 
 const AFTER_HELP: &str = "\
 A first deployment:
-  mandate init                                            make a home: identities, ledger, journal
-  mandate serve                                           run the orchestrator
-  mandate package push vfw.tar.gz --as provider/provider  register what a provider built
+  mandate init                                   make a home: identities, ledger, journal
+  mandate serve                                  run the orchestrator
+  mandate package push vfw_vnf.tar.gz --as provider/provider
   mandate intent new deploy --service edge --nsd secure_edge_ns -o edge.json
-  mandate intent sign edge.json --as tenant/tenant -o edge.dsse.json
-  mandate intent submit edge.dsse.json --watch            the policy decides; watch it being carried out
-  mandate evidence export OPERATION -o edge.jsonl && mandate evidence verify edge.jsonl";
+  mandate intent sign edge.json --as tenant/tenant
+  mandate intent submit edge.dsse.json --watch   the policy decides; watch it happen
+  mandate ns timeline tenant/edge                what was done, and where the evidence is
+  mandate evidence export tenant/edge -o edge.jsonl
+  mandate evidence verify edge.jsonl             offline, with trust.json alone";
 
 /// Ledger-gated NFV orchestration: nothing changes without a signed, approved intent, and everything that was done
 /// comes back as evidence that anybody can verify.

@@ -352,6 +352,18 @@ mod tests {
         assert!(coloured.contains("\x1b[32mok\x1b[0m"), "{coloured:?}");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_in_a_cell_stays_on_its_line(cells in proptest::collection::vec(".{0,12}", 1..12)) {
+            let mut t = Table::new(&["A", ">B"], "");
+            cells.iter().for_each(|c| t.row([c.into(), 1.into()]));
+            let text = t.render(PLAIN);
+            proptest::prop_assert_eq!(text.lines().count(), cells.len() + 1, "{:?}", text);
+            let bad = |c: char| c.is_control() && c != '\n';
+            proptest::prop_assert!(!text.chars().any(bad), "{:?}", text);
+        }
+    }
+
     #[test]
     fn an_empty_table_says_what_to_do() {
         assert_eq!(

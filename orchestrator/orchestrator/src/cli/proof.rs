@@ -56,3 +56,73 @@ pub fn verify(roots: &TrustRoots, proven: &ProvenEntry) -> Result<Verified, Fail
     }
     Ok(Verified { entry, checkpoint, leaf })
 }
+
+#[cfg(test)]
+mod tests {
+    use ledger_contract::{
+        evidence::InclusionProof,
+        records::{GENESIS_PAYLOAD, Verdict},
+    };
+    use trust::{Envelope, UnixTime, dsse::Signature, merkle::Tree, note::NoteSigner};
+
+    use super::*;
+
+    fn entry(position: u64) -> String {
+        let signatures = vec![Signature { sig: vec![1], certificate: vec![2] }];
+        let request = Envelope { payload_type: GENESIS_PAYLOAD.into(), payload: b"x".to_vec(), signatures };
+        let verdict = Verdict { approved: true, rules: Vec::new(), policy: Digest([0; 32]) };
+        let entry = Entry {
+            v: 1,
+            ledger: "op/log".into(),
+            position,
+            time: UnixTime(1),
+            request,
+            verdict,
+            event: None,
+            writes: Digest([0; 32]),
+        };
+        serde_json::to_string(&entry).unwrap()
+    }
+
+    fn log(seed: u8) -> NoteSigner {
+        NoteSigner::new("op/log", &[seed; 32]).unwrap()
+    }
+
+    fn roots() -> TrustRoots {
+        TrustRoots { logs: vec![log(1).verifier().to_string()], ..TrustRoots::default() }
+    }
+
+    /// Entry `position` of a log of five, proven at leaf `at`.
+    fn proven(position: u64, at: u64, signer: &NoteSigner) -> ProvenEntry {
+        let mut tree = Tree::default();
+        (0..5).for_each(|n| tree.push(leaf_hash(entry(if n == at { position } else { n }).as_bytes())));
+        let checkpoint = signer.sign_checkpoint(tree.size(), tree.root()).unwrap();
+        let proof = InclusionProof { index: at, path: tree.inclusion(at, 5).unwrap(), checkpoint };
+        ProvenEntry { entry: entry(position), proof }
+    }
+
+    fn code(proven: &ProvenEntry) -> String {
+        verify(&roots(), proven).map(|_| String::new()).unwrap_or_else(|f| f.problem.code)
+    }
+
+    #[test]
+    fn what_is_in_the_log_verifies_and_nothing_else() {
+        let good = proven(3, 3, &log(1));
+        assert_eq!(verify(&roots(), &good).map(|v| v.entry.position).unwrap(), 3);
+        let mut other_bytes = good.clone();
+        other_bytes.entry = other_bytes.entry.replace("\"time\":1", "\"time\":2");
+        assert_eq!(code(&other_bytes), "INCLUSION");
+        let mut other_path = good.clone();
+        other_path.proof.path[1].0[0] ^= 1;
+        assert_eq!(code(&other_path), "INCLUSION");
+        let mut other_index = good;
+        other_index.proof.index = 2;
+        assert_eq!(code(&other_index), "INCLUSION");
+        assert_eq!(code(&proven(3, 3, &log(2))), "CHECKPOINT_SIGNATURE");
+        assert_eq!(code(&proven(3, 4, &log(1))), "POSITION", "in the log, but not where it says it is");
+        assert_eq!(
+            verify(&TrustRoots::default(), &proven(3, 3, &log(1))).err().unwrap().problem.code,
+            "CHECKPOINT_SIGNATURE"
+        );
+    }
+}

@@ -5,7 +5,7 @@ use super::{
     failure::{Exit, Failure},
     files,
 };
-use crate::config::Config;
+use crate::{config::Config, problem::Problem};
 
 /// Largest configuration file read, bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -29,7 +29,12 @@ pub fn run(context: &Context) -> Result<Exit, Failure> {
             let _ = ui.print(&format!("mandate serves on {}\n", socket.display()));
         }
     };
-    crate::wiring::serve(context.home.clone(), config, ready)
-        .map_err(|e| Failure::internal("SERVE", format!("{e:#}")).hint("see the log on stderr"))?;
+    crate::wiring::serve(context.home.clone(), config, ready).map_err(|e| failed(&e))?;
     Ok(Exit::Ok)
+}
+
+fn failed(error: &anyhow::Error) -> Failure {
+    let problem = Problem::new(500, "SERVE", "The orchestrator stopped", format!("{error:#}"))
+        .hint("correct that and start it again: it goes on where it was");
+    Failure { exit: Exit::Internal, problem }
 }

@@ -143,6 +143,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn wrapping_keeps_every_word_and_the_width(words in proptest::collection::vec("[a-zé]{1,9}", 1..40)) {
+            let text = words.join(" ");
+            let lines = wrap(&text, 20);
+            proptest::prop_assert_eq!(lines.join(" "), text);
+            proptest::prop_assert!(lines.iter().all(|l| l.chars().count() <= 20), "{:?}", lines);
+        }
+    }
+
     #[test]
     fn golden_without_colour_and_unicode() {
         let t0 = 1_800_000_000_000;
