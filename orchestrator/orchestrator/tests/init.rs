@@ -175,7 +175,7 @@ fn two_at_once_do_not_build_the_same_home() {
     let staging = dir.path().join(".home.init");
     fs::DirBuilder::new().mode(0o700).create(&staging).unwrap();
     fs::write(staging.join("theirs"), b"").unwrap();
-    let lock = Flock::lock(fs::File::open(&staging).unwrap(), FlockArg::LockExclusive).unwrap();
+    let lock = Flock::lock(fs::File::open(&staging).unwrap(), FlockArg::LockShared).unwrap(); // an exclusive one must be asked for
     let home = Home::new(dir.path().join("home"));
     let busy = init::init(&home, &plan());
     assert!(matches!(busy, Err(InitError::Busy(_))), "{busy:?}");
