@@ -146,8 +146,7 @@ impl Signer {
 /// Verifies a DER ECDSA P-256/SHA-256 signature; high-S is refused.
 pub fn verify_bytes(key: &VerifyingKey, message: &[u8], sig: &[u8]) -> Result<(), &'static str> {
     let der = DerSignature::try_from(sig).map_err(|_| "it is not a DER ECDSA signature")?;
-    let signature =
-        EcdsaSignature::try_from(der).map_err(|_| "its numbers are outside the curve's order")?;
+    let signature = EcdsaSignature::try_from(der).map_err(|_| "its numbers are outside the curve's order")?;
     if signature.normalize_s() != signature {
         return Err("it is not in low-S form");
     }

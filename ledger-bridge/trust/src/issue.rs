@@ -103,8 +103,9 @@ fn time(at: UnixTime) -> Result<Time, IdentityError> {
 }
 
 fn name(org: &str, common_name: &str) -> Result<Name, IdentityError> {
-    let legal =
-        |s: &str| !s.is_empty() && s.len() <= 64 && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@ ".contains(c));
+    let legal = |s: &str| {
+        !s.is_empty() && s.len() <= 64 && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@ ".contains(c))
+    };
     if !legal(org) || !legal(common_name) {
         return Err(bad(format!(
             "`{org}` and `{common_name}` must be 1 to 64 ASCII letters, digits, spaces or any of -_.@"

@@ -105,7 +105,8 @@ impl NoteVerifier {
             if n >= MAX_NOTE_SIGNATURES {
                 return Err(NoteError::Malformed("too many signatures"));
             }
-            let line = line.strip_prefix("— ").ok_or(NoteError::Malformed("a signature line lacks its dash"))?;
+            let line =
+                line.strip_prefix("— ").ok_or(NoteError::Malformed("a signature line lacks its dash"))?;
             let (name, sig) =
                 line.split_once(' ').ok_or(NoteError::Malformed("a signature line has no signature"))?;
             let raw = STANDARD.decode(sig).map_err(|_| NoteError::Malformed("a signature is not base64"))?;
@@ -239,7 +240,8 @@ mod tests {
     #[test]
     fn a_note_that_go_signed() {
         let verifier =
-            NoteVerifier::parse("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW").unwrap();
+            NoteVerifier::parse("PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
+                .unwrap();
         let note = "If you think cryptography is the answer to your problem,\n\
                     then you don't know what your problem is.\n\n\
                     — PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";

@@ -21,7 +21,8 @@ fn org(name: &str, seed: u8) -> (Issued, OrgRoot) {
 }
 
 fn alice(authority: &Issued) -> Signer {
-    let attrs = BTreeMap::from([("mandate.role".into(), "tenant".into()), ("mandate.tenant".into(), "acme".into())]);
+    let attrs =
+        BTreeMap::from([("mandate.role".into(), "tenant".into()), ("mandate.tenant".into(), "acme".into())]);
     let it = member(authority, "alice", attrs, &[9; 32], &[0x10], (FROM, TO)).unwrap();
     Signer::from_pem(&it.key_pem, &it.certificate_pem).unwrap()
 }

@@ -115,12 +115,21 @@ impl Instance<'_> {
             rules.push(Rule { from, ..rule.clone() });
         }
         // The defaults of the configuration format, spelled out so that they are measured.
-        Ok(Firewall { outside, inside, rules, max_connections: 65_536, tcp_idle_ms: 300_000, other_idle_ms: 60_000 })
+        Ok(Firewall {
+            outside,
+            inside,
+            rules,
+            max_connections: 65_536,
+            tcp_idle_ms: 300_000,
+            other_idle_ms: 60_000,
+        })
     }
 
     fn load_balancer(&self) -> Result<LoadBalancer, FunctionError> {
         if self.params.vips.is_empty() {
-            return Err(self.bad("it has no service: give the member `vips` in the intent's parameters".into()));
+            return Err(
+                self.bad("it has no service: give the member `vips` in the intent's parameters".into())
+            );
         }
         Ok(LoadBalancer {
             client: self.role("client")?,

@@ -51,11 +51,15 @@ impl Offer<'_> {
     pub fn profile(&self, sets: &[(u32, Vec<Backend>)]) -> TrafficProfile {
         let mut groups = Vec::new();
         for vip in self.vips {
-            let flow = Flow { protocol: vip.protocol, source: self.source_for(vip), destination: vip.address, port: vip.port };
+            let flow = Flow {
+                protocol: vip.protocol,
+                source: self.source_for(vip),
+                destination: vip.address,
+                port: vip.port,
+            };
             if self.allows(flow) {
                 for (first, backends) in sets {
-                    let expect =
-                        Expectation::Balanced { backends: backends.clone(), table_size: TABLE_SIZE };
+                    let expect = Expectation::Balanced { backends: backends.clone(), table_size: TABLE_SIZE };
                     groups.push(group(&format!("{}-from-{first}", vip.id), flow, *first, FLOWS, expect));
                 }
             } else {
@@ -111,7 +115,12 @@ impl Offer<'_> {
             .chain(candidates)
             .filter(|s| s.is_ipv4() == vip.address.is_ipv4())
             .find(|s| {
-                self.allows(Flow { protocol: vip.protocol, source: *s, destination: vip.address, port: vip.port })
+                self.allows(Flow {
+                    protocol: vip.protocol,
+                    source: *s,
+                    destination: vip.address,
+                    port: vip.port,
+                })
             })
             .unwrap_or(default)
     }

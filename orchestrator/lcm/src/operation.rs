@@ -496,7 +496,10 @@ impl Operation {
         let problem = self.problem();
         let Some(p) = self.steps.get_mut(&step) else { return false };
         let undoable = !matches!(p.state, StepState::Pending | StepState::Undone);
-        if !undoable || attempt != p.undo_attempts + 1 || matches!(self.phase, Phase::Closed | Phase::Anchored) {
+        if !undoable
+            || attempt != p.undo_attempts + 1
+            || matches!(self.phase, Phase::Closed | Phase::Anchored)
+        {
             return false;
         }
         p.state = StepState::Undoing;
@@ -681,14 +684,15 @@ enum Course {
 impl Decision<'_> {
     fn commands(&self) -> Vec<Command> {
         match self.course() {
-            Course::Forward => self.forward(&self.plan.steps, |d| {
-                Command::Close(d.outcome(FinalState::Completed, None, false))
-            }),
+            Course::Forward => self
+                .forward(&self.plan.steps, |d| Command::Close(d.outcome(FinalState::Completed, None, false))),
             // Effects in flight are awaited first: what they did must be known before it is taken back.
             _ if !self.in_flight.is_empty() => Vec::new(),
             Course::Unwind(problem) => self.unwind(&problem),
             Course::Isolate(problem) => self.isolate(&problem),
-            Course::Stop(problem) => vec![Command::Close(self.outcome(FinalState::Failed, Some(problem), false))],
+            Course::Stop(problem) => {
+                vec![Command::Close(self.outcome(FinalState::Failed, Some(problem), false))]
+            }
         }
     }
 
@@ -728,7 +732,8 @@ impl Decision<'_> {
     }
 
     fn pause_over(&self, p: &Progress, attempts: u32) -> Result<(), u64> {
-        let pause = self.retries.pause_ms.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(MAX_PAUSE_MS);
+        let pause =
+            self.retries.pause_ms.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(MAX_PAUSE_MS);
         let until = p.since_ms.saturating_add(pause);
         if self.now_ms >= until { Ok(()) } else { Err(until) }
     }

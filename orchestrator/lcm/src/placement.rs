@@ -48,14 +48,14 @@ pub struct Demand<'a> {
     pub at: UnixTime,
 }
 
+/// The site chosen, and every other one with the reason against it.
+pub type Placed<'a> = (&'a Site, Vec<(String, String)>);
+
 /// The cheapest feasible site (ties by name), and the reason for every other one.
 ///
 /// Cost Z = vCPUs x the site's cost + 1 per 100 µs of its latency: an SLA counts round trips, so a near site is worth
 /// something, but a cheap one more.
-pub fn place<'a>(
-    demand: &Demand<'_>,
-    sites: &'a [Site],
-) -> Result<(&'a Site, Vec<(String, String)>), NoSite> {
+pub fn place<'a>(demand: &Demand<'_>, sites: &'a [Site]) -> Result<Placed<'a>, NoSite> {
     let mut refused = Vec::new();
     let mut feasible: Vec<(u64, &Site)> = Vec::new();
     for site in sites {
@@ -67,7 +67,8 @@ pub fn place<'a>(
     feasible.sort_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name)));
     let Some((best, chosen)) = feasible.first().copied() else { return Err(NoSite { refused }) };
     for (z, site) in &feasible[1..] {
-        refused.push((site.name.clone(), format!("feasible, but costs {z} against {best} on {}", chosen.name)));
+        refused
+            .push((site.name.clone(), format!("feasible, but costs {z} against {best} on {}", chosen.name)));
     }
     Ok((chosen, refused))
 }
@@ -85,7 +86,11 @@ fn refusal(demand: &Demand<'_>, site: &Site) -> Option<String> {
         return Some(format!("the intent allows only {}", hints.sites.join(", ")));
     }
     if !hints.jurisdictions.is_empty() && !hints.jurisdictions.contains(&site.jurisdiction) {
-        return Some(format!("jurisdiction {}; the intent allows {}", site.jurisdiction, hints.jurisdictions.join(", ")));
+        return Some(format!(
+            "jurisdiction {}; the intent allows {}",
+            site.jurisdiction,
+            hints.jurisdictions.join(", ")
+        ));
     }
     if demand.deploy.sensitivity == Sensitivity::Restricted && hints.jurisdictions.is_empty() {
         return Some("restricted traffic needs its jurisdictions named".into());

@@ -103,7 +103,10 @@ pub fn plan(input: &Input<'_>) -> Result<Plan, Refusal> {
         IntentKind::Terminate => plan_terminate(input)?,
     };
     if plan.steps.len() > MAX_STEPS {
-        return refuse("TOO_LARGE", format!("{} steps; at most {MAX_STEPS}: split the service", plan.steps.len()));
+        return refuse(
+            "TOO_LARGE",
+            format!("{} steps; at most {MAX_STEPS}: split the service", plan.steps.len()),
+        );
     }
     Ok(plan)
 }
@@ -158,7 +161,9 @@ fn existing<'a>(input: &Input<'a>) -> Result<&'a NsRecord, Refusal> {
     let id = &input.grant.ns_instance_id;
     match input.before {
         Some(record) if record.id == *id && record.tenant == input.intent.tenant => Ok(record),
-        _ => refuse("NO_SUCH_SERVICE", format!("service {id} is not instantiated here: see `mandate ns list`")),
+        _ => {
+            refuse("NO_SUCH_SERVICE", format!("service {id} is not instantiated here: see `mandate ns list`"))
+        }
     }
 }
 
@@ -187,13 +192,19 @@ impl<'a> Topology<'a> {
         let mut members = BTreeMap::new();
         for (index, member) in &flavour.members {
             let Some(package) = catalogue.vnfs.get(&member.vnfd) else {
-                return refuse("PACKAGES", format!("member {index} is of {}, whose package is not here", member.vnfd));
+                return refuse(
+                    "PACKAGES",
+                    format!("member {index} is of {}, whose package is not here", member.vnfd),
+                );
             };
             members.insert(index.as_str(), (member, package));
         }
         if let Some(stray) = params.keys().find(|k| !members.contains_key(k.as_str())) {
             let known: Vec<_> = members.keys().collect();
-            return refuse("PARAMETERS", format!("vnf_params name `{stray}`; the NSD's members are {known:?}"));
+            return refuse(
+                "PARAMETERS",
+                format!("vnf_params name `{stray}`; the NSD's members are {known:?}"),
+            );
         }
         let (ns, service) = (input.grant.ns_instance_id.as_str(), input.intent.service.as_str());
         Ok(Self { ns, service, catalogue, members, params })
@@ -219,7 +230,10 @@ impl<'a> Topology<'a> {
         };
         let flavour = package.vnfd.flavours.first();
         let Some(aspect) = flavour.and_then(|f| f.aspects.get(&scale.aspect)) else {
-            return refuse("PARAMETERS", format!("VNFD {} has no scaling aspect `{}`", package.vnfd.id, scale.aspect));
+            return refuse(
+                "PARAMETERS",
+                format!("VNFD {} has no scaling aspect `{}`", package.vnfd.id, scale.aspect),
+            );
         };
         let mut counts = now.clone();
         let of_member = counts.entry(scale.member.clone()).or_default();
@@ -248,7 +262,8 @@ impl<'a> Topology<'a> {
         let mut sum = Resources::default();
         for (member, vdus) in counts {
             for (vdu, n) in vdus {
-                let Some(v) = self.members.get(member.as_str()).and_then(|(_, p)| p.vnfd.vdus.get(vdu)) else {
+                let Some(v) = self.members.get(member.as_str()).and_then(|(_, p)| p.vnfd.vdus.get(vdu))
+                else {
                     continue;
                 };
                 sum.vcpus = sum.vcpus.saturating_add(v.vcpus.saturating_mul(*n));
@@ -304,7 +319,10 @@ impl<'a> Topology<'a> {
         let key = self.instance_key(member, vdu_id, index)?;
         let label = format!("{member}/{vdu_id}");
         let Some(day0) = package.day0.get(vdu_id) else {
-            return refuse("DESCRIPTOR", format!("{label}: its cloud-init has no `mandate` section, so its function is unknown"));
+            return refuse(
+                "DESCRIPTOR",
+                format!("{label}: its cloud-init has no `mandate` section, so its function is unknown"),
+            );
         };
         let Some(image) = package.images.get(&vdu.image) else {
             return refuse("DESCRIPTOR", format!("{label}: image `{}` is not in the package", vdu.image));
@@ -362,7 +380,10 @@ impl<'a> Topology<'a> {
             Some(link) => self.link_key(link),
             None => refuse(
                 "DESCRIPTOR",
-                format!("{member}/{}: connection point `{cpd}` is on no link: connect it in the NSD's vnf-profile", vdu.id),
+                format!(
+                    "{member}/{}: connection point `{cpd}` is on no link: connect it in the NSD's vnf-profile",
+                    vdu.id
+                ),
             ),
         }
     }
@@ -388,7 +409,8 @@ impl<'a> Topology<'a> {
     fn probe(&self) -> Option<(&str, &str, &VnfPackage)> {
         let (sap, _) = self.catalogue.nsd.saps.iter().next()?;
         let balancer = self.members.iter().find(|(m, (_, p))| {
-            !self.params(m).vips.is_empty() && p.day0.values().any(|d| d.function == Day0Function::LoadBalancer)
+            !self.params(m).vips.is_empty()
+                && p.day0.values().any(|d| d.function == Day0Function::LoadBalancer)
         });
         balancer.map(|(m, (_, p))| (sap.as_str(), *m, *p))
     }
@@ -437,7 +459,8 @@ fn object_key(ns: &str, parts: &[&str]) -> Result<ObjectKey, Refusal> {
         if !p.is_empty() && p.len() <= 40 && p != "." && p != ".." && p.chars().all(legal) {
             return p.to_owned();
         }
-        let slug: String = p.to_lowercase().chars().map(|c| if legal(c) { c } else { '-' }).take(24).collect();
+        let slug: String =
+            p.to_lowercase().chars().map(|c| if legal(c) { c } else { '-' }).take(24).collect();
         format!("{slug}-{}", &Digest::of(p.as_bytes()).hex()[..8])
     };
     let path = parts.iter().map(|p| part(p)).collect::<Vec<_>>().join("/");
@@ -717,4 +740,3 @@ fn restored(old: &Spec, new: &Spec) -> Spec {
         Err(_) => old.clone(),
     }
 }
-

@@ -4,7 +4,7 @@
 //! does: journal, effect, journal. A crash strikes between any two of those; what was in flight then may or may not
 //! have taken effect. Afterwards the service is complete or empty, nothing was made twice, nothing is left, and the
 //! evidence is byte for byte that of the same run without a crash.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
@@ -72,7 +72,8 @@ impl World {
     }
 
     fn attempt(&mut self, step: u32, action: &Action, fault: Option<Fault>) -> Result<StepResult, Failure> {
-        let failure = |then| Failure { code: "INJECTED".into(), detail: "by the test".into(), then, refused: None };
+        let failure =
+            |then| Failure { code: "INJECTED".into(), detail: "by the test".into(), then, refused: None };
         if let Some(f) = fault.filter(|f| f.step == step) {
             match f.how {
                 How::Transient if self.hits == 0 => {
@@ -234,10 +235,8 @@ struct Case<'a> {
 impl Case<'_> {
     /// Runs with crashes after these numbers of primitive actions (counted from each start).
     fn run(&self, crashes: &[usize]) -> (Operation, World, usize) {
-        let world = World {
-            objects: self.plan.before.iter().flat_map(objects_of).collect(),
-            ..World::default()
-        };
+        let world =
+            World { objects: self.plan.before.iter().flat_map(objects_of).collect(), ..World::default() };
         let mut runner = Runner {
             plan: self.plan,
             journal: vec![accepted(self.plan)],
@@ -347,13 +346,15 @@ fn enumerate(plan: Plan, shape: Shape, second: bool) {
         let (reference, world, actions) = case.run(&[]);
         case.check(&reference, &world, &format!("{} {fault:?}, no crash", plan.action));
         let evidence = fold::body(&reference, &signer).unwrap();
-        let compared = shape.parallel == 1 || reference.outcome.as_ref().unwrap().state == FinalState::Completed;
+        let compared =
+            shape.parallel == 1 || reference.outcome.as_ref().unwrap().state == FinalState::Completed;
         for first in 0..actions {
             // A stride keeps the square within seconds; its phase moves with the first crash, so all are met.
             let stride = if second { 3 } else { usize::MAX };
             let seconds = (first % 3..actions + 2).step_by(stride).map(Some).chain([None]);
             for again in seconds {
-                let crashes: Vec<usize> = [Some(first), again.filter(|_| second)].into_iter().flatten().collect();
+                let crashes: Vec<usize> =
+                    [Some(first), again.filter(|_| second)].into_iter().flatten().collect();
                 let (operation, world, _) = case.run(&crashes);
                 let told = format!("{} {fault:?}, crashes {crashes:?}", plan.action);
                 case.check(&operation, &world, &told);
@@ -406,7 +407,11 @@ fn scale_out_and_in() {
         let shape = Shape { lost_effects_happen, ..ONE };
         enumerate(plan(scale(2, ScaleOut), Some(&before)), shape, true);
         enumerate(plan(scale(1, ScaleIn), Some(&grown)), shape, false);
-        enumerate(plan(scale(2, ScaleOut), Some(&before)), Shape { parallel: 4, newest_first: true, ..shape }, false);
+        enumerate(
+            plan(scale(2, ScaleOut), Some(&before)),
+            Shape { parallel: 4, newest_first: true, ..shape },
+            false,
+        );
     }
 }
 

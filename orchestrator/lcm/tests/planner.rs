@@ -1,5 +1,5 @@
 //! Plans of the small service: order, undo, generations, references; and what is refused.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

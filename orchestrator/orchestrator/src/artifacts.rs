@@ -37,7 +37,9 @@ pub enum ArtifactError {
     #[error("there is no artifact {0} here: push the package again")]
     Missing(Digest),
     /// The bytes changed on disk.
-    #[error("artifact {expected} on disk has digest {found}: the file was changed; remove it and push the package again")]
+    #[error(
+        "artifact {expected} on disk has digest {found}: the file was changed; remove it and push the package again"
+    )]
     Corrupt {
         /// Its name.
         expected: Digest,
@@ -65,7 +67,8 @@ impl ArtifactStore {
             return Ok(digest);
         }
         let temporary = self.dir.join(format!(".{}.{}", digest.hex(), std::process::id()));
-        let written = write_durably(&temporary, content).and_then(|()| fs::rename(&temporary, self.file(&digest)));
+        let written =
+            write_durably(&temporary, content).and_then(|()| fs::rename(&temporary, self.file(&digest)));
         if let Err(e) = written.and_then(|()| fs::File::open(&self.dir)?.sync_all()) {
             // Best effort: the next start sweeps what is left.
             let _ = fs::remove_file(&temporary);

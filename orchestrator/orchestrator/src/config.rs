@@ -139,7 +139,10 @@ impl Config {
             return bad("site".into(), "at least one [[site]] is needed");
         }
         if self.accepted_policies.is_empty() {
-            return bad("accepted_policies".into(), "at least one policy digest is needed (mandate init writes it)");
+            return bad(
+                "accepted_policies".into(),
+                "at least one policy digest is needed (mandate init writes it)",
+            );
         }
         let mut seen = BTreeSet::new();
         for site in &self.sites {

@@ -42,7 +42,9 @@ pub enum JournalError {
     #[error("{0} does not exist: run `mandate init` (a start never creates a journal)")]
     Missing(PathBuf),
     /// Made by another version.
-    #[error("{path} has schema {found}, this program reads {SCHEMA}: start the version that wrote it, or update")]
+    #[error(
+        "{path} has schema {found}, this program reads {SCHEMA}: start the version that wrote it, or update"
+    )]
     Schema {
         /// The file.
         path: PathBuf,
@@ -192,8 +194,9 @@ impl Journal {
     /// The newest refused approvals, newest first.
     pub fn refusals(&self, limit: u32) -> Result<Vec<RefusedApproval>, JournalError> {
         let connection = self.lock();
-        let mut statement = connection
-            .prepare_cached("SELECT position, code, detail, at_ms FROM refusal ORDER BY rowid DESC LIMIT ?1")?;
+        let mut statement = connection.prepare_cached(
+            "SELECT position, code, detail, at_ms FROM refusal ORDER BY rowid DESC LIMIT ?1",
+        )?;
         let number = |n: i64| u64::try_from(n).unwrap_or(0);
         let rows = statement.query_map([limit], |r| {
             Ok(RefusedApproval {

@@ -4,8 +4,17 @@
 //! -> `engine` (the loop) -> ports (`ledger::Ledger`, `vim::VimDriver`, `vim::VnfControl`). [`service`] is what
 //! the HTTP API in `api` calls; [`views`] is what it answers.
 
+pub mod api;
+pub mod artifacts;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod engine;
 pub mod home;
+pub mod init;
+pub mod journal;
 pub mod problem;
+pub mod record;
 pub mod service;
 pub mod views;
+pub mod wiring;

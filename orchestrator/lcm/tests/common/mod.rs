@@ -1,5 +1,5 @@
 //! A small service (firewall, balancer, two backends), its intents and plans.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ use lcm::{
 use ledger_contract::{
     Intent, IntentKind,
     intent::{
-        API_VERSION, Deploy, PlacementHints, Scale, ScaleDirection, Sensitivity, Sla, VnfParams, ns_instance_id,
+        API_VERSION, Deploy, PlacementHints, Scale, ScaleDirection, Sensitivity, Sla, VnfParams,
+        ns_instance_id,
     },
     records::Grant,
 };
@@ -103,7 +104,10 @@ pub fn catalogue() -> Catalogue {
             &[],
             vec![("client", ("vfw", "client")), ("server", ("vfw", "server"))],
         ),
-        day0: map(vec![("vfw", day0(Day0Function::Firewall, vec![("outside", "client"), ("inside", "server")], None))]),
+        day0: map(vec![(
+            "vfw",
+            day0(Day0Function::Firewall, vec![("outside", "client"), ("inside", "server")], None),
+        )]),
         images: map(vec![("dp", Digest::of("dp"))]),
     };
     let vlb = VnfPackage {

@@ -51,7 +51,8 @@ impl Engine {
             sla_met: fold::sla_met(operation),
         };
         let payload = serde_json::to_vec(&anchor).map_err(|e| EngineError::Encode(e.to_string()))?;
-        Envelope::sign(ANCHOR_PAYLOAD, payload, &[&self.signer]).map_err(|e| EngineError::Encode(e.to_string()))
+        Envelope::sign(ANCHOR_PAYLOAD, payload, &[&self.signer])
+            .map_err(|e| EngineError::Encode(e.to_string()))
     }
 
     async fn keep(

@@ -37,7 +37,7 @@ pub enum CatalogueError {
         digest: Digest,
         /// Why.
         #[source]
-        source: PackageError,
+        source: Box<PackageError>,
     },
     /// Another kind of package than expected.
     #[error("package {digest} is not a package of {expected}")]
@@ -69,7 +69,8 @@ impl Engine {
 
     fn read_package(&self, digest: &Digest) -> Result<Package, CatalogueError> {
         let bytes = self.artifacts.get(digest)?;
-        package::open(&bytes).map_err(|source| CatalogueError::Package { digest: *digest, source })
+        package::open(&bytes)
+            .map_err(|source| CatalogueError::Package { digest: *digest, source: Box::new(source) })
     }
 
     /// Verifies and stores a package with its images; the answer has the record that its content makes.
@@ -108,7 +109,9 @@ impl Engine {
         record::record(verified, &constituents).map_err(|e| {
             let problem = Problem::new(409, "PACKAGE_RECORD", "The package cannot be registered", &e);
             match e {
-                RecordError::Constituent { .. } => problem.hint("`mandate package push` the VNF package first"),
+                RecordError::Constituent { .. } => {
+                    problem.hint("`mandate package push` the VNF package first")
+                }
                 _ => problem,
             }
         })
@@ -119,7 +122,8 @@ impl Engine {
         let all = self.ledger.state_prefix(PREFIX).await.map_err(super::service::ledger_problem)?;
         let mut out = Vec::with_capacity(all.len());
         for (key, value) in all {
-            let entry: PackageEntry = decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
+            let entry: PackageEntry =
+                decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
             let record = entry.record().map_err(|e| Problem::internal("LEDGER_STATE", e))?;
             out.push((entry.position, signer_of(&entry.request), record));
         }
@@ -154,11 +158,11 @@ impl Engine {
         let claimed: PackageRecord = serde_json::from_slice(payload)
             .map_err(|e| Problem::new(400, "PACKAGE_RECORD", title, format!("the record: {e}")))?;
         let bytes = self.artifacts.get(&claimed.digest).map_err(|e| {
-            Problem::new(409, "PACKAGE_CONTENT", title, e).hint("upload the content first: `mandate package push`")
+            Problem::new(409, "PACKAGE_CONTENT", title, e)
+                .hint("upload the content first: `mandate package push`")
         })?;
         let roots = self.roots.clone();
-        let verified =
-            blocking(move || package::verify(&bytes, &roots, at).map_err(refused_package)).await?;
+        let verified = blocking(move || package::verify(&bytes, &roots, at).map_err(refused_package)).await?;
         let computed = self.record_of_package(&verified).await?;
         if claimed == computed {
             return Ok(());
@@ -201,7 +205,8 @@ fn vnf_package(package: &Package, id: &str) -> Result<VnfPackage, CatalogueError
     let other = || CatalogueError::Kind { digest: package.digest, expected: id.to_owned() };
     let vnfd = package.descriptor.vnfd().filter(|v| v.id == id).cloned().ok_or_else(other)?;
     let day0 = vnfd.vdus.keys().filter_map(|v| package.day0(v).map(|d| (v.clone(), d))).collect();
-    let digest_of = |i: &descriptors::model::SwImage| i.sha256.or_else(|| package.files.get(&i.image).copied());
+    let digest_of =
+        |i: &descriptors::model::SwImage| i.sha256.or_else(|| package.files.get(&i.image).copied());
     let images = vnfd.images.values().filter_map(|i| digest_of(i).map(|d| (i.id.clone(), d))).collect();
     Ok(VnfPackage { digest: package.digest, vnfd, day0, images })
 }

@@ -98,7 +98,8 @@ fn as_specified(spec: &Spec, observed: &Observed) -> Result<(), String> {
 
 /// Challenges and appraises. What cannot be affirmed is isolated; what cannot be asked is a driver's error.
 async fn attest(ports: &Ports, reference: &ReferenceValues, nonce: &Digest) -> Result<StepResult, Failure> {
-    let keys: Vec<ObjectKey> = reference.workloads.keys().filter_map(|k| ObjectKey::new(k.as_str()).ok()).collect();
+    let keys: Vec<ObjectKey> =
+        reference.workloads.keys().filter_map(|k| ObjectKey::new(k.as_str()).ok()).collect();
     let evidence = ports.control.attest(&keys, nonce).await.map_err(DriverErrorOf)?;
     let at = now();
     let appraisal = appraise(&evidence, reference, nonce, at);
@@ -138,7 +139,10 @@ async fn measure(
         None => Ok(result),
         Some(o) => Err(Failure {
             code: o.name.to_uppercase(),
-            detail: format!("{} flows; at most {} allowed: traffic does not follow the rules", o.measured, o.bound),
+            detail: format!(
+                "{} flows; at most {} allowed: traffic does not follow the rules",
+                o.measured, o.bound
+            ),
             then: Then::Retry,
             refused: Some(Box::new(result)),
         }),

@@ -3,15 +3,15 @@
 //! Both ways lead through [`Engine::take`]: the approval is verified from the trust roots alone, and the journal takes
 //! each one once. A refused approval is journaled too, and never looked at again.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use lcm::{Event, Operation};
 use ledger_contract::{
-    approval::{self, ActuatorPolicy, Approved, Refusal},
+    approval::{self, ActuatorPolicy, Approved, Refusal, RefusalCode},
     evidence::ProvenEntry,
-    records::{Entry, Event as LedgerEvent},
+    records::{Entry, Event as LedgerEvent, Grant},
 };
-use trust::Digest;
+use trust::{Digest, UnixTime};
 
 use super::{Engine, EngineError, Tracked, now, now_ms};
 use crate::{
@@ -46,7 +46,10 @@ impl Engine {
         let mut accepted = Vec::new();
         for event in self.ledger.events(checkpoint, BATCH).await? {
             let Ok(entry) = serde_json::from_str::<Entry>(&event.entry) else {
-                return Err(EngineError::Encode(format!("ledger entry {} is not an entry", event.proof.index)));
+                return Err(EngineError::Encode(format!(
+                    "ledger entry {} is not an entry",
+                    event.proof.index
+                )));
             };
             if !matches!(entry.event, Some(LedgerEvent::IntentApproved { .. })) {
                 self.journal.skip(entry.position)?;
@@ -55,7 +58,9 @@ impl Engine {
             match self.take(event, true)? {
                 Taken::New(id) => accepted.push(id),
                 Taken::Before(id) => tracing::debug!(operation = id, "approval seen again"),
-                Taken::Refused(refusal) => tracing::warn!(position = entry.position, %refusal, "approval refused"),
+                Taken::Refused(refusal) => {
+                    tracing::warn!(position = entry.position, %refusal, "approval refused")
+                }
             }
         }
         Ok(accepted)
@@ -63,25 +68,61 @@ impl Engine {
 
     /// Verifies an approval and journals what becomes of it.
     pub(super) fn take(&self, approval: ProvenEntry, from_stream: bool) -> Result<Taken, EngineError> {
-        let policy = ActuatorPolicy {
-            roots: &self.roots,
-            ledger: self.ledger.name(),
-            policies: &self.policies,
-            at: now(),
+        let refusal = match self.verify(&approval, now(), None) {
+            Ok(approved) => return self.accept(approval, &approved, from_stream),
+            Err(refusal) => refusal,
         };
-        match approval::verify(&approval, &policy) {
-            Ok(approved) => self.accept(approval, &approved, from_stream),
-            Err(refusal) => {
-                let refused = RefusedApproval {
-                    position: approval.proof.index,
-                    code: refusal.code.as_str().to_owned(),
-                    detail: refusal.detail.clone(),
-                    at_ms: now_ms(),
-                };
-                self.journal.refuse(&refused, from_stream)?;
-                Ok(Taken::Refused(refusal))
-            }
+        if from_stream && let Some(approved) = self.authentic(&approval, &refusal) {
+            // Too late, or under a policy that is not accepted here: the ledger waits for its outcome all the same.
+            // It is taken, refused before it is planned, and anchored as rolled back: nothing stays reserved.
+            tracing::warn!(position = approval.proof.index, %refusal, "approval is not carried out");
+            return self.accept(approval, &approved, from_stream);
         }
+        let refused = RefusedApproval {
+            position: approval.proof.index,
+            code: refusal.code.as_str().to_owned(),
+            detail: refusal.detail.clone(),
+            at_ms: now_ms(),
+        };
+        self.journal.refuse(&refused, from_stream)?;
+        Ok(Taken::Refused(refusal))
+    }
+
+    fn verify(
+        &self,
+        approval: &ProvenEntry,
+        at: UnixTime,
+        also: Option<Digest>,
+    ) -> Result<Approved, Refusal> {
+        let policies: BTreeSet<Digest> = self.policies.iter().copied().chain(also).collect();
+        let policy =
+            ActuatorPolicy { roots: &self.roots, ledger: self.ledger.name(), policies: &policies, at };
+        approval::verify(approval, &policy)
+    }
+
+    /// An approval that is genuine in everything but what the refusal says.
+    fn authentic(&self, approval: &ProvenEntry, refusal: &Refusal) -> Option<Approved> {
+        if !matches!(refusal.code, RefusalCode::Expired | RefusalCode::PolicyNotAccepted) {
+            return None;
+        }
+        let entry: Entry = serde_json::from_str(&approval.entry).ok()?;
+        self.verify(approval, entry.time, Some(entry.verdict.policy)).ok()
+    }
+
+    /// Why an accepted approval must not be acted upon any more: looked at again right before the plan.
+    pub(super) fn inadmissible(&self, grant: &Grant) -> Option<(&'static str, String)> {
+        let now = now();
+        if now > grant.not_after {
+            return Some((
+                "EXPIRED",
+                format!("the approval was good until {}, it is {now}", grant.not_after),
+            ));
+        }
+        if !self.policies.contains(&grant.policy) {
+            let detail = format!("decided under policy {}, which config.toml does not accept", grant.policy);
+            return Some(("POLICY_NOT_ACCEPTED", detail));
+        }
+        None
     }
 
     fn accept(

@@ -141,7 +141,8 @@ impl Engine {
     /// Reads the journal; nothing runs yet.
     pub fn new(parts: Parts) -> Result<Arc<Self>, EngineError> {
         let limits = &parts.config.limits;
-        let retries = Retries { attempts: limits.step_attempts, pause_ms: limits.retry_ms, ..Retries::default() };
+        let retries =
+            Retries { attempts: limits.step_attempts, pause_ms: limits.retry_ms, ..Retries::default() };
         let slots = Arc::new(Semaphore::new(limits.concurrent_operations));
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let mut operations = BTreeMap::new();

@@ -94,6 +94,9 @@ impl Engine {
 
     async fn plan_of(&self, operation: &Operation) -> Result<Plan, planner::Refusal> {
         let bad = |code, detail: String| planner::Refusal { code, detail };
+        if let Some((code, detail)) = self.inadmissible(&operation.grant) {
+            return Err(bad(code, detail));
+        }
         let intent = intent_of(operation).map_err(|e| bad("PARAMETERS", e))?;
         let before = self.record_of(&operation.grant.ns_instance_id, &operation.id);
         let catalogue = match (&intent.action, &before) {

@@ -27,7 +27,8 @@ const MAX_ROWS: usize = 1000;
 
 pub(super) fn ledger_problem(e: LedgerError) -> Problem {
     if e.retryable() {
-        Problem::new(503, "LEDGER_UNAVAILABLE", "The ledger does not answer", e).hint("try again; nothing was lost")
+        Problem::new(503, "LEDGER_UNAVAILABLE", "The ledger does not answer", e)
+            .hint("try again; nothing was lost")
     } else {
         Problem::new(400, "LEDGER_REFUSED", "The ledger does not take the request", e)
     }
@@ -78,7 +79,8 @@ impl Service for Engine {
         let all = self.ledger.state_prefix(&intent_key("")).await.map_err(ledger_problem)?;
         let mut records = Vec::with_capacity(all.len());
         for (key, value) in all {
-            let record: IntentRecord = decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
+            let record: IntentRecord =
+                decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
             let id = key.trim_start_matches(&intent_key("")).to_owned();
             records.push((id, record));
         }
@@ -122,10 +124,13 @@ impl Service for Engine {
         let found = self.journal.bundle(operation).map_err(|e| Problem::internal("JOURNAL", e))?;
         match found {
             Some(bundle) => Ok(bundle),
-            None if self.operation(operation).is_some() => {
-                Err(Problem::new(409, "NOT_ANCHORED", "No evidence yet", format!("operation {operation} is not anchored"))
-                    .hint("wait for it: `mandate intent watch`"))
-            }
+            None if self.operation(operation).is_some() => Err(Problem::new(
+                409,
+                "NOT_ANCHORED",
+                "No evidence yet",
+                format!("operation {operation} is not anchored"),
+            )
+            .hint("wait for it: `mandate intent watch`")),
             None => Err(Problem::not_found("operation", operation)),
         }
     }
@@ -159,7 +164,10 @@ impl Service for Engine {
     }
 
     async fn attestation_key(&self, site: &str, rotate: bool) -> Result<AkRecord, Problem> {
-        let found = self.sites.get(site).ok_or_else(|| Problem::not_found("site", site).hint("see `mandate site list`"))?;
+        let found = self
+            .sites
+            .get(site)
+            .ok_or_else(|| Problem::not_found("site", site).hint("see `mandate site list`"))?;
         found.keys.attestation_key(rotate).await.map_err(|e| {
             Problem::new(502, "ATTESTATION_KEY", "The site's attestation key cannot be had", e)
                 .hint("is the site's TPM there? See [site.host.tpm] in config.toml")
@@ -178,7 +186,9 @@ impl Service for Engine {
 
     async fn ledger_entry(&self, position: u64) -> Result<ProvenEntry, Problem> {
         let found = self.ledger.entry(position).await.map_err(ledger_problem)?;
-        found.ok_or_else(|| Problem::not_found("ledger entry", &position.to_string()).hint("see `mandate ledger head`"))
+        found.ok_or_else(|| {
+            Problem::not_found("ledger entry", &position.to_string()).hint("see `mandate ledger head`")
+        })
     }
 
     async fn ledger_range(&self, from: u64, limit: usize) -> Result<Vec<String>, Problem> {
@@ -188,7 +198,8 @@ impl Service for Engine {
     async fn policy(&self) -> Result<Digest, Problem> {
         let key = ledger_contract::state::POLICY_ACTIVE;
         let value = self.ledger.state(key).await.map_err(ledger_problem)?;
-        let value = value.ok_or_else(|| Problem::internal("LEDGER_STATE", "the ledger has no policy bundle"))?;
+        let value =
+            value.ok_or_else(|| Problem::internal("LEDGER_STATE", "the ledger has no policy bundle"))?;
         decode(key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))
     }
 

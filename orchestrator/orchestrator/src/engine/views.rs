@@ -50,7 +50,8 @@ fn service(id: &str, of_service: &[&Tracked]) -> NsView {
     let closed = of_service.iter().rev().find(|t| t.operation.outcome.is_some()).map(|t| &t.operation);
     let record = closed.and_then(Operation::record);
     // While it is being deployed, the plan says what it will be.
-    let planned = of_service.iter().rev().find_map(|t| t.operation.plan.as_ref()).and_then(|p| p.after.clone());
+    let planned =
+        of_service.iter().rev().find_map(|t| t.operation.plan.as_ref()).and_then(|p| p.after.clone());
     let known = record.as_ref().or(planned.as_ref());
     let intent = of_service.first().and_then(|t| intent_of(&t.operation).ok());
     let isolated = closed.and_then(|o| o.outcome.as_ref()).is_some_and(|o| o.isolated);
@@ -176,7 +177,12 @@ impl Timeline<'_> {
                 self.ended(*step, *at_ms, "failed", what, bundle);
             }
             Event::Recovered { at_ms } => {
-                self.push(*at_ms, "recovery", "done", "orchestrator restarted; operation taken up again".into());
+                self.push(
+                    *at_ms,
+                    "recovery",
+                    "done",
+                    "orchestrator restarted; operation taken up again".into(),
+                );
             }
             Event::Closed { outcome, at_ms } => {
                 let mut what = outcome.state.name().to_owned();
