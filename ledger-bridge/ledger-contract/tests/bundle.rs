@@ -52,6 +52,8 @@ struct Operation {
     anchor: Anchor,
     /// Who signs line n, when not the orchestrator.
     signer: Option<(usize, Signer)>,
+    /// The line that follows another one than it should.
+    unlinked: Option<usize>,
     /// What becomes of the lines before they are anchored.
     edit: fn(&mut Vec<String>),
 }
@@ -136,6 +138,7 @@ fn operation() -> Operation {
             ..anchor("op-1", "intent-0001", &ns_instance_id("acme", "edge", "intent-0001"), "COMPLETED")
         },
         signer: None,
+        unlinked: None,
         edit: |_| (),
         w,
         chain,
@@ -150,7 +153,10 @@ struct Teller<'a> {
 impl Teller<'_> {
     fn tell<P: Serialize>(&mut self, kind: &str, claim: P) {
         let index = self.lines.len();
-        let previous = self.lines.last().map(Digest::of);
+        let mut previous = self.lines.last().map(Digest::of);
+        if self.op.unlinked == Some(index) {
+            previous = Some(Digest::of("another line"));
+        }
         let link =
             Link { operation_id: "op-1".into(), index: u32::try_from(index).unwrap(), previous, claim };
         let subject = vec![ResourceDescriptor::new("intent/intent-0001", self.op.intent)];
@@ -286,6 +292,9 @@ const LIES: &[Lie] = &[
     (|o| o.edit = |l| l.swap(2, 3), "lines are missing or in another order"),
     (|o| o.edit = |l| drop(l.remove(0)), "evidence begins with the decision"),
     (|o| o.edit = |l| drop(l.pop()), "it has no outcome"),
+    (|o| o.edit = |l| l[5].insert(1, ' '), "not in its canonical encoding"),
+    (|o| o.unlinked = Some(3), "it does not follow the line before"),
+    (|o| o.unlinked = Some(0), "it does not follow the line before"),
     (|o| o.signer = Some((2, o.w.usurper.clone())), "signed by mallory@acme"),
     (|o| o.signer = Some((2, o.w.operator.clone())), "has the role `operator`"),
     (|o| o.plan.site = "far-away".into(), "site `far-away` is none that the intent allows"),

@@ -504,14 +504,16 @@ fn a_rule_that_errs_or_never_ends_refuses() {
         deny contains {\"rule\": \"bad\", \"code\": \"X\", \"detail\": \"x\"} if { to_number(input.intent.id) > 0 }";
     let shapeless =
         "package mandate.tenant\nrules := {\"bad\"}\ndeny contains \"just text\" if input.time > 0";
-    for text in [endless, errs, shapeless] {
+    for (text, why) in [(endless, "limit"), (errs, "could not parse"), (shapeless, "invalid type")] {
         let mut policy = policy();
         policy.files.insert("z.rego".into(), text.into());
         let mut chain = Chain::founded(&w, policy);
         for p in [vnf(&w, "vfw_vnf"), vnf(&w, "vlb_vnf"), nsd()] {
             package(&w, &mut chain, &p);
         }
-        chain.refuse(signed(&w, &with(|_| ())), "POLICY_ERROR");
+        let outcome = chain.refuse(signed(&w, &with(|_| ())), "POLICY_ERROR");
+        let detail = &outcome.verdict.rules.iter().find(|r| !r.passed).unwrap().detail;
+        assert!(detail.contains(why), "{detail}");
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use common::*;
 use ledger::{Ledger, LedgerError, embedded::Log};
-use ledger_contract::records::AK_PAYLOAD;
+use ledger_contract::records::{AK_PAYLOAD, Entry, Event};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use trust::note::NoteSigner;
@@ -108,6 +108,34 @@ fn every_cut_below_the_checkpoint_is_refused() {
     }
     fs::write(left.file("entries.jsonl"), b"").unwrap();
     assert!(corrupt(&left).contains("entry 0"));
+}
+
+/// Whoever has the log's key can sign any tree, but not make the contract decide otherwise.
+#[test]
+fn an_entry_that_the_contract_did_not_decide_is_refused() {
+    let w = world();
+    let changes: [fn(&mut Entry); 3] = [
+        |e| e.writes = trust::Digest::of("other writes"),
+        |e| e.verdict.approved = false,
+        |e| e.event = Some(Event::EvidenceAnchored { operation_id: "op".into(), bundle: e.writes }),
+    ];
+    for change in changes {
+        let left = left(3);
+        let mut tree = trust::merkle::Tree::default();
+        let mut out = Vec::new();
+        for (i, line) in left.entries().strip_suffix(b"\n").unwrap().split(|b| *b == b'\n').enumerate() {
+            let mut entry: Entry = serde_json::from_slice(line).unwrap();
+            if i == 2 {
+                change(&mut entry);
+            }
+            tree.push(trust::merkle::leaf_hash(&entry.to_bytes()));
+            out.extend([entry.to_bytes(), b"\n".to_vec()].concat());
+        }
+        fs::write(left.file("entries.jsonl"), out).unwrap();
+        fs::write(left.file("checkpoint"), w.log.sign_checkpoint(3, tree.root()).unwrap()).unwrap();
+        let said = corrupt(&left);
+        assert!(said.contains("entry 2") && said.contains("deciding it again"), "{said}");
+    }
 }
 
 #[test]
