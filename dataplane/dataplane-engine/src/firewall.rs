@@ -79,9 +79,7 @@ impl Timeouts {
 
     #[inline]
     fn expired(&self, entry: &Entry<State>, now_ms: u32) -> bool {
-        let idle = now_ms.wrapping_sub(entry.last_ms);
-        // No lifetime is shorter than this; most packets decide here.
-        idle > self.lifetime_ms(entry)
+        now_ms.wrapping_sub(entry.last_ms) > self.lifetime_ms(entry)
     }
 
     #[inline]

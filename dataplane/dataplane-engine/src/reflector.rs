@@ -6,7 +6,7 @@
 //! addresses, checksums right. ARP and neighbour solicitations for our addresses are answered, so that a chain
 //! without a balancer resolves; behind one, nobody asks.
 //!
-//! It keeps no connections and never sends more than it received, but for a TCP header it did not fit anyway.
+//! It keeps no connections, and an answer is never longer than the frame it answers.
 //!
 //! Tests: `tests/golden.rs`, `tests/chain.rs`.
 

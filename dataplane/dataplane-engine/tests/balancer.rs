@@ -354,19 +354,34 @@ fn a_backend_that_comes_back_under_its_name_is_not_the_one_that_left() {
         let backends = numbers.iter().map(|n| backend(*n, 1)).collect();
         balancer(vec![vip("dns", "192.0.2.10", 17, 53)], backends, 100)
     };
-    let mut lb = build(&config(&[1, 2])).unwrap();
     let next = |lb: &mut dyn PacketFunction, port| {
         let mut sent = from_client(port);
         lb.process(0, 0, &mut sent);
         sent[..6].to_vec()
     };
-    let on_1: Vec<u16> = (1..60).filter(|port| next(&mut *lb, *port) == backend_mac(1).0).collect();
-    // Its place in the pool goes to another while nobody sends: connections must not follow the place.
-    lb.reconfigure(&config(&[3, 2])).unwrap();
-    lb.reconfigure(&config(&[3, 2, 1])).unwrap();
-    let mut fresh = build(&config(&[3, 2, 1])).unwrap();
-    assert!(on_1.len() > 20);
-    for port in on_1 {
-        assert_eq!(next(&mut *lb, port), next(&mut *fresh, port), "given out anew");
+    // Its place in the pool goes to another while nobody sends, or stays empty: connections follow neither the place
+    // nor the name.
+    for (without, with) in [(&[3, 2][..], &[3, 2, 1][..]), (&[2], &[2, 1, 3])] {
+        let mut lb = build(&config(&[1, 2])).unwrap();
+        let on_1: Vec<u16> = (1..60).filter(|port| next(&mut *lb, *port) == backend_mac(1).0).collect();
+        assert!(on_1.len() > 20);
+        lb.reconfigure(&config(without)).unwrap();
+        lb.reconfigure(&config(with)).unwrap();
+        let mut fresh = build(&config(with)).unwrap();
+        for port in on_1 {
+            assert_eq!(next(&mut *lb, port), next(&mut *fresh, port), "given out anew");
+        }
+    }
+}
+
+#[test]
+fn replies_go_where_the_client_was_seen_last() {
+    let mut lb = build(&balancer(vec![vip("dns", "192.0.2.10", 17, 53)], vec![backend(1, 1)], 10)).unwrap();
+    let (c, s) = ((ip("198.51.100.1"), 5000), (ip("192.0.2.10"), 53));
+    for gateway in [CLIENT_MAC, MacAddr([2, 0, 0, 0, 0, 9])] {
+        lb.process(0, 0, &mut Build::udp(c, s, b"?").macs(LB_CLIENT_MAC, gateway).frame());
+        let mut reply = Build::udp(s, c, b"!").macs(LB_BACKEND_MAC, backend_mac(1)).frame();
+        assert!(matches!(lb.process(0, 1, &mut reply), Verdict::Forward { port: 0, .. }));
+        assert_eq!((&reply[..6], &reply[6..12]), (&gateway.0[..], &LB_CLIENT_MAC.0[..]));
     }
 }

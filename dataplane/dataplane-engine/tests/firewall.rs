@@ -399,3 +399,44 @@ fn a_frame_from_nowhere_drops() {
     assert_eq!(fw.process(0, 0, &mut []), Verdict::Drop(DropReason::Truncated));
     assert_eq!(fw.process(0, 0, &mut vec![0; 70_000]), Verdict::Drop(DropReason::Truncated));
 }
+
+#[test]
+fn a_half_closed_connection_lives_shorter_than_an_open_one() {
+    let (c, s) = ((ip("198.51.100.1"), 1), (ip("192.0.2.10"), 443));
+    for (fin, idle_us, lives) in
+        [(false, 299_000_000, true), (true, 119_000_000, true), (true, 121_000_000, false)]
+    {
+        let mut fw = build(&firewall(open_rules(), 10)).unwrap();
+        let last = if fin { 0x11 } else { 0x10 };
+        for (port, build) in [
+            (0, Build::tcp(c, s, 2, &[])),
+            (1, Build::tcp(s, c, 0x12, &[])),
+            (0, Build::tcp(c, s, last, &[])),
+        ] {
+            assert!(matches!(fw.process(0, port, &mut build.frame()), Verdict::Forward { .. }));
+        }
+        let later = fw.process(idle_us, 1, &mut Build::tcp(s, c, 0x10, b"more").frame());
+        let expected = if lives { None } else { Some(Verdict::Drop(DropReason::TcpNotSyn)) };
+        assert_eq!(Some(later).filter(|v| matches!(v, Verdict::Drop(_))), expected, "fin {fin}, {idle_us}");
+    }
+}
+
+#[test]
+fn a_reply_must_come_in_the_same_vlans() {
+    let (c, s) = ((ip("2001:db8:1::1"), 5000), (ip("2001:db8::10"), 53));
+    let mut fw = build(&firewall(open_rules(), 10)).unwrap();
+    let with = |b: Build, tags: &[u16]| Build { tags: tags.to_vec(), ..b }.frame();
+    assert!(matches!(
+        fw.process(0, 0, &mut with(Build::udp(c, s, b"?"), &[10, 20])),
+        Verdict::Forward { .. }
+    ));
+    // Priority bits are no part of the VLAN.
+    assert!(matches!(
+        fw.process(0, 1, &mut with(Build::udp(s, c, b"!"), &[10, 0xe014])),
+        Verdict::Forward { .. }
+    ));
+    for other in [&[30, 20][..], &[10, 21], &[10], &[20], &[]] {
+        let verdict = fw.process(0, 1, &mut with(Build::udp(s, c, b"!"), other));
+        assert_eq!(verdict, Verdict::Drop(DropReason::NoRule), "{other:?}");
+    }
+}
