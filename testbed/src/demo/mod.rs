@@ -59,7 +59,7 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<Report> {
         private_run()?;
     }
     let stage = stage::Stage::new(programs(options.release)?, options.dir.as_deref())?;
-    let mut story = story::Story::new(stage, options.json);
+    let mut story = story::Story::new(stage, options);
     story.play();
     let report = story.report().clone();
     if interrupt::requested() {

@@ -15,7 +15,7 @@ use super::{
     stage::Stage,
     traces::Traces,
 };
-use crate::{interrupt, ui};
+use crate::{cli::DemoOptions, interrupt, ui};
 
 /// The tenant whose services these are.
 const TENANT: &str = "acme";
@@ -27,6 +27,7 @@ pub struct Story {
     stage: Stage,
     report: Report,
     json: bool,
+    keep: bool,
     /// The step that is shown.
     step: Option<ui::Step>,
     /// What was on the machine when nothing was deployed.
@@ -65,6 +66,7 @@ const ACTS: &[Act] = &[
     ("provider: pack, sign and register three packages", Story::packages),
     ("tenant: deploy, attested, measured, anchored", Story::deploy),
     ("auditor: verify the evidence offline", Story::evidence),
+    ("auditor: the same with openssl and jq alone", Story::by_hand),
     ("auditor: find every flipped byte", Story::tamper),
     ("tenant: two more backends", Story::scale),
     ("crash: kill the orchestrator in mid-deploy", Story::crash),
@@ -76,13 +78,19 @@ const ACTS: &[Act] = &[
     ("tenant: terminate everything", Story::terminate),
 ];
 
+/// What is deployed for somebody who wants to look around.
+const KEPT: Act = ("tenant: deploy a service to look at", Story::deploy_kept);
+/// Its name.
+const KEPT_SERVICE: &str = "edge-5";
+
 impl Story {
     /// On an empty stage.
-    pub fn new(stage: Stage, json: bool) -> Self {
+    pub fn new(stage: Stage, options: &DemoOptions) -> Self {
         Self {
             stage,
             report: Report::default(),
-            json,
+            json: options.json,
+            keep: options.keep,
             step: None,
             empty: Traces::default(),
             one: Traces::default(),
@@ -100,7 +108,7 @@ impl Story {
     /// All acts, until one does not hold.
     pub fn play(&mut self) {
         let start = std::time::Instant::now();
-        let held = ACTS.iter().all(|act| self.act(act));
+        let held = ACTS.iter().chain(self.keep.then_some(&KEPT)).all(|act| self.act(act));
         self.report.ok = held && self.report.evidence.verified;
         if held {
             self.ending(start.elapsed());

@@ -107,6 +107,8 @@ impl Story {
         let found = found.filter(|w| w.starts_with(code)).max_by_key(|w| w.len());
         let found =
             found.with_context(|| format!("refused for another reason than {code}: {problem}"))?.to_owned();
+        // The refusal is evidence too, and verifies like any other.
+        self.verified(&super::text(&operation, "id")?)?;
         let state = self.ns(service)?["state"].clone();
         ensure!(state == "ISOLATED", "{service} was refused ({found}) and is {state}, not isolated");
         Ok(found)

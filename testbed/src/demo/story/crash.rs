@@ -37,8 +37,11 @@ impl Story {
         let (bundle, _) = self.verified(&text(&operation, "id")?)?;
         let bundle = fs::read(bundle)?;
         once_each(&bundle)?;
+        let launches = launches(&bundle, &ns);
         self.anchored_once(&text(&operation, "id")?)?;
-        Ok(format!("killed after {begun} steps with {half}; then {found}, every step once, one anchor"))
+        Ok(format!(
+            "killed after {begun} steps with {half}; then {found}; {launches} launches measured, every step once, one anchor"
+        ))
     }
 
     /// Steps on the service's timeline that began.
@@ -80,6 +83,15 @@ fn once_each(bundle: &[u8]) -> anyhow::Result<()> {
     let twice: Vec<&u64> = seen.iter().filter(|(_, n)| **n > 1).map(|(step, _)| step).collect();
     ensure!(twice.is_empty(), "steps {twice:?} are in the evidence more than once");
     Ok(())
+}
+
+/// Launches of this service that the TPM's event log has: the last word on what was started.
+fn launches(bundle: &[u8], ns: &str) -> usize {
+    let ours = format!("\"instance\":\"{ns}/");
+    let claim = service::claims(bundle, "attestation").pop().unwrap_or_default();
+    let lines = claim["evidence"]["log"].as_array().cloned().unwrap_or_default();
+    let lines = lines.iter().filter_map(Value::as_str);
+    lines.filter(|l| l.contains("\"event\":\"launch\"") && l.contains(&ours)).count()
 }
 
 /// Anchors of an operation among ledger entries, wherever in the answer the entries are.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Story, TENANT};
+use super::{KEPT_SERVICE, Story, TENANT};
 use crate::{
     demo::{heading, stdout_coloured},
     ui::{self, Paint},
@@ -37,14 +37,18 @@ impl Story {
     }
 
     fn further(&self) {
-        ui::say("Explore further, with `cargo testbed demo --keep`:");
-        let operation = self.first.as_ref().map_or("OPERATION", |f| f.operation.as_str());
+        if !self.keep {
+            ui::say("Nothing of it is left. `cargo testbed demo --keep` leaves a service to look around in.");
+            return;
+        }
+        ui::say("Explore further; `cargo testbed down` ends it all:");
         for line in [
-            format!("ns timeline {TENANT}/edge-1"),
+            format!("ns show {TENANT}/{KEPT_SERVICE}"),
+            format!("ns timeline {TENANT}/{KEPT_SERVICE}"),
             "site list".into(),
             "ledger log".into(),
-            format!("evidence show {operation}"),
-            format!("evidence export {operation} -o edge-1.jsonl"),
+            format!("evidence show {TENANT}/{KEPT_SERVICE}"),
+            format!("evidence export {TENANT}/{KEPT_SERVICE} -o {KEPT_SERVICE}.jsonl"),
         ] {
             ui::say(&format!("  {}", Paint::Cyan.err(&self.stage.mandate.shown(&line))));
         }

@@ -1,6 +1,11 @@
 //! Point 10: what must be refused, attempted for real, each with its stable code.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -8,18 +13,20 @@ use trust::{Digest, merkle, note::NoteSigner};
 
 use super::{OTHER_TENANT, Story, TENANT, service};
 
-/// Longer than the shortest expiry below.
-const EXPIRY: Duration = Duration::from_millis(2100);
+/// An expiry of two seconds is over: ledger time has whole seconds, and the last one still counts.
+const EXPIRY: Duration = Duration::from_millis(3100);
 
 impl Story {
     pub(super) fn approvals_refused(&mut self) -> anyhow::Result<String> {
+        let expiring = Instant::now();
+        let expired = self.expiring_approval()?;
         let approval = self.approval("edge-1")?;
         self.deliver("replayed approval", &approval, &["APPROVAL_REPLAYED"])?;
         let altered = self.altered(&approval)?;
         self.deliver("forged approval: altered bytes", &altered, &["INCLUSION", "ENTRY_FORMAT"])?;
         let rogue = self.rogue(&altered)?;
         self.deliver("forged approval: a ledger of the forger's own", &rogue, &["CHECKPOINT_SIGNATURE"])?;
-        let expired = self.expired_approval()?;
+        thread::sleep(EXPIRY.saturating_sub(expiring.elapsed()));
         self.deliver("expired approval", &expired, &["EXPIRED"])?;
         Ok("altered, by a rogue ledger, replayed, expired".into())
     }
@@ -76,15 +83,14 @@ impl Story {
         Ok(file)
     }
 
-    /// An approval whose intent ran out: good when it was made.
-    fn expired_approval(&mut self) -> anyhow::Result<PathBuf> {
+    /// An approval that is good now, and is not [`EXPIRY`] later.
+    fn expiring_approval(&mut self) -> anyhow::Result<PathBuf> {
         let line = ["terminate", "--service", "edge-3", "--tenant", TENANT, "--expires-in", "2s"];
         let (id, signed) = self.intent(TENANT, &line)?;
         let (position, _) = self.submit(&signed)?;
         self.alive.retain(|s| *s != "edge-3");
         service::completed(&self.anchored(&id)?)?;
         self.export_approval("edge-3", position)?;
-        thread::sleep(EXPIRY);
         self.approval("edge-3")
     }
 
@@ -102,7 +108,7 @@ impl Story {
         self.submit_refused("over-quota intent", TENANT, &line, &["QUOTA"])?;
         let line = self.deployment("late", &params, "1s");
         let (_, late) = self.intent(TENANT, &line)?;
-        thread::sleep(EXPIRY);
+        thread::sleep(EXPIRY - Duration::from_secs(1));
         let refusal = self.stage.mandate.refused(&["intent", "submit", &late.display().to_string()])?;
         self.case("expired intent", &refusal.code, &["EXPIRED", "INTENT_EXPIRED"])?;
         self.changed_package()?;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -10,8 +11,9 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use trust::Envelope;
 
-use super::{Deployed, Story, TENANT, text};
+use super::{Deployed, KEPT_SERVICE, Story, TENANT, text};
 use crate::{
+    command,
     demo::{mandate::Refusal, traces::Traces},
     interrupt,
 };
@@ -20,6 +22,9 @@ use crate::{
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 /// What is promised, and then measured. Modest: veth links and one busy core carry it on any machine.
 const SLA: [&str; 6] = ["--throughput-kbps", "4000", "--latency-p95-us", "100000", "--loss-ppm", "10000"];
+/// What docs/verify-by-hand.sh needs.
+const BY_HAND: [&str; 4] = ["bash", "openssl", "jq", "xxd"];
+const BY_HAND_LIMIT: Duration = Duration::from_secs(60);
 /// Where in a bundle a byte is flipped, parts of a thousand; its ends are added.
 const FLIPS_PERMILLE: [usize; 10] = [50, 150, 250, 350, 450, 550, 650, 750, 850, 950];
 
@@ -113,6 +118,12 @@ impl Story {
         Ok(detail)
     }
 
+    pub(super) fn deploy_kept(&mut self) -> anyhow::Result<String> {
+        let params = self.params();
+        self.carried_out(&self.deployment(KEPT_SERVICE, &params, "1h"))?;
+        Ok(format!("{TENANT}/{KEPT_SERVICE}"))
+    }
+
     /// What the orchestrator says of a service.
     pub(super) fn ns(&self, service: &str) -> anyhow::Result<Value> {
         self.stage.mandate.ask(&["ns", "show", &format!("{TENANT}/{service}")])
@@ -170,6 +181,18 @@ impl Story {
         Ok(format!("{lines} signed lines, {checks} checks, {}", slo_words(&self.report.measurement)))
     }
 
+    /// A stranger's verification, with no code of ours.
+    pub(super) fn by_hand(&mut self) -> anyhow::Result<String> {
+        let missing = BY_HAND.iter().find(|program| !command::exists(program));
+        if let Some(program) = missing {
+            return Ok(format!("SKIPPED: {program} is not installed; `apt install openssl jq xxd`"));
+        }
+        let mut c = Command::new(self.stage.programs.root.join("docs/verify-by-hand.sh"));
+        c.arg(&self.report.evidence.bundle).arg(self.trust_roots()?);
+        let out = command::succeed(&mut c, BY_HAND_LIMIT)?;
+        Ok(out.stdout.lines().last().unwrap_or_default().to_owned())
+    }
+
     pub(super) fn tamper(&mut self) -> anyhow::Result<String> {
         let good = fs::read(&self.report.evidence.bundle)?;
         let bad = self.stage.path("flipped.jsonl");
@@ -190,8 +213,9 @@ impl Story {
         let Some(Refusal { code, detail, .. }) = found.get(found.len() / 2) else {
             bail!("nothing was tried")
         };
+        let place = detail.split_once(".jsonl: ").map_or(detail.as_str(), |(_, place)| place);
         self.report.refused("evidence with one byte flipped", code);
-        Ok(format!("{} of {} found; one of them: {detail}", found.len(), found.len()))
+        Ok(format!("{} of {} found; for example {place}", found.len(), found.len()))
     }
 
     pub(super) fn scale(&mut self) -> anyhow::Result<String> {
