@@ -80,11 +80,24 @@ pub struct PlanClaim {
     pub site: String,
     /// Sites that were refused, and why.
     pub refused: Vec<(String, String)>,
-    /// The steps that were to be done: (id, what).
-    pub steps: Vec<(u32, String)>,
-    /// The steps that were to be done instead, had attestation failed: (id, what).
-    #[serde(default)]
-    pub isolation: Vec<(u32, String)>,
+    /// The steps that were to be done.
+    pub steps: Vec<PlannedStep>,
+    /// The steps that were to be done instead, had attestation failed.
+    pub isolation: Vec<PlannedStep>,
+}
+
+/// A step as it was planned; the line of what became of it names the same step, action and object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedStep {
+    /// Its id.
+    pub step: u32,
+    /// For people.
+    pub what: String,
+    /// `ensure network`, `attest`, `measure`, …
+    pub action: String,
+    /// Object key, or empty.
+    pub object: String,
 }
 
 /// Claim of [`STEP`].
@@ -107,7 +120,11 @@ pub struct StepClaim {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttestationClaim {
-    /// The nonce of the challenge.
+    /// Step id in the plan.
+    pub step: u32,
+    /// The random bytes that made the challenge fresh.
+    pub entropy: Digest,
+    /// The nonce of the challenge: [`challenge_nonce`] of the above, so that it is bound to this step of this plan.
     pub nonce: Digest,
     /// What the attester sent.
     pub evidence: Evidence,
@@ -119,10 +136,26 @@ pub struct AttestationClaim {
     pub result: AttestationResult,
 }
 
+/// The nonce of a challenge: fresh by its entropy, and good for one step of one operation and these reference values
+/// only. Evidence of another operation cannot answer it.
+#[must_use]
+pub fn challenge_nonce(
+    entropy: &Digest,
+    operation_id: &str,
+    step: u32,
+    reference: &ReferenceValues,
+) -> Digest {
+    // Strings, numbers and maps with string keys always encode.
+    let json = serde_json::to_vec(reference).unwrap_or_default();
+    Digest::of_parts([&entropy.0[..], operation_id.as_bytes(), &step.to_be_bytes(), &json])
+}
+
 /// Claim of [`MEASUREMENT`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeasurementClaim {
+    /// Step id in the plan.
+    pub step: u32,
     /// What was promised.
     pub sla: Sla,
     /// What was sent, and what had to become of it.
@@ -138,7 +171,7 @@ pub struct MeasurementClaim {
 #[serde(deny_unknown_fields)]
 pub struct Objective {
     /// `throughput_kbps`, `latency_p95_us`, `loss_ppm`, `blocked_flows_arrived`, `allowed_flows_missing`,
-    /// `misrouted_flows`.
+    /// `misrouted_flows`, `untested_flows`.
     pub name: String,
     /// The bound: a minimum for throughput, a maximum for everything else.
     pub bound: u64,
@@ -152,18 +185,27 @@ impl Objective {
     /// Does breaking it mean that the functions do not do what they were configured to?
     #[must_use]
     pub fn functional(&self) -> bool {
-        matches!(self.name.as_str(), "blocked_flows_arrived" | "allowed_flows_missing" | "misrouted_flows")
+        ["blocked_flows_arrived", "allowed_flows_missing", "misrouted_flows", "untested_flows"]
+            .contains(&self.name.as_str())
     }
 }
 
-/// The objectives of a measurement: three of the SLA, three of the functions' correctness.
+/// The objectives of a measurement: three of the SLA, four of the functions' correctness. A blocked flow of which
+/// nothing was sent proves nothing, and counts as untested.
 #[must_use]
 pub fn objectives(sla: &Sla, profile: &TrafficProfile, report: &TrafficReport) -> Vec<Objective> {
-    let (mut blocked, mut missing, mut misrouted) = (0, 0, 0);
+    let (mut blocked, mut missing, mut misrouted, mut untested) = (0, 0, 0, 0);
     for group in &profile.groups {
         let got = report.groups.get(&group.id).cloned().unwrap_or_default();
         match group.expect {
-            Expectation::Blocked => blocked += u64::from(got.arrived),
+            Expectation::Blocked => {
+                blocked += u64::from(got.arrived);
+                untested += u64::from(if got.tx_frames == 0 {
+                    group.count
+                } else {
+                    group.count.saturating_sub(got.flows)
+                });
+            }
             Expectation::Balanced { .. } => {
                 missing += u64::from(group.count.saturating_sub(got.arrived));
                 misrouted += u64::from(got.misrouted);
@@ -188,6 +230,7 @@ pub fn objectives(sla: &Sla, profile: &TrafficProfile, report: &TrafficReport) -
         at_most("blocked_flows_arrived", 0, blocked),
         at_most("allowed_flows_missing", 0, missing),
         at_most("misrouted_flows", 0, misrouted),
+        at_most("untested_flows", 0, untested),
     ]
 }
 

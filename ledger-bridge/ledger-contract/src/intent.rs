@@ -36,14 +36,14 @@ pub struct Intent {
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum IntentKind {
     /// Instantiate a network service.
     Deploy(Box<Deploy>),
     /// Scale a member by one of its scaling aspects.
     Scale(Scale),
     /// Terminate the service.
-    Terminate,
+    Terminate {},
 }
 
 impl IntentKind {
@@ -53,7 +53,7 @@ impl IntentKind {
         match self {
             Self::Deploy(_) => "deploy",
             Self::Scale(_) => "scale",
-            Self::Terminate => "terminate",
+            Self::Terminate {} => "terminate",
         }
     }
 }

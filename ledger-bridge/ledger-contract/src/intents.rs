@@ -4,6 +4,8 @@
 //! it; where does the software come from; quota; compliance; the tenant rules. Every rule is listed in every
 //! verdict. A request that fails authentication, authorization or form leaves no trace in the state.
 
+use std::collections::BTreeSet;
+
 use attestation::AkRecord;
 use serde_json::json;
 use trust::{Digest, Identity};
@@ -77,7 +79,8 @@ pub(crate) fn intent(ctx: &Context<'_>, intent: &Intent) -> Result<Outcome, BadR
     case.quota_rules(&mut rules, delta);
     case.compliance_rules(&mut rules);
     case.tenant_rules(&mut rules, &who, packages.as_ref());
-    Ok(case.conclude(rules, fresh, packages, delta.unwrap_or_default()))
+    let images = case.images(packages.as_ref())?;
+    Ok(case.conclude(rules, fresh, packages, images, delta.unwrap_or_default()))
 }
 
 /// Authority and form: what fails here leaves no trace.
@@ -220,7 +223,7 @@ impl Case<'_> {
     }
 
     fn terminates(&self) -> bool {
-        matches!(self.intent.action, IntentKind::Terminate)
+        matches!(self.intent.action, IntentKind::Terminate {})
     }
 
     /// What the intent's software must satisfy: the deployment's own sensitivity, or the service's.
@@ -233,7 +236,7 @@ impl Case<'_> {
 
     fn provenance_rules(&self, rules: &mut Rules) -> Result<Option<Packages>, BadRecord> {
         let nsd = match (&self.intent.action, &self.service) {
-            (IntentKind::Terminate, _) => {
+            (IntentKind::Terminate {}, _) => {
                 for rule in provenance::RULES {
                     rules.check(rule, not_applicable("terminate"));
                 }
@@ -262,7 +265,7 @@ impl Case<'_> {
         match &self.intent.action {
             IntentKind::Deploy(_) => packages.map(|p| p.nsd.record.resources),
             IntentKind::Scale(scale) => packages.and_then(|p| scale_delta(scale, p)),
-            IntentKind::Terminate => Some(ResourceUse::default()),
+            IntentKind::Terminate {} => Some(ResourceUse::default()),
         }
     }
 
@@ -424,7 +427,14 @@ impl Case<'_> {
         .to_string()
     }
 
-    fn conclude(&self, rules: Rules, fresh: bool, packages: Option<Packages>, delta: ResourceUse) -> Outcome {
+    fn conclude(
+        &self,
+        rules: Rules,
+        fresh: bool,
+        packages: Option<Packages>,
+        images: BTreeSet<Digest>,
+        delta: ResourceUse,
+    ) -> Outcome {
         if !fresh {
             return rules.refused(self.ctx.policy);
         }
@@ -449,7 +459,7 @@ impl Case<'_> {
             return Outcome { verdict, writes: writes.0, event: None };
         };
         let usage = self.next_usage(delta);
-        let grant = Box::new(self.grant(&service));
+        let grant = Box::new(self.grant(&service, images));
         writes.put(service_key(&self.intent.tenant, &self.intent.service), &service);
         if usage != self.usage {
             writes.put(usage_key(&self.intent.tenant), &usage);
@@ -459,7 +469,7 @@ impl Case<'_> {
 
     fn ns_instance_id(&self) -> String {
         match (&self.intent.action, &self.service) {
-            (IntentKind::Scale(_) | IntentKind::Terminate, Some(s)) => s.ns_instance_id.clone(),
+            (IntentKind::Scale(_) | IntentKind::Terminate {}, Some(s)) => s.ns_instance_id.clone(),
             _ => ns_instance_id(&self.intent.tenant, &self.intent.service, &self.intent.id),
         }
     }
@@ -482,7 +492,7 @@ impl Case<'_> {
         let kind = match &self.intent.action {
             IntentKind::Deploy(_) => InFlightKind::Deploy,
             IntentKind::Scale(s) => InFlightKind::Scale { direction: s.direction, delta },
-            IntentKind::Terminate => InFlightKind::Terminate,
+            IntentKind::Terminate {} => InFlightKind::Terminate,
         };
         let in_flight = Some(InFlight { intent_id: self.intent.id.clone(), kind });
         let (_, reserved) = self.asked(delta);
@@ -505,7 +515,16 @@ impl Case<'_> {
         }
     }
 
-    fn grant(&self, service: &ServiceRecord) -> Grant {
+    /// Every image of the packages that a grant would name; a terminate looks at its service's.
+    fn images(&self, packages: Option<&Packages>) -> Result<BTreeSet<Digest>, BadRecord> {
+        match (packages, &self.service) {
+            (Some(packages), _) => Ok(packages.images()),
+            (None, Some(service)) => provenance::images(self.ctx, service.packages.values()),
+            (None, None) => Ok(BTreeSet::new()),
+        }
+    }
+
+    fn grant(&self, service: &ServiceRecord, images: BTreeSet<Digest>) -> Grant {
         let deploys = matches!(self.intent.action, IntentKind::Deploy(_));
         Grant {
             ledger: self.ctx.tx.ledger.clone(),
@@ -517,6 +536,7 @@ impl Case<'_> {
             not_after: self.intent.not_after,
             lease_until: deploys.then_some(service.lease_until),
             packages: service.packages.clone(),
+            images,
             attestation_keys: self.keys.clone(),
             attestation_required: self.attestation_required(),
             policy: self.ctx.policy,

@@ -1,6 +1,6 @@
 //! Where the software comes from: the rules `provenance/…` over the packages that an intent uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use trust::{Digest, Envelope, UnixTime, statement::Statement};
@@ -43,6 +43,11 @@ impl Packages {
         self.all().map(|p| (p.record.descriptor_id.clone(), p.record.digest)).collect()
     }
 
+    /// Digests of every image in them.
+    pub fn images(&self) -> BTreeSet<Digest> {
+        self.all().flat_map(|p| p.record.images.iter().map(|i| i.digest)).collect()
+    }
+
     pub fn all(&self) -> impl Iterator<Item = &Package> {
         std::iter::once(&self.nsd).chain(self.vnfs.values())
     }
@@ -53,6 +58,18 @@ fn read(ctx: &Context<'_>, digest: &Digest) -> Result<Option<Package>, BadRecord
     let Some(entry) = ctx.state.get::<PackageEntry>(&key)? else { return Ok(None) };
     let record = entry.record().map_err(|e| BadRecord { key, problem: e.to_string() })?;
     Ok(Some(Package { entry, record }))
+}
+
+/// Every image of registered packages, whatever their provenance.
+pub(crate) fn images<'a>(
+    ctx: &Context<'_>,
+    packages: impl Iterator<Item = &'a Digest>,
+) -> Result<BTreeSet<Digest>, BadRecord> {
+    let mut out = BTreeSet::new();
+    for digest in packages {
+        out.extend(read(ctx, digest)?.iter().flat_map(|p| p.record.images.iter().map(|i| i.digest)));
+    }
+    Ok(out)
 }
 
 /// Evaluates all provenance rules; the packages when they are there at all.

@@ -224,6 +224,9 @@ pub struct Grant {
     pub lease_until: Option<UnixTime>,
     /// The packages it may use: digests by descriptor id.
     pub packages: BTreeMap<String, Digest>,
+    /// Digests of every software image in those packages: nothing else may run.
+    #[serde(default)]
+    pub images: BTreeSet<Digest>,
     /// Sites whose attestation keys were registered at the time of the decision.
     pub attestation_keys: Vec<AkRecord>,
     /// Must the service be attested before it counts as instantiated?

@@ -75,7 +75,7 @@ fn scale_and_terminate_verify_too() {
     b.chain.active(&b.w, "intent-0002", "other");
     for it in [
         scale_intent("intent-0003", "other", ScaleDirection::ScaleOut, 1),
-        Intent { id: "intent-0004".into(), ..intent("x", "third", IntentKind::Terminate) },
+        Intent { id: "intent-0004".into(), ..intent("x", "third", IntentKind::Terminate {}) },
     ] {
         if it.service == "third" {
             b.chain.active(&b.w, "intent-0005", "third");

@@ -153,11 +153,11 @@ const REFUSALS: &[Case] = &[
         c.active(w, "intent-0001", "edge");
         signed(w, &deploy_intent("intent-0002", "edge"))
     }),
-    ("NO_SUCH_SERVICE", |w, _| signed(w, &intent("intent-0002", "edge", IntentKind::Terminate))),
+    ("NO_SUCH_SERVICE", |w, _| signed(w, &intent("intent-0002", "edge", IntentKind::Terminate {}))),
     ("NO_SUCH_SERVICE", |w, _| signed(w, &scale_intent("intent-0002", "edge", ScaleDirection::ScaleOut, 1))),
     ("OPERATION_IN_FLIGHT", |w, c| {
         c.approve(signed(w, &with(|_| ())));
-        signed(w, &intent("intent-0002", "edge", IntentKind::Terminate))
+        signed(w, &intent("intent-0002", "edge", IntentKind::Terminate {}))
     }),
     ("PACKAGE_NOT_REGISTERED", |w, _| {
         signed(w, &deploy_with(|d| d.nsd_package = Digest::of("one byte changed")))
@@ -404,7 +404,7 @@ fn life_of_a_quota() {
     }
     // Terminate, failed: still there. Terminate: gone.
     for (id, outcome) in [("intent-0006", "FAILED"), ("intent-0007", "COMPLETED")] {
-        chain.approve(signed(&w, &intent(id, "edge", IntentKind::Terminate)));
+        chain.approve(signed(&w, &intent(id, "edge", IntentKind::Terminate {})));
         assert_eq!(usage(&chain).services, 1);
         close(&mut chain, &format!("op-{id}"), id, &ns, outcome);
     }
@@ -428,7 +428,7 @@ fn an_isolated_service_keeps_what_it_has_until_it_is_terminated() {
     for (id, outcome, state) in
         [("intent-0004", "FAILED", Some(ServiceState::Isolated)), ("intent-0005", "COMPLETED", None)]
     {
-        chain.approve(signed(&w, &intent(id, "edge", IntentKind::Terminate)));
+        chain.approve(signed(&w, &intent(id, "edge", IntentKind::Terminate {})));
         chain.approve(sign(ANCHOR_PAYLOAD, &anchor(&format!("op-{id}"), id, &ns, outcome), &w.orchestrator));
         assert_eq!(chain.get::<ServiceRecord>("service/acme/edge").map(|s| s.state), state);
     }
@@ -553,7 +553,7 @@ fn reads_are_named_before_the_decision() {
     let requests = [
         signed(&w, &deploy_intent("intent-0002", "other")),
         signed(&w, &scale_intent("intent-0002", "edge", ScaleDirection::ScaleOut, 1)),
-        signed(&w, &intent("intent-0002", "edge", IntentKind::Terminate)),
+        signed(&w, &intent("intent-0002", "edge", IntentKind::Terminate {})),
     ];
     for request in requests {
         let named = chain.snapshot(&request);

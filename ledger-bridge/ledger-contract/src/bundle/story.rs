@@ -208,7 +208,7 @@ impl<'a> Story<'a> {
                 return Err(format!("site `{}` is none that the intent allows", plan.site));
             }
         }
-        let ids: BTreeSet<u32> = plan.steps.iter().chain(&plan.isolation).map(|(id, _)| *id).collect();
+        let ids: BTreeSet<u32> = plan.steps.iter().chain(&plan.isolation).map(|s| s.step).collect();
         if ids.len() != plan.steps.len() + plan.isolation.len() {
             return Err("two of its steps have the same id".to_owned());
         }
@@ -224,7 +224,7 @@ impl<'a> Story<'a> {
 
     fn step(&mut self, claim: &StepClaim) -> Result<Detail, String> {
         let Some(plan) = &self.plan else { return Err("there is no plan before it".to_owned()) };
-        if !plan.steps.iter().chain(&plan.isolation).any(|(id, _)| *id == claim.step) {
+        if !plan.steps.iter().chain(&plan.isolation).any(|s| s.step == claim.step) {
             return Err(format!("step {} is not in the plan", claim.step));
         }
         if self.steps.insert(claim.step, claim.state.clone()).is_some() {
@@ -322,7 +322,7 @@ impl<'a> Story<'a> {
         if let Some((id, state)) = self.steps.iter().find(|(_, state)| *state != "DONE") {
             return Err(format!("it is COMPLETED, but step {id} is {state}"));
         }
-        let missing = plan.steps.iter().filter(|(id, _)| !self.steps.contains_key(id)).count();
+        let missing = plan.steps.iter().filter(|s| !self.steps.contains_key(&s.step)).count();
         if missing != self.appraisals.len() + self.measurements.len() {
             return Err(format!(
                 "it is COMPLETED, but {missing} steps of the plan have no line, and there are {} attestations and {} measurements",
