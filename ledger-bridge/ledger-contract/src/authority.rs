@@ -160,6 +160,7 @@ pub(crate) fn dsse_code(e: &DsseError) -> &'static str {
             IdentityError::NotIssuedBy(_) => "IDENTITY_NOT_ISSUED",
             IdentityError::NotValidAt { .. } => "IDENTITY_NOT_VALID",
             IdentityError::Revoked(_) => "IDENTITY_REVOKED",
+            IdentityError::NotVouched { .. } => "IDENTITY_NOT_VOUCHED",
             IdentityError::Usage => "IDENTITY_USAGE",
             IdentityError::Malformed(_) | IdentityError::KeyMismatch => "IDENTITY_MALFORMED",
         },
