@@ -227,21 +227,8 @@ impl Envelope {
     /// One line of JSON, always the same bytes for the same envelope.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let raw = RawEnvelope {
-            payload_type: self.payload_type.clone(),
-            payload: STANDARD.encode(&self.payload),
-            signatures: self
-                .signatures
-                .iter()
-                .map(|s| RawSignature {
-                    keyid: keyid(&s.certificate),
-                    sig: STANDARD.encode(&s.sig),
-                    certificate: STANDARD.encode(&s.certificate),
-                })
-                .collect(),
-        };
         // A struct of strings always encodes.
-        serde_json::to_vec(&raw).unwrap_or_default()
+        serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// Digest of [`Self::to_json`].
@@ -284,11 +271,20 @@ impl Envelope {
     }
 }
 
+/// Field by field, in the order of the DSSE specification: what is hashed must not depend on how a map orders its keys.
 impl Serialize for Envelope {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let value: serde_json::Value =
-            serde_json::from_slice(&self.to_json()).map_err(serde::ser::Error::custom)?;
-        value.serialize(s)
+        let signature = |s: &Signature| RawSignature {
+            keyid: keyid(&s.certificate),
+            sig: STANDARD.encode(&s.sig),
+            certificate: STANDARD.encode(&s.certificate),
+        };
+        let raw = RawEnvelope {
+            payload_type: self.payload_type.clone(),
+            payload: STANDARD.encode(&self.payload),
+            signatures: self.signatures.iter().map(signature).collect(),
+        };
+        raw.serialize(s)
     }
 }
 

@@ -6,10 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use der::{
-    Decode as _, DecodePem as _, Encode as _,
-    oid::{AssociatedOid as _, ObjectIdentifier},
-};
+use der::{Decode as _, DecodePem as _, Encode as _, oid::ObjectIdentifier};
 use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey as _};
 use serde::{Deserialize, Serialize};
 use x509_cert::{
@@ -54,6 +51,14 @@ pub enum IdentityError {
     /// Its serial number is on the organisation's revocation list.
     #[error("the certificate (serial {0}) was revoked")]
     Revoked(String),
+    /// Its organisation may not give it that role, or speak for that tenant.
+    #[error("organisation `{org}` may not vouch for {what}")]
+    NotVouched {
+        /// The organisation.
+        org: String,
+        /// `the role `tenant``, `tenant `acme``.
+        what: String,
+    },
     /// It may not sign.
     #[error("the certificate's key usage does not allow digital signatures")]
     Usage,
@@ -116,6 +121,36 @@ pub struct OrgRoot {
     /// Serial numbers (lower-case hex) of revoked certificates.
     #[serde(default)]
     pub revoked: BTreeSet<String>,
+    /// What its CA may say of its members. Absent: anything, which is right only where every CA is trusted alike.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vouches: Option<Vouches>,
+}
+
+/// The attributes that an organisation's CA may give.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vouches {
+    /// Values of [`ATTR_ROLE`].
+    pub roles: BTreeSet<String>,
+    /// Values of [`ATTR_TENANT`].
+    #[serde(default)]
+    pub tenants: BTreeSet<String>,
+}
+
+impl Vouches {
+    fn check(&self, org: &str, attrs: &BTreeMap<String, String>) -> Result<(), IdentityError> {
+        for (attribute, allowed, word) in
+            [(ATTR_ROLE, &self.roles, "the role"), (ATTR_TENANT, &self.tenants, "tenant")]
+        {
+            if let Some(value) = attrs.get(attribute).filter(|v| !allowed.contains(*v)) {
+                return Err(IdentityError::NotVouched {
+                    org: org.to_owned(),
+                    what: format!("{word} `{value}`"),
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Deserialize)]
@@ -139,9 +174,13 @@ impl TrustRoots {
             return Err(IdentityError::Revoked(serial));
         }
         check_usage(&cert)?;
+        let attrs = attributes(&cert)?;
+        if let Some(vouches) = &root.vouches {
+            vouches.check(&org, &attrs)?;
+        }
         Ok(Identity {
             name: subject(&cert, "CN")?,
-            attrs: attributes(&cert)?,
+            attrs,
             certificate: Digest::of(certificate),
             key: public_key(certificate)?,
             serial,
@@ -227,5 +266,3 @@ pub fn claimed(certificate: &[u8]) -> Result<(String, String), IdentityError> {
     let cert = parse(certificate)?;
     Ok((subject(&cert, "O")?, subject(&cert, "CN")?))
 }
-
-const _: ObjectIdentifier = BasicConstraints::OID;

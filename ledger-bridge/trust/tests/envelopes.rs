@@ -1,12 +1,12 @@
 //! Envelopes and identities, end to end: what verifies, and that nothing altered does.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 
 use trust::{
     Envelope, Signer, TrustRoots, UnixTime,
     dsse::DsseError,
-    identity::{IdentityError, OrgRoot},
+    identity::{IdentityError, OrgRoot, Vouches},
     issue::{Issued, ca, member},
 };
 
@@ -77,6 +77,23 @@ fn refuses_other_roots_times_and_revoked() {
     assert!(matches!(fails(&TrustRoots::default(), NOW), IdentityError::UnknownOrganisation(_)));
     roots.orgs.get_mut("acme").unwrap().revoked.insert("10".into());
     assert!(matches!(fails(&roots, NOW), IdentityError::Revoked(_)));
+}
+
+#[test]
+fn a_ca_speaks_only_for_whom_it_may() {
+    let (signer, mut roots) = world();
+    let envelope = Envelope::sign("text/plain", b"hello".to_vec(), &[&signer]).unwrap();
+    let set = |items: &[&str]| items.iter().map(|s| (*s).to_owned()).collect();
+    let mut outcome = |roles: &[&str], tenants: &[&str]| {
+        let vouches = Vouches { roles: set(roles), tenants: set(tenants) };
+        roots.orgs.get_mut("acme").unwrap().vouches = Some(vouches);
+        envelope.verify(&roots, NOW).map(|_| ()).map_err(|e| e.to_string())
+    };
+    outcome(&["tenant"], &["acme"]).unwrap();
+    for (roles, tenants) in [(&["operator"], &["acme"]), (&["tenant"], &["globex"])] {
+        let refused = outcome(roles, tenants).unwrap_err();
+        assert!(refused.contains("signature 0"), "{refused}");
+    }
 }
 
 #[test]

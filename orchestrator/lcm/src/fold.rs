@@ -6,7 +6,7 @@
 
 use ledger_contract::evidence::{
     ATTESTATION, AttestationClaim, DECISION, DecisionClaim, Link, MEASUREMENT, MeasurementClaim, OUTCOME,
-    OutcomeClaim, PLAN, PlanClaim, STEP, StepClaim,
+    OutcomeClaim, PLAN, PlanClaim, PlannedStep, STEP, StepClaim,
 };
 use serde::Serialize;
 use trust::{
@@ -57,8 +57,14 @@ fn plan_claim(plan: &Plan) -> PlanClaim {
     }
 }
 
-fn listed(steps: &[Step]) -> Vec<(u32, String)> {
-    steps.iter().map(|s| (s.id, s.what.clone())).collect()
+fn listed(steps: &[Step]) -> Vec<PlannedStep> {
+    let planned = |s: &Step| PlannedStep {
+        step: s.id,
+        what: s.what.clone(),
+        action: s.action.name(),
+        object: s.action.object().to_owned(),
+    };
+    steps.iter().map(planned).collect()
 }
 
 struct Lines<'a> {
@@ -109,8 +115,13 @@ impl<'a> Lines<'a> {
 
     fn done(&mut self, step: &Step, result: &StepResult) -> Result<(), FoldError> {
         match (result, &step.action) {
-            (StepResult::Attested { evidence, at, appraisal }, Action::Attest { reference, nonce }) => {
+            (
+                StepResult::Attested { evidence, at, appraisal },
+                Action::Attest { reference, entropy, nonce },
+            ) => {
                 let claim = AttestationClaim {
+                    step: step.id,
+                    entropy: *entropy,
                     nonce: *nonce,
                     evidence: (**evidence).clone(),
                     reference: (**reference).clone(),
@@ -121,6 +132,7 @@ impl<'a> Lines<'a> {
             }
             (StepResult::Measured { report, objectives }, Action::Measure { profile, sla, .. }) => {
                 let claim = MeasurementClaim {
+                    step: step.id,
                     sla: sla.clone(),
                     profile: (**profile).clone(),
                     report: (**report).clone(),
@@ -160,15 +172,19 @@ fn reason(failure: &Failure) -> serde_json::Value {
     serde_json::json!({ "code": failure.code, "detail": failure.detail })
 }
 
-/// Were all objectives of the last measurement kept? `None`: nothing was measured.
+/// Were all objectives of the last measurement in the bundle kept? `None`: nothing was measured.
 #[must_use]
 pub fn sla_met(operation: &Operation) -> Option<bool> {
     let plan = operation.plan.as_ref()?;
-    plan.steps.iter().rev().find_map(|s| match operation.step_state(s.id) {
-        Some(StepState::Done(result)) => match &**result {
+    plan.steps.iter().rev().find_map(|s| {
+        let result = match operation.step_state(s.id)? {
+            StepState::Done(result) => result,
+            StepState::Failed(failure) => failure.refused.as_ref()?,
+            _ => return None,
+        };
+        match &**result {
             StepResult::Measured { objectives, .. } => Some(objectives.iter().all(|o| o.kept)),
             _ => None,
-        },
-        _ => None,
+        }
     })
 }

@@ -316,8 +316,12 @@ pub enum StepState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Progress {
     state: StepState,
+    /// Starts, which number the attempts.
     attempts: u32,
+    /// Failures: a start that a crash swallowed is not one.
+    failures: u32,
     undo_attempts: u32,
+    undo_failures: u32,
     /// When the state was entered, ms.
     since_ms: u64,
 }
@@ -439,7 +443,14 @@ impl Operation {
         if self.phase != Phase::Starting || plan.operation_id != self.id {
             return false;
         }
-        let fresh = Progress { state: StepState::Pending, attempts: 0, undo_attempts: 0, since_ms: at_ms };
+        let fresh = Progress {
+            state: StepState::Pending,
+            attempts: 0,
+            failures: 0,
+            undo_attempts: 0,
+            undo_failures: 0,
+            since_ms: at_ms,
+        };
         self.steps = plan.steps.iter().chain(&plan.isolation).map(|s| (s.id, fresh.clone())).collect();
         self.plan = Some(plan.clone());
         self.phase = Phase::Processing;
@@ -463,7 +474,9 @@ impl Operation {
         if !running || !again || attempt != p.attempts + 1 {
             return false;
         }
-        *p = Progress { state: StepState::Started, attempts: attempt, undo_attempts: 0, since_ms: at_ms };
+        p.state = StepState::Started;
+        p.attempts = attempt;
+        p.since_ms = at_ms;
         if isolates {
             self.phase = Phase::Isolating;
         }
@@ -487,6 +500,7 @@ impl Operation {
             return false;
         }
         p.state = StepState::Failed(failure.clone());
+        p.failures += 1;
         p.since_ms = at_ms;
         true
     }
@@ -526,6 +540,7 @@ impl Operation {
             return false;
         }
         p.state = StepState::UndoFailed(failure.clone());
+        p.undo_failures += 1;
         p.since_ms = at_ms;
         true
     }
@@ -604,18 +619,27 @@ impl Operation {
         let plan = self.plan.as_ref()?;
         match self.outcome.as_ref().map(|o| (o.state, o.isolated)) {
             Some((FinalState::Completed, _)) => plan.after.clone(),
-            Some((FinalState::Failed, true)) => self.as_it_stands(plan),
+            Some((FinalState::Failed, _)) => self.as_it_stands(plan),
             _ => self.unwound(plan),
         }
     }
 
-    /// The service as isolation found it: what was there, what was made, less what was removed.
+    /// The service as a failure left it: what was there, what was made, less what was removed or taken back.
     fn as_it_stands(&self, plan: &Plan) -> Option<NsRecord> {
-        let mut record = plan.after.clone()?;
+        let mut record = plan.after.clone().or_else(|| plan.before.clone())?;
         record.objects = plan.before.as_ref().map(|b| b.objects.clone()).unwrap_or_default();
         for step in plan.steps.iter().chain(&plan.isolation) {
             match (&step.action, self.step_state(step.id)) {
                 (_, None | Some(StepState::Pending)) => {}
+                (Action::Ensure { key, .. }, Some(StepState::Undone)) => match &step.undo {
+                    Some(Action::Ensure { spec, .. }) => record.put(key.clone(), (**spec).clone()),
+                    _ => record.objects.retain(|(k, _)| k != key),
+                },
+                (Action::Remove { key, .. }, Some(StepState::Undone)) => {
+                    if let Some(Action::Ensure { spec, .. }) = &step.undo {
+                        record.put(key.clone(), (**spec).clone());
+                    }
+                }
                 (Action::Ensure { key, spec }, _) => record.put(key.clone(), (**spec).clone()),
                 (Action::Remove { key, .. }, Some(StepState::Done(_))) => {
                     record.objects.retain(|(k, _)| k != key);
@@ -713,8 +737,13 @@ impl Decision<'_> {
             match failure.then {
                 Then::Isolate => return Course::Isolate(problem),
                 Then::Escalate => return Course::Stop(problem),
-                Then::Compensate if step.forward_only() => {}
+                Then::Compensate if step.forward_only() && !self.exhausted(step) => {}
                 Then::Retry | Then::Unknown if !self.exhausted(step) => {}
+                // Who cannot prove what it runs is treated like who runs something else; only a service that is
+                // being made can simply be taken back.
+                _ if matches!(step.action, Action::Attest { .. }) && self.plan.before.is_some() => {
+                    return Course::Isolate(problem);
+                }
                 _ if step.forward_only() => return Course::Stop(problem),
                 _ => course = first(course, problem),
             }
@@ -728,12 +757,12 @@ impl Decision<'_> {
 
     fn exhausted(&self, step: &Step) -> bool {
         let limit = if step.forward_only() { self.retries.undo_attempts } else { self.retries.attempts };
-        self.progress(step.id).is_none_or(|p| p.attempts >= limit)
+        self.progress(step.id).is_none_or(|p| p.failures >= limit)
     }
 
-    fn pause_over(&self, p: &Progress, attempts: u32) -> Result<(), u64> {
+    fn pause_over(&self, p: &Progress, failures: u32) -> Result<(), u64> {
         let pause =
-            self.retries.pause_ms.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(MAX_PAUSE_MS);
+            self.retries.pause_ms.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(MAX_PAUSE_MS);
         let until = p.since_ms.saturating_add(pause);
         if self.now_ms >= until { Ok(()) } else { Err(until) }
     }
@@ -755,7 +784,7 @@ impl Decision<'_> {
             }
             let Some(p) = self.progress(step.id) else { continue };
             if matches!(p.state, StepState::Failed(_))
-                && let Err(until) = self.pause_over(p, p.attempts)
+                && let Err(until) = self.pause_over(p, p.failures)
             {
                 // Nothing is built on a step in trouble; and what had begun when it fails does not depend on timing.
                 earliest = Some(until);
@@ -788,10 +817,10 @@ impl Decision<'_> {
                 continue;
             }
             if let StepState::UndoFailed(_) = p.state {
-                if p.undo_attempts >= self.retries.undo_attempts {
+                if p.undo_failures >= self.retries.undo_attempts {
                     continue;
                 }
-                if let Err(until_ms) = self.pause_over(p, p.undo_attempts) {
+                if let Err(until_ms) = self.pause_over(p, p.undo_failures) {
                     return vec![Command::Wait { until_ms }];
                 }
             }
@@ -805,12 +834,12 @@ impl Decision<'_> {
     /// Cuts the traffic of every instance; one that cannot be reached any more is named as a leftover.
     fn isolate(&self, problem: &str) -> Vec<Command> {
         let mut earliest: Option<u64> = None;
-        for step in &self.plan.isolation {
+        for step in self.plan.isolation.iter().filter(|s| self.stands(&s.action)) {
             let Some(p) = self.progress(step.id) else { continue };
             match &p.state {
                 StepState::Done(_) => {}
-                StepState::Failed(_) if p.attempts >= self.retries.attempts => {}
-                StepState::Failed(_) => match self.pause_over(p, p.attempts) {
+                StepState::Failed(_) if p.failures >= self.retries.undo_attempts => {}
+                StepState::Failed(_) => match self.pause_over(p, p.failures) {
                     Ok(()) => return vec![Command::Run { step: step.id, attempt: p.attempts + 1 }],
                     Err(until) => earliest = Some(earliest.map_or(until, |e| e.min(until))),
                 },
@@ -819,8 +848,24 @@ impl Decision<'_> {
         }
         match earliest {
             Some(until_ms) => vec![Command::Wait { until_ms }],
-            None => vec![Command::Close(self.outcome(FinalState::Failed, Some(problem.to_owned()), true))],
+            None => {
+                let cut = |s: &Step| matches!(self.state(s.id), StepState::Done(_));
+                let isolated = self.plan.isolation.iter().filter(|s| self.stands(&s.action)).all(cut);
+                vec![Command::Close(self.outcome(FinalState::Failed, Some(problem.to_owned()), isolated))]
+            }
         }
+    }
+
+    /// Is the object there, as far as this operation knows: from before, or because its step has begun?
+    fn stands(&self, action: &Action) -> bool {
+        let object = action.object();
+        let before = self.plan.before.iter().flat_map(|b| &b.objects).any(|(k, _)| k.as_str() == object);
+        let begun = |s: &&Step| {
+            matches!(s.action, Action::Ensure { .. })
+                && s.action.object() == object
+                && *self.state(s.id) != StepState::Pending
+        };
+        before || self.plan.steps.iter().any(|s| begun(&s))
     }
 
     fn leftovers(&self) -> Vec<String> {
@@ -829,12 +874,14 @@ impl Decision<'_> {
     }
 
     fn outcome(&self, state: FinalState, problem: Option<String>, isolated: bool) -> Outcome {
-        let unreached = |s: &&Step| isolated && matches!(self.state(s.id), StepState::Failed(_));
         let mut leftovers = self.leftovers();
+        let unreached = |s: &&Step| matches!(self.state(s.id), StepState::Failed(_) | StepState::Started);
         leftovers.extend(self.plan.isolation.iter().filter(unreached).map(|s| s.action.object().to_owned()));
         if state == FinalState::Failed && !isolated {
-            let open = |s: &&Step| matches!(self.state(s.id), StepState::Failed(_) | StepState::Started);
-            leftovers.extend(self.plan.steps.iter().filter(open).map(|s| s.action.object().to_owned()));
+            // Nobody took anything back: all that was begun may stand.
+            let begun = |s: &&Step| !matches!(self.state(s.id), StepState::Pending | StepState::Undone);
+            let made = self.plan.steps.iter().filter(begun).filter(|s| !s.removed(self.operation));
+            leftovers.extend(made.map(|s| s.action.object().to_owned()));
         }
         leftovers.retain(|l| !l.is_empty());
         leftovers.sort();
@@ -854,5 +901,11 @@ impl Step {
     /// A removal without an undo: it can only be tried again.
     fn forward_only(&self) -> bool {
         self.undo.is_none() && matches!(self.action, Action::Remove { .. } | Action::Isolate { .. })
+    }
+
+    /// A removal that was done: its object is no leftover.
+    fn removed(&self, operation: &Operation) -> bool {
+        matches!(self.action, Action::Remove { .. })
+            && matches!(operation.step_state(self.id), Some(StepState::Done(_)))
     }
 }

@@ -99,7 +99,9 @@ pub enum Action {
     Attest {
         /// What must run.
         reference: Box<ReferenceValues>,
-        /// The challenge.
+        /// Random bytes, for freshness.
+        entropy: Digest,
+        /// The challenge: [`ledger_contract::evidence::challenge_nonce`].
         nonce: Digest,
     },
     /// Send known traffic and compare.

@@ -17,6 +17,7 @@ use descriptors::{
 };
 use ledger_contract::{
     Intent, IntentKind,
+    evidence::challenge_nonce,
     intent::{Deploy, Scale, ScaleDirection, VnfParams},
     records::Grant,
 };
@@ -85,7 +86,8 @@ pub struct Input<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {detail}")]
 pub struct Refusal {
-    /// `NO_SITE`, `DESCRIPTOR`, `PARAMETERS`, `SCALE_LIMIT`, `NO_SUCH_SERVICE`, `PACKAGES`, `TOO_LARGE`.
+    /// `NO_SITE`, `DESCRIPTOR`, `PARAMETERS`, `SCALE_LIMIT`, `NO_SUCH_SERVICE`, `PACKAGES`, `ATTESTATION_KEY`,
+    /// `TOO_LARGE`.
     pub code: &'static str,
     /// What, where, and what to do.
     pub detail: String,
@@ -100,7 +102,7 @@ pub fn plan(input: &Input<'_>) -> Result<Plan, Refusal> {
     let plan = match &input.intent.action {
         IntentKind::Deploy(deploy) => plan_deploy(input, deploy)?,
         IntentKind::Scale(scale) => plan_scale(input, scale)?,
-        IntentKind::Terminate => plan_terminate(input)?,
+        IntentKind::Terminate {} => plan_terminate(input)?,
     };
     if plan.steps.len() > MAX_STEPS {
         return refuse(
@@ -147,8 +149,17 @@ fn plan_scale(input: &Input<'_>, scale: &Scale) -> Result<Plan, Refusal> {
     let mut after = before.clone();
     after.objects = topology.objects(&counts, Some(before))?;
     after.instances = counts;
-    // The key may have been rotated since the deployment: the grant names the one registered now.
-    after.ak = input.grant.attestation_keys.iter().find(|k| k.site == before.site).cloned().or(after.ak);
+    // The key may have been rotated or have expired since the deployment: the grant names those that are good now.
+    after.ak = input.grant.attestation_keys.iter().find(|k| k.site == before.site).cloned();
+    if after.ak.is_none() && input.grant.attestation_required {
+        let site = &before.site;
+        return refuse(
+            "ATTESTATION_KEY",
+            format!(
+                "the service must be attested, and site {site} has no valid key: `mandate site enrol {site}`"
+            ),
+        );
+    }
     Steps::new(input, Some(&topology), Some(before), Some(after), Vec::new())?.build()
 }
 
@@ -477,6 +488,8 @@ struct Steps<'a> {
     steps: Vec<Step>,
     /// Step that makes an object.
     made: BTreeMap<ObjectKey, u32>,
+    /// The step that attests the service as it was: nothing is built on what cannot prove itself.
+    gate: Option<u32>,
 }
 
 impl<'a> Steps<'a> {
@@ -487,7 +500,16 @@ impl<'a> Steps<'a> {
         after: Option<NsRecord>,
         refused: Vec<(String, String)>,
     ) -> Result<Self, Refusal> {
-        Ok(Self { input, topology, before, after, refused, steps: Vec::new(), made: BTreeMap::new() })
+        Ok(Self {
+            input,
+            topology,
+            before,
+            after,
+            refused,
+            steps: Vec::new(),
+            made: BTreeMap::new(),
+            gate: None,
+        })
     }
 
     fn build(mut self) -> Result<Plan, Refusal> {
@@ -512,9 +534,12 @@ impl<'a> Steps<'a> {
     }
 
     fn push(&mut self, mut needs: Vec<u32>, what: String, action: Action, undo: Option<Action>) -> u32 {
+        if needs.is_empty() {
+            needs.extend(self.gate);
+        }
         needs.sort_unstable();
         needs.dedup();
-        let id = u32::try_from(self.steps.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let id = self.next_id();
         self.steps.push(Step { id, needs, what, action, undo });
         id
     }
@@ -522,6 +547,10 @@ impl<'a> Steps<'a> {
     /// New and changed objects, then attestation and measurement.
     fn grow(&mut self) -> Result<(), Refusal> {
         let Some(after) = self.after.clone() else { return Ok(()) };
+        if let Some(before) = self.before {
+            let unchanged = NsRecord { ak: after.ak.clone(), ..before.clone() };
+            self.gate = self.attest("attest (as it was)", &unchanged, None, Vec::new())?;
+        }
         let (new, changed): (Vec<_>, Vec<_>) = after
             .objects
             .iter()
@@ -543,7 +572,7 @@ impl<'a> Steps<'a> {
             self.change(key, spec, fresh.iter().copied().chain(baseline).collect());
         }
         let ready: Vec<u32> = self.made.values().copied().collect();
-        let attested = self.attest(&after, probe.as_ref(), ready.clone())?;
+        let attested = self.attest("attest", &after, probe.as_ref(), ready.clone())?;
         if let Some(p) = &probe {
             let sets = match self.before {
                 // Flows that began before keep their backends; new ones follow the new table.
@@ -647,21 +676,32 @@ impl<'a> Steps<'a> {
 
     fn attest(
         &mut self,
-        after: &NsRecord,
+        what: &str,
+        record: &NsRecord,
         probe: Option<&Probe>,
         needs: Vec<u32>,
     ) -> Result<Option<u32>, Refusal> {
-        let Some(ak) = after.ak.clone() else { return Ok(None) };
-        let mut workloads = after.workloads();
+        let Some(ak) = record.ak.clone() else { return Ok(None) };
+        let mut workloads = record.workloads();
         if let Some(p) = probe {
             workloads.extend(workload(&p.spec).map(|w| (p.key.to_string(), w)));
         }
         let reference = ReferenceValues { ak, workloads };
-        let json = serde_json::to_vec(&reference)
-            .map_err(|e| Refusal { code: "DESCRIPTOR", detail: format!("reference values: {e}") })?;
-        let nonce = Digest::of_parts([&self.input.entropy.0[..], self.input.operation_id.as_bytes(), &json]);
-        let action = Action::Attest { reference: Box::new(reference), nonce };
-        Ok(Some(self.push(needs, "attest".into(), action, None)))
+        let granted = &self.input.grant.images;
+        if let Some((instance, w)) = reference.workloads.iter().find(|(_, w)| !granted.contains(&w.image)) {
+            return refuse(
+                "PACKAGES",
+                format!("{instance} would run image {}, which was not granted", w.image),
+            );
+        }
+        let entropy = *self.input.entropy;
+        let nonce = challenge_nonce(&entropy, self.input.operation_id, self.next_id(), &reference);
+        let action = Action::Attest { reference: Box::new(reference), entropy, nonce };
+        Ok(Some(self.push(needs, what.into(), action, None)))
+    }
+
+    fn next_id(&self) -> u32 {
+        u32::try_from(self.steps.len()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     /// Objects that are no longer wanted: computes first, then links, then images.

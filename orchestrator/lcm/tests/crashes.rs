@@ -300,7 +300,7 @@ fn accepted(plan: &Plan) -> Event {
     let action = match plan.action.as_str() {
         "deploy" => IntentKind::Deploy(Box::new(deploy())),
         "scale" => scale(2, ScaleOut),
-        _ => IntentKind::Terminate,
+        _ => IntentKind::Terminate {},
     };
     let proof = InclusionProof { index: 3, path: vec![], checkpoint: "log\n1\n\n".into() };
     Event::Accepted {
@@ -349,9 +349,10 @@ fn enumerate(plan: Plan, shape: Shape, second: bool) {
         let compared =
             shape.parallel == 1 || reference.outcome.as_ref().unwrap().state == FinalState::Completed;
         for first in 0..actions {
-            // A stride keeps the square within seconds; its phase moves with the first crash, so all are met.
-            let stride = if second { 3 } else { usize::MAX };
-            let seconds = (first % 3..actions + 2).step_by(stride).map(Some).chain([None]);
+            // A stride keeps the square within seconds. A step is three actions, so with a stride of four every place
+            // in a step meets every place in a later one.
+            let stride = if second { 4 } else { usize::MAX };
+            let seconds = (first % 4..actions + 2).step_by(stride).map(Some).chain([None]);
             for again in seconds {
                 let crashes: Vec<usize> =
                     [Some(first), again.filter(|_| second)].into_iter().flatten().collect();
@@ -362,7 +363,7 @@ fn enumerate(plan: Plan, shape: Shape, second: bool) {
                 assert!(same, "{told}: {:?} and not {:?}", operation.outcome, reference.outcome);
                 runs += 1;
                 // Signing is most of the cost: once per first crash, and for every single crash.
-                if compared && (again.is_none() || first % 5 == 0 && again == Some(first % 3)) {
+                if compared && (again.is_none() || first % 5 == 0 && again == Some(first % 4)) {
                     assert!(fold::body(&operation, &signer).unwrap() == evidence, "{told}: other evidence");
                 }
             }
@@ -420,6 +421,6 @@ fn terminate() {
     let before = deployed();
     for (parallel, lost_effects_happen) in [(1, false), (1, true), (4, true)] {
         let shape = Shape { parallel, newest_first: parallel > 1, lost_effects_happen };
-        enumerate(plan(IntentKind::Terminate, Some(&before)), shape, parallel == 1);
+        enumerate(plan(IntentKind::Terminate {}, Some(&before)), shape, parallel == 1);
     }
 }

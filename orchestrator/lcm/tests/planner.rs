@@ -74,30 +74,31 @@ fn scale_out_adds_then_reconfigures_the_balancer_and_keeps_old_flows() {
     assert_eq!(
         whats(&p),
         [
-            "start vlb/backend/2 []",
-            "start vlb/backend/3 []",
-            "start probe/client []",
-            "measure (baseline) [3]",
-            "reconfigure vlb/vlb/0 [1, 2, 3, 4]",
-            "attest [1, 2, 3, 5]",
-            "measure [6]",
-            "stop the probe [7]",
+            "attest (as it was) []",
+            "start vlb/backend/2 [1]",
+            "start vlb/backend/3 [1]",
+            "start probe/client [1]",
+            "measure (baseline) [4]",
+            "reconfigure vlb/vlb/0 [2, 3, 4, 5]",
+            "attest [2, 3, 4, 6]",
+            "measure [7]",
+            "stop the probe [8]",
         ]
     );
-    let Action::Ensure { spec, .. } = &p.steps[4].action else { panic!() };
+    let Action::Ensure { spec, .. } = &p.steps[5].action else { panic!() };
     let Spec::Compute(c) = &**spec else { panic!() };
     let configuration = Configuration::parse(c.configuration.as_bytes()).unwrap();
     assert_eq!(configuration.generation, 2);
     let Function::LoadBalancer(l) = configuration.function else { panic!() };
     assert_eq!(l.backends.iter().map(|b| b.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
     // The undo goes forward in generation and back in content.
-    let Some(Action::Ensure { spec, .. }) = &p.steps[4].undo else { panic!() };
+    let Some(Action::Ensure { spec, .. }) = &p.steps[5].undo else { panic!() };
     let Spec::Compute(c) = &**spec else { panic!() };
     let undo = Configuration::parse(c.configuration.as_bytes()).unwrap();
     assert_eq!(undo.generation, 3);
     let Function::LoadBalancer(l) = undo.function else { panic!() };
     assert_eq!(l.backends.len(), 2);
-    let Action::Measure { profile, .. } = &p.steps[6].action else { panic!() };
+    let Action::Measure { profile, .. } = &p.steps[7].action else { panic!() };
     let sizes: Vec<_> = profile
         .groups
         .iter()
@@ -118,6 +119,7 @@ fn scale_in_reconfigures_first_and_removes_last() {
     assert_eq!(
         order,
         [
+            "attest (as it was)",
             "start probe/client",
             "measure (baseline)",
             "reconfigure vlb/vlb/0",
@@ -127,13 +129,13 @@ fn scale_in_reconfigures_first_and_removes_last() {
             "remove vlb/backend/2"
         ]
     );
-    assert!(p.steps[6].undo.is_some());
+    assert!(p.steps[7].undo.is_some());
 }
 
 #[test]
 fn terminate_removes_computes_then_links_then_images_and_never_undoes() {
     let before = deployed().after.unwrap();
-    let p = plan(IntentKind::Terminate, Some(&before));
+    let p = plan(IntentKind::Terminate {}, Some(&before));
     let kinds: Vec<_> = p.steps.iter().map(|s| s.action.name()).collect();
     let expected = [vec!["remove compute"; 4], vec!["remove network"; 3], vec!["remove image"]].concat();
     assert_eq!(kinds, expected);
@@ -148,7 +150,7 @@ fn refusals_say_what_to_do() {
     assert_eq!(refusal.code, "SCALE_LIMIT");
     assert!(refusal.detail.contains("from 2 to 9"), "{refusal}");
     assert_eq!(try_plan(scale(2, ScaleIn), Some(&before), &sites()).unwrap_err().code, "SCALE_LIMIT");
-    assert_eq!(try_plan(IntentKind::Terminate, None, &sites()).unwrap_err().code, "NO_SUCH_SERVICE");
+    assert_eq!(try_plan(IntentKind::Terminate {}, None, &sites()).unwrap_err().code, "NO_SUCH_SERVICE");
     let mut d = deploy();
     d.vnf_params.insert("stray".into(), Default::default());
     let refusal = try_plan(IntentKind::Deploy(Box::new(d)), None, &sites()).unwrap_err();
@@ -158,4 +160,31 @@ fn refusals_say_what_to_do() {
     let refusal = try_plan(IntentKind::Deploy(Box::new(deploy())), None, &full).unwrap_err();
     assert_eq!(refusal.code, "NO_SITE");
     assert!(refusal.detail.contains("edge-a: needs 5 vCPUs, 4 of 4 are free"), "{refusal}");
+}
+
+#[test]
+fn nothing_runs_that_was_not_granted_and_no_key_means_no_plan() {
+    let before = deployed().after.unwrap();
+    let plan_with = |change: fn(&mut ledger_contract::records::Grant)| {
+        let intent = common::intent(scale(1, ScaleOut));
+        let mut grant = common::grant(&intent);
+        change(&mut grant);
+        lcm::planner::plan(&lcm::planner::Input {
+            operation_id: "op-scale",
+            intent: &intent,
+            grant: &grant,
+            catalogue: Some(&common::catalogue()),
+            sites: &sites(),
+            before: Some(&before),
+            entropy: &trust::Digest([7; 32]),
+            at: trust::UnixTime(1_000),
+        })
+    };
+    assert_eq!(plan_with(|g| g.images.clear()).unwrap_err().code, "PACKAGES");
+    assert_eq!(plan_with(|g| g.attestation_keys.clear()).unwrap_err().code, "ATTESTATION_KEY");
+    let unattested = plan_with(|g| {
+        g.attestation_keys.clear();
+        g.attestation_required = false;
+    });
+    assert!(unattested.unwrap().steps.iter().all(|s| s.action.name() != "attest"));
 }

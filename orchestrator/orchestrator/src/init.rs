@@ -18,7 +18,11 @@ use ledger_contract::{
     records::{GENESIS_PAYLOAD, Genesis, PolicyBundle},
 };
 use serde::Serialize;
-use trust::{Digest, Envelope, Signer, TrustRoots, UnixTime, identity::OrgRoot, note::NoteSigner};
+use trust::{
+    Digest, Envelope, Signer, TrustRoots, UnixTime,
+    identity::{OrgRoot, Vouches},
+    note::NoteSigner,
+};
 
 use crate::{
     config::{Config, SiteConfig},
@@ -165,7 +169,9 @@ fn build(home: &Home, plan: &Plan) -> Result<Made, InitError> {
     let mut operator = None;
     for org in &organisations {
         let issued = org.issue(home, plan.now)?;
-        roots.orgs.insert(org.name.clone(), OrgRoot { ca: vec![issued.ca], revoked: BTreeSet::new() });
+        let vouches = vouches(plan, &org.name);
+        let root = OrgRoot { ca: vec![issued.ca], vouches: Some(vouches), ..OrgRoot::default() };
+        roots.orgs.insert(org.name.clone(), root);
         operator = operator.or(issued.operator);
     }
     let operator =
@@ -190,20 +196,25 @@ fn build(home: &Home, plan: &Plan) -> Result<Made, InitError> {
     })
 }
 
-/// The default bundle, in which each organisation may vouch for its own and nothing else.
+/// What each organisation's CA may say of its members: its own trade and nothing else.
+fn vouches(plan: &Plan, org: &String) -> Vouches {
+    let roles: &[&str] = match org {
+        o if *o == plan.operator => &["operator", "orchestrator"],
+        o if *o == plan.provider => &["provider", "builder"],
+        o if *o == plan.auditor => &["auditor"],
+        _ => &["tenant"],
+    };
+    let tenants = plan.tenants.iter().filter(|t| *t == org).cloned().collect();
+    Vouches { roles: roles.iter().map(|r| (*r).to_owned()).collect(), tenants }
+}
+
+/// The default bundle, with the same limits.
 fn policy(plan: &Plan) -> Result<PolicyBundle, InitError> {
     let bundle = PolicyBundle::default_bundle();
     let mut data = bundle.data().map_err(|e| InitError::document("the policy bundle", e))?;
-    let roles = |names: &[&str]| names.iter().map(|r| (*r).to_owned()).collect();
-    data.orgs.insert(
-        plan.provider.clone(),
-        OrgPolicy { roles: roles(&["provider", "builder"]), tenants: BTreeSet::new() },
-    );
-    data.orgs
-        .insert(plan.auditor.clone(), OrgPolicy { roles: roles(&["auditor"]), tenants: BTreeSet::new() });
-    for tenant in &plan.tenants {
-        let tenants = BTreeSet::from([tenant.clone()]);
-        data.orgs.insert(tenant.clone(), OrgPolicy { roles: roles(&["tenant"]), tenants });
+    for org in [&plan.provider, &plan.auditor].into_iter().chain(&plan.tenants) {
+        let Vouches { roles, tenants } = vouches(plan, org);
+        data.orgs.insert(org.clone(), OrgPolicy { roles, tenants });
     }
     let bundle = bundle.with_data(&data);
     bundle.check().map_err(|e| InitError::document("the policy bundle", e))?;

@@ -2,8 +2,8 @@
 //!
 //! Two transactions carry the guarantees. *Accept*: the ledger checkpoint, the operation and its first event are
 //! written together, and the approval's position and the intent's id are unique, so an approval is actuated at most
-//! once however often it arrives. *Close*: the last event and the outbox entry are written together, so an operation
-//! that ended is anchored however often the process dies.
+//! once however often it arrives. *Close*: an operation whose last event is `Closed` is the outbox: it is anchored
+//! however often the process dies, and its receipt and bundle are written together.
 //!
 //! A normal start never creates a journal: [`Journal::create`] is `mandate init`'s.
 
@@ -22,13 +22,12 @@ const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE operation (
         id TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, intent_id TEXT NOT NULL UNIQUE,
-        ns TEXT NOT NULL, open INTEGER NOT NULL) STRICT;
+        ns TEXT NOT NULL) STRICT;
     CREATE TABLE event (
         operation TEXT NOT NULL REFERENCES operation(id), seq INTEGER NOT NULL, body TEXT NOT NULL,
         PRIMARY KEY (operation, seq)) STRICT, WITHOUT ROWID;
     CREATE TABLE refusal (
         position INTEGER NOT NULL, code TEXT NOT NULL, detail TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT;
-    CREATE TABLE outbox (operation TEXT PRIMARY KEY REFERENCES operation(id)) STRICT;
     CREATE TABLE bundle (operation TEXT PRIMARY KEY REFERENCES operation(id), content BLOB NOT NULL) STRICT;
 ";
 
@@ -168,7 +167,7 @@ impl Journal {
             return Ok(Accepted::Before(id));
         }
         tx.execute(
-            "INSERT INTO operation (id, position, intent_id, ns, open) VALUES (?1, ?2, ?3, ?4, 1)",
+            "INSERT INTO operation (id, position, intent_id, ns) VALUES (?1, ?2, ?3, ?4)",
             params![operation_id, number, grant.intent_id, grant.ns_instance_id],
         )?;
         insert(&tx, operation_id, first)?;
@@ -215,20 +214,15 @@ impl Journal {
         let tx = connection.transaction()?;
         for event in events {
             insert(&tx, operation, event)?;
-            if matches!(event, Event::Closed { .. }) {
-                tx.execute("INSERT INTO outbox (operation) VALUES (?1)", [operation])?;
-            }
         }
         Ok(tx.commit()?)
     }
 
-    /// The last event of an operation with its bundle: the outbox entry goes in the same transaction.
+    /// The last event of an operation together with its bundle.
     pub fn anchored(&self, operation: &str, event: &Event, bundle: &[u8]) -> Result<(), JournalError> {
         let mut connection = self.lock();
         let tx = connection.transaction()?;
         insert(&tx, operation, event)?;
-        tx.execute("DELETE FROM outbox WHERE operation=?1", [operation])?;
-        tx.execute("UPDATE operation SET open=0 WHERE id=?1", [operation])?;
         tx.execute(
             "INSERT OR REPLACE INTO bundle (operation, content) VALUES (?1, ?2)",
             params![operation, bundle],
@@ -324,6 +318,7 @@ mod tests {
                 not_after: UnixTime(1),
                 lease_until: None,
                 packages: Default::default(),
+                images: Default::default(),
                 attestation_keys: vec![],
                 attestation_required: false,
                 policy: Digest::of("p"),

@@ -118,7 +118,7 @@ fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore) -> Result<S
     let state_dir = home.site(&config.name);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir)?;
     let launcher = launcher(&config.host)?;
-    let event_log = state_dir.join("measurements.log");
+    let event_log = event_log(home, config.host.tpm.as_ref())?;
     let tpm = config.host.tpm.as_ref().map(|t| TpmConfig {
         tcti: t.tcti.clone(),
         event_log: event_log.clone(),
@@ -151,6 +151,14 @@ fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore) -> Result<S
 fn machine_wide(home: &Home, site: &str) -> String {
     let id = Digest::of(home.path().as_os_str().as_encoded_bytes()).hex();
     format!("{site}-{}", &id[..6])
+}
+
+/// The log of what was measured into a TPM's PCR: one per TPM and PCR, whichever sites share it.
+fn event_log(home: &Home, tpm: Option<&TpmSite>) -> Result<PathBuf> {
+    let dir = home.path().join("measurements");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+    let name = tpm.map(|t| Digest::of(format!("{} {}", t.tcti, t.pcr)).short()).unwrap_or_default();
+    Ok(dir.join(format!("tpm-{name}.log")))
 }
 
 fn launcher(host: &HostSite) -> Result<PathBuf> {

@@ -238,6 +238,7 @@ pub fn grant(intent: &Intent) -> Grant {
         not_after: intent.not_after,
         lease_until: None,
         packages: map(vec![("vfw_vnf", Digest::of("vfw")), ("vlb_vnf", Digest::of("vlb"))]),
+        images: [Digest::of("dp")].into(),
         attestation_keys: vec![ak("edge-a"), ak("edge-b")],
         attestation_required: true,
         policy: Digest::of("policy"),

@@ -190,7 +190,7 @@ pub async fn run(context: &Context, command: IntentCommand) -> Result<Exit, Fail
     match command {
         IntentCommand::New(NewIntent::Deploy(args)) => deploy(context, *args).await,
         IntentCommand::New(NewIntent::Scale(args)) => scale(context, args),
-        IntentCommand::New(NewIntent::Terminate(args)) => write(context, &args, IntentKind::Terminate),
+        IntentCommand::New(NewIntent::Terminate(args)) => write(context, &args, IntentKind::Terminate {}),
         IntentCommand::Sign { file, who, output } => sign(context, &file, &who, output),
         IntentCommand::Submit { file, watch, timeout } => submit(context, &file, watch, timeout).await,
         IntentCommand::Status { id } => status(context, &id).await,

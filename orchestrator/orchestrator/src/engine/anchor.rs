@@ -15,28 +15,41 @@ use super::{Engine, EngineError, now_ms};
 /// Pause before an anchor that could not be submitted is tried again, ms.
 const RETRY_MS: u64 = 2_000;
 
+/// What became of an attempt to anchor.
+pub(super) enum Anchored {
+    /// The evidence is on the ledger and the bundle is kept.
+    Yes,
+    /// The ledger does not answer: again after so many ms.
+    Later(u64),
+    /// The ledger says no, and would say it again: the operation stays open and names the reason.
+    Refused,
+}
+
 impl Engine {
-    /// Anchors; returns how long to wait before trying again when the ledger does not answer.
-    pub(super) async fn anchor(&self, operation: &Operation) -> Result<Option<u64>, EngineError> {
+    /// Anchors a closed operation.
+    pub(super) async fn anchor(&self, operation: &Operation) -> Result<Anchored, EngineError> {
         let mut bundle = fold::body(operation, &self.signer)?;
         let request = self.anchor_request(operation, Digest::of(&bundle))?;
         let committed = match self.ledger.submit(request).await {
             Ok(committed) => committed,
-            Err(error) => {
+            Err(error) if error.retryable() => {
                 tracing::warn!(operation = operation.id, %error, "evidence could not be anchored yet");
-                return Ok(Some(RETRY_MS));
+                return Ok(Anchored::Later(RETRY_MS));
             }
+            Err(error) => return Err(error.into()),
         };
         if !committed.entry.verdict.approved {
             let code = committed.entry.verdict.code().to_owned();
-            tracing::error!(operation = operation.id, code, "the ledger refuses the evidence");
-            return Ok(Some(RETRY_MS * 30));
+            tracing::error!(operation = operation.id, code, "the ledger refuses the evidence: see its entry");
+            let at = committed.entry.position;
+            self.set_problem(&operation.id, format!("evidence refused by the ledger ({code}), entry {at}"));
+            return Ok(Anchored::Refused);
         }
         let receipt = Receipt { anchor: committed.proven.clone() };
         bundle.extend(serde_json::to_vec(&receipt).map_err(|e| EngineError::Encode(e.to_string()))?);
         bundle.push(b'\n');
         self.keep(operation, committed.proven, bundle).await?;
-        Ok(None)
+        Ok(Anchored::Yes)
     }
 
     fn anchor_request(&self, operation: &Operation, bundle: Digest) -> Result<Envelope, EngineError> {

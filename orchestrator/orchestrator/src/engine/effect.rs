@@ -63,7 +63,7 @@ async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
             ports.vim.remove(key, *kind).await.map_err(DriverErrorOf)?;
             Ok(StepResult::Acknowledged {})
         }
-        Action::Attest { reference, nonce } => attest(ports, reference, nonce).await,
+        Action::Attest { reference, nonce, .. } => attest(ports, reference, nonce).await,
         Action::Measure { probe, profile, sla } => measure(ports, probe, profile, sla).await,
         Action::Isolate { key } => {
             ports.control.isolate(key, true).await.map_err(DriverErrorOf)?;

@@ -30,6 +30,8 @@ pub(super) enum Taken {
     New(String),
     /// It had begun this operation before.
     Before(String),
+    /// Our clock is behind the ledger's: it will be one.
+    Later(Refusal),
     /// It is not one.
     Refused(Refusal),
 }
@@ -59,7 +61,15 @@ impl Engine {
                 Taken::New(id) => accepted.push(id),
                 Taken::Before(id) => tracing::debug!(operation = id, "approval seen again"),
                 Taken::Refused(refusal) => {
-                    tracing::warn!(position = entry.position, %refusal, "approval refused")
+                    tracing::warn!(position = entry.position, %refusal, "approval refused");
+                }
+                Taken::Later(refusal) => {
+                    tracing::warn!(position = entry.position, %refusal, "waiting: is our clock right?");
+                    // Nothing may be awaited once something was accepted: a cancelled wait would forget it.
+                    if accepted.is_empty() {
+                        tokio::time::sleep(LEDGER_PAUSE).await;
+                    }
+                    break;
                 }
             }
         }
@@ -72,6 +82,9 @@ impl Engine {
             Ok(approved) => return self.accept(approval, &approved, from_stream),
             Err(refusal) => refusal,
         };
+        if from_stream && refusal.code == RefusalCode::NotYet {
+            return Ok(Taken::Later(refusal));
+        }
         if from_stream && let Some(approved) = self.authentic(&approval, &refusal) {
             // Too late, or under a policy that is not accepted here: the ledger waits for its outcome all the same.
             // It is taken, refused before it is planned, and anchored as rolled back: nothing stays reserved.
@@ -144,7 +157,7 @@ impl Engine {
         }
         if let Some(operation) = Operation::accept(&event) {
             let mut all = self.operations.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            all.insert(id.clone(), Tracked { operation, events: vec![event] });
+            all.insert(id.clone(), Tracked { operation, events: vec![event], problem: None });
         }
         self.changed();
         tracing::info!(operation = id, intent = approved.intent.id, "approval accepted");
@@ -163,8 +176,10 @@ impl Engine {
                 format!("it was carried out before, as operation {id}; an approval counts once"),
             )
             .hint("submit a new intent")),
-            Ok(Taken::Refused(r)) => Err(Problem::new(403, r.code.as_str(), title, r.detail)
-                .hint("only what the ledger approved is carried out; see `mandate ledger log`")),
+            Ok(Taken::Refused(r) | Taken::Later(r)) => {
+                Err(Problem::new(403, r.code.as_str(), title, r.detail)
+                    .hint("only what the ledger approved is carried out; see `mandate ledger log`"))
+            }
             Err(e) => Err(Problem::internal("JOURNAL", e)),
         }
     }

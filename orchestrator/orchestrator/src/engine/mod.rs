@@ -101,6 +101,8 @@ pub struct Engine {
 struct Tracked {
     operation: Operation,
     events: Vec<Event>,
+    /// Why its evidence is not on the ledger, when the ledger refused it.
+    problem: Option<String>,
 }
 
 /// Why the engine stopped or could not start.
@@ -148,7 +150,7 @@ impl Engine {
         let mut operations = BTreeMap::new();
         for id in parts.journal.operations()? {
             let events = parts.journal.events(&id)?;
-            operations.insert(id, Tracked { operation: Operation::fold(&events)?, events });
+            operations.insert(id, Tracked { operation: Operation::fold(&events)?, events, problem: None });
         }
         Ok(Arc::new(Self {
             policies: parts.config.accepted_policies.iter().copied().collect(),
@@ -208,9 +210,9 @@ impl Engine {
 
     fn open_operations(&self) -> Vec<String> {
         let all = self.read();
-        let mut open: Vec<_> = all.values().filter(|t| !t.operation.is_anchored()).collect();
-        open.sort_by_key(|t| t.operation.accepted_ms);
-        open.into_iter().map(|t| t.operation.id.clone()).collect()
+        let mut open: Vec<_> = all.values().map(|t| &t.operation).filter(|o| !o.is_anchored()).collect();
+        open.sort_by_key(|o| o.approval.proof.index);
+        open.into_iter().map(|o| o.id.clone()).collect()
     }
 
     async fn recover(&self, id: &str) -> Result<(), EngineError> {
@@ -253,6 +255,15 @@ impl Engine {
         drop(all);
         self.changed();
         Ok(())
+    }
+
+    fn set_problem(&self, id: &str, problem: String) {
+        let mut all = self.operations.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tracked) = all.get_mut(id) {
+            tracked.problem = Some(problem);
+        }
+        drop(all);
+        self.changed();
     }
 
     fn changed(&self) {

@@ -11,7 +11,7 @@ use ledger_contract::{Intent, IntentKind};
 use tokio::{sync::watch, task::JoinSet};
 use trust::Digest;
 
-use super::{Engine, EngineError, effect, now_ms};
+use super::{Engine, EngineError, anchor::Anchored, effect, now_ms};
 
 /// How a step's effect, or its undoing, ended.
 struct Ended {
@@ -27,10 +27,12 @@ impl Engine {
         id: &str,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), EngineError> {
-        let Ok(_slot) = self.slots.clone().acquire_owned().await else { return Ok(()) };
+        let Ok(slot) = self.slots.clone().acquire_owned().await else { return Ok(()) };
+        let mut slot = Some(slot);
         let mut effects: JoinSet<Ended> = JoinSet::new();
         let mut in_flight: Vec<u32> = Vec::new();
         loop {
+            debug_assert!(slot.is_some() || in_flight.is_empty());
             let Some(operation) = self.operation(id) else { return Ok(()) };
             let stopping = *stop.borrow();
             let commands =
@@ -57,7 +59,15 @@ impl Engine {
                         tracing::info!(operation = id, state = outcome.state.name(), "closed");
                         self.record(id, vec![Event::Closed { outcome, at_ms: now_ms() }]).await?;
                     }
-                    Command::Anchor => pause = self.anchor(&operation).await?,
+                    Command::Anchor => {
+                        // The infrastructure is done with; only the ledger is waited for.
+                        slot = None;
+                        match self.anchor(&operation).await? {
+                            Anchored::Yes => {}
+                            Anchored::Later(ms) => pause = Some(ms),
+                            Anchored::Refused => return Ok(()),
+                        }
+                    }
                 }
             }
             if let Some(ended) = wait(&mut effects, &mut stop, pause).await? {
@@ -128,7 +138,8 @@ impl Engine {
             .map(|t| &t.operation)
             .filter(|o| o.grant.ns_instance_id == ns && o.id != except && o.outcome.is_some())
             .collect();
-        of_service.sort_by_key(|o| o.closed_ms);
+        // By the ledger's order, which no clock can change.
+        of_service.sort_by_key(|o| o.approval.proof.index);
         of_service.last().and_then(|o| o.record())
     }
 }

@@ -111,7 +111,7 @@ impl Service for Engine {
         let tracked = self.read();
         let mut of_service: Vec<_> =
             tracked.values().filter(|t| t.operation.grant.ns_instance_id == id).collect();
-        of_service.sort_by_key(|t| t.operation.accepted_ms);
+        of_service.sort_by_key(|t| t.operation.approval.proof.index);
         Ok(of_service.into_iter().flat_map(views::timeline).collect())
     }
 

@@ -21,7 +21,7 @@ pub(super) fn operation(tracked: &Tracked) -> OperationView {
         state: o.state().to_owned(),
         site: o.plan.as_ref().map(|p| p.site.clone()).filter(|s| !s.is_empty()),
         progress: o.progress(),
-        problem: o.problem(),
+        problem: tracked.problem.clone().or_else(|| o.problem()),
         anchored: o.is_anchored(),
         accepted_at: trust::UnixTime(o.accepted_ms / 1000),
         duration_ms: o.closed_ms.map(|c| c.saturating_sub(o.accepted_ms)),
@@ -37,7 +37,7 @@ pub(super) fn services<'a>(all: impl Iterator<Item = &'a Tracked>) -> Vec<NsView
     let mut views: Vec<(u64, NsView)> = by_ns
         .into_iter()
         .map(|(id, mut of_service)| {
-            of_service.sort_by_key(|t| t.operation.accepted_ms);
+            of_service.sort_by_key(|t| t.operation.approval.proof.index);
             let first = of_service.first().map_or(0, |t| t.operation.accepted_ms);
             (first, service(id, &of_service))
         })
@@ -47,7 +47,7 @@ pub(super) fn services<'a>(all: impl Iterator<Item = &'a Tracked>) -> Vec<NsView
 }
 
 fn service(id: &str, of_service: &[&Tracked]) -> NsView {
-    let closed = of_service.iter().rev().find(|t| t.operation.outcome.is_some()).map(|t| &t.operation);
+    let closed = of_service.iter().rev().map(|t| &t.operation).find(|o| o.outcome.is_some());
     let record = closed.and_then(Operation::record);
     // While it is being deployed, the plan says what it will be.
     let planned =
