@@ -1,14 +1,15 @@
 //! Deciding an anchor: evidence of an operation comes back, and what it says changes the service and its tenant's usage.
 //!
-//! | operation | COMPLETED | ROLLED_BACK or FAILED |
-//! |---|---|---|
-//! | deploy | service active | service gone, all given back |
-//! | scale out | stays reserved | increment given back |
-//! | scale in | decrement given back | nothing changes |
-//! | terminate | service gone, all given back | service stays active; a new intent may try again |
+//! | operation | COMPLETED | ROLLED_BACK | FAILED |
+//! |---|---|---|---|
+//! | deploy | service active | service gone, all given back | service broken, keeps what was reserved |
+//! | scale out | stays reserved | increment given back | service broken, keeps the increment too |
+//! | scale in | decrement given back | nothing changes | service broken, nothing given back |
+//! | terminate | service gone, all given back | nothing changes | nothing changes; a new intent may try again |
 //!
-//! A service that was isolated (its traffic cut, its instances kept) still exists, holds what was reserved for it, and
-//! takes nothing but a terminate.
+//! Only an operation that was rolled back says that nothing of it is left. After a failed one processes may still run,
+//! so the service keeps its reservation (the larger one), and takes nothing but a terminate. The same holds for a
+//! service that was isolated (its traffic cut, its instances kept).
 
 use crate::{
     authority::Context,
@@ -28,7 +29,11 @@ const RULES: [&str; 5] =
 
 /// SOL003 state of an operation that did what it should.
 pub const COMPLETED: &str = "COMPLETED";
-const OUTCOMES: [&str; 3] = [COMPLETED, "ROLLED_BACK", "FAILED"];
+/// SOL003 state of an operation that left nothing behind.
+pub const ROLLED_BACK: &str = "ROLLED_BACK";
+/// SOL003 state of an operation that may have left something behind.
+pub const FAILED: &str = "FAILED";
+const OUTCOMES: [&str; 3] = [COMPLETED, ROLLED_BACK, FAILED];
 
 /// Decides an anchor.
 pub(crate) fn anchor(ctx: &Context<'_>, anchor: &Anchor) -> Result<Outcome, BadRecord> {
@@ -139,12 +144,14 @@ fn after(
         Some(ServiceRecord { state, in_flight: None, reserved, ..service })
     };
     let completed = anchor.outcome == COMPLETED;
-    match (kind, completed) {
+    match kind {
         _ if anchor.isolated => (settled(ServiceState::Isolated, nothing), nothing),
-        (InFlightKind::Deploy, false) | (InFlightKind::Terminate, true) => (None, all),
-        (InFlightKind::Deploy, true) => (settled(ServiceState::Active, nothing), nothing),
-        (InFlightKind::Terminate, false) => (settled(before, nothing), nothing),
-        (InFlightKind::Scale { direction, delta }, _) => {
+        InFlightKind::Terminate if completed => (None, all),
+        InFlightKind::Terminate => (settled(before, nothing), nothing),
+        _ if anchor.outcome == FAILED => (settled(ServiceState::Broken, nothing), nothing),
+        InFlightKind::Deploy if completed => (settled(ServiceState::Active, nothing), nothing),
+        InFlightKind::Deploy => (None, all),
+        InFlightKind::Scale { direction, delta } => {
             let gives_back = completed == (*direction == ScaleDirection::ScaleIn);
             let back = if gives_back { *delta } else { nothing };
             (settled(ServiceState::Active, back), back)

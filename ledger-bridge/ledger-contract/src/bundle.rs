@@ -11,6 +11,7 @@
 //! everybody the same tree (compare the checkpoint with a witness's). Tests: `tests/bundle.rs` flips every byte.
 
 mod receipt;
+mod steps;
 mod story;
 
 use trust::{Digest, Identity, TrustRoots, UnixTime};

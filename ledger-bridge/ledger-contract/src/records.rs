@@ -268,7 +268,6 @@ pub struct Entry {
     /// Ledger time.
     pub time: UnixTime,
     /// The signed request.
-    #[serde(with = "envelope")]
     pub request: Envelope,
     /// What was decided.
     pub verdict: Verdict,
@@ -291,38 +290,5 @@ impl Entry {
     pub fn to_bytes(&self) -> Vec<u8> {
         // Strings, numbers and maps with text keys always encode.
         serde_json::to_vec(self).unwrap_or_default()
-    }
-}
-
-/// Envelopes inside records, field by field in the order of the DSSE specification.
-///
-/// `Envelope`'s own `Serialize` goes through `serde_json::Value`, whose key order depends on a feature of serde_json
-/// that any crate of a build can turn on; what is hashed must not.
-pub(crate) mod envelope {
-    use serde::{Deserialize as _, Deserializer, Serialize, Serializer};
-    use trust::Envelope;
-
-    #[derive(Serialize, serde::Deserialize)]
-    struct Raw {
-        #[serde(rename = "payloadType")]
-        payload_type: String,
-        payload: String,
-        signatures: Vec<RawSignature>,
-    }
-
-    #[derive(Serialize, serde::Deserialize)]
-    struct RawSignature {
-        keyid: String,
-        sig: String,
-        certificate: String,
-    }
-
-    pub fn serialize<S: Serializer>(envelope: &Envelope, s: S) -> Result<S::Ok, S::Error> {
-        let raw: Raw = serde_json::from_slice(&envelope.to_json()).map_err(serde::ser::Error::custom)?;
-        raw.serialize(s)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Envelope, D::Error> {
-        Envelope::deserialize(d)
     }
 }

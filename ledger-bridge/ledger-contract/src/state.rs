@@ -110,7 +110,6 @@ pub struct GenesisRecord {
 #[serde(deny_unknown_fields)]
 pub struct PackageEntry {
     /// The signed registration; its payload is the [`PackageRecord`].
-    #[serde(with = "crate::records::envelope")]
     pub request: Envelope,
     /// Where it was registered.
     pub position: u64,
@@ -165,6 +164,8 @@ pub enum ServiceState {
     Active,
     /// Its traffic is cut, its instances are kept; it can only be terminated.
     Isolated,
+    /// An operation failed half way: parts of it may run, and it can only be terminated.
+    Broken,
 }
 
 /// A service that lives, or is being made.

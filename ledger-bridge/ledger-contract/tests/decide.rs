@@ -1,16 +1,19 @@
 //! What is approved, what is refused and by which code; the life of a quota; determinism.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::*;
 use ledger_contract::{
+    Outcome,
     contract::{NOT_EVALUATED, decide},
     intent::{INTENT_PAYLOAD, Intent, IntentKind, ScaleDirection, Sensitivity, ns_instance_id},
-    policy::PolicyData,
+    policy::{DEFAULT_BUILDER, PolicyData},
     records::{
-        AK_PAYLOAD, ANCHOR_PAYLOAD, Event, GENESIS_PAYLOAD, Genesis, PACKAGE_PAYLOAD, PackageRecord,
-        PolicyBundle, ResourceUse,
+        AK_PAYLOAD, ANCHOR_PAYLOAD, Event, GENESIS_PAYLOAD, Genesis, ImageRecord, PACKAGE_PAYLOAD,
+        PackageRecord, PolicyBundle, ResourceUse,
     },
     state::{ServiceRecord, ServiceState, Usage},
 };
@@ -254,6 +257,11 @@ const REFUSALS: &[Case] = &[
         let rule = serde_json::json!({"id": "all", "from": "outside", "action": "allow", "source": "::/0"});
         signed(w, &params(serde_json::json!({"vfw": {"rules": [rule]}})))
     }),
+    ("ADMIN_PORT_OPEN", |w, _| {
+        let half = |id: &str, source: &str| serde_json::json!({"id": id, "from": "outside", "action": "allow", "protocol": 6, "destination_ports": "22", "source": source});
+        let rules = [half("low", "0.0.0.0/1"), half("high", "128.0.0.0/1")];
+        signed(w, &params(serde_json::json!({"vfw": {"rules": rules}})))
+    }),
     ("VIP_WITHOUT_FIREWALL", |w, _| {
         let vip = serde_json::json!({"id": "web", "address": "203.0.113.10", "protocol": 6, "port": 80});
         signed(w, &params(serde_json::json!({"vlb": {"vips": [vip]}})))
@@ -389,10 +397,10 @@ fn life_of_a_quota() {
     assert_eq!(usage(&chain).resources, base.plus(&step.times(2)));
     close(&mut chain, "op-3", "intent-0003", &ns, "COMPLETED");
     assert_eq!(usage(&chain).resources, base.plus(&step.times(2)));
-    // Scale out, failed: given back.
+    // Scale out, rolled back: given back.
     chain.approve(signed(&w, &scale_intent("intent-0004", "edge", ScaleDirection::ScaleOut, 3)));
     assert_eq!(usage(&chain).resources, base.plus(&step.times(5)));
-    close(&mut chain, "op-4", "intent-0004", &ns, "FAILED");
+    close(&mut chain, "op-4", "intent-0004", &ns, "ROLLED_BACK");
     assert_eq!(usage(&chain).resources, base.plus(&step.times(2)));
     // Scale in: given back only when it has happened.
     for (n, (outcome, left)) in [("ROLLED_BACK", 2), ("COMPLETED", 1)].into_iter().enumerate() {
@@ -433,6 +441,113 @@ fn an_isolated_service_keeps_what_it_has_until_it_is_terminated() {
         assert_eq!(chain.get::<ServiceRecord>("service/acme/edge").map(|s| s.state), state);
     }
     assert_eq!(usage(&chain), Usage::default());
+}
+
+/// Terminates a broken service of acme: first in vain, then for good.
+fn terminate_broken(w: &World, chain: &mut Chain, ns: &str, reserved: ResourceUse) {
+    let service = chain.get::<ServiceRecord>("service/acme/edge").unwrap();
+    assert_eq!((service.state, service.reserved, service.in_flight), (ServiceState::Broken, reserved, None));
+    assert_eq!(usage(chain), Usage { services: 1, resources: reserved });
+    for direction in [ScaleDirection::ScaleOut, ScaleDirection::ScaleIn] {
+        chain.refuse(signed(w, &scale_intent("intent-0007", "edge", direction, 1)), "SERVICE_NOT_ACTIVE");
+        chain.state.remove("intent/intent-0007");
+    }
+    chain.refuse(signed(w, &deploy_intent("intent-0008", "edge")), "SERVICE_EXISTS");
+    for (id, outcome) in [("intent-0009", "FAILED"), ("intent-0010", "COMPLETED")] {
+        assert_eq!(chain.get::<ServiceRecord>("service/acme/edge").unwrap().state, ServiceState::Broken);
+        chain.approve(signed(w, &intent(id, "edge", IntentKind::Terminate {})));
+        chain.approve(sign(ANCHOR_PAYLOAD, &anchor(&format!("op-{id}"), id, ns, outcome), &w.orchestrator));
+    }
+    assert_eq!(usage(chain), Usage::default());
+    assert!(!chain.state.contains_key("service/acme/edge"));
+}
+
+#[test]
+fn a_failed_deployment_keeps_its_reservation_until_it_is_terminated() {
+    let w = world();
+    let mut chain = Chain::ready(&w);
+    chain.approve(signed(&w, &deploy_intent("intent-0001", "edge")));
+    let ns = ns_instance_id("acme", "edge", "intent-0001");
+    chain.approve(sign(ANCHOR_PAYLOAD, &anchor("op-1", "intent-0001", &ns, "FAILED"), &w.orchestrator));
+    terminate_broken(&w, &mut chain, &ns, nsd().resources);
+}
+
+#[test]
+fn a_failed_scaling_keeps_the_larger_reservation() {
+    let step = ResourceUse { instances: 1, vcpus: 1, memory_mib: 256 };
+    let more = nsd().resources.plus(&step);
+    for (direction, reserved) in
+        [(ScaleDirection::ScaleOut, more), (ScaleDirection::ScaleIn, nsd().resources)]
+    {
+        let w = world();
+        let mut chain = Chain::ready(&w);
+        let ns = chain.active(&w, "intent-0001", "edge");
+        chain.approve(signed(&w, &scale_intent("intent-0002", "edge", direction, 1)));
+        chain.approve(sign(ANCHOR_PAYLOAD, &anchor("op-2", "intent-0002", &ns, "FAILED"), &w.orchestrator));
+        terminate_broken(&w, &mut chain, &ns, reserved);
+    }
+}
+
+#[test]
+fn administration_is_open_only_to_a_source_that_is_known() {
+    let w = world();
+    let sources = [
+        ("198.51.0.0/16", true),
+        ("10.0.0.0/8", true),
+        ("8.0.0.0/7", false),
+        ("0.0.0.0/1", false),
+        ("2001:db8::/32", true),
+        ("2001::/16", true),
+        ("2000::/3", false),
+        ("8000::/1", false),
+    ];
+    for (source, allowed) in sources {
+        let rule = serde_json::json!({"id": "ssh", "from": "outside", "action": "allow", "protocol": 6, "destination_ports": "22", "source": source});
+        let request = signed(&w, &params(serde_json::json!({"vfw": {"rules": [rule]}})));
+        assert_eq!(Chain::ready(&w).decide(&request).verdict.approved, allowed, "{source}");
+    }
+    // A bundle that forgot the bound is strict, not open.
+    let mut data = policy().data().unwrap();
+    data.tenant = serde_json::json!({"admin_ports": [22]});
+    let mut chain = Chain::founded(&w, policy().with_data(&data));
+    for package in [vnf(&w, "vfw_vnf"), vnf(&w, "vlb_vnf"), nsd()] {
+        chain.approve(sign(PACKAGE_PAYLOAD, &package, &w.provider));
+    }
+    let rule = serde_json::json!({"id": "ssh", "from": "outside", "action": "allow", "protocol": 6, "destination_ports": "22", "source": "10.0.0.0/8"});
+    chain.refuse(signed(&w, &params(serde_json::json!({"vfw": {"rules": [rule]}}))), "ADMIN_PORT_OPEN");
+}
+
+#[test]
+fn every_grant_names_the_images_of_its_packages() {
+    let w = world();
+    let mut chain = Chain::founded(&w, policy());
+    let mut other = vnf(&w, "vlb_vnf");
+    let second = Digest::of("another data plane");
+    other.images.push(ImageRecord {
+        digest: second,
+        provenance: Some(provenance(&w, second, DEFAULT_BUILDER)),
+        ..image(&w)
+    });
+    for package in [vnf(&w, "vfw_vnf"), other, nsd()] {
+        chain.approve(sign(PACKAGE_PAYLOAD, &package, &w.provider));
+    }
+    let images = BTreeSet::from([image(&w).digest, second]);
+    let granted = |o: Outcome| match o.event {
+        Some(Event::IntentApproved { grant }) => grant.images,
+        other => panic!("no grant but {other:?}"),
+    };
+    let ns = chain.active(&w, "intent-0001", "edge");
+    chain.approve(signed(&w, &deploy_intent("intent-0002", "other")));
+    assert_eq!(granted(chain.decide(&signed(&w, &deploy_intent("intent-0003", "third")))), images);
+    assert_eq!(
+        granted(chain.decide(&signed(&w, &scale_intent("intent-0003", "edge", ScaleDirection::ScaleOut, 1)))),
+        images
+    );
+    assert_eq!(
+        granted(chain.decide(&signed(&w, &intent("intent-0003", "edge", IntentKind::Terminate {})))),
+        images
+    );
+    assert!(!ns.is_empty());
 }
 
 #[test]
@@ -609,4 +724,18 @@ proptest! {
             prop_assert!(!decide(&altered, &state, &chain.tx()).verdict.approved);
         }
     }
+}
+
+/// What is hashed has the envelope in its one encoding, however serde_json orders the keys of a map.
+#[test]
+fn entries_and_records_keep_an_envelope_in_its_own_encoding() {
+    let w = world();
+    let mut chain = Chain::founded(&w, policy());
+    let request = sign(PACKAGE_PAYLOAD, &vnf(&w, "vfw_vnf"), &w.provider);
+    chain.approve(request.clone());
+    let json = String::from_utf8(request.to_json()).unwrap();
+    assert!(json.starts_with(r#"{"payloadType":"#), "{json}");
+    assert!(chain.entries[1].contains(&json));
+    let package = chain.state.iter().find(|(k, _)| k.starts_with("package/")).unwrap();
+    assert!(String::from_utf8_lossy(package.1).contains(&json));
 }

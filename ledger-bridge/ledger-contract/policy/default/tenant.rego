@@ -9,9 +9,16 @@ package mandate.tenant
 
 rules := {"no-open-admin-ports", "no-unprotected-vip", "weights-in-range"}
 
-open_to_anyone(rule) if not rule.source
+family(prefix) := "ipv6" if contains(prefix, ":")
 
-open_to_anyone(rule) if rule.source in {"0.0.0.0/0", "::/0"}
+family(prefix) := "ipv4" if not contains(prefix, ":")
+
+# A source counts as known only when its prefix is at least as long as data.json asks for: one rule for everybody is
+# the same as two for each half of the world. No source, or no such bound, is not narrow.
+narrow(rule) if {
+	length := to_number(split(rule.source, "/")[1])
+	length >= data.tenant.admin_source_min_prefix[family(rule.source)]
+}
 
 first_port(ports) := to_number(split(ports, "-")[0])
 
@@ -36,11 +43,11 @@ deny contains {"rule": "no-open-admin-ports", "code": "ADMIN_PORT_OPEN", "detail
 	some rule in params.rules
 	rule.action == "allow"
 	rule.from == "outside"
-	open_to_anyone(rule)
+	not narrow(rule)
 	tcp(rule)
 	some port in data.tenant.admin_ports
 	covers(rule, port)
-	detail := sprintf("rule `%s` of member %s opens port %d to any source", [rule.id, member, port])
+	detail := sprintf("rule `%s` of member %s opens port %d to any source, or to nearly any", [rule.id, member, port])
 }
 
 # A balanced service without a single firewall rule in front of it would be unreachable, or unprotected.

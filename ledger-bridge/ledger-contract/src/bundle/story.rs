@@ -1,18 +1,22 @@
 //! The body, line by line: who says what, does it link to what was said before, and is it true as far as it can be
 //! computed again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, de::DeserializeOwned};
 use trust::{Digest, Envelope, TrustRoots, statement::Statement};
 
-use super::{BundleCheck, BundleError, VerifiedBundle, broken, receipt::Receipt};
+use super::{
+    BundleCheck, BundleError, VerifiedBundle, broken,
+    receipt::Receipt,
+    steps::{ATTEST, DONE, ENSURE_COMPUTE, ENSURE_IMAGE, MEASURE, Steps, UNDONE},
+};
 use crate::{
     anchoring::COMPLETED,
     approval::{Approved, MAX_CLOCK_SKEW_S, approved_intent, proven_entry, signer},
     evidence::{
         ATTESTATION, AttestationClaim, DECISION, DecisionClaim, Link, MEASUREMENT, MeasurementClaim, OUTCOME,
-        Objective, OutcomeClaim, PLAN, PlanClaim, STEP, StepClaim, objectives,
+        Objective, OutcomeClaim, PLAN, PlanClaim, STEP, StepClaim, challenge_nonce, objectives,
     },
     intent::IntentKind,
 };
@@ -25,12 +29,28 @@ pub(super) struct Story<'a> {
     previous: Option<Digest>,
     operation_id: Option<String>,
     approved: Option<Approved>,
-    plan: Option<PlanClaim>,
-    /// Final state of each step that has a line of its own.
-    steps: BTreeMap<u32, String>,
+    plan: Option<Planned>,
     appraisals: Vec<bool>,
-    measurements: Vec<Vec<Objective>>,
+    /// The objectives of the last measurement.
+    measured: Option<Vec<Objective>>,
+    /// Was any traffic sent in a measurement?
+    traffic: bool,
     outcome: Option<OutcomeClaim>,
+}
+
+/// A plan, and what became of it.
+struct Planned {
+    site: String,
+    steps: Steps,
+}
+
+/// What the observation of an image or an instance says about bytes.
+#[derive(Deserialize)]
+struct ObservedBytes {
+    /// Of an instance.
+    image: Option<Digest>,
+    /// Of an image.
+    digest: Option<Digest>,
 }
 
 /// The part of a statement that says how to read the rest.
@@ -74,9 +94,9 @@ impl<'a> Story<'a> {
             operation_id: None,
             approved: None,
             plan: None,
-            steps: BTreeMap::new(),
             appraisals: Vec::new(),
-            measurements: Vec::new(),
+            measured: None,
+            traffic: false,
             outcome: None,
         }
     }
@@ -208,47 +228,49 @@ impl<'a> Story<'a> {
                 return Err(format!("site `{}` is none that the intent allows", plan.site));
             }
         }
-        let ids: BTreeSet<u32> = plan.steps.iter().chain(&plan.isolation).map(|s| s.step).collect();
-        if ids.len() != plan.steps.len() + plan.isolation.len() {
-            return Err("two of its steps have the same id".to_owned());
+        let grant = &self.approval()?.grant;
+        if grant.attestation_required && grant.action != "terminate" {
+            attested_last(&plan)?;
         }
+        let steps = Steps::of(&plan)?;
         let detail = format!(
             "{} steps at site `{}`, {} sites refused",
             plan.steps.len(),
             plan.site,
             plan.refused.len()
         );
-        self.plan = Some(plan);
+        self.plan = Some(Planned { site: plan.site, steps });
         Ok(Detail::new(detail))
     }
 
+    fn plan(&mut self) -> Result<&mut Planned, String> {
+        self.plan.as_mut().ok_or_else(|| "there is no plan before it".to_owned())
+    }
+
     fn step(&mut self, claim: &StepClaim) -> Result<Detail, String> {
-        let Some(plan) = &self.plan else { return Err("there is no plan before it".to_owned()) };
-        if !plan.steps.iter().chain(&plan.isolation).any(|s| s.step == claim.step) {
-            return Err(format!("step {} is not in the plan", claim.step));
+        self.plan()?.steps.plain(claim)?;
+        if claim.state == DONE && [ENSURE_COMPUTE, ENSURE_IMAGE].contains(&claim.action.as_str()) {
+            self.granted_bytes(claim)?;
         }
-        if self.steps.insert(claim.step, claim.state.clone()).is_some() {
-            return Err(format!("step {} is there twice", claim.step));
+        Ok(Detail { ok: claim.state == DONE || claim.state == UNDONE, ..Detail::new(claim.state.clone()) })
+    }
+
+    /// What was found stored or running is one of the images that the grant names.
+    fn granted_bytes(&self, claim: &StepClaim) -> Result<(), String> {
+        let found = ObservedBytes::deserialize(&claim.observed)
+            .ok()
+            .and_then(|o| if claim.action == ENSURE_IMAGE { o.digest } else { o.image });
+        match found {
+            None => Err(format!("it does not say which image was found as {}", claim.object)),
+            Some(image) if self.approval()?.grant.images.contains(&image) => Ok(()),
+            Some(image) => Err(format!("image {image} was found, which the grant does not name")),
         }
-        Ok(Detail {
-            ok: claim.state == "DONE" || claim.state == "UNDONE",
-            ..Detail::new(claim.state.clone())
-        })
     }
 
     fn attestation(&mut self, claim: &AttestationClaim) -> Result<Detail, String> {
+        self.reference(claim)?;
+        self.challenge(claim)?;
         let approved = self.approval()?;
-        let Some(plan) = &self.plan else { return Err("there is no plan before it".to_owned()) };
-        let ak = &claim.reference.ak;
-        if !approved.grant.attestation_keys.contains(ak) {
-            return Err(format!(
-                "the key of site `{}` is not the one registered when the intent was approved",
-                ak.site
-            ));
-        }
-        if ak.site != plan.site {
-            return Err(format!("site `{}` was attested, the plan is for `{}`", ak.site, plan.site));
-        }
         let (from, to) = (approved.entry.time, self.receipt.time().plus(MAX_CLOCK_SKEW_S));
         if claim.at.plus(MAX_CLOCK_SKEW_S) < from || claim.at > to {
             return Err(format!("appraised at {}, outside of the operation ({from} to {to})", claim.at));
@@ -257,6 +279,7 @@ impl<'a> Story<'a> {
         if again != claim.result {
             return Err("appraising the evidence again gives another result".to_owned());
         }
+        self.plan()?.steps.evidence(claim.step, ATTEST, again.affirming)?;
         self.appraisals.push(again.affirming);
         let instances = claim.reference.workloads.len();
         let checks = again.checks.into_iter().map(|c| BundleCheck {
@@ -266,15 +289,47 @@ impl<'a> Story<'a> {
         });
         Ok(Detail {
             ok: again.affirming,
-            text: format!("{instances} instances at site `{}`, appraised again", ak.site),
+            text: format!("{instances} instances at site `{}`, appraised again", claim.reference.ak.site),
             more: checks.collect(),
         })
     }
 
-    fn measurement(&mut self, claim: &MeasurementClaim) -> Result<Detail, String> {
-        if self.plan.is_none() {
-            return Err("there is no plan before it".to_owned());
+    /// The reference values are those of the granted software, under the key and at the site that were granted.
+    fn reference(&mut self, claim: &AttestationClaim) -> Result<(), String> {
+        let (ak, workloads) = (&claim.reference.ak, &claim.reference.workloads);
+        let grant = &self.approval()?.grant;
+        if !grant.attestation_keys.contains(ak) {
+            return Err(format!(
+                "the key of site `{}` is not the one registered when the intent was approved",
+                ak.site
+            ));
         }
+        if let Some((instance, w)) = workloads.iter().find(|(_, w)| !grant.images.contains(&w.image)) {
+            return Err(format!("{instance} is to run image {}, which the grant does not name", w.image));
+        }
+        if workloads.is_empty() {
+            return Err("it asks for no instance at all".to_owned());
+        }
+        let Planned { site, steps } = self.plan()?;
+        if ak.site != *site {
+            return Err(format!("site `{}` was attested, the plan is for `{site}`", ak.site));
+        }
+        match steps.computes_before(claim.step).find(|o| !workloads.contains_key(*o)) {
+            Some(object) => Err(format!("it does not ask for {object}, which the plan starts before it")),
+            None => Ok(()),
+        }
+    }
+
+    /// The nonce was made for this step of this operation and these reference values.
+    fn challenge(&self, claim: &AttestationClaim) -> Result<(), String> {
+        let operation = self.operation_id.as_deref().unwrap_or_default();
+        match challenge_nonce(&claim.entropy, operation, claim.step, &claim.reference) == claim.nonce {
+            true => Ok(()),
+            false => Err(format!("its nonce was not made for step {} of `{operation}`", claim.step)),
+        }
+    }
+
+    fn measurement(&mut self, claim: &MeasurementClaim) -> Result<Detail, String> {
         if let IntentKind::Deploy(deploy) = &self.approval()?.intent.action
             && deploy.sla != claim.sla
         {
@@ -294,7 +349,11 @@ impl<'a> Story<'a> {
             text: format!("{} frames sent, {} came back", claim.report.tx_frames, claim.report.rx_frames),
             more: more.collect(),
         };
-        self.measurements.push(again);
+        // A broken promise is a result; functions that do not what they were configured to are a failure.
+        let works = again.iter().all(|o| o.kept || !o.functional());
+        self.plan()?.steps.evidence(claim.step, MEASURE, works)?;
+        self.traffic |= claim.profile.groups.iter().any(|g| g.count > 0);
+        self.measured = Some(again);
         Ok(detail)
     }
 
@@ -304,10 +363,15 @@ impl<'a> Story<'a> {
             return Err(format!("it says {}, the anchor {anchored}", claim.state));
         }
         let completed = claim.state == COMPLETED;
-        if completed {
-            self.complete()?;
+        match &self.plan {
+            Some(plan) => plan.steps.bear_out(&claim.state, self.receipt.anchor.isolated)?,
+            None if completed => return Err("it is COMPLETED without a plan".to_owned()),
+            None => {}
         }
-        self.sla_as_anchored(completed)?;
+        if completed {
+            self.measured_as_asked()?;
+        }
+        self.sla_as_anchored()?;
         let text = match &claim.problem {
             Some(problem) => format!("{}: {problem}", claim.state),
             None => claim.state.clone(),
@@ -316,36 +380,21 @@ impl<'a> Story<'a> {
         Ok(Detail { ok: completed, ..Detail::new(text) })
     }
 
-    /// An operation that says it is complete has evidence of every step of its plan, and of its attestation.
-    fn complete(&self) -> Result<(), String> {
-        let Some(plan) = &self.plan else { return Err("it is COMPLETED without a plan".to_owned()) };
-        if let Some((id, state)) = self.steps.iter().find(|(_, state)| *state != "DONE") {
-            return Err(format!("it is COMPLETED, but step {id} is {state}"));
-        }
-        let missing = plan.steps.iter().filter(|s| !self.steps.contains_key(&s.step)).count();
-        if missing != self.appraisals.len() + self.measurements.len() {
-            return Err(format!(
-                "it is COMPLETED, but {missing} steps of the plan have no line, and there are {} attestations and {} measurements",
-                self.appraisals.len(),
-                self.measurements.len()
-            ));
-        }
-        let required = self.approval()?.grant.attestation_required;
-        match self.appraisals.last() {
-            None if required => {
-                Err("it is COMPLETED without the attestation that the grant requires".to_owned())
-            }
-            Some(false) => Err("it is COMPLETED, but the attestation is not affirming".to_owned()),
-            _ => Ok(()),
+    /// A service with addresses of its own was seen to serve them, or to miss its objectives.
+    fn measured_as_asked(&self) -> Result<(), String> {
+        let IntentKind::Deploy(deploy) = &self.approval()?.intent.action else { return Ok(()) };
+        match deploy.vnf_params.values().any(|p| !p.vips.is_empty()) && !self.traffic {
+            true => Err("it is COMPLETED, but no traffic was sent to the services of the intent".to_owned()),
+            false => Ok(()),
         }
     }
 
-    fn sla_as_anchored(&self, completed: bool) -> Result<(), String> {
-        let met = self.measurements.last().map(|o| o.iter().all(|o| o.kept));
+    fn sla_as_anchored(&self) -> Result<(), String> {
+        let met = self.measured.as_ref().map(|o| o.iter().all(|o| o.kept));
         let said = self.receipt.anchor.sla_met;
-        match met == said || (said.is_none() && !completed) {
+        match met == said {
             true => Ok(()),
-            false => Err(format!("the anchor says SLA met: {said:?}, the measurement: {met:?}")),
+            false => Err(format!("the anchor says SLA met: {said:?}, the last measurement: {met:?}")),
         }
     }
 
@@ -382,10 +431,10 @@ impl<'a> Story<'a> {
             grant: approved.grant,
             tenant_identity: approved.tenant_identity,
             orchestrator_identity: receipt.orchestrator.clone(),
+            steps: self.plan.as_ref().map_or(0, |p| p.steps.plain),
             site: self.plan.map(|p| p.site),
-            steps: self.steps.len(),
             attested: self.appraisals.last().copied(),
-            slo: self.measurements.pop().unwrap_or_default(),
+            slo: self.measured.unwrap_or_default(),
             outcome: outcome.state,
             problem: outcome.problem,
             body,
@@ -405,6 +454,19 @@ impl<'a> Story<'a> {
         ];
         let checks = rows.map(|(name, detail)| BundleCheck { name: name.to_owned(), ok: true, detail });
         self.checks.extend(checks);
+    }
+}
+
+/// Nothing is started or reconfigured after it was attested.
+fn attested_last(plan: &PlanClaim) -> Result<(), String> {
+    let last = |action: &str| plan.steps.iter().rposition(|s| s.action == action);
+    match (last(ATTEST), last(ENSURE_COMPUTE)) {
+        (None, _) => Err("it has no attestation, which the grant requires".to_owned()),
+        (Some(attest), Some(compute)) if attest < compute => Err(format!(
+            "step {} starts or reconfigures an instance after the last attestation",
+            plan.steps[compute].step
+        )),
+        _ => Ok(()),
     }
 }
 
