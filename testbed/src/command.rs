@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    io::Read,
+    io::{self, Read},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -74,9 +74,10 @@ pub fn succeed(command: &mut Command, limit: Duration) -> anyhow::Result<Output>
     Ok(output)
 }
 
-/// Runs with our own stdout and stderr; true when it succeeded.
+/// Runs with all it says on our stderr (our stdout is for results); true when it succeeded.
 pub fn passthrough(command: &mut Command, limit: Duration) -> anyhow::Result<bool> {
     let line = shown(command);
+    command.stdout(io::stderr());
     let mut child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot run `{line}`"))?;
     let status = wait(&mut child, &line, limit).inspect_err(|_| kill(&mut child))?;
     Ok(status.success())
