@@ -38,7 +38,17 @@ impl Story {
 
     fn further(&self) {
         if !self.keep {
-            ui::say("Nothing of it is left. `cargo testbed demo --keep` leaves a service to look around in.");
+            ui::say("Nothing of it is left but the evidence of edge-1, which anybody can verify:");
+            let bundle = &self.report.evidence.bundle;
+            let trust = bundle.with_file_name("trust.json");
+            let line = format!(
+                "{} evidence verify {} --trust {}",
+                self.stage.programs.mandate.display(),
+                bundle.display(),
+                trust.display()
+            );
+            ui::say(&format!("  {}", Paint::Cyan.err(&line)));
+            ui::say("`cargo testbed demo --keep` leaves a service to look around in.");
             return;
         }
         ui::say("Explore further; `cargo testbed down` ends it all:");

@@ -15,7 +15,7 @@ use super::{Deployed, KEPT_SERVICE, Story, TENANT, text};
 use crate::{
     command,
     demo::{mandate::Refusal, traces::Traces},
-    interrupt,
+    interrupt, workspace,
 };
 
 /// From approval to anchor.
@@ -176,9 +176,19 @@ impl Story {
             serde_json::json!({ "sla": part("sla"), "report": part("report"), "slo": part("slo") });
         let checks = verdict["checks"].as_array().map_or(0, Vec::len);
         let lines = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count();
-        self.report.evidence.bundle = bundle;
+        self.report.evidence.bundle = self.kept_evidence(&bundle)?;
         self.report.evidence.verified = true;
         Ok(format!("{lines} signed lines, {checks} checks, {}", slo_words(&self.report.measurement)))
+    }
+
+    /// Copies a bundle and the trust roots to where they outlive the demo: `.testbed/evidence/`.
+    fn kept_evidence(&self, bundle: &Path) -> anyhow::Result<PathBuf> {
+        let dir = workspace::state_dir()?.join("evidence");
+        fs::create_dir_all(&dir)?;
+        let kept = dir.join("edge-1.jsonl");
+        fs::copy(bundle, &kept)?;
+        fs::copy(self.stage.mandate.home().join("trust.json"), dir.join("trust.json"))?;
+        Ok(kept)
     }
 
     /// A stranger's verification, with no code of ours.
