@@ -13,6 +13,7 @@ use std::{
 
 use dataplane_control::{
     Configuration,
+    config::PortDriver,
     protocol::{Request, Status},
 };
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -26,6 +27,7 @@ use vim::{
 use crate::{
     Site, blocking, control,
     error::{HostError, state},
+    isolation::is_cut,
     launcher::ended,
     link::{Link, Links, alias, outer_name, parse_alias},
     netns,
@@ -44,13 +46,17 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Instances asked at once when all are observed.
 const ASKED_AT_ONCE: usize = 16;
 
+/// What is reported of an executable that cannot be read, because none runs: the digest of no bytes anyone has. What
+/// was asked for is never reported in place of what was read.
+const UNREAD: Digest = Digest([0; 32]);
+
 /// The ports that the kernel has, by instance and index.
 pub(crate) type Ports = BTreeMap<(ObjectKey, usize), Port>;
 
 /// A connection point as it is.
 #[derive(Debug, Clone)]
 pub(crate) struct Port {
-    outer: Link,
+    pub outer: Link,
     inner: Option<Link>,
 }
 
@@ -63,6 +69,17 @@ struct Found {
     status: Option<Status>,
 }
 
+impl Found {
+    /// Runs only what runs, answers, and shows what it executes; cut is what the kernel has cut, whatever it says.
+    fn state(&self, is_cut: bool) -> ComputeState {
+        match (is_cut, &self.status, &self.image) {
+            (true, ..) => ComputeState::Isolated,
+            (false, Some(_), Some(_)) => ComputeState::Active,
+            (false, ..) => ComputeState::Down,
+        }
+    }
+}
+
 impl Site {
     /// The instance runs as specified. The caller holds the key's lock.
     pub(crate) async fn ensure_compute(
@@ -72,10 +89,15 @@ impl Site {
     ) -> Result<Observed, HostError> {
         let document = check(key, spec)?;
         self.require_image(key, &spec.image).await?;
+        let recorded = self.record(key).await?;
+        if recorded.as_ref().is_some_and(|r| r.isolated) {
+            // What a crash or another's hand left up of it.
+            self.switch_ports(key, false).await?;
+        }
         let links = self.fabric_links(|_| true).await?;
         self.require_networks(&links.0, spec)?;
         let shape = ComputeSpec { configuration: String::new(), ..spec.clone() };
-        if let Some(record) = self.record(key).await?
+        if let Some(record) = recorded
             && record.spec == shape
         {
             let found = self.look(&record).await?;
@@ -91,6 +113,10 @@ impl Site {
         let record = self.reserve(key, shape).await?;
         self.clear(key).await?;
         self.build(&record, spec).await?;
+        if record.isolated {
+            self.switch_ports(key, false).await?;
+            self.tell(key, true).await;
+        }
         self.observe_compute(&record, &self.fabric_links(|k| k == key).await?.1).await
     }
 
@@ -178,15 +204,26 @@ impl Site {
         let record = self.record(key).await?.ok_or(HostError::InstanceAbsent)?;
         let process = self.process(key).await?;
         let paths = self.layout.instance(&record.key);
-        let Some(process) = process.filter(Process::runs) else {
+        let Some(process) = process else {
             return Err(HostError::InstanceDown { log: paths.log_tail() });
         };
-        let status = control::status(&paths.control(), Request::Status, control::ANSWER).await?;
+        if !process.runs() {
+            let listens = control::listener(&paths.control()).await?;
+            let down = || HostError::InstanceDown { log: paths.log_tail() };
+            let replaced = |found| HostError::InstanceReplaced { recorded: process.pid, found };
+            return Err(listens.map_or_else(down, replaced));
+        }
+        let asked = control::status(&paths.control(), process.pid, Request::Status, control::ANSWER).await;
+        let status = match asked {
+            // It ended while it was asked.
+            Err(HostError::Control(_)) if !process.runs() => {
+                return Err(HostError::InstanceDown { log: paths.log_tail() });
+            }
+            other => other?,
+        };
         match status.instance == key.as_str() && status.pid == process.pid {
             true => Ok((process, status)),
-            false => Err(HostError::InstanceDown {
-                log: format!("(process {} of {} answers in its place)", status.pid, status.instance),
-            }),
+            false => Err(HostError::InstanceReplaced { recorded: process.pid, found: status.pid }),
         }
     }
 
@@ -199,7 +236,13 @@ impl Site {
         let process = self.process(&record.key).await?.filter(Process::runs);
         let Some(found) = process else { return Ok(Found { process: None, image: None, status: None }) };
         let (digests, executable) = (self.digests.clone(), found.executable());
-        let image = blocking(move || digests.of(&executable)).await.ok().flatten();
+        let image = match blocking(move || digests.of(&executable)).await {
+            Ok(image) => image,
+            Err(error) => {
+                tracing::warn!(instance = %record.key, pid = found.pid, "what it executes: {error}");
+                None
+            }
+        };
         let status = match self.running(&record.key).await {
             Ok((_, status)) => Some(status),
             Err(error) => {
@@ -212,19 +255,14 @@ impl Site {
 
     async fn observe_compute(&self, record: &Record, ports: &Ports) -> Result<Observed, HostError> {
         let found = self.look(record).await?;
-        let state = match &found.status {
-            Some(status) if status.isolated => ComputeState::Isolated,
-            Some(_) => ComputeState::Active,
-            None => ComputeState::Down,
-        };
         let mac = |(i, spec): (usize, &PortSpec)| {
             let inner = ports.get(&(record.key.clone(), i))?.inner.as_ref()?;
             let mac = <[u8; 6]>::try_from(inner.mac.as_slice()).ok()?;
             Some((spec.name.clone(), dataplane_control::MacAddr(mac)))
         };
         Ok(Observed::Compute(ObservedCompute {
-            state,
-            image: found.image.unwrap_or(record.spec.image),
+            state: found.state(is_cut(record, ports)),
+            image: found.image.unwrap_or(UNREAD),
             configuration: found.status.as_ref().map(|s| s.configuration),
             generation: found.status.as_ref().map(|s| s.generation),
             ports: record.spec.ports.iter().enumerate().filter_map(mac).collect(),
@@ -237,7 +275,7 @@ impl Site {
             let Ok(Some(bridge)) = self.bridge(all, &spec.network) else { return false };
             ports.get(&(record.key.clone(), i)).is_some_and(|p| {
                 let inner = p.inner.as_ref();
-                p.outer.up
+                p.outer.up != record.isolated
                     && p.outer.bridge == Some(bridge.index)
                     && inner.is_some_and(|l| l.up && l.name == port_interface(i) && l.mac == spec.mac.0)
             })
@@ -274,7 +312,8 @@ impl Site {
         let _room = self.room_lock.lock().await;
         let (layout, config, key) = (self.layout.clone(), self.config.clone(), key.clone());
         blocking(move || {
-            let others: Vec<_> = layout.all_records()?.into_iter().filter(|r| r.key != key).collect();
+            let (own, others): (Vec<_>, Vec<_>) =
+                layout.all_records()?.into_iter().partition(|r| r.key == key);
             check_room(&config.capacity, &used(&others), &spec)?;
             let user = match &config.run_as {
                 None => None,
@@ -285,7 +324,9 @@ impl Site {
                     Some(range.clone().find(|id| !taken.contains(id)).ok_or_else(full)?)
                 }
             };
-            let record = Record { key, spec, user };
+            // Cut stays cut, whatever it becomes: that ends with the instance, or when it is asked for.
+            let isolated = own.iter().any(|r| r.isolated);
+            let record = Record { key, spec, user, isolated };
             let paths = layout.instance(&record.key);
             make_dir(&paths.dir, 0o700)?;
             write_json(&paths.record(), &record)?;
@@ -316,8 +357,8 @@ impl Site {
         let mut processes: BTreeSet<Process> =
             self.process(key).await?.into_iter().filter(Process::runs).collect();
         let socket = paths.control();
-        if !processes.is_empty() && control::shutdown(&socket, control::ANSWER).await.is_ok() {
-            for process in &processes {
+        for process in &processes {
+            if control::shutdown(&socket, process.pid, control::ANSWER).await.is_ok() {
                 process.ended_within(DRAIN).await;
             }
         }
@@ -329,18 +370,19 @@ impl Site {
     }
 
     async fn delete_ports(&self, links: &Links, key: &ObjectKey) -> Result<(), HostError> {
-        let all = links.dump().await?;
-        for link in &all {
-            let by_alias = link.alias.as_deref().and_then(|a| parse_alias(&self.name, a));
-            let ours = match by_alias {
-                Some((owner, port)) => owner == *key && port.is_some(),
-                None => link.alias.is_none() && (0..MAX_PORTS).any(|i| link.name == outer_name(key, i)),
-            };
-            if ours {
-                links.delete(link).await?;
-            }
+        for link in links.dump().await?.iter().filter(|l| self.is_port_of(l, key)) {
+            links.delete(link).await?;
         }
         Ok(())
+    }
+
+    /// Is this the outer end of one of the key's ports, by alias or (half made) by name alone?
+    pub(crate) fn is_port_of(&self, link: &Link, key: &ObjectKey) -> bool {
+        match link.alias.as_deref().map(|a| parse_alias(&self.name, a)) {
+            Some(Some((owner, port))) => owner == *key && port.is_some(),
+            Some(None) => false,
+            None => (0..MAX_PORTS).any(|i| link.name == outer_name(key, i)),
+        }
     }
 
     async fn build(&self, record: &Record, spec: &ComputeSpec) -> Result<(), HostError> {
@@ -385,7 +427,8 @@ impl Site {
         for link in links.dump().await? {
             let index = (0..record.spec.ports.len()).find(|i| link.name == outer_name(&record.key, *i));
             if let Some(i) = index {
-                links.settle(link.index, &alias(&self.name, &record.key, Some(i)), link.mtu).await?;
+                let alias = alias(&self.name, &record.key, Some(i));
+                links.settle(link.index, &alias, link.mtu, !record.isolated).await?;
             }
         }
         Ok(())
@@ -436,10 +479,16 @@ impl Site {
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(ended(status, paths));
             }
-            if let Ok(status) = control::status(&paths.control(), Request::Status, control::ANSWER).await {
-                let right =
-                    status.instance == key.as_str() && status.pid == pid && status.configuration == expected;
-                return if right { Ok(()) } else { Err(another_answers(&status, pid, paths)) };
+            match control::status(&paths.control(), pid, Request::Status, control::ANSWER).await {
+                Ok(status) => {
+                    let ours = status.instance == key.as_str() && status.pid == pid;
+                    let right = ours && status.configuration == expected;
+                    return if right { Ok(()) } else { Err(another_answers(&status, pid, paths)) };
+                }
+                Err(e @ HostError::InstanceReplaced { .. }) => {
+                    return Err(HostError::Launch { problem: e.to_string(), log: paths.log_tail() });
+                }
+                Err(_) => {}
             }
             if start.elapsed() > START {
                 return Err(HostError::StartTimeout { pid, seconds: START.as_secs(), log: paths.log_tail() });
@@ -463,7 +512,7 @@ impl Site {
         blocking(move || write_atomic(&to, bytes.as_bytes(), 0o600)).await?;
         self.measure(key, &next).await?;
         let request = Request::Configure { document: spec.configuration.clone() };
-        match control::status(&paths.control(), request, control::CONFIGURE).await {
+        match control::status(&paths.control(), running.pid, request, control::CONFIGURE).await {
             Ok(_) => {}
             Err(HostError::Refused { code, message }) => {
                 // The event log must end with what runs: the refused document was measured, so measure that again.
@@ -539,6 +588,19 @@ fn check(key: &ObjectKey, spec: &ComputeSpec) -> Result<Configuration, HostError
     if !asked.eq(document.ports.iter().map(|p| (&p.name, p.mac))) {
         return bad("its configuration has other ports (names, order or MAC addresses)".into());
     }
+    for (i, port) in document.ports.iter().enumerate() {
+        let expected = port_interface(i);
+        let device = match &port.driver {
+            PortDriver::AfPacket { interface } | PortDriver::AfXdp { interface } => interface.as_str(),
+            PortDriver::Memif { .. } => "shared memory",
+        };
+        if device != expected {
+            return bad(format!(
+                "`{}` is to use {device}, not {expected}, the only way in and out that can be cut here",
+                port.name
+            ));
+        }
+    }
     if let Some(port) = spec.ports.iter().find(|p| p.mac.0[0] & 1 == 1 || p.mac.0 == [0; 6]) {
         return bad(format!("`{}` has {}, which is no station's address", port.name, port.mac));
     }
@@ -564,4 +626,30 @@ fn check_room(total: &Resources, used: &Resources, spec: &ComputeSpec) -> Result
     short("vCPUs", total.vcpus, used.vcpus, spec.vcpus)?;
     short("MiB of memory", total.memory_mib, used.memory_mib, spec.memory_mib)?;
     short("instances", total.instances, used.instances, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn active_is_what_answers_and_shows_what_it_executes_and_is_not_cut() {
+        let found = |image: bool, answers: bool| Found {
+            process: Process::of(std::process::id()),
+            image: image.then_some(UNREAD),
+            status: answers.then(|| Status {
+                instance: "a/b".into(),
+                function: "reflector".into(),
+                generation: 1,
+                configuration: UNREAD,
+                isolated: true,
+                pid: 1,
+                connections: 0,
+                counters: BTreeMap::new(),
+            }),
+        };
+        let states = |cut| [(true, true), (true, false), (false, true)].map(|(i, s)| found(i, s).state(cut));
+        assert_eq!(states(false), [ComputeState::Active, ComputeState::Down, ComputeState::Down]);
+        assert_eq!(states(true), [ComputeState::Isolated; 3]);
+    }
 }

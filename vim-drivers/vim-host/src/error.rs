@@ -72,6 +72,14 @@ pub(crate) enum HostError {
     InstanceAbsent,
     #[error("the instance does not run: ensure it again; its last words: {log}")]
     InstanceDown { log: String },
+    #[error(
+        "process {found} answers on the control socket in place of {recorded}, which is what was measured and started: isolate the instance, look at both, then remove it or ensure it again"
+    )]
+    InstanceReplaced { recorded: u32, found: u32 },
+    #[error(
+        "its ports are not {wanted} after the kernel was told so ({ports}): do it again, or take them down by hand (`ip -n {namespace} link set … down`)"
+    )]
+    NotCut { wanted: &'static str, ports: String, namespace: String },
     #[error("{0}")]
     Control(ProtocolError),
     #[error("the data plane refused ({code}): {message}")]
@@ -127,6 +135,8 @@ impl HostError {
             Self::ConfigurationNotRunning { .. } => ("CONFIGURATION_NOT_RUNNING", Compensate),
             Self::InstanceAbsent => ("INSTANCE_ABSENT", Compensate),
             Self::InstanceDown { .. } => ("INSTANCE_DOWN", Unknown),
+            Self::InstanceReplaced { .. } => ("INSTANCE_REPLACED", Unknown),
+            Self::NotCut { .. } => ("NOT_ISOLATED", Unknown),
             Self::Control(_) => ("CONTROL_IO", Unknown),
             Self::Refused { .. } => ("DATAPLANE_REFUSED", Compensate),
             Self::NoTpm { .. } => ("NO_TPM", Compensate),

@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
     path::Path,
     process::{ExitStatus, Output, Stdio},
     time::Duration,
@@ -51,7 +50,7 @@ impl Site {
             problem: format!("{}: {e}", self.config.launcher.display()),
             log: paths.log_tail(),
         };
-        let log = File::create(paths.log()).map_err(failed)?;
+        let log = paths.new_log().map_err(failed)?;
         let mut command = self.command("launch");
         command.arg("--instance").arg(key.as_str());
         command.arg("--image").arg(self.layout.image(image)).arg("--expect-image").arg(image.to_string());

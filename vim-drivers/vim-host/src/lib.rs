@@ -11,7 +11,16 @@
 //! same key waits for it.
 //!
 //! Never: touch a link without our alias outside what is named after our key; enter a namespace on a runtime worker;
-//! trust a process id without its start time; let a data plane run that was not measured.
+//! trust a process id without its start time; let a data plane run that was not measured; ask a process whether its
+//! traffic is cut.
+//!
+//! `INSTANCE_DOWN`, `INSTANCE_REPLACED` and `CONTROL_IO` are three findings: nothing runs; what runs is not what was
+//! measured; what runs does not answer. An instance about which the first two are said twice will not come back by
+//! itself, and no evidence of it will: isolate it. Isolation works on all three.
+//!
+//! A log is cut to its last MiB when it is longer than 8 MiB, every 10 s while a [`HostVim`] lives that was called
+//! once. While none lives nothing bounds it: give the state directory a file system (or a
+//! quota) of its own where that matters.
 //!
 //! # Errors
 //!
@@ -41,7 +50,9 @@
 //! | `CONFIGURATION_REFUSED` | Compensate | generation not above the running one, other ports, or the data plane's word |
 //! | `CONFIGURATION_NOT_RUNNING` | Compensate | accepted, and something else read back |
 //! | `INSTANCE_ABSENT` | Compensate | control of what was never made |
-//! | `INSTANCE_DOWN` | Unknown | control of what does not run |
+//! | `INSTANCE_DOWN` | Unknown | control or evidence of what does not run: its recorded process is gone |
+//! | `INSTANCE_REPLACED` | Unknown | control or evidence of an instance in whose place another process answers |
+//! | `NOT_ISOLATED` | Unknown | the kernel does not show an instance's ports down (or up) once told so |
 //! | `CONTROL_IO` | Unknown | the control socket failed or timed out |
 //! | `DATAPLANE_REFUSED` | Compensate | the data plane refused another request |
 //! | `NO_TPM` | Compensate | evidence asked of a site without TPM |
@@ -57,6 +68,7 @@ mod compute;
 mod control;
 mod error;
 mod image;
+mod isolation;
 mod launcher;
 mod link;
 mod netns;
@@ -70,14 +82,14 @@ use std::{
     future::Future,
     ops::RangeInclusive,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Once},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use attestation::Evidence;
 use dataplane_control::{
-    protocol::{Request, Status},
+    protocol::Status,
     traffic::{TrafficProfile, TrafficReport},
 };
 use tokio::sync::Mutex;
@@ -99,6 +111,8 @@ const KEY_LOCKS: usize = 64;
 const MAX_SITE: usize = 32;
 /// Longest path of a UNIX socket (`sun_path` of unix(7), less its end), bytes.
 const MAX_SOCKET_PATH: usize = 107;
+/// How often logs are looked at while a site is driven.
+const LOOK_AT_LOGS_EVERY: Duration = Duration::from_secs(10);
 /// Time for a traffic report beyond the traffic itself: preparing the flows and making the report.
 const TRAFFIC_MARGIN: Duration = Duration::from_secs(30);
 
@@ -157,6 +171,9 @@ pub(crate) struct Site {
     /// Held while room and user ids are given.
     room_lock: Mutex<()>,
     image_lock: Arc<std::sync::Mutex<()>>,
+    log_keeper: Once,
+    /// Lives as long as the site.
+    driven: Arc<()>,
     _lock: File,
 }
 
@@ -178,11 +195,25 @@ impl HostVim {
         operation: &'static str,
         f: impl Future<Output = Result<T, HostError>> + Send + 'static,
     ) -> Result<T, DriverError> {
+        self.site.log_keeper.call_once(|| self.keep_logs_short());
         let result = match tokio::spawn(f).await {
             Ok(result) => result,
             Err(e) => Err(HostError::Internal(e.to_string())),
         };
         result.map_err(|e| e.at(key, operation))
+    }
+
+    /// Keeps the logs short for as long as the site is driven. It does not hold the site: that would keep its lock.
+    fn keep_logs_short(&self) {
+        let (layout, driven) = (self.site.layout.clone(), Arc::downgrade(&self.site.driven));
+        tokio::spawn(async move {
+            while driven.strong_count() > 0 {
+                let layout = layout.clone();
+                // It warns itself.
+                let _trimmed = tokio::task::spawn_blocking(move || layout.trim_logs()).await;
+                tokio::time::sleep(LOOK_AT_LOGS_EVERY).await;
+            }
+        });
     }
 }
 
@@ -206,6 +237,8 @@ impl Site {
             fabric_lock: Mutex::new(()),
             room_lock: Mutex::new(()),
             image_lock: Arc::default(),
+            log_keeper: Once::new(),
+            driven: Arc::default(),
             _lock: lock,
         })
     }
@@ -308,25 +341,11 @@ impl Site {
         key: &ObjectKey,
         profile: TrafficProfile,
     ) -> Result<TrafficReport, HostError> {
-        self.running(key).await?;
+        let (process, _) = self.running(key).await?;
         let sending = u64::from(profile.duration_ms) + u64::from(profile.drain_ms);
         let limit = Duration::from_millis(sending) + TRAFFIC_MARGIN;
         let socket = self.layout.instance(key).control();
-        control::exchange(&socket, limit, move |client| client.run(profile)).await
-    }
-
-    async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), HostError> {
-        let _key = self.key_lock(key).lock().await;
-        self.running(key).await?;
-        let socket = self.layout.instance(key).control();
-        control::status(&socket, Request::Isolate { on }, control::ANSWER).await?;
-        match self.running(key).await? {
-            (_, status) if status.isolated == on => Ok(()),
-            _ => Err(HostError::Refused {
-                code: "NOT_ISOLATED".into(),
-                message: format!("it accepted isolation {on} and reports the contrary"),
-            }),
-        }
+        control::exchange(&socket, process.pid, limit, move |client| client.run(profile)).await
     }
 }
 

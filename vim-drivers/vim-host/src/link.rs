@@ -170,9 +170,10 @@ impl Links {
         self.act(&action, self.handle.link().add(bridge.build()).execute()).await
     }
 
-    /// Sets alias and MTU and takes it up.
-    pub(crate) async fn settle(&self, index: u32, alias: &str, mtu: u32) -> Result<(), HostError> {
-        let change = LinkUnspec::new_with_index(index).mtu(mtu).alias(alias).up();
+    /// Sets alias and MTU, and takes it up or down.
+    pub(crate) async fn settle(&self, index: u32, alias: &str, mtu: u32, up: bool) -> Result<(), HostError> {
+        let change = LinkUnspec::new_with_index(index).mtu(mtu).alias(alias);
+        let change = if up { change.up() } else { change.down() };
         let action = format!("set up link {index} ({alias})");
         self.act(&action, self.handle.link().change(change.build()).execute()).await
     }
@@ -182,6 +183,18 @@ impl Links {
         let change = LinkUnspec::new_with_name(name).mtu(mtu);
         let action = format!("set the MTU of {name}");
         self.act(&action, self.handle.link().change(change.build()).execute()).await
+    }
+
+    /// Takes a link up or down. One that is gone neither takes nor gives anything: success.
+    pub(crate) async fn switch(&self, link: &Link, up: bool) -> Result<(), HostError> {
+        let change = LinkUnspec::new_with_index(link.index);
+        let change = if up { change.up() } else { change.down() };
+        match self.handle.link().change(change.build()).execute().await {
+            Err(e) if !is_absent(&e) => {
+                Err(self.problem(&format!("take {} {}", link.name, if up { "up" } else { "down" }), e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Takes a link up, promiscuous: what is addressed to others is for the data plane too.
@@ -220,7 +233,7 @@ impl Links {
     /// Deletes a link (of a pair, both ends); absent is success.
     pub(crate) async fn delete(&self, link: &Link) -> Result<(), HostError> {
         match self.handle.link().del(link.index).execute().await {
-            Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -(nix::Error::ENODEV as i32) => Ok(()),
+            Err(e) if is_absent(&e) => Ok(()),
             Err(e) => Err(self.problem(&format!("delete link {}", link.name), e)),
             Ok(()) => Ok(()),
         }
@@ -241,6 +254,10 @@ impl Links {
         };
         HostError::Netlink { action: action.into(), namespace: self.namespace.clone(), problem }
     }
+}
+
+fn is_absent(e: &rtnetlink::Error) -> bool {
+    matches!(e, rtnetlink::Error::NetlinkError(e) if e.raw_code() == -(nix::Error::ENODEV as i32))
 }
 
 async fn inner_end(handle: Handle, peer: Option<(i32, u32)>) -> Result<Option<Link>, rtnetlink::Error> {

@@ -43,7 +43,7 @@ impl Site {
         let bridge = self.bridge(&all, key)?.ok_or_else(|| vanished(key))?;
         let mtu = u32::from(mtu);
         if bridge.alias.is_none() || !bridge.up || bridge.mtu != mtu {
-            links.settle(bridge.index, &alias(&self.name, key, None), mtu).await?;
+            links.settle(bridge.index, &alias(&self.name, key, None), mtu, true).await?;
         }
         for port in all.iter().filter(|l| l.bridge == Some(bridge.index) && l.mtu != mtu) {
             links.set_mtu(&port.name, mtu).await?;

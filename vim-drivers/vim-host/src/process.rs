@@ -1,5 +1,8 @@
 //! Processes: found, recognised and ended by process id *and* start time, never by id alone.
 //!
+//! A signal goes through a pidfd (pidfd_open(2), Linux 5.3) that was opened before the start time was compared: when
+//! the process ends in between and its id is given to another, the signal reaches nobody.
+//!
 //! A process that was started just before a crash, before its id was written down, is found by the control socket
 //! in its arguments, which is unique to the instance.
 
@@ -9,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    errno::Errno,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+use rustix::{
+    fd::OwnedFd,
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use serde::{Deserialize, Serialize};
 
@@ -65,24 +68,49 @@ impl Process {
 
     /// SIGTERM, then SIGKILL; ended when this returns.
     pub(crate) async fn end(&self) -> Result<(), HostError> {
-        for (signal, limit) in [(Signal::SIGTERM, AFTER_TERM), (Signal::SIGKILL, AFTER_KILL)] {
-            if !self.runs() {
-                return Ok(());
-            }
-            let pid = i32::try_from(self.pid).map_err(|e| HostError::Internal(e.to_string()))?;
-            match kill(Pid::from_raw(pid), signal) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(e) => {
-                    let what = format!("to end process {pid}");
-                    return Err(HostError::NotPrivileged { what, source: e.into() });
-                }
-            }
+        let Some(hold) = self.hold()? else { return Ok(()) };
+        for (signal, limit) in [(Signal::TERM, AFTER_TERM), (Signal::KILL, AFTER_KILL)] {
+            hold.signal(signal)?;
             if self.ended_within(limit).await {
                 return Ok(());
             }
         }
         Err(HostError::ProcessStuck { pid: self.pid, seconds: AFTER_KILL.as_secs() })
     }
+
+    /// A hold on this very process; `None` when it does not run.
+    fn hold(&self) -> Result<Option<Hold>, HostError> {
+        let no_id = || HostError::Internal(format!("{} is no process id", self.pid));
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or_else(no_id)?;
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            // None with this id, or a thread of another process has it.
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+            Err(e) => return Err(refused(self.pid, e)),
+        };
+        // Compared once it is held: whoever had the id when it was opened is held, and ids are given in time's order.
+        Ok(self.runs().then_some(Hold { pid: self.pid, fd }))
+    }
+}
+
+/// A process held by a pidfd: what happens to its id does not matter any more.
+struct Hold {
+    pid: u32,
+    fd: OwnedFd,
+}
+
+impl Hold {
+    /// Signals it; nothing to do when it has ended.
+    fn signal(&self, signal: Signal) -> Result<(), HostError> {
+        match pidfd_send_signal(&self.fd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(refused(self.pid, e)),
+        }
+    }
+}
+
+fn refused(pid: u32, e: Errno) -> HostError {
+    HostError::NotPrivileged { what: format!("to end process {pid} (pidfd, Linux 5.3)"), source: e.into() }
 }
 
 /// Processes started with this control socket, whether or not anyone wrote their ids down.
@@ -116,6 +144,54 @@ mod tests {
         assert_eq!(parse_stat(&format!("7 (a b) S 0) R {tail}")), Some(22));
         assert_eq!(parse_stat(&format!("7 (gone) Z {tail}")), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    /// In a namespace of its own for process ids, where nobody else takes the next one.
+    #[test]
+    fn a_signal_never_reaches_who_has_the_id_now() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("SKIPPED: needs root, to make a namespace for process ids");
+        }
+        let output = std::process::Command::new("unshare")
+            .args(["--pid", "--fork", "--mount-proc"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "process::tests::only_with_ids_of_its_own", "--nocapture"])
+            .env("IDS_OF_ITS_OWN", "1")
+            .output()
+            .unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        if text.contains("SKIPPED") || text.contains("unshare failed") {
+            return eprintln!("SKIPPED: {text}");
+        }
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    /// Run by [`a_signal_never_reaches_who_has_the_id_now`].
+    #[test]
+    fn only_with_ids_of_its_own() {
+        if std::env::var_os("IDS_OF_ITS_OWN").is_none() {
+            return;
+        }
+        let sleep = || std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut first = sleep();
+        let known = Process::of(first.id()).unwrap();
+        let hold = known.hold().unwrap().unwrap();
+        first.kill().unwrap();
+        first.wait().unwrap();
+        // The next process gets the id again; start times have a resolution of 10 ms.
+        std::thread::sleep(Duration::from_millis(50));
+        if let Err(e) = fs::write("/proc/sys/kernel/ns_last_pid", (first.id() - 1).to_string()) {
+            return eprintln!("SKIPPED: ns_last_pid: {e}");
+        }
+        let mut second = sleep();
+        assert_eq!(second.id(), first.id(), "another process took the id");
+        hold.signal(Signal::KILL).unwrap();
+        assert!(known.hold().unwrap().is_none(), "who has the id now is another");
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(second.try_wait().unwrap().is_none(), "the signal reached who has the id now");
+        second.kill().unwrap();
+        second.wait().unwrap();
     }
 
     #[tokio::test]

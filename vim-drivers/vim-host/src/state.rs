@@ -7,7 +7,7 @@
 //! <state>/instances/<short>/record.json   written before anything of the instance is made, removed last
 //! <state>/instances/<short>/configuration.json   the document, exactly as measured
 //! <state>/instances/<short>/process.json  process id and start time
-//! <state>/instances/<short>/log           what the data plane says
+//! <state>/instances/<short>/log           what the data plane says, cut to its end when it is too long
 //! <run>/<short>/control                   its control socket, in a directory that the instance's user owns
 //! ```
 
@@ -24,6 +24,11 @@ use vim::{ComputeSpec, ObjectKey};
 
 use crate::error::{HostError, LOG_TAIL_BYTES, state};
 
+/// Longest log of an instance that is left alone, bytes.
+pub(crate) const MAX_LOG_BYTES: u64 = 8 << 20;
+/// What is kept of a longer one, bytes: its end.
+const KEPT_LOG_BYTES: u64 = 1 << 20;
+
 /// What was asked for under a key, without the configuration document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +38,9 @@ pub(crate) struct Record {
     pub spec: ComputeSpec,
     /// User and group id that it runs as.
     pub user: Option<u32>,
+    /// Its ports are to be down: written before they are taken down, and after they were taken up again.
+    #[serde(default)]
+    pub isolated: bool,
 }
 
 /// An image reference.
@@ -113,6 +121,16 @@ impl Layout {
         files.filter_map(|name| read_json(&self.image_refs().join(name)).transpose()).collect()
     }
 
+    /// Cuts every log that is too long, whoever writes to it.
+    pub(crate) fn trim_logs(&self) {
+        for name in names(&self.instances()).unwrap_or_default() {
+            let paths = InstancePaths { dir: self.instances().join(&name), run: self.run.join(&name) };
+            if let Err(e) = paths.trim_log() {
+                tracing::warn!(log = %paths.log().display(), "cannot cut it to its end: {e}");
+            }
+        }
+    }
+
     /// Every instance record.
     pub(crate) fn all_records(&self) -> Result<Vec<Record>, HostError> {
         let dirs = names(&self.instances())?;
@@ -142,17 +160,34 @@ impl InstancePaths {
         self.run.join("control")
     }
 
+    /// A new empty log. Only appended to: what is cut from it while a process writes stays cut.
+    pub(crate) fn new_log(&self) -> io::Result<File> {
+        remove_if_there(&self.log())?;
+        OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.log())
+    }
+
+    /// Cuts a log that is longer than it may be to its end. Absent is success.
+    pub(crate) fn trim_log(&self) -> io::Result<()> {
+        let mut file = match OpenOptions::new().read(true).append(true).open(self.log()) {
+            Err(e) if absent(&e) => return Ok(()),
+            file => file?,
+        };
+        let length = file.metadata()?.len();
+        if length <= MAX_LOG_BYTES {
+            return Ok(());
+        }
+        let kept = end_of(&mut file, KEPT_LOG_BYTES)?;
+        // What is written between these two is kept too, out of order.
+        file.set_len(0)?;
+        let cut = length.saturating_sub(KEPT_LOG_BYTES);
+        file.write_all(format!("[the first {cut} bytes were cut: a log has {MAX_LOG_BYTES}]\n").as_bytes())?;
+        file.write_all(&kept)
+    }
+
     /// The end of its log, for people.
     pub(crate) fn log_tail(&self) -> String {
-        let read = || -> io::Result<String> {
-            let mut file = File::open(self.log())?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
-            let mut bytes = Vec::new();
-            file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-        };
-        match read() {
+        let read = || end_of(&mut File::open(self.log())?, LOG_TAIL_BYTES);
+        match read().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()) {
             Ok(text) if !text.is_empty() => text,
             Ok(_) => "(none)".into(),
             Err(e) => format!("({}: {e})", self.log().display()),
@@ -171,6 +206,14 @@ impl InstancePaths {
         remove_file(&self.record())?;
         remove_dir_all(&self.dir)
     }
+}
+
+fn end_of(file: &mut File, bytes: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
+    let mut end = Vec::new();
+    file.take(bytes).read_to_end(&mut end)?;
+    Ok(end)
 }
 
 /// Writes a file whole: temporary file, fsync, rename, fsync of the directory.
@@ -194,13 +237,17 @@ pub(crate) fn temporary(path: &Path) -> PathBuf {
 
 /// A new empty file with this mode, whatever was there.
 pub(crate) fn create(path: &Path, mode: u32) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
+    remove_if_there(path)?;
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     Ok(file)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
@@ -298,6 +345,33 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(&path, b"{").unwrap();
         assert_eq!(read_json::<u32>(&path).unwrap_err().code(), "STATE_CORRUPT");
+    }
+
+    #[test]
+    fn a_log_keeps_its_end_while_it_is_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { state: dir.path().join("state"), run: dir.path().join("run") };
+        layout.prepare().unwrap();
+        let paths = layout.instance(&ObjectKey::new("a/b").unwrap());
+        make_dir(&paths.dir, 0o700).unwrap();
+        layout.trim_logs();
+        let mut writer = paths.new_log().unwrap();
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        for _ in 0..MAX_LOG_BYTES / 1024 {
+            writer.write_all(&line).unwrap();
+        }
+        let length = || fs::metadata(paths.log()).unwrap().len();
+        layout.trim_logs();
+        assert_eq!(length(), MAX_LOG_BYTES, "as long as it may be");
+        writer.write_all(b"the last words\n").unwrap();
+        layout.trim_logs();
+        assert!(length() < KEPT_LOG_BYTES + 128, "{}", length());
+        // The writer goes on at the end, not where it was: no hole that grows again at once.
+        writer.write_all(b"and more\n").unwrap();
+        let text = fs::read_to_string(paths.log()).unwrap();
+        assert!(text.starts_with("[the first 7340047 bytes were cut"), "{}", &text[..80]);
+        assert!(text.ends_with("the last words\nand more\n") && !text.contains('\0'));
+        assert_eq!(paths.new_log().unwrap().metadata().unwrap().len(), 0);
     }
 
     #[test]

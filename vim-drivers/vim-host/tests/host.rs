@@ -11,87 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Host, Recipe, TwoImages, is_root, key, sh, standin};
-use dataplane_control::{
-    Configuration, Function, MacAddr,
-    config::{Port, PortDriver, Reflector},
+use common::{
+    Host, Recipe, TwoImages,
+    bench::{bench, compute, finish, ground, network, verdict},
+    eventually, is_root, key, sh,
 };
 use trust::Digest;
 use vim::{
-    ComputeSpec, ComputeState, Disposition, DriverError, ImageSpec, Kind, NetworkSpec, ObjectKey, Observed,
-    PortSpec, Scope, Spec, VimDriver, VnfControl, conformance::Fixture, port_interface,
+    ComputeState, Disposition, Kind, Observed, Scope, Spec, VimDriver, VnfControl, conformance::Fixture,
 };
 use vim_host::HostVim;
-
-struct Bench {
-    recipe: Recipe,
-    _dir: tempfile::TempDir,
-}
-
-fn bench() -> Option<Bench> {
-    if !is_root() {
-        return None;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let images = TwoImages::of(&standin(), dir.path());
-    let recipe =
-        Recipe { launcher: standin(), images, tpm: None, run_as: None, dataplane_arguments: Vec::new() };
-    Some(Bench { recipe, _dir: dir })
-}
-
-fn network(mtu: u16) -> Spec {
-    Spec::Network(NetworkSpec { name: "net".into(), mtu })
-}
-
-/// A reflector with a port on each of these networks.
-fn compute(host: &Host, instance: &ObjectKey, networks: &[&str]) -> Spec {
-    let mac = |i: usize| {
-        let [a, b, c, ..] = Digest::of(format!("{instance} {i}")).0;
-        MacAddr([2, 0, 0, a, b, c])
-    };
-    let port = |(i, _): (usize, &&str)| Port {
-        name: format!("eth{i}"),
-        driver: PortDriver::AfPacket { interface: port_interface(i) },
-        mac: mac(i),
-    };
-    let spec = |(i, network): (usize, &&str)| PortSpec {
-        name: format!("eth{i}"),
-        network: key(network),
-        mac: mac(i),
-        addresses: Vec::new(),
-    };
-    let function = Function::Reflector(Reflector { port: "eth0".into(), number: 1, addresses: Vec::new() });
-    let ports = networks.iter().enumerate().map(port).collect();
-    let document = Configuration { instance: instance.to_string(), generation: 1, ports, function };
-    Spec::Compute(ComputeSpec {
-        name: "vdu".into(),
-        image: host.images()[0],
-        vcpus: 1,
-        memory_mib: 64,
-        ports: networks.iter().enumerate().map(spec).collect(),
-        configuration: String::from_utf8(document.to_bytes()).unwrap(),
-    })
-}
-
-async fn ground(host: &Host) {
-    let image = Spec::Image(ImageSpec { name: "dataplane".into(), digest: host.images()[0] });
-    host.vim().ensure(&key("ns/image"), &image).await.unwrap();
-    host.vim().ensure(&key("ns/net"), &network(1500)).await.unwrap();
-}
-
-async fn finish(mut host: Host) {
-    let found = host.vim().observe(&Scope::All).await.unwrap().objects;
-    for kind in [Kind::Compute, Kind::Network, Kind::Image] {
-        for key in found.keys() {
-            host.vim().remove(key, kind).await.unwrap();
-        }
-    }
-    assert_eq!(host.residue().await.unwrap(), Vec::<String>::new());
-}
-
-fn verdict(error: &DriverError) -> (&str, Disposition) {
-    (&error.code, error.disposition)
-}
 
 /// A frame on a port of an instance is a data plane's, never the kernel's: none when no data plane sends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -284,6 +213,87 @@ async fn a_launch_that_fails_says_why() {
         assert!(matches!(&found[&vdu], Observed::Compute(c) if c.state == ComputeState::Down), "{found:?}");
         finish(host).await;
     }
+}
+
+/// A process whose executable cannot be read (here: a kernel thread's, which has none) is not reported as what was
+/// asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_cannot_be_read_is_not_the_one_asked_for() {
+    let Some(bench) = bench() else { return };
+    let host = Host::new(&bench.recipe).unwrap();
+    let Some((pid, start)) = kernel_thread() else {
+        return common::missing("needs a kernel thread in sight: this namespace for process ids has none");
+    };
+    ground(&host).await;
+    let vdu = key("ns/vdu");
+    let spec = compute(&host, &vdu, &["ns/net"]);
+    host.vim().ensure(&vdu, &spec).await.unwrap();
+    let recorded = host.instance_dir(&vdu).join("process.json");
+    std::fs::write(&recorded, format!("{{\"pid\":{pid},\"start_ticks\":{start}}}")).unwrap();
+    let found = host.vim().observe(&Scope::All).await.unwrap().objects;
+    let Observed::Compute(seen) = &found[&vdu] else { panic!("{found:?}") };
+    assert_eq!((seen.state, seen.configuration), (ComputeState::Down, None));
+    assert_ne!(seen.image, host.images()[0], "nothing that runs it was read");
+    // Ended behind our back: nothing is read either.
+    std::fs::remove_file(&recorded).unwrap();
+    let found = host.vim().observe(&Scope::All).await.unwrap().objects;
+    assert!(matches!(&found[&vdu], Observed::Compute(c) if c.image != host.images()[0]), "{found:?}");
+    let Observed::Compute(again) = host.vim().ensure(&vdu, &spec).await.unwrap() else { panic!() };
+    assert_eq!((again.state, again.image), (ComputeState::Active, host.images()[0]));
+    finish(host).await;
+}
+
+/// Id and start time of the parent of kernel threads.
+fn kernel_thread() -> Option<(u32, String)> {
+    let stat = std::fs::read_to_string("/proc/2/stat").ok()?;
+    let start = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.to_owned();
+    std::fs::read("/proc/2/exe").is_err().then_some((2, start))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_grows_is_cut_to_its_end() {
+    const LONG: usize = 20 << 20;
+    let Some(bench) = bench() else { return };
+    let mut host = Host::new(&bench.recipe).unwrap();
+    ground(&host).await;
+    let vdu = key("ns/vdu");
+    host.vim().ensure(&vdu, &compute(&host, &vdu, &["ns/net"])).await.unwrap();
+    let pid = host.vim().status(&vdu).await.unwrap().pid;
+    // What the process writes, through its own descriptors: to the end, wherever that is.
+    for descriptor in [1, 2] {
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}")).unwrap();
+        let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).unwrap().trim().to_owned();
+        assert_ne!(u32::from_str_radix(&flags, 8).unwrap() & 0o2000, 0, "O_APPEND: {info}");
+    }
+    let log = host.instance_dir(&vdu).join("log");
+    std::fs::write(format!("/proc/{pid}/fd/1"), vec![b'x'; LONG]).unwrap();
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), LONG as u64);
+    host.restart().await.unwrap();
+    host.vim().observe(&Scope::All).await.unwrap();
+    let cut = eventually(Duration::from_secs(5), || std::fs::metadata(&log).unwrap().len() < 2 << 20).await;
+    assert!(cut, "{} bytes", std::fs::metadata(&log).unwrap().len());
+    assert_eq!(host.vim().status(&vdu).await.unwrap().pid, pid);
+    finish(host).await;
+}
+
+/// What goes past the links of this VIM could not be cut, so it is not made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_port_of_a_document_is_on_a_link_of_ours() {
+    let Some(bench) = bench() else { return };
+    let host = Host::new(&bench.recipe).unwrap();
+    ground(&host).await;
+    let vdu = key("ns/vdu");
+    let Spec::Compute(good) = compute(&host, &vdu, &["ns/net"]) else { panic!() };
+    for other in [r#"{"memif":{"socket":"cp0","server":true}}"#, r#"{"af_packet":{"interface":"eth0"}}"#] {
+        let mut spec = good.clone();
+        let mut document: serde_json::Value = serde_json::from_str(&spec.configuration).unwrap();
+        document["ports"][0]["driver"] = serde_json::from_str(other).unwrap();
+        spec.configuration = document.to_string();
+        let refused = host.vim().ensure(&vdu, &Spec::Compute(spec)).await.unwrap_err();
+        assert_eq!(verdict(&refused), ("BAD_SPEC", Disposition::Compensate), "{refused}");
+        assert!(refused.reason.contains("can be cut"), "{refused}");
+    }
+    finish(host).await;
 }
 
 /// One dump, whatever the number of objects.

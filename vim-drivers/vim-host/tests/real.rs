@@ -10,6 +10,7 @@ mod common;
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::net::UnixStream,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -19,12 +20,13 @@ use common::{Host, Recipe, TwoImages, conclude, eventually, is_root, key, missin
 use dataplane_control::{
     Configuration, Function, MacAddr,
     config::{Backend, Generator, Port, PortDriver, Reflector},
+    protocol::{Client, Request, Status},
     traffic::{Expectation, FlowGroup, TrafficProfile},
 };
 use trust::{Digest, UnixTime};
 use vim::{
-    ComputeSpec, Disposition, ImageSpec, Kind, NetworkSpec, ObjectKey, PortSpec, Scope, Spec, VimDriver,
-    VnfControl,
+    ComputeSpec, ComputeState, Disposition, ImageSpec, Kind, NetworkSpec, ObjectKey, Observed, PortSpec,
+    Scope, Spec, VimDriver, VnfControl,
     conformance::{self, Fixture},
     port_interface,
 };
@@ -140,6 +142,12 @@ fn compute(host: &Host, mac: MacAddr, configuration: String) -> Spec {
     })
 }
 
+/// Speaks to an instance behind the driver's back.
+fn told(host: &Host, instance: &ObjectKey, request: Request) -> Status {
+    let socket = UnixStream::connect(host.run_dir().join(instance.short("i")).join("control")).unwrap();
+    Client::new(socket).unwrap().status(&request).unwrap()
+}
+
 async fn ground(host: &Host) {
     let image = Spec::Image(ImageSpec { name: "dataplane".into(), digest: host.images()[0] });
     host.vim().ensure(&key("ns/image"), &image).await.unwrap();
@@ -206,6 +214,10 @@ async fn evidence_is_affirmed_for_what_runs_and_for_nothing_else() {
     // Isolation shows in the claims.
     host.vim().isolate(&one, true).await.unwrap();
     let evidence = host.vim().attest(std::slice::from_ref(&one), &nonce(4)).await.unwrap();
+    assert!(evidence.claims.contains("\"isolated\":true"), "{}", evidence.claims);
+    // The kernel's word, whatever the process says.
+    assert!(!told(&host, &one, Request::Isolate { on: false }).isolated);
+    let evidence = host.vim().attest(std::slice::from_ref(&one), &nonce(6)).await.unwrap();
     assert!(evidence.claims.contains("\"isolated\":true"), "{}", evidence.claims);
     let absent = host.vim().attest(&[one.clone(), key("ns/absent")], &nonce(5)).await.unwrap_err();
     assert_eq!(absent.code, "INSTANCE_ABSENT");
@@ -290,6 +302,22 @@ async fn known_traffic_passes_from_a_generator_to_a_reflector() {
     host.vim().isolate(&backend, true).await.unwrap();
     let cut = host.vim().run_traffic(&probe, &profile).await;
     assert!(cut.as_ref().map_or(true, |r| r.rx_frames == 0), "isolated, and yet: {cut:?}");
+    // The process lets everything through again; the kernel does not.
+    assert!(!told(&host, &backend, Request::Isolate { on: false }).isolated);
+    let cut = host.vim().run_traffic(&probe, &profile).await;
+    assert!(cut.as_ref().map_or(true, |r| r.rx_frames == 0), "isolated, and yet: {cut:?}");
+    // Killed and made anew, it is as cut as before.
+    let pid = host.vim().status(&backend).await.unwrap().pid;
+    sh(&format!("kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done")).unwrap();
+    let spec = compute(&host, to, document(&backend, 1, to, reflector(7)));
+    let made = host.vim().ensure(&backend, &spec).await.unwrap();
+    assert!(matches!(&made, Observed::Compute(c) if c.state == ComputeState::Isolated), "{made:?}");
+    let cut = host.vim().run_traffic(&probe, &profile).await;
+    assert!(cut.as_ref().map_or(true, |r| r.rx_frames == 0), "isolated, and yet: {cut:?}");
+    // Taken back, traffic flows through the same process.
+    host.vim().isolate(&backend, false).await.unwrap();
+    let report = host.vim().run_traffic(&probe, &profile).await.unwrap();
+    assert_eq!((report.groups["all"].arrived, report.groups["all"].misrouted), (64, 0), "{report:?}");
     let refused = host.vim().run_traffic(&backend, &profile).await.unwrap_err();
     assert_eq!((refused.code.as_str(), refused.disposition), ("DATAPLANE_REFUSED", Disposition::Compensate));
     finish(host).await;

@@ -137,6 +137,7 @@ pub async fn run<F: Fixture>(make: impl AsyncFn() -> Result<F, String>, only: Op
         other_ports_are_another_instance,
         errors_carry_code_and_disposition,
         isolation_cuts_traffic_and_keeps_the_process,
+        isolation_outlives_the_driver_and_ends_with_the_instance,
         a_crashed_instance_is_down_and_ensure_restarts_it,
         a_restarted_driver_keeps_what_runs,
         concurrent_calls_make_one_object,
@@ -561,6 +562,27 @@ async fn isolation_cuts_traffic_and_keeps_the_process<F: Fixture>(f: &mut F) -> 
         check!(Some(&again) == found, "isolate {on}, then ensure: {again:?}");
     }
     clear(f, "isolate").await?;
+    nothing_left(f).await
+}
+
+async fn isolation_outlives_the_driver_and_ends_with_the_instance<F: Fixture>(
+    f: &mut F,
+) -> Result<(), String> {
+    let instance = start(f, "cut").await?;
+    let before = pid(f, &instance.key).await?;
+    f.control().isolate(&instance.key, true).await.map_err(|e| e.to_string())?;
+    f.restart().await?;
+    let seen = observe(f, &Scope::All).await?;
+    let found = seen.objects.get(&instance.key);
+    let cut = matches!(found, Some(Observed::Compute(c)) if c.state == ComputeState::Isolated);
+    check!(cut, "after a restart of the driver: {found:?}");
+    let again = ensure(f, &instance.key, &instance.spec()?).await?;
+    check!(Some(&again) == found, "after a restart and ensure: {again:?}");
+    check!(pid(f, &instance.key).await? == before, "the process is another");
+    remove(f, &instance.key, Kind::Compute).await?;
+    let anew = ensure(f, &instance.key, &instance.spec()?).await?;
+    check!(anew == instance.expected(), "removed while isolated and made anew: {anew:?}");
+    clear(f, "cut").await?;
     nothing_left(f).await
 }
 
