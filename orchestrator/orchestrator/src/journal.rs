@@ -10,10 +10,11 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use lcm::Event;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 
 /// Version of the schema.
 const SCHEMA: i64 = 1;
@@ -40,6 +41,9 @@ pub enum JournalError {
     /// It is not there.
     #[error("{0} does not exist: run `mandate init` (a start never creates a journal)")]
     Missing(PathBuf),
+    /// Another process has it open.
+    #[error("{0} is in use by another process: stop that `mandate serve` first (one orchestrator per home)")]
+    Locked(PathBuf),
     /// Made by another version.
     #[error(
         "{path} has schema {found}, this program reads {SCHEMA}: start the version that wrote it, or update"
@@ -114,8 +118,9 @@ impl Journal {
             return Err(JournalError::Missing(path.to_owned()));
         }
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        configure(&connection)?;
-        let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+        // Who has it open keeps it: waiting for the lock would only delay the answer.
+        connection.busy_timeout(Duration::ZERO)?;
+        let found = configure(&connection).and_then(|()| schema(&connection)).map_err(|e| locked(e, path))?;
         if found != SCHEMA {
             return Err(JournalError::Schema { path: path.to_owned(), found });
         }
@@ -272,6 +277,19 @@ fn configure(connection: &Connection) -> Result<(), JournalError> {
     Ok(())
 }
 
+fn schema(connection: &Connection) -> Result<i64, JournalError> {
+    Ok(connection.query_row("PRAGMA user_version", [], |r| r.get(0))?)
+}
+
+fn locked(error: JournalError, path: &Path) -> JournalError {
+    match error {
+        JournalError::Sqlite(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+            JournalError::Locked(path.to_owned())
+        }
+        other => other,
+    }
+}
+
 fn set_checkpoint(tx: &Transaction<'_>, position: u64) -> Result<(), JournalError> {
     tx.execute(
         "INSERT INTO meta (key, value) VALUES ('checkpoint', ?1) ON CONFLICT (key) DO UPDATE SET value=?1",
@@ -338,7 +356,7 @@ mod tests {
         assert!(matches!(Journal::create(&path), Err(JournalError::Exists(_))));
         let first = Journal::open(&path).unwrap();
         assert!(first.checkpoint().unwrap().is_none());
-        assert!(Journal::open(&path).and_then(|j| j.checkpoint()).is_err(), "two writers");
+        assert!(matches!(Journal::open(&path), Err(JournalError::Locked(_))), "two writers");
     }
 
     #[test]

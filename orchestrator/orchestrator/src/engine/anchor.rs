@@ -1,16 +1,18 @@
 //! Anchoring: folds a closed operation into its evidence, has the ledger anchor its digest, keeps the bundle.
 //!
 //! Everything here is deterministic (signatures too), so that doing it again after a crash submits the identical
-//! envelope, which the ledger answers with its first receipt.
+//! envelope, which the ledger answers with its first receipt. Evidence goes to the ledger in the order in which
+//! operations ended; one whose evidence the ledger refuses holds nobody up.
 
 use lcm::{Event, Operation, fold};
 use ledger_contract::{
     evidence::{ProvenEntry, Receipt},
     records::{ANCHOR_PAYLOAD, Anchor},
 };
+use tokio::sync::watch;
 use trust::{Digest, Envelope};
 
-use super::{Engine, EngineError, now_ms};
+use super::{Engine, EngineError, Tracked, now_ms};
 
 /// Pause before an anchor that could not be submitted is tried again, ms.
 const RETRY_MS: u64 = 2_000;
@@ -26,6 +28,30 @@ pub(super) enum Anchored {
 }
 
 impl Engine {
+    /// Waits until the evidence of every operation that ended before this one is anchored; false: `stop` came first.
+    pub(super) async fn turn_to_anchor(
+        &self,
+        operation: &Operation,
+        stop: &mut watch::Receiver<bool>,
+    ) -> bool {
+        let mut changes = self.changes.subscribe();
+        while self.is_behind(operation) {
+            tokio::select! {
+                // The sender is ours: it does not end before we do.
+                _ = changes.changed() => {}
+                _ = stop.wait_for(|s| *s) => return false,
+            }
+        }
+        true
+    }
+
+    fn is_behind(&self, operation: &Operation) -> bool {
+        let ended = |o: &Operation| (o.closed_ms, o.approval.proof.index);
+        let waits =
+            |t: &Tracked| t.operation.outcome.is_some() && !t.operation.is_anchored() && t.problem.is_none();
+        self.read().values().any(|t| waits(t) && ended(&t.operation) < ended(operation))
+    }
+
     /// Anchors a closed operation.
     pub(super) async fn anchor(&self, operation: &Operation) -> Result<Anchored, EngineError> {
         let mut bundle = fold::body(operation, &self.signer)?;

@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use lcm::{Event, Operation};
+use ledger::LedgerError;
 use ledger_contract::{
     approval::{self, ActuatorPolicy, Approved, Refusal, RefusalCode},
     evidence::ProvenEntry,
@@ -40,13 +41,16 @@ impl Engine {
     /// Waits for ledger events and takes them; returns the operations that are to be driven.
     pub(super) async fn intake(&self) -> Result<Vec<String>, EngineError> {
         let checkpoint = self.journal.checkpoint()?;
-        if let Err(error) = self.ledger.wait(checkpoint).await {
-            tracing::warn!(%error, "the ledger does not answer; no new deployments until it does");
-            tokio::time::sleep(LEDGER_PAUSE).await;
-            return Ok(Vec::new());
-        }
+        let events = match self.next_events(checkpoint).await {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::warn!(%error, "the ledger does not answer; no new deployments until it does");
+                tokio::time::sleep(LEDGER_PAUSE).await;
+                return Ok(Vec::new());
+            }
+        };
         let mut accepted = Vec::new();
-        for event in self.ledger.events(checkpoint, BATCH).await? {
+        for event in events {
             let Ok(entry) = serde_json::from_str::<Entry>(&event.entry) else {
                 return Err(EngineError::Encode(format!(
                     "ledger entry {} is not an entry",
@@ -74,6 +78,11 @@ impl Engine {
             }
         }
         Ok(accepted)
+    }
+
+    async fn next_events(&self, after: Option<u64>) -> Result<Vec<ProvenEntry>, LedgerError> {
+        self.ledger.wait(after).await?;
+        self.ledger.events(after, BATCH).await
     }
 
     /// Verifies an approval and journals what becomes of it.

@@ -62,6 +62,9 @@ impl Engine {
                     Command::Anchor => {
                         // The infrastructure is done with; only the ledger is waited for.
                         slot = None;
+                        if !self.turn_to_anchor(&operation, &mut stop).await {
+                            return Ok(());
+                        }
                         match self.anchor(&operation).await? {
                             Anchored::Yes => {}
                             Anchored::Later(ms) => pause = Some(ms),

@@ -26,7 +26,10 @@ use crate::{
 const MAX_ROWS: usize = 1000;
 
 pub(super) fn ledger_problem(e: LedgerError) -> Problem {
-    if e.retryable() {
+    if let LedgerError::Unauthenticated { verdict } = &e {
+        Problem::new(403, verdict.code(), "The ledger does not know who asks", &e)
+            .hint("check the certificate and the key that signed: `mandate intent sign`")
+    } else if e.retryable() {
         Problem::new(503, "LEDGER_UNAVAILABLE", "The ledger does not answer", e)
             .hint("try again; nothing was lost")
     } else {
@@ -175,8 +178,10 @@ impl Service for Engine {
     }
 
     async fn deliver(&self, approval: ProvenEntry) -> Result<DeliveredView, Problem> {
+        // A place first: a caller who goes away while it waits must not leave an accepted operation that nobody drives.
+        let place = self.arrivals.reserve().await.map_err(|e| Problem::internal("STOPPING", e))?;
         let operation_id = self.delivered(approval)?;
-        self.arrivals.send(operation_id.clone()).await.map_err(|e| Problem::internal("STOPPING", e))?;
+        place.send(operation_id.clone());
         Ok(DeliveredView { operation_id })
     }
 
