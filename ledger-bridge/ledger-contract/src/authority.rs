@@ -11,14 +11,14 @@ use trust::{
 use crate::{
     contract::TxInfo,
     policy::PolicyData,
-    records::PolicyBundle,
+    records::{AUTHENTICATION, PolicyBundle},
     state::{BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, Snapshot, policy_key},
     verdict::{Checked, Rules, fault},
 };
 
 /// The rules of [`Context::authorize`], in order.
 pub(crate) const AUTHORITY_RULES: [&str; 3] =
-    ["authentication/signature", "authorization/role", "authorization/organisation"];
+    [AUTHENTICATION, "authorization/role", "authorization/organisation"];
 
 /// What every decision but the genesis starts from.
 pub(crate) struct Context<'a> {
@@ -75,8 +75,7 @@ impl<'a> Context<'a> {
 
     /// Authenticates the request and demands a role; the first signature is who asks.
     pub fn authorize(&self, rules: &mut Rules, role: &str) -> Option<Identity> {
-        let who =
-            rules.value("authentication/signature", authenticate(self.request, &self.roots, self.tx.time));
+        let who = rules.value(AUTHENTICATION, authenticate(self.request, &self.roots, self.tx.time));
         let Some(who) = who else {
             rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1));
             return None;

@@ -181,6 +181,9 @@ pub struct RuleResult {
     pub detail: String,
 }
 
+/// The rule of every decision that says who asks.
+pub const AUTHENTICATION: &str = "authentication/signature";
+
 /// A decision, with every rule that was evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -198,6 +201,18 @@ impl Verdict {
     #[must_use]
     pub fn code(&self) -> &str {
         self.rules.iter().find(|r| !r.passed).map_or("", |r| r.code.as_str())
+    }
+
+    /// The first refusal's detail, or empty.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        self.rules.iter().find(|r| !r.passed).map_or("", |r| r.detail.as_str())
+    }
+
+    /// Is it known who asked? Otherwise the request is no entry: a stranger must not make the log grow.
+    #[must_use]
+    pub fn authenticated(&self) -> bool {
+        self.rules.iter().any(|r| r.passed && r.rule == AUTHENTICATION)
     }
 }
 

@@ -9,7 +9,7 @@ use trust::{Envelope, TrustRoots, UnixTime};
 use crate::{
     authority::{AUTHORITY_RULES, Context, authenticate, demand_role},
     contract::{Outcome, TxInfo},
-    records::{Genesis, PackageKind, PackageRecord},
+    records::{AUTHENTICATION, Genesis, PackageKind, PackageRecord},
     state::{
         AK_INDEX, BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, PackageEntry, Snapshot, ak_key, org_key,
         package_key, policy_key,
@@ -24,12 +24,20 @@ pub const MAX_CONSTITUENTS: usize = 64;
 /// Most sites with attestation keys: each is read by every intent's decision.
 pub const MAX_SITES: usize = 256;
 
+const REPLAY: &str = "freshness/replay";
+
 /// Founds the ledger: signed by a member of the operator that it names itself.
 pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, tx: &TxInfo) -> Outcome {
     let policy = genesis.policy.digest();
     let roots = TrustRoots { orgs: genesis.orgs.clone(), logs: Vec::new() };
     let mut rules = Rules::default();
-    match rules.value("authentication/signature", authenticate(request, &roots, tx.time)) {
+    // A genesis brings its own roots, so anybody can sign one. On a ledger that is founded that says nothing.
+    if let Err(founded) = unfounded(state, tx) {
+        rules.check(REPLAY, Err(founded));
+        rules.not_evaluated(AUTHORITY_RULES);
+        return rules.refused(policy);
+    }
+    match rules.value(AUTHENTICATION, authenticate(request, &roots, tx.time)) {
         None => rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1)),
         Some(who) => {
             rules.check("authorization/role", demand_role(&who, "operator"));
@@ -46,7 +54,7 @@ pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, t
         }
     }
     rules.check("form/genesis", genesis_form(genesis, tx));
-    rules.check("freshness/replay", unfounded(state, tx));
+    rules.check(REPLAY, unfounded(state, tx));
     rules.check(
         "form/policy",
         match genesis.policy.check() {
@@ -105,13 +113,13 @@ pub(crate) fn package(ctx: &Context<'_>, record: &PackageRecord) -> Result<Outco
     let mut rules = Rules::default();
     let key = package_key(&record.digest);
     if ctx.authorize(&mut rules, "provider").is_none() {
-        rules.not_evaluated(["form/package", "freshness/replay"]);
+        rules.not_evaluated(["form/package", REPLAY]);
         return Ok(rules.refused(ctx.policy));
     }
     rules.check("form/package", package_form(record));
     let known = ctx.state.get::<PackageEntry>(&key)?;
     rules.check(
-        "freshness/replay",
+        REPLAY,
         match known {
             None => Ok("not registered before".to_owned()),
             Some(k) if k.request.payload == ctx.request.payload => {
@@ -157,14 +165,14 @@ fn package_form(record: &PackageRecord) -> Checked<String> {
 pub(crate) fn attestation_key(ctx: &Context<'_>, ak: &AkRecord) -> Result<Outcome, BadRecord> {
     let mut rules = Rules::default();
     if ctx.authorize(&mut rules, "operator").is_none() {
-        rules.not_evaluated(["form/attestation-key", "freshness/replay"]);
+        rules.not_evaluated(["form/attestation-key", REPLAY]);
         return Ok(rules.refused(ctx.policy));
     }
     let mut sites = ctx.state.get::<Vec<String>>(AK_INDEX)?.unwrap_or_default();
     rules.check("form/attestation-key", ak_form(ak, &sites, ctx.tx.time));
     let known = ctx.state.get::<AkRecord>(&ak_key(&ak.site))?;
     rules.check(
-        "freshness/replay",
+        REPLAY,
         match known.as_ref() == Some(ak) {
             false => Ok(format!("new for site `{}`", ak.site)),
             true => fault("REPLAYED", format!("this is the key registered for site `{}`", ak.site)),

@@ -10,7 +10,11 @@
 //! # The commit protocol
 //!
 //! One thread writes. It takes the requests that wait, up to [`MAX_BATCH`], decides them in order, each over the
-//! state that the one before left, and then, for all of them together:
+//! state that the one before left and at the ledger's time. Two kinds of request are answered at once, without an
+//! entry: all of them while the clock cannot be believed ([`LedgerError::Clock`]; try again), and those that nobody
+//! known to the ledger has signed ([`LedgerError::Unauthenticated`]), for the log is kept for ever and a stranger must
+//! not be able to make it grow. Refusals of those who are known are entries like approvals. Then, for all entries
+//! together, the thread
 //!
 //! 1. appends their entries to `entries.jsonl`;
 //! 2. syncs `entries.jsonl`;
@@ -28,11 +32,19 @@
 //! # What opening verifies
 //!
 //! The checkpoint's signature, the root over all entries, and that deciding every entry again, in order, gives the
-//! writes that the entry says: the state is what that leaves. Ledger time is the clock, but never goes back.
+//! writes that the entry says: the state is what that leaves.
+//!
+//! # Ledger time
+//!
+//! Ledger time is the wall clock, but never goes back. So that one wrong reading cannot push it into the future for
+//! ever, the clock is believed once, at opening, and from then on only as far as the machine's uptime bears it out
+//! ([`MAX_AHEAD_S`]). A ledger may have been idle for any time up to [`MAX_IDLE_S`] when it is opened; beyond that
+//! somebody has to confirm the clock ([`OpenOptions::accept_clock`]).
 //!
 //! Never: creating anything in [`Log::open`], changing or removing a committed byte. Tests: `tests/embedded.rs`,
-//! `tests/crash.rs`; figures: `examples/measure.rs`.
+//! `tests/crash.rs`, `clock.rs`; figures: `examples/measure.rs`.
 
+mod clock;
 mod files;
 mod replay;
 mod writer;
@@ -53,6 +65,8 @@ use trust::{
 };
 
 use crate::{Committed, Ledger, LedgerError, MAX_PAGE};
+use clock::LedgerClock;
+pub use clock::{MAX_AHEAD_S, MAX_IDLE_S};
 use files::{EntryFile, Files, Lock};
 use writer::{Job, Writer};
 
@@ -60,6 +74,13 @@ use writer::{Job, Writer};
 pub const MAX_QUEUE: usize = 1024;
 /// Most requests that share one sync. Opening cuts off at most so many entries.
 pub const MAX_BATCH: usize = 256;
+
+/// What an operator has to confirm when opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OpenOptions {
+    /// Believe the clock although it is more than [`MAX_IDLE_S`] ahead of the last entry.
+    pub accept_clock: bool,
+}
 
 /// An append-only log in a directory, open and locked. Dropping it closes it.
 #[derive(Debug)]
@@ -119,9 +140,20 @@ impl Log {
         dir: &Path,
         clock: impl Fn() -> UnixTime + Send + Sync + 'static,
     ) -> Result<Self, LedgerError> {
+        Self::open_with(dir, clock, OpenOptions::default())
+    }
+
+    /// [`Self::open`], with what an operator has confirmed.
+    pub fn open_with(
+        dir: &Path,
+        clock: impl Fn() -> UnixTime + Send + Sync + 'static,
+        options: OpenOptions,
+    ) -> Result<Self, LedgerError> {
         let (mut files, lock) = Files::open(dir)?;
         let signer = files.key()?;
         let replayed = replay::replay(&mut files, &signer)?;
+        let (wall, uptime) = (Box::new(clock), clock::uptime());
+        let clock = LedgerClock::start(dir, wall, uptime, replayed.last_time, options.accept_clock)?;
         let (last_event_tx, last_event) = watch::channel(replayed.log.events.last().copied());
         let tree = replayed.log.tree.clone();
         let shared = Arc::new(Shared {
@@ -138,7 +170,7 @@ impl Log {
             tree,
             last_time: replayed.last_time,
             seen: replayed.seen,
-            clock: Box::new(clock),
+            clock,
             shared: Arc::clone(&shared),
             last_event: last_event_tx,
         };

@@ -2,15 +2,42 @@
 
 use std::{io, path::PathBuf};
 
-use ledger_contract::contract::Malformed;
-use trust::note::NoteError;
+use ledger_contract::{contract::Malformed, records::Verdict};
+use trust::{UnixTime, note::NoteError};
 
-/// Why a call to the ledger has no result. A refusal by policy is not an error: it is an entry.
+/// Why a call to the ledger has no result. A refusal by policy is not an error: it is an entry, unless nobody that the
+/// ledger knows has asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The envelope is no request; nothing was recorded.
     #[error("the ledger takes no such request; nothing was recorded: {0}")]
     Malformed(#[source] Malformed),
+    /// Refused before it was known who asks; nothing was recorded, for otherwise any stranger could make the log grow.
+    #[error("the ledger refuses the request ({}): {}; nothing was recorded: sign it with an identity of one of the ledger's organisations", .verdict.code(), .verdict.detail())]
+    Unauthenticated {
+        /// The contract's verdict, with every rule.
+        verdict: Box<Verdict>,
+    },
+    /// The machine's clock has jumped ahead since the log was opened.
+    #[error(
+        "the clock shows {shows}, but by the machine's uptime since the ledger was opened it is {expected}; nothing was recorded: set the clock right and try again, or restart `mandate serve` if it is right now"
+    )]
+    Clock {
+        /// What it shows.
+        shows: UnixTime,
+        /// What it should show.
+        expected: UnixTime,
+    },
+    /// The clock is further ahead of the last entry than a ledger is usually idle.
+    #[error("the clock shows {shows}, but the last entry of the ledger in {} is of {last}: set the clock right, or confirm it with `mandate serve --accept-clock`; ledger time never goes back", .dir.display())]
+    ClockAtOpening {
+        /// The ledger's directory.
+        dir: PathBuf,
+        /// What the clock shows.
+        shows: UnixTime,
+        /// Time of the last entry.
+        last: UnixTime,
+    },
     /// The log is closed: shut down, or stopped after an error of its storage.
     #[error("the ledger is closed: {reason}; open it again, then submit the same envelope again")]
     Closed {
@@ -84,6 +111,6 @@ impl LedgerError {
     /// the same envelope is always safe.
     #[must_use]
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Closed { .. } | Self::Locked { .. })
+        matches!(self, Self::Closed { .. } | Self::Locked { .. } | Self::Clock { .. })
     }
 }

@@ -32,6 +32,8 @@ pub trait Ledger: Send + Sync {
     fn name(&self) -> &str;
 
     /// Has a request decided. Durable before it returns. The identical envelope again returns the first outcome.
+    /// A request that no identity known to the ledger has signed is answered with
+    /// [`LedgerError::Unauthenticated`] and leaves no entry.
     async fn submit(&self, request: Envelope) -> Result<Committed, LedgerError>;
 
     /// Entries with an event, in order, after position `after`; at most `limit` and [`MAX_PAGE`].

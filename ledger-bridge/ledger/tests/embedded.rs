@@ -15,9 +15,13 @@ use std::{
 };
 
 use common::*;
-use ledger::{Ledger, LedgerError, embedded::Log};
+use ledger::{
+    Ledger, LedgerError,
+    embedded::{Log, MAX_IDLE_S, OpenOptions},
+};
 use ledger_contract::{
     contract::Malformed,
+    intent::INTENT_PAYLOAD,
     records::{AK_PAYLOAD, PACKAGE_PAYLOAD},
 };
 use tempfile::TempDir;
@@ -242,4 +246,73 @@ async fn a_log_in_memory_and_this_one_write_the_same_bytes() {
     log.submit(it).await.unwrap();
     assert_eq!(log.range(0, 100).await.unwrap(), chain.entries);
     assert_eq!(Digest::of(log.head().await.unwrap()), Digest::of(chain.last().proof.checkpoint));
+}
+
+/// A log can be as long as its entries: nobody but its members may add one.
+#[tokio::test]
+async fn a_stranger_cannot_make_the_log_grow() {
+    let w = world();
+    let dir = init(&w);
+    let log = open(&dir);
+    fill(&log, &w).await;
+    let it = deploy_intent("intent-0001", "edge");
+    let mut forged = signed(&w, &it);
+    forged.payload = payload(&deploy_intent("intent-0002", "edge"));
+    let strangers = [
+        ("BAD_SIGNATURE", forged),
+        ("IDENTITY_UNKNOWN_ORG", sign(INTENT_PAYLOAD, &it, &w.stranger)),
+        ("IDENTITY_NOT_VALID", sign(INTENT_PAYLOAD, &it, &w.expired)),
+        // Signed well, by the roots that it brings along.
+        ("ALREADY_FOUNDED", genesis(&w, open_policy())),
+    ];
+    for (code, request) in strangers {
+        for _ in 0..2 {
+            let error = log.submit(request.clone()).await.unwrap_err();
+            let LedgerError::Unauthenticated { verdict } = &error else { panic!("{code}: {error}") };
+            assert_eq!(verdict.code(), code);
+            assert!(!error.retryable() && error.to_string().contains(code), "{error}");
+        }
+    }
+    assert_eq!((log.size(), log.state("intent/intent-0001").await.unwrap()), (4, None));
+    // Among others in a batch, and afterwards: nobody else is concerned.
+    let bad = sign(INTENT_PAYLOAD, &it, &w.stranger);
+    let (bad, good) = tokio::join!(log.submit(bad), log.submit(signed(&w, &it)));
+    assert!(bad.is_err() && good.unwrap().entry.verdict.approved);
+    drop(log);
+    assert_eq!(open(&dir).size(), 5);
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_is_refused_until_it_is_right() {
+    let w = world();
+    let dir = init(&w);
+    let path = dir.path().join("ledger");
+    let hand = Arc::new(AtomicU64::new(NOW.0));
+    let read = Arc::clone(&hand);
+    let log = Log::open(&path, move || UnixTime(read.load(Ordering::SeqCst))).unwrap();
+    let year = 365 * 24 * 3600;
+    hand.store(NOW.0 + year, Ordering::SeqCst);
+    let request = sign(AK_PAYLOAD, &ak("site-1"), &w.operator);
+    let error = log.submit(request.clone()).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Clock { .. }) && error.retryable(), "{error}");
+    assert_eq!(log.size(), 1);
+    hand.store(NOW.0 + 60, Ordering::SeqCst);
+    assert_eq!(log.submit(request).await.unwrap().entry.time, NOW.plus(60));
+    drop(log);
+    // Idle for a year, and then opened: that is how it is.
+    let log = Log::open(&path, move || NOW.plus(year)).unwrap();
+    let request = sign(AK_PAYLOAD, &ak("site-2"), &w.operator);
+    assert_eq!(log.submit(request).await.unwrap().entry.time, NOW.plus(year));
+}
+
+#[test]
+fn a_clock_beyond_a_year_is_confirmed_at_opening() {
+    let w = world();
+    let dir = init(&w);
+    let path = dir.path().join("ledger");
+    let late = || NOW.plus(MAX_IDLE_S + 1);
+    let error = Log::open(&path, late).unwrap_err();
+    assert!(matches!(error, LedgerError::ClockAtOpening { .. }) && !error.retryable(), "{error}");
+    drop(Log::open_with(&path, late, OpenOptions { accept_clock: true }).unwrap());
+    drop(Log::open(&path, || NOW).unwrap());
 }

@@ -147,7 +147,11 @@ impl Steps {
                 ROLLED_BACK if forward && planned.action.starts_with("ensure ") => {
                     state.is_some_and(|s| s != UNDONE)
                 }
-                _ => isolated && !forward && state != Some(DONE),
+                _ if isolated && !forward => match state {
+                    None => !self.never_begun(&planned.object),
+                    Some(state) => state != DONE,
+                },
+                _ => false,
             };
             if bad {
                 let what = if isolated { "ended with the service isolated" } else { outcome };
@@ -156,6 +160,15 @@ impl Steps {
             }
         }
         Ok(())
+    }
+}
+
+impl Steps {
+    /// Was the object to be made, and did not come to it? Then there is nothing of it to be isolated.
+    fn never_begun(&self, object: &str) -> bool {
+        let told = self.planned.iter().zip(&self.states);
+        let mut made = told.filter(|(p, _)| p.object == object && p.action.starts_with("ensure ")).peekable();
+        made.peek().is_some() && made.all(|(_, state)| state.is_none())
     }
 }
 

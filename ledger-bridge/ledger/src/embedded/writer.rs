@@ -18,7 +18,7 @@ use trust::{
     note::NoteSigner,
 };
 
-use super::{CommittedLog, MAX_BATCH, Shared, files::Files};
+use super::{CommittedLog, MAX_BATCH, Shared, clock::LedgerClock, files::Files};
 use crate::{Committed, LedgerError};
 
 /// A request that waits.
@@ -35,7 +35,7 @@ pub(super) struct Writer {
     pub tree: Tree,
     pub last_time: UnixTime,
     pub seen: HashMap<Digest, u64>,
-    pub clock: Box<dyn Fn() -> UnixTime + Send + Sync>,
+    pub clock: LedgerClock,
     pub shared: Arc<Shared>,
     pub last_event: watch::Sender<Option<u64>>,
 }
@@ -139,10 +139,14 @@ impl Writer {
             return Ok(*position);
         }
         let state = self.snapshot(&request, batch)?;
-        self.last_time = self.last_time.max((self.clock)());
+        let time = self.last_time.max(self.clock.now()?);
         let position = self.tree.size();
-        let tx = TxInfo { ledger: self.name.clone(), position, time: self.last_time };
+        let tx = TxInfo { ledger: self.name.clone(), position, time };
         let outcome = decide(&request, &state, &tx);
+        if !outcome.verdict.authenticated() {
+            return Err(LedgerError::Unauthenticated { verdict: Box::new(outcome.verdict) });
+        }
+        self.last_time = time;
         let entry = entry(tx, request, &outcome);
         let bytes = entry.to_bytes();
         let leaf = leaf_hash(&bytes);
