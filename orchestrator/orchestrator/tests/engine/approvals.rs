@@ -1,0 +1,274 @@
+//! Approvals: the genuine one counts once, however it arrives; whatever else arrives has no effect.
+
+use std::{collections::BTreeMap, fs, sync::Arc};
+
+use ledger::Ledger as _;
+use ledger_contract::{
+    Intent,
+    evidence::{InclusionProof, ProvenEntry},
+    intent::INTENT_PAYLOAD,
+    records::{Entry, Event, Grant},
+};
+use orchestrator::service::Service as _;
+use trust::{Digest, Signer, UnixTime, issue, merkle, note::NoteSigner};
+
+use crate::{
+    life::Life,
+    outage::Line,
+    world::{LEDGER, TENANT, World, now, plain, sign},
+};
+
+/// Somebody who controls the log: its key and every entry before the one that is forged.
+struct Forger {
+    before: Vec<String>,
+    genuine: Entry,
+    key: NoteSigner,
+    tenant: Signer,
+    other_tenant: Signer,
+}
+
+impl Forger {
+    async fn of(world: &World, line: &Line, genuine: &ProvenEntry) -> Self {
+        let entry: Entry = serde_json::from_str(&genuine.entry).unwrap();
+        let text = fs::read_to_string(world.home.ledger().join("log.key")).unwrap();
+        let seed = Digest::from_hex(text.trim_end().lines().last().unwrap()).unwrap();
+        Self {
+            before: line.inner.range(0, usize::try_from(entry.position).unwrap()).await.unwrap(),
+            genuine: entry,
+            key: NoteSigner::new(LEDGER, &seed.0).unwrap(),
+            tenant: world.signer(TENANT, "tenant"),
+            other_tenant: world.signer("globex", "tenant"),
+        }
+    }
+
+    /// A log that ends with this entry.
+    fn proven(&self, entry: String, key: &NoteSigner) -> ProvenEntry {
+        let mut tree = merkle::Tree::default();
+        for line in self.before.iter().chain([&entry]) {
+            tree.push(merkle::leaf_hash(line.as_bytes()));
+        }
+        let index = self.before.len() as u64;
+        let path = tree.inclusion(index, tree.size()).unwrap();
+        let checkpoint = key.sign_checkpoint(tree.size(), tree.root()).unwrap();
+        ProvenEntry { entry, proof: InclusionProof { index, path, checkpoint } }
+    }
+
+    fn entry(&self, change: impl FnOnce(&mut Entry)) -> ProvenEntry {
+        let mut entry = self.genuine.clone();
+        change(&mut entry);
+        self.proven(String::from_utf8(entry.to_bytes()).unwrap(), &self.key)
+    }
+
+    fn grant(&self, change: impl FnOnce(&mut Grant)) -> ProvenEntry {
+        self.entry(|e| match &mut e.event {
+            Some(Event::IntentApproved { grant }) => change(grant),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// Another intent, with a grant that fits it.
+    fn intent(&self, by: &Signer, change: impl FnOnce(&mut Intent)) -> ProvenEntry {
+        let mut intent: Intent = serde_json::from_slice(&self.genuine.request.payload).unwrap();
+        change(&mut intent);
+        self.entry(|e| {
+            e.request = sign(INTENT_PAYLOAD, &intent, by);
+            if let Some(Event::IntentApproved { grant }) = &mut e.event {
+                grant.intent = Digest::of(&e.request.payload);
+                (grant.intent_id, grant.not_after) = (intent.id.clone(), intent.not_after);
+            }
+        })
+    }
+
+    fn everything(&self, genuine: &ProvenEntry) -> Vec<(&'static str, ProvenEntry)> {
+        let altered = |change: fn(&mut ProvenEntry)| {
+            let mut it = genuine.clone();
+            change(&mut it);
+            it
+        };
+        let rogue = NoteSigner::new(LEDGER, &[7; 32]).unwrap();
+        let other = NoteSigner::new("operator/another", &self.key.seed()).unwrap();
+        let stranger = stranger();
+        vec![
+            ("INCLUSION", altered(|a| a.entry = a.entry.replace("\"deploy\"", "\"delete\""))),
+            ("INCLUSION", altered(|a| a.entry.push(' '))),
+            ("INCLUSION", altered(|a| a.proof.index += 1)),
+            ("INCLUSION", altered(|a| a.proof.path.truncate(1))),
+            (
+                "CHECKPOINT_SIGNATURE",
+                altered(|a| a.proof.checkpoint = a.proof.checkpoint.replacen('/', "-", 1)),
+            ),
+            ("CHECKPOINT_SIGNATURE", self.proven(genuine.entry.clone(), &rogue)),
+            ("CHECKPOINT_SIGNATURE", self.proven(genuine.entry.clone(), &other)),
+            ("ENTRY_FORMAT", self.proven("{}".into(), &self.key)),
+            ("ENTRY_FORMAT", self.proven(format!(" {}", genuine.entry), &self.key)),
+            ("WRONG_LEDGER", self.entry(|e| e.ledger = "operator/another".into())),
+            ("POSITION", self.entry(|e| e.position += 1)),
+            ("NOT_AN_INTENT", self.entry(|e| e.request.payload_type = "text/plain".into())),
+            ("INTENT_SIGNATURE", self.entry(|e| e.request.payload.push(b' '))),
+            ("INTENT_SIGNATURE", self.intent(&stranger, |_| ())),
+            ("TENANT_MISMATCH", self.intent(&self.other_tenant, |_| ())),
+            ("NOT_APPROVED", self.entry(|e| e.verdict.approved = false)),
+            ("NOT_APPROVED", self.entry(|e| e.event = None)),
+            ("GRANT_MISMATCH", self.grant(|g| g.ns_instance_id = "ns-000000000000".into())),
+            ("GRANT_MISMATCH", self.grant(|g| g.attestation_required = false)),
+            ("GRANT_MISMATCH", self.grant(|g| g.not_after = g.not_after.plus(3_600))),
+            ("POLICY_NOT_ACCEPTED", self.lenient_policy()),
+            ("EXPIRED", self.intent(&self.tenant, |i| i.not_after = UnixTime(now().0 - 1))),
+            ("NOT_YET", self.later(1_000)),
+        ]
+    }
+
+    fn lenient_policy(&self) -> ProvenEntry {
+        let other = Digest::of("everything is allowed");
+        self.entry(|e| {
+            e.verdict.policy = other;
+            if let Some(Event::IntentApproved { grant }) = &mut e.event {
+                grant.policy = other;
+            }
+        })
+    }
+
+    fn later(&self, seconds: u64) -> ProvenEntry {
+        let intent_until = now().plus(seconds + 10);
+        let mut at = self.genuine.time.plus(seconds);
+        at = at.max(now().plus(seconds));
+        let mut intent: Intent = serde_json::from_slice(&self.genuine.request.payload).unwrap();
+        intent.not_after = intent_until;
+        self.entry(|e| {
+            e.time = at;
+            e.request = sign(INTENT_PAYLOAD, &intent, &self.tenant);
+            if let Some(Event::IntentApproved { grant }) = &mut e.event {
+                grant.intent = Digest::of(&e.request.payload);
+                grant.not_after = intent_until;
+                grant.lease_until = Some(at.plus(3_600));
+            }
+        })
+    }
+}
+
+/// A tenant by its own word.
+fn stranger() -> Signer {
+    let valid = (UnixTime(now().0 - 100), now().plus(10_000));
+    let authority = issue::ca(TENANT, &[3; 32], valid.0, valid.1).unwrap();
+    let attributes = BTreeMap::from([
+        (trust::identity::ATTR_ROLE.to_owned(), "tenant".to_owned()),
+        (trust::identity::ATTR_TENANT.to_owned(), TENANT.to_owned()),
+    ]);
+    let issued = issue::member(&authority, "tenant", attributes, &[4; 32], &[1], valid).unwrap();
+    Signer::from_pem(&issued.key_pem, &issued.certificate_pem).unwrap()
+}
+
+/// A life whose ledger tells nobody of an approval that is there, and the approval.
+async fn held(world: &World) -> (Arc<Line>, Life, Intent, ProvenEntry) {
+    let line = Line::to(world);
+    line.held.send_replace(true);
+    let life = Life::of(world.parts(line.clone(), plain));
+    let intent = world.deploy("edge");
+    let position = life.submit(world, &intent).await.position;
+    let approval = life.engine.ledger_entry(position).await.unwrap();
+    (line, life, intent, approval)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_genuine_approval_counts_once() {
+    let world = World::new();
+    let (line, life, intent, approval) = held(&world).await;
+    let operation = life.engine.deliver(approval.clone()).await.unwrap().operation_id;
+    let replayed = life.engine.deliver(approval.clone()).await.unwrap_err();
+    assert_eq!(
+        (replayed.status, replayed.code.as_str()),
+        (409, "APPROVAL_REPLAYED"),
+        "while it is carried out"
+    );
+    let done = life.anchored(&intent.id).await;
+    assert_eq!((done.id.as_str(), done.state.as_str()), (operation.as_str(), "COMPLETED"));
+    let replayed = life.engine.deliver(approval.clone()).await.unwrap_err();
+    assert_eq!((replayed.status, replayed.code.as_str()), (409, "APPROVAL_REPLAYED"), "afterwards");
+    let calls = world.vim().calls().len();
+
+    // The stream's copy is a no-op, and so is the anchor's event: both only move the checkpoint.
+    line.held.send_replace(false);
+    let end = world.deploy("another");
+    life.carry_out(&world, &end).await;
+    assert_eq!(life.engine.ns("acme/edge").await.unwrap().operations.len(), 1);
+    assert!(
+        world.vim().calls()[calls..].iter().flat_map(|c| &c.1).all(|k| k.service() != done.ns_instance_id)
+    );
+    life.end().await;
+    let last = line.inner.events(None, 1_000).await.unwrap();
+    // A new life finds nothing to do, and looks at nothing again.
+    drop(line);
+    let calls = world.vim().calls().len();
+    let life = Life::start(&world);
+    let replayed = life.engine.deliver(approval).await.unwrap_err();
+    assert_eq!(replayed.code, "APPROVAL_REPLAYED", "after a restart");
+    let head = last.last().unwrap().proof.index;
+    for _ in 0..200 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        if !life.engine.intents(1).await.unwrap().is_empty() {
+            break;
+        }
+    }
+    life.end().await;
+    assert_eq!(
+        world.journal().checkpoint().unwrap(),
+        Some(head),
+        "events with nothing to do move the checkpoint"
+    );
+    assert_eq!(world.vim().calls().len(), calls);
+    assert_eq!(world.journal().operations().unwrap().len(), 2);
+    assert_eq!(world.journal().refusals(10).unwrap(), []);
+    world.nothing_twice();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_not_genuine_has_no_effect() {
+    let world = World::new();
+    let (line, life, intent, approval) = held(&world).await;
+    let forger = Forger::of(&world, &line, &approval).await;
+    let honest = life.engine.operation("op-000000000000").await.unwrap_err();
+    assert_eq!(honest.status, 404);
+    let forged = forger.everything(&approval);
+    for (n, (code, forged)) in forged.iter().enumerate() {
+        let refused = life.engine.deliver(forged.clone()).await.unwrap_err();
+        assert_eq!((refused.status, refused.code.as_str()), (403, *code), "{n}: {refused}");
+    }
+    assert_eq!(world.vim().calls(), [], "the VIM was not even looked at");
+    assert!(life.engine.services(true).await.unwrap().is_empty());
+    // None of it stands in the way of the genuine one.
+    line.held.send_replace(false);
+    assert_eq!(life.anchored(&intent.id).await.state, "COMPLETED");
+    life.end().await;
+    drop(line);
+    let mut refusals = world.journal().refusals(100).unwrap();
+    refusals.reverse();
+    let codes: Vec<_> = refusals.iter().map(|r| r.code.as_str()).collect();
+    assert_eq!(codes, forged.iter().map(|(c, _)| *c).collect::<Vec<_>>(), "each is remembered");
+    world.nothing_twice();
+}
+
+/// A ledger client that lies: what it says is looked at once, refused, and never asked for again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_lies_has_no_effect() {
+    let world = World::new();
+    let (line, life, intent, approval) = held(&world).await;
+    let forger = Forger::of(&world, &line, &approval).await;
+    let position = approval.proof.index;
+    let lie = forger.grant(|g| g.ns_instance_id = "ns-000000000000".into());
+    line.forged.lock().unwrap().insert(position, lie);
+    line.held.send_replace(false);
+    let honest = world.deploy("honest");
+    assert_eq!(life.carry_out(&world, &honest).await.state, "COMPLETED");
+    assert!(life.engine.intent(&intent.id).await.unwrap().operation.is_none());
+    assert!(world.left_of(&crate::world::ns_of(&intent)).is_empty());
+    // The genuine one can still be carried here by hand.
+    life.engine.deliver(approval).await.unwrap();
+    assert_eq!(life.anchored(&intent.id).await.state, "COMPLETED");
+    life.end().await;
+    drop(line);
+    let refusals = world.journal().refusals(10).unwrap();
+    assert_eq!(
+        refusals.iter().map(|r| (r.position, r.code.as_str())).collect::<Vec<_>>(),
+        [(position, "GRANT_MISMATCH")]
+    );
+}
