@@ -729,13 +729,15 @@ impl<'a> Steps<'a> {
             return Vec::new();
         }
         let mut next = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
-        let computes = self.after.iter().flat_map(|a| &a.objects).filter(|(_, s)| s.kind() == Kind::Compute);
+        // What is to be removed stands as long as attestation has not passed.
+        let all = self.before.into_iter().chain(&self.after).flat_map(|r| &r.objects);
+        let computes: BTreeSet<_> = all.filter(|(_, s)| s.kind() == Kind::Compute).map(|(k, _)| k).collect();
         let mut steps = Vec::new();
         let mut push = |what: String, action: Action| {
             next = next.saturating_add(1);
             steps.push(Step { id: next, needs: Vec::new(), what, action, undo: None });
         };
-        for (key, _) in computes {
+        for key in computes {
             push(format!("isolate {}", short(key)), Action::Isolate { key: key.clone() });
         }
         for step in &self.steps {
