@@ -107,6 +107,9 @@ pub struct NsView {
     pub instances: Vec<(String, String)>,
     /// Its operations, oldest first.
     pub operations: Vec<OperationView>,
+    /// End of its lease. It is not ended then by itself: it can no longer be scaled, and is shown as overdue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_until: Option<UnixTime>,
     /// Was the SLA met at the last measurement?
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sla_met: Option<bool>,

@@ -72,6 +72,18 @@ fn sla(met: Option<bool>) -> Cell {
     }
 }
 
+/// When it ends; overdue while the service still stands.
+fn lease(ns: &NsView) -> Cell {
+    let now = trust::UnixTime(std::time::UNIX_EPOCH.elapsed().map_or(0, |d| d.as_secs()));
+    match ns.lease_until {
+        None => Cell::new(Paint::Dim, "-"),
+        Some(end) if end < now && ns.state != "NOT_INSTANTIATED" => {
+            Cell::new(Paint::Red, format!("ended {end}: terminate the service"))
+        }
+        Some(end) => format!("until {end}").into(),
+    }
+}
+
 fn render_list(services: &[NsView], style: Style) -> String {
     let mut table = Table::new(
         &["NS INSTANCE", "SERVICE", "STATE", "SITE", "NSD", ">INSTANCES", "SLA"],
@@ -98,6 +110,7 @@ fn render_show(ns: &NsView, style: Style) -> String {
         ("state", state(&ns.state)),
         ("site", ns.site.as_deref().unwrap_or("-").into()),
         ("nsd", (&ns.nsd).into()),
+        ("lease", lease(ns)),
         ("sla", sla(ns.sla_met)),
     ] {
         facts.row([Cell::new(Paint::Dim, name), value]);
@@ -154,6 +167,7 @@ mod tests {
             nsd: "secure_edge_ns".into(),
             instances: vec![("ns-0123456789ab/vfw/fw/0".into(), "active".into())],
             operations: Vec::new(),
+            lease_until: None,
             sla_met: Some(true),
         };
         let plain = Style { color: false, unicode: false };

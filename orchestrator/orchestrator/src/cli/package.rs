@@ -374,11 +374,12 @@ async fn push(context: &Context, file: &Path, who: &MemberName, with: &[PathBuf]
     let verified = package::verify(&bytes, &roots, context.now()?).map_err(|e| refused(file, &e))?;
     let client = context.client()?;
     let pinned = pinned(context, with)?;
+    let pins = !pinned.is_empty();
     let stored = upload(context, &client, bytes).await?;
     let constituents = constituents(context, &client, &verified, pinned, &stored).await?;
     let record = record::record(&verified, &constituents)
         .map_err(|e| Failure::refused("RECORD", "The package cannot be registered", e))?;
-    compare(&record, &stored)?;
+    compare(&record, &stored, pins)?;
     let payload = serde_json::to_vec(&record).map_err(|e| Failure::internal("JSON", e))?;
     let request = Envelope::sign(PACKAGE_PAYLOAD, payload, &[&signer])
         .map_err(|e| Failure::internal("SIGN", chain(&e)))?;
@@ -466,9 +467,19 @@ async fn upload(context: &Context, client: &Client, bytes: Vec<u8>) -> Result<Pa
     stored.map_err(|e| context.client_failure(e))
 }
 
-/// We sign what we computed; that the server computed the same shows that it reads the same package.
-fn compare(ours: &PackageRecord, stored: &PackageView) -> Result<(), Failure> {
-    if *ours == stored.record {
+/// We sign what we computed; that the server computed the same shows that it reads the same package. What follows
+/// from constituents that we pinned is ours alone to say.
+fn compare(ours: &PackageRecord, stored: &PackageView, pinned: bool) -> Result<(), Failure> {
+    let theirs = match pinned {
+        false => stored.record.clone(),
+        true => PackageRecord {
+            constituents: ours.constituents.clone(),
+            resources: ours.resources,
+            scaling: ours.scaling.clone(),
+            ..stored.record.clone()
+        },
+    };
+    if *ours == theirs {
         return Ok(());
     }
     let fields = [

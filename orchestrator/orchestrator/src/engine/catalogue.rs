@@ -81,7 +81,7 @@ impl Engine {
             Ok((verified, content))
         });
         let (verified, content) = verified.await?;
-        let record = self.record_of_package(&verified).await?;
+        let record = self.record_of_package(&verified, &BTreeMap::new()).await?;
         let artifacts = self.artifacts.clone();
         let package = verified.package.clone();
         let images: Vec<String> = verified.images.iter().map(|i| i.path.clone()).collect();
@@ -100,12 +100,26 @@ impl Engine {
         Ok(view(record, &verified.signer.to_string(), size_bytes, registered))
     }
 
-    /// The record that the content makes; an NSD's constituents are the newest registered packages of its VNFDs.
-    async fn record_of_package(&self, verified: &VerifiedPackage) -> Result<PackageRecord, Problem> {
-        let mut constituents: BTreeMap<String, Constituent> = BTreeMap::new();
-        for (_, record) in self.package_records().await? {
-            constituents.insert(record.descriptor_id.clone(), Constituent::from(&record));
+    /// The record that the content makes. An NSD's constituents are those pinned by digest; without a pin, the newest
+    /// package of that VNFD by the same organisation, and of anybody only when that has none.
+    async fn record_of_package(
+        &self,
+        verified: &VerifiedPackage,
+        pinned: &BTreeMap<String, Digest>,
+    ) -> Result<PackageRecord, Problem> {
+        let mut best: BTreeMap<String, (u8, Constituent)> = BTreeMap::new();
+        let own = format!("@{}", verified.signer.org);
+        for (signer, record) in self.package_records().await? {
+            let rank = match pinned.get(&record.descriptor_id) {
+                Some(digest) if *digest == record.digest => 2,
+                _ => u8::from(signer.ends_with(&own)),
+            };
+            let known = best.get(&record.descriptor_id).map_or(0, |(rank, _)| *rank);
+            if rank >= known {
+                best.insert(record.descriptor_id.clone(), (rank, Constituent::from(&record)));
+            }
         }
+        let constituents = best.into_iter().map(|(id, (_, c))| (id, c)).collect();
         record::record(verified, &constituents).map_err(|e| {
             let problem = Problem::new(409, "PACKAGE_RECORD", "The package cannot be registered", &e);
             match e {
@@ -163,7 +177,8 @@ impl Engine {
         })?;
         let roots = self.roots.clone();
         let verified = blocking(move || package::verify(&bytes, &roots, at).map_err(refused_package)).await?;
-        let computed = self.record_of_package(&verified).await?;
+        // The provider's own choice among what is registered counts, not ours.
+        let computed = self.record_of_package(&verified, &claimed.constituents).await?;
         if claimed == computed {
             return Ok(());
         }

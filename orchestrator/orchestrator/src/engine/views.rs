@@ -65,6 +65,7 @@ fn service(id: &str, of_service: &[&Tracked]) -> NsView {
         instances: record.as_ref().map(|r| instances(r, state)).unwrap_or_default(),
         state: state.to_owned(),
         operations: of_service.iter().map(|t| operation(t)).collect(),
+        lease_until: of_service.first().and_then(|t| t.operation.grant.lease_until),
         sla_met: of_service.iter().rev().find_map(|t| lcm::fold::sla_met(&t.operation)),
     }
 }
