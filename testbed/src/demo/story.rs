@@ -70,6 +70,7 @@ const ACTS: &[Act] = &[
     ("auditor: find every flipped byte", Story::tamper),
     ("tenant: two more backends", Story::scale),
     ("crash: kill the orchestrator in mid-deploy", Story::crash),
+    ("attack: another binary in the firewall's place", Story::changed_binary),
     ("attack: another rule set behind our back", Story::changed_rules),
     ("attack: an old quote for a new challenge", Story::old_quote),
     ("attack: a quote by a key that was replaced", Story::stale_key),

@@ -96,8 +96,8 @@ impl Places {
             let _gone = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
         for namespace in &traces.namespaces {
-            let mut c = Command::new("ip");
-            let _gone = command::capture(c.args(["netns", "delete", namespace]), IP_LIMIT);
+            // Not through `command`: that ends at once when we were interrupted, and this must not.
+            let _gone = Command::new("ip").args(["netns", "delete", namespace]).status();
         }
         for dir in self.run_dirs() {
             let _gone = fs::remove_dir_all(dir);

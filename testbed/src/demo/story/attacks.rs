@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -13,11 +13,25 @@ use dataplane_control::protocol::{Client, Request};
 use serde_json::Value;
 
 use super::{Story, TENANT, service};
-use crate::{command, demo::replay::Replay, up::tpm::Swtpm};
+use crate::{command, demo::replay::Replay, interrupt, up::tpm::Swtpm};
 
 const QUOTE_LIMIT: Duration = Duration::from_secs(10);
 /// The PCR that `mandate init` configures.
 const PCR: &str = "13";
+
+/// The service whose firewall is replaced.
+const REPLACED: &str = "edge-6";
+const ROGUE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The process that has this control socket among its arguments.
+fn pid_of(socket: &str) -> anyhow::Result<i32> {
+    let pids = fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let ours = |pid: &i32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|b| *b == 0).any(|a| a == socket.as_bytes())
+    };
+    pids.into_iter().find(ours).with_context(|| format!("no process has {socket}"))
+}
 
 /// A running instance, as found on the machine.
 struct Instance {
@@ -25,7 +39,82 @@ struct Instance {
     document: PathBuf,
 }
 
+/// A process of ours that must not outlive its act.
+struct Rogue(Child);
+
+impl Drop for Rogue {
+    fn drop(&mut self) {
+        command::kill(&mut self.0);
+    }
+}
+
 impl Story {
+    /// Somebody kills the firewall and runs another binary in its place, with its configuration, on its socket: it
+    /// forwards, answers, and says that all is well.
+    pub(super) fn changed_binary(&mut self) -> anyhow::Result<String> {
+        let params = self.params();
+        self.carried_out(&self.deployment(REPLACED, &params, "10m"))?;
+        self.alive.push(REPLACED);
+        let firewall = self.instance(REPLACED, "/vfw/")?;
+        let rogue = self.replace(&firewall)?;
+        let code = self.isolated(REPLACED, &service::scale_by(REPLACED, "1"), "INSTANCE_REPLACED")?;
+        let cut = self.links_down()?;
+        ensure!(cut >= 2, "{cut} links of the service are cut, and the firewall alone has two");
+        self.report.refused("changed binary", &code);
+        drop(rogue);
+        self.carried_out(&["terminate", "--service", REPLACED, "--tenant", TENANT])?;
+        self.alive.retain(|s| *s != REPLACED);
+        Ok(format!("{code}; {cut} links cut by the kernel, whatever runs behind them; then terminated"))
+    }
+
+    /// Starts a changed copy of the data plane in the instance's namespace, once its process is gone.
+    fn replace(&self, instance: &Instance) -> anyhow::Result<Rogue> {
+        let socket = instance.control.display().to_string();
+        let pid = pid_of(&socket)?;
+        let binary = self.stage.path("other-dataplane");
+        let mut bytes = fs::read(&self.stage.programs.dataplane)?;
+        bytes.push(0);
+        fs::write(&binary, bytes)?;
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
+        let script = format!(
+            "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.02; done; exec {} --config {} --control {socket}",
+            binary.display(),
+            instance.document.display()
+        );
+        let child = Command::new("nsenter")
+            .args([&format!("--net=/proc/{pid}/ns/net"), "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting another binary in the firewall's place")?;
+        let mut rogue = Rogue(child);
+        interrupt::wait_for("the other binary does not answer on the socket", ROGUE_LIMIT, || {
+            ensure!(rogue.0.try_wait()?.is_none(), "the other binary ended");
+            let Ok(stream) = UnixStream::connect(&instance.control) else { return Ok(None) };
+            let Ok(mut client) = Client::new(stream) else { return Ok(None) };
+            let status = client.status(&Request::Status).ok();
+            Ok(status.filter(|s| u32::try_from(pid).is_ok_and(|old| s.pid != old)).map(|_| ()))
+        })?;
+        Ok(rogue)
+    }
+
+    /// Links in the sites' fabrics that carry nothing.
+    fn links_down(&self) -> anyhow::Result<usize> {
+        let mut down = 0;
+        for fabric in self.stage.places.look().namespaces.iter().filter(|n| n.ends_with("-fabric")) {
+            let mut ip = Command::new("ip");
+            ip.args(["-n", fabric, "-o", "link", "show"]);
+            let listed = command::succeed(&mut ip, QUOTE_LIMIT)?.stdout;
+            down += listed
+                .lines()
+                .filter(|l| l.contains("veth") || l.contains('@'))
+                .filter(|l| !l.contains(",UP"))
+                .count();
+        }
+        Ok(down)
+    }
+
     /// Somebody opens the firewall over its control socket; the next challenge finds it.
     pub(super) fn changed_rules(&mut self) -> anyhow::Result<String> {
         let firewall = self.instance("edge-2", "/vfw/")?;
