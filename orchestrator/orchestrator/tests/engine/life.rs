@@ -93,11 +93,16 @@ impl Life {
 
 async fn until(engine: &Engine, intent: &str, good: impl Fn(&OperationView) -> bool) -> OperationView {
     let mut changes = engine.changes();
+    let mut id: Option<String> = None;
     loop {
         changes.borrow_and_update();
-        if let Ok(view) = engine.intent(intent).await
-            && let Some(operation) = view.operation.filter(&good)
-        {
+        // The intent is looked up in the ledger; its operation is at hand.
+        let found = match &id {
+            Some(id) => engine.operation(id).await.ok(),
+            None => engine.intent(intent).await.ok().and_then(|v| v.operation),
+        };
+        id = id.or_else(|| found.as_ref().map(|o| o.id.clone()));
+        if let Some(operation) = found.filter(&good) {
             return operation;
         }
         changes.changed().await.unwrap();
