@@ -223,7 +223,7 @@ pub struct ObservedCompute {
 pub enum ComputeState {
     /// Runs and answers.
     Active,
-    /// Runs, traffic cut.
+    /// Traffic cut, whether or not it runs.
     Isolated,
     /// Parts of it are there, it does not run.
     Down,
