@@ -1,6 +1,6 @@
 //! Who asks, and may they: the rules that come first in every decision.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use trust::{
     Digest, Envelope, Identity, TrustRoots, UnixTime,
@@ -10,6 +10,7 @@ use trust::{
 
 use crate::{
     contract::TxInfo,
+    memo::{Memo, remembered},
     policy::PolicyData,
     records::{AUTHENTICATION, PolicyBundle},
     state::{BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, Snapshot, policy_key},
@@ -19,6 +20,13 @@ use crate::{
 /// The rules of [`Context::authorize`], in order.
 pub(crate) const AUTHORITY_RULES: [&str; 3] =
     [AUTHENTICATION, "authorization/role", "authorization/organisation"];
+
+/// Signed records that the decisions of a thread remember to have verified: those of some hundred packages.
+const MAX_VERIFIED: usize = 1024;
+
+thread_local! {
+    static VERIFIED: RefCell<Memo<Result<Vec<Identity>, DsseError>>> = RefCell::new(Memo::new(MAX_VERIFIED));
+}
 
 /// What every decision but the genesis starts from.
 pub(crate) struct Context<'a> {
@@ -30,6 +38,8 @@ pub(crate) struct Context<'a> {
     pub bundle: PolicyBundle,
     pub data: PolicyData,
     pub roots: TrustRoots,
+    /// Of all organisations that were read.
+    roots_digest: Digest,
 }
 
 /// Why there is no context.
@@ -70,7 +80,17 @@ impl<'a> Context<'a> {
             .filter(|b| b.digest() == policy)
             .ok_or_else(|| policy_error(format!("policy bundle {policy} is not in the state")))?;
         let data = bundle.data().map_err(|e| policy_error(e.to_string()))?;
-        Ok(Self { state, tx, request, genesis, policy, bundle, data, roots: roots(state)? })
+        Ok(Self {
+            state,
+            tx,
+            request,
+            genesis,
+            policy,
+            bundle,
+            data,
+            roots: roots(state)?,
+            roots_digest: roots_digest(state),
+        })
     }
 
     /// Authenticates the request and demands a role; the first signature is who asks.
@@ -83,6 +103,12 @@ impl<'a> Context<'a> {
         let has_role = rules.check("authorization/role", demand_role(&who, role));
         let vouched = rules.check("authorization/organisation", self.vouched(&who));
         (has_role && vouched).then_some(who)
+    }
+
+    /// Who signed a stored record, all signatures verified as of `at`: the same for the same bytes, time and roots.
+    pub fn signers(&self, envelope: &Envelope, at: UnixTime) -> Result<Vec<Identity>, DsseError> {
+        let parts = [&envelope.digest().0[..], &at.0.to_be_bytes(), &self.roots_digest.0];
+        remembered(&VERIFIED, Digest::of_parts(parts), || envelope.verify(&self.roots, at).map(|v| v.signers))
     }
 
     /// May the signer's organisation vouch for that role, and for that tenant?
@@ -111,6 +137,11 @@ impl<'a> Context<'a> {
             ),
         }
     }
+}
+
+fn roots_digest(state: &Snapshot) -> Digest {
+    let orgs = state.0.iter().filter(|(key, _)| key.starts_with("org/"));
+    Digest::of_parts(orgs.flat_map(|(key, value)| [key.as_bytes(), value.as_slice()]))
 }
 
 fn roots(state: &Snapshot) -> Result<TrustRoots, BadRecord> {

@@ -13,6 +13,7 @@ pub mod contract;
 pub mod evidence;
 pub mod intent;
 mod intents;
+mod memo;
 pub mod policy;
 mod provenance;
 pub mod records;

@@ -4,15 +4,23 @@
 //! execution timer reads the «time source» below, which counts how often it was asked: the limit is an amount of
 //! work, the same on every machine, not a time. An error of any kind refuses; it never approves.
 
-use std::{cell::Cell, collections::BTreeSet, num::NonZeroU32, sync::Once, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    num::NonZeroU32,
+    sync::Once,
+    time::Duration,
+};
 
 use regorus::{
     Engine, Value,
     utils::limits::{ExecutionTimerConfig, TimeSource, set_time_source},
 };
 use serde::Deserialize;
+use trust::Digest;
 
 use crate::{
+    memo::{Memo, remembered},
     policy::{DATA_FILE, PolicyError},
     records::PolicyBundle,
 };
@@ -25,6 +33,9 @@ const MAX_TICKS: u64 = 1000;
 const FORBIDDEN: [&str; 3] = ["numbers.range", "strings.repeat", "rand."];
 /// Most refusals kept of one rule file.
 const MAX_DENIALS: usize = 100;
+
+/// Compiled rule files that a thread remembers: those of the bundles in force and some before.
+const MAX_ENGINES: usize = 16;
 
 /// What a rule file refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -43,6 +54,7 @@ pub(crate) struct Evaluated {
 
 thread_local! {
     static TICKS: Cell<u64> = const { Cell::new(0) };
+    static ENGINES: RefCell<Memo<Result<Engine, PolicyError>>> = RefCell::new(Memo::new(MAX_ENGINES));
 }
 
 struct WorkCounter;
@@ -55,7 +67,19 @@ impl TimeSource for WorkCounter {
     }
 }
 
+/// An engine of its own for one evaluation, compiled once for the same file and data.
 fn engine(bundle: &PolicyBundle, path: &str, source: &str) -> Result<Engine, PolicyError> {
+    let data = bundle.files.get(DATA_FILE).map_or("{}", String::as_str);
+    let key = Digest::of_parts([path.as_bytes(), source.as_bytes(), data.as_bytes()]);
+    remembered(&ENGINES, key, || {
+        let mut engine = compile(path, source, data)?;
+        // The first evaluation prepares the engine. It is always made here, so that every later one starts alike.
+        eval::<BTreeSet<String>>(&mut engine, path, "rules")?;
+        Ok(engine)
+    })
+}
+
+fn compile(path: &str, source: &str, data: &str) -> Result<Engine, PolicyError> {
     static COUNTER: WorkCounter = WorkCounter;
     static ONCE: Once = Once::new();
     // It can only fail when it is set already, which `Once` excludes.
@@ -77,7 +101,6 @@ fn engine(bundle: &PolicyBundle, path: &str, source: &str) -> Result<Engine, Pol
     if package != "data.mandate.tenant" {
         return Err(PolicyError::new(path, format!("its package is `{package}`, expected mandate.tenant")));
     }
-    let data = bundle.files.get(DATA_FILE).map_or("{}", String::as_str);
     engine.add_data_json(data).map_err(|e| error(&e))?;
     Ok(engine)
 }

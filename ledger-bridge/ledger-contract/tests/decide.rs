@@ -739,3 +739,31 @@ fn entries_and_records_keep_an_envelope_in_its_own_encoding() {
     let package = chain.state.iter().find(|(k, _)| k.starts_with("package/")).unwrap();
     assert!(String::from_utf8_lossy(package.1).contains(&json));
 }
+
+/// What a thread remembers of earlier decisions changes no decision: neither other roots nor another time nor another
+/// policy find the result of the first.
+#[test]
+fn a_thread_that_remembers_decides_as_one_that_does_not() {
+    let w = world();
+    let ready = Chain::ready(&w);
+    let mut revoked = ready.clone();
+    let mut root: trust::identity::OrgRoot = ready.get("org/prov").unwrap();
+    root.revoked = BTreeSet::from(["0d".to_owned()]);
+    revoked.state.insert("org/prov".into(), payload(&root));
+    let mut data = policy().data().unwrap();
+    data.tenant =
+        serde_json::json!({"admin_ports": [80], "admin_source_min_prefix": {"ipv4": 8, "ipv6": 16}});
+    let mut strict = Chain::founded(&w, policy().with_data(&data));
+    for package in [vnf(&w, "vfw_vnf"), vnf(&w, "vlb_vnf"), nsd()] {
+        strict.approve(sign(PACKAGE_PAYLOAD, &package, &w.provider));
+    }
+    let rule = serde_json::json!({"id": "web", "from": "outside", "action": "allow", "protocol": 6, "destination_ports": "80"});
+    let request = signed(&w, &params(serde_json::json!({"vfw": {"rules": [rule]}})));
+    let chains = [(ready, ""), (revoked, "PACKAGE_SIGNATURE"), (strict, "ADMIN_PORT_OPEN")];
+    for (chain, code) in chains.iter().chain(&chains) {
+        let warm = chain.decide(&request);
+        assert_eq!(warm.verdict.code(), *code, "{:#?}", warm.verdict);
+        let cold = std::thread::scope(|s| s.spawn(|| chain.decide(&request)).join().unwrap());
+        assert_eq!(warm, cold);
+    }
+}
