@@ -270,7 +270,8 @@ pub enum Event {
 
 /// A ledger entry: the exact bytes of this document's JSON are the leaf of the Merkle tree.
 ///
-/// Refused requests are entries too: who asked for what, and which rule refused.
+/// Refused requests are entries too: who asked for what, and which rule refused. Only those that nobody known to the
+/// ledger has signed ([`Verdict::authenticated`]) are not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
