@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use attestation::AkRecord;
-use ledger::embedded::Log;
+use ledger::embedded::{Log, OpenOptions};
 use serde::Deserialize;
 use tokio::{
     net::UnixListener,
@@ -39,14 +39,14 @@ const AK_VALIDITY_S: u64 = 90 * 24 * 3600;
 const WORKERS: usize = 2;
 
 /// Runs the orchestrator until SIGTERM or SIGINT; `ready` is called once the socket answers.
-pub fn serve(home: Home, config: Config, ready: impl FnOnce()) -> Result<()> {
+pub fn serve(home: Home, config: Config, options: OpenOptions, ready: impl FnOnce()) -> Result<()> {
     log_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(run(home, config, ready))
+    runtime.block_on(run(home, config, options, ready))
 }
 
 /// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere); without it, what an operator wants to know.
@@ -62,8 +62,8 @@ fn log_to_stderr() {
         .try_init();
 }
 
-async fn run(home: Home, config: Config, ready: impl FnOnce()) -> Result<()> {
-    let engine = build(&home, config)?;
+async fn run(home: Home, config: Config, options: OpenOptions, ready: impl FnOnce()) -> Result<()> {
+    let engine = build(&home, config, options)?;
     let listener = listen(&home.socket())?;
     let (stop, stopped) = watch::channel(false);
     let api = tokio::spawn(api::serve(listener, engine.clone(), stopped.clone()));
@@ -88,13 +88,13 @@ async fn run(home: Home, config: Config, ready: impl FnOnce()) -> Result<()> {
 }
 
 /// Puts the engine together; the home must have been made by `mandate init`.
-pub fn build(home: &Home, config: Config) -> Result<Arc<Engine>> {
+pub fn build(home: &Home, config: Config, options: OpenOptions) -> Result<Arc<Engine>> {
     let roots: TrustRoots = serde_json::from_slice(&read(&home.trust())?)
         .with_context(|| format!("{}: not a set of trust roots", home.trust().display()))?;
     let artifacts = ArtifactStore::new(home.artifacts());
     artifacts.sweep().with_context(|| format!("{}: run `mandate init`", home.artifacts().display()))?;
     let journal = Journal::open(&home.journal())?;
-    let ledger = Log::open(&home.ledger(), crate::engine::now)?;
+    let ledger = Log::open_with(&home.ledger(), crate::engine::now, options)?;
     let (key, certificate) = home.identity(&config.operator, "orchestrator");
     let signer = Signer::from_pem(
         &String::from_utf8_lossy(&read(&key)?),

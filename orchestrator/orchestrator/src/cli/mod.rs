@@ -100,7 +100,7 @@ enum Command {
     /// Make a home directory: identities, trust roots, ledger, journal, configuration
     Init(init::InitArgs),
     /// Run the orchestrator
-    Serve,
+    Serve(serve::ServeArgs),
     /// Lint, pack, sign, verify and register packages
     #[command(subcommand)]
     Package(package::PackageCommand),
@@ -150,7 +150,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
     let context = Context::new(cli.global, ui)?;
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
-        Command::Serve => serve::run(&context),
+        Command::Serve(args) => serve::run(&context, &args),
         Command::Completions(args) => meta::completions(&context, &args),
         Command::Man(args) => meta::man(&context, &args),
         other => context::block_on(talk(&context, other))?,
@@ -166,7 +166,7 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Site(c) => site::run(context, c).await,
         Command::Evidence(c) => evidence::run(context, c).await,
         Command::Ledger(c) => ledger::run(context, c).await,
-        Command::Init(_) | Command::Serve | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
+        Command::Init(_) | Command::Serve(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
     }
 }
 

@@ -1,5 +1,8 @@
 //! `mandate serve`.
 
+use clap::Args;
+use ledger::embedded::OpenOptions;
+
 use super::{
     context::Context,
     failure::{Exit, Failure},
@@ -10,8 +13,16 @@ use crate::{config::Config, problem::Problem};
 /// Largest configuration file read, bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Believe the machine's clock although it is more than 400 days ahead of the ledger's last entry
+    #[arg(long)]
+    accept_clock: bool,
+}
+
 /// Reads and checks the configuration, then runs until it is told to stop.
-pub fn run(context: &Context) -> Result<Exit, Failure> {
+pub fn run(context: &Context, args: &ServeArgs) -> Result<Exit, Failure> {
     let path = context.home.config();
     let text = files::text(&path, MAX_CONFIG_BYTES).map_err(|f| {
         f.hint(format!("make a home with `mandate init --home {}`", context.home.path().display()))
@@ -29,7 +40,8 @@ pub fn run(context: &Context) -> Result<Exit, Failure> {
             let _ = ui.print(&format!("mandate serves on {}\n", socket.display()));
         }
     };
-    crate::wiring::serve(context.home.clone(), config, ready).map_err(|e| failed(&e))?;
+    let options = OpenOptions { accept_clock: args.accept_clock };
+    crate::wiring::serve(context.home.clone(), config, options, ready).map_err(|e| failed(&e))?;
     Ok(Exit::Ok)
 }
 

@@ -5,6 +5,7 @@
 //! operations ended; one whose evidence the ledger refuses holds nobody up.
 
 use lcm::{Event, Operation, fold};
+use ledger::LedgerError;
 use ledger_contract::{
     evidence::{ProvenEntry, Receipt},
     records::{ANCHOR_PAYLOAD, Anchor},
@@ -61,6 +62,12 @@ impl Engine {
             Err(error) if error.retryable() => {
                 tracing::warn!(operation = operation.id, %error, "evidence could not be anchored yet");
                 return Ok(Anchored::Later(RETRY_MS));
+            }
+            Err(error @ LedgerError::Unauthenticated { .. }) => {
+                // Our own certificate ran out or was revoked: a person has to renew it; a restart tries again.
+                tracing::error!(operation = operation.id, %error, "the ledger does not know our signature");
+                self.set_problem(&operation.id, format!("evidence refused: {error}"));
+                return Ok(Anchored::Refused);
             }
             Err(error) => return Err(error.into()),
         };
