@@ -16,6 +16,8 @@ use crate::functions::TABLE_SIZE;
 
 /// Flows of each group: enough that every backend of eight gets some with near certainty.
 pub const FLOWS: u32 = 64;
+/// Flows from one source address: `dataplane_control::traffic::FlowGroup` moves on to the next one then.
+pub const FLOWS_PER_ADDRESS: u32 = 16_384;
 /// Frame size of a probe without FCS: 512 byte frames of RFC 2544.
 pub const FRAME_BYTES: u16 = 508;
 /// Never offer more than this: a probe shares its machine with what it measures.

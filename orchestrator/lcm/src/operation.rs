@@ -653,6 +653,7 @@ impl Operation {
     /// The service before, with the specs that unwinding restored under a newer generation.
     fn unwound(&self, plan: &Plan) -> Option<NsRecord> {
         let mut record = plan.before.clone()?;
+        record.flows = plan.after.as_ref().map_or(record.flows, |a| a.flows);
         for step in &plan.steps {
             if let (Some(StepState::Undone), Some(Action::Ensure { key, spec })) =
                 (self.step_state(step.id), &step.undo)

@@ -173,6 +173,10 @@ pub struct NsRecord {
     pub objects: Vec<(ObjectKey, Spec)>,
     /// The attestation key of the site, when it attests.
     pub ak: Option<AkRecord>,
+    /// Flows that measurements have used. A balancer remembers a flow longer than two operations are apart, so each
+    /// measurement takes new ones.
+    #[serde(default)]
+    pub flows: u32,
 }
 
 impl NsRecord {

@@ -26,7 +26,7 @@ use vim::{ComputeSpec, ImageSpec, Kind, NetworkSpec, ObjectKey, PortSpec, Resour
 
 use crate::{
     functions::{self, Instance},
-    measure::{FLOWS, Offer},
+    measure::{FLOWS, FLOWS_PER_ADDRESS, Offer},
     placement::{self, Demand, Site},
     plan::{Action, MAX_STEPS, NsRecord, Plan, Step, workload},
 };
@@ -138,6 +138,7 @@ fn plan_deploy(input: &Input<'_>, deploy: &Deploy) -> Result<Plan, Refusal> {
         objects: topology.objects(&counts, None)?,
         instances: counts,
         ak,
+        flows: FLOWS,
     };
     Steps::new(input, Some(&topology), None, Some(after), refused)?.build()
 }
@@ -149,6 +150,7 @@ fn plan_scale(input: &Input<'_>, scale: &Scale) -> Result<Plan, Refusal> {
     let mut after = before.clone();
     after.objects = topology.objects(&counts, Some(before))?;
     after.instances = counts;
+    after.flows = before.flows.saturating_add(2 * FLOWS);
     // The key may have been rotated or have expired since the deployment: the grant names those that are good now.
     after.ak = input.grant.attestation_keys.iter().find(|k| k.site == before.site).cloned();
     if after.ak.is_none() && input.grant.attestation_required {
@@ -562,7 +564,7 @@ impl<'a> Steps<'a> {
         let probe = self.probe(&after)?;
         let baseline = match (&probe, self.before) {
             (Some(p), Some(before)) => {
-                let sets = [(0, before.backends())];
+                let sets = [(flow(before.flows), before.backends())];
                 Some(self.measure("measure (baseline)", p, &after, &sets, vec![p.step]))
             }
             _ => None,
@@ -577,9 +579,13 @@ impl<'a> Steps<'a> {
             let sets = match self.before {
                 // Flows that began before keep their backends; new ones follow the new table.
                 Some(before) if grows(before, &after) => {
-                    vec![(0, before.backends()), (FLOWS, after.backends())]
+                    vec![
+                        (flow(before.flows), before.backends()),
+                        (flow(before.flows.saturating_add(FLOWS)), after.backends()),
+                    ]
                 }
-                _ => vec![(0, after.backends())],
+                Some(before) => vec![(flow(before.flows.saturating_add(FLOWS)), after.backends())],
+                None => vec![(0, after.backends())],
             };
             let needs = attested.map_or(ready, |a| vec![a]);
             let measured = self.measure("measure", p, &after, &sets, needs);
@@ -758,6 +764,12 @@ struct Probe {
 
 fn ensure(key: &ObjectKey, spec: &Spec) -> Action {
     Action::Ensure { key: key.clone(), spec: Box::new(spec.clone()) }
+}
+
+/// Index of the first flow of a set: within the ports of one source address, which a rule may be limited to. By the
+/// time they come round again, 128 scalings later, the balancer has forgotten the first ones.
+fn flow(used: u32) -> u32 {
+    used % FLOWS_PER_ADDRESS
 }
 
 fn grows(before: &NsRecord, after: &NsRecord) -> bool {

@@ -107,7 +107,8 @@ fn scale_out_adds_then_reconfigures_the_balancer_and_keeps_old_flows() {
             Expectation::Blocked => None,
         })
         .collect();
-    assert_eq!(sizes, [(0, 2), (64, 4)]);
+    assert_eq!(sizes, [(64, 2), (128, 4)], "flows that the deployment's measurement did not use");
+    assert_eq!(p.after.unwrap().flows, 192);
 }
 
 #[test]
