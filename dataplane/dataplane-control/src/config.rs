@@ -210,7 +210,7 @@ pub struct Vip {
 pub struct Backend {
     /// Unique name; the Maglev permutation is derived from it, so it must survive reconfiguration.
     pub id: String,
-    /// Its number, as its reflector stamps it.
+    /// Its number, as its reflector stamps it; from 1, and no other backend's.
     pub number: u16,
     /// Where its frames go.
     pub mac: MacAddr,
@@ -224,7 +224,7 @@ pub struct Backend {
 pub struct Reflector {
     /// Port it answers on.
     pub port: String,
-    /// Stamped into probe payloads.
+    /// Stamped into probe payloads; from 1.
     pub number: u16,
     /// Addresses it answers for (the VIPs).
     pub addresses: Vec<IpAddr>,
@@ -393,7 +393,7 @@ impl Configuration {
             return invalid("generation".into(), "starts at 1".into());
         }
         let names: Vec<&str> = self.ports.iter().map(|p| p.name.as_str()).collect();
-        unique("ports", &names)?;
+        unique("ports", names.iter().copied())?;
         let known = |path: &str, name: &str| match names.contains(&name) {
             true => Ok(()),
             false => invalid(path.into(), format!("no port `{name}` among {names:?}")),
@@ -402,6 +402,7 @@ impl Configuration {
             Function::Firewall(f) => {
                 known("firewall.outside", &f.outside)?;
                 known("firewall.inside", &f.inside)?;
+                two_sides("firewall.inside", &f.outside, &f.inside)?;
                 for (i, rule) in f.rules.iter().enumerate() {
                     known(&format!("firewall.rules[{i}].from"), &rule.from)?;
                     if let (Some(s), Some(d)) = (rule.source, rule.destination)
@@ -420,16 +421,21 @@ impl Configuration {
                         );
                     }
                 }
-                unique("firewall.rules", &f.rules.iter().map(|r| r.id.as_str()).collect::<Vec<_>>())
+                unique("firewall.rules", f.rules.iter().map(|r| r.id.as_str()))
             }
             Function::LoadBalancer(l) => {
                 known("load_balancer.client", &l.client)?;
                 known("load_balancer.backend", &l.backend)?;
-                unique("load_balancer.vips", &l.vips.iter().map(|v| v.id.as_str()).collect::<Vec<_>>())?;
-                unique(
-                    "load_balancer.backends",
-                    &l.backends.iter().map(|b| b.id.as_str()).collect::<Vec<_>>(),
-                )?;
+                two_sides("load_balancer.backend", &l.client, &l.backend)?;
+                unique("load_balancer.vips", l.vips.iter().map(|v| v.id.as_str()))?;
+                unique("load_balancer.backends", l.backends.iter().map(|b| b.id.as_str()))?;
+                unique("load_balancer.backends[].number", l.backends.iter().map(|b| b.number))?;
+                if let Some(b) = l.backends.iter().find(|b| b.number == 0) {
+                    return invalid(
+                        format!("load_balancer.backends `{}`", b.id),
+                        "number 0 means \"not answered\" in a probe; number backends from 1".into(),
+                    );
+                }
                 if let Some(b) = l.backends.iter().find(|b| !(1..=1000).contains(&b.weight)) {
                     return invalid(
                         format!("load_balancer.backends `{}`", b.id),
@@ -453,16 +459,107 @@ impl Configuration {
                     )
                 }
             }
+            Function::Reflector(r) if r.number == 0 => invalid(
+                "reflector.number".into(),
+                "number 0 means \"not answered\" in a probe; number reflectors from 1".into(),
+            ),
             Function::Reflector(r) => known("reflector.port", &r.port),
             Function::Generator(g) => known("generator.port", &g.port),
         }
     }
 }
 
-fn unique(path: &str, names: &[&str]) -> Result<(), ConfigError> {
+fn two_sides(path: &str, one: &str, other: &str) -> Result<(), ConfigError> {
+    if one != other {
+        return Ok(());
+    }
+    let problem = format!("`{other}` is the port of both sides; name two");
+    Err(ConfigError::Invalid { path: path.into(), problem })
+}
+
+fn unique<T: Ord + Copy + fmt::Display>(
+    path: &str,
+    mut names: impl Iterator<Item = T>,
+) -> Result<(), ConfigError> {
     let mut seen = std::collections::BTreeSet::new();
-    match names.iter().find(|n| !seen.insert(**n)) {
+    match names.find(|n| !seen.insert(*n)) {
         None => Ok(()),
         Some(n) => Err(ConfigError::Invalid { path: path.into(), problem: format!("`{n}` is there twice") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(name: &str) -> Port {
+        let driver = PortDriver::AfPacket { interface: name.into() };
+        Port { name: name.into(), driver, mac: MacAddr([2, 0, 0, 0, 0, 1]) }
+    }
+
+    fn configuration(function: Function) -> Configuration {
+        Configuration { instance: "i".into(), generation: 1, ports: vec![port("a"), port("b")], function }
+    }
+
+    fn firewall(outside: &str, inside: &str) -> Configuration {
+        configuration(Function::Firewall(Firewall {
+            outside: outside.into(),
+            inside: inside.into(),
+            rules: vec![],
+            max_connections: 1,
+            tcp_idle_ms: 1,
+            other_idle_ms: 1,
+        }))
+    }
+
+    fn balancer(client: &str, backend: &str, numbers: &[u16]) -> Configuration {
+        let one = |(i, number): (usize, &u16)| Backend {
+            id: format!("backend-{i}"),
+            number: *number,
+            mac: MacAddr([2, 0, 0, 0, 1, 1]),
+            weight: 1,
+        };
+        configuration(Function::LoadBalancer(LoadBalancer {
+            client: client.into(),
+            backend: backend.into(),
+            vips: vec![],
+            backends: numbers.iter().enumerate().map(one).collect(),
+            table_size: 5,
+            max_connections: 1,
+            idle_ms: 1,
+        }))
+    }
+
+    /// Both ways in: the structure, and the document.
+    fn refusal(c: &Configuration) -> Option<String> {
+        let refusal = c.check().err();
+        assert_eq!(Configuration::parse(&c.to_bytes()).err(), refusal);
+        refusal.map(|e| e.to_string())
+    }
+
+    #[test]
+    fn two_sides_are_two_ports() {
+        assert_eq!(refusal(&firewall("a", "b")), None);
+        assert_eq!(refusal(&balancer("a", "b", &[1])), None);
+        for (same, path) in
+            [(firewall("a", "a"), "firewall.inside"), (balancer("b", "b", &[1]), "load_balancer.backend")]
+        {
+            let words = refusal(&same).unwrap();
+            assert!(words.contains(path) && words.contains("both sides"), "{words}");
+        }
+    }
+
+    #[test]
+    fn numbers_name_one_backend_each_and_none_is_zero() {
+        assert_eq!(refusal(&balancer("a", "b", &[2, 1, u16::MAX])), None);
+        let words = refusal(&balancer("a", "b", &[3, 1, 3])).unwrap();
+        assert!(words.contains("load_balancer.backends[].number: `3` is there twice"), "{words}");
+        let words = refusal(&balancer("a", "b", &[1, 0])).unwrap();
+        assert!(words.contains("`backend-1`") && words.contains("number 0"), "{words}");
+        let reflector = |number| {
+            configuration(Function::Reflector(Reflector { port: "a".into(), number, addresses: vec![] }))
+        };
+        assert_eq!(refusal(&reflector(1)), None);
+        assert!(refusal(&reflector(0)).unwrap().contains("reflector.number"));
     }
 }
