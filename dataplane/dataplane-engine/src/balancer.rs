@@ -7,146 +7,54 @@
 //! errors about a tracked connection are carried along in either direction.
 //!
 //! A packet of no tracked connection is dispatched whatever its TCP flags: consistent hashing then finds its backend
-//! again after a restart.
+//! again after a restart. Since anybody can send such a packet, it never makes a connection that lasts: until it is
+//! confirmed, a connection is forgotten after [`UNCONFIRMED_MS`]. UDP is confirmed by a packet from the backend, TCP by
+//! one that the client sends after that, because a backend answers anybody's SYN.
 //!
 //! Tests: `tests/balancer.rs` compares with a naive model; `tests/chain.rs`; golden ARP and ND replies.
 
-use std::collections::BTreeMap;
+mod plan;
+
+use std::sync::Arc;
 
 use dataplane_control::{
-    Configuration, Function,
-    config::{ConfigError, LoadBalancer, Port},
+    Configuration,
+    config::{ConfigError, LoadBalancer},
 };
+
+pub(crate) use self::plan::{Basis, Count, Counts, Next, Plan};
 
 use crate::{
     DropReason, PacketFunction, PortIndex, Verdict,
-    common::{self, Clock, Drops, PortPair, TCP_CLOSING_MS, TCP_HANDSHAKE_MS},
-    hash::address_bits,
+    common::{self, Clock, Drops, TCP_CLOSING_MS, UNCONFIRMED_MS},
     maglev, neighbour,
     packet::{self, ACK, FIN, Message, Packet, Parsed, RST, SYN, TCP, UDP},
+    prepare::{self, Kind, Prepared, Retired, Snapshot},
     table::{Entry, Key, Side, TICK_SLOTS, Table},
 };
 
 /// What a connection remembers.
 #[derive(Debug, Clone, Copy)]
-struct State {
+pub(crate) struct State {
     client_mac: [u8; 6],
     flags: u8,
-    /// Index into [`Pool::slots`].
+    /// Index into the pool's slots.
     backend: u16,
     /// Of the configuration that its VIP and backend were last checked against.
     generation: u32,
 }
 
-/// A second packet came from the client: no mere SYN.
+/// Both sides were heard, in the order that an honest client causes.
 const CONFIRMED: u8 = 1;
 const FIN_FROM_CLIENT: u8 = 2;
 const FIN_FROM_BACKEND: u8 = 4;
 const FINS: u8 = FIN_FROM_CLIENT | FIN_FROM_BACKEND;
 const RESET: u8 = 8;
+/// The backend was heard.
+const ANSWERED: u8 = 16;
 
 fn closing(flags: u8) -> bool {
     flags & RESET != 0 || flags & FINS == FINS
-}
-
-/// A backend's place: kept while it is configured, so that connections may refer to it by number.
-#[derive(Debug, Clone)]
-struct Slot {
-    id: String,
-    mac: [u8; 6],
-    /// Generation in which the place was given to this backend; older connections mean its predecessor.
-    since: u32,
-    alive: bool,
-    frames: u64,
-    opened: u64,
-}
-
-/// The backends and the table over them.
-#[derive(Debug, Clone)]
-struct Pool {
-    slots: Vec<Slot>,
-    /// From Maglev's index (position in the configuration) to the slot.
-    order: Vec<u16>,
-    maglev: maglev::Table,
-}
-
-impl Pool {
-    /// The pool of a configuration; backends known from `before` keep their places and counters.
-    fn new(config: &LoadBalancer, before: &[Slot], generation: u32) -> Result<Self, ConfigError> {
-        if config.backends.len() > maglev::MAX_BACKENDS / 2 {
-            let most = maglev::MAX_BACKENDS / 2;
-            return Err(common::invalid("load_balancer.backends", format!("more than {most}")));
-        }
-        let mut slots = before.to_vec();
-        for slot in &mut slots {
-            // One that was gone in between has lost its connections: it comes back as another.
-            slot.alive = slot.alive && config.backends.iter().any(|b| b.id == slot.id);
-        }
-        let mut order = Vec::with_capacity(config.backends.len());
-        for backend in &config.backends {
-            let place = match slots.iter().position(|s| s.alive && s.id == backend.id) {
-                Some(known) => known,
-                None => vacant(&mut slots, &backend.id, generation),
-            };
-            if let Some(slot) = slots.get_mut(place) {
-                slot.mac = backend.mac.0;
-            }
-            order.push(
-                u16::try_from(place).map_err(|_| common::invalid("load_balancer.backends", "too many"))?,
-            );
-        }
-        Ok(Self { slots, order, maglev: maglev::Table::new(&config.backends, config.table_size) })
-    }
-
-    /// The slot of the flow's backend.
-    fn pick(&self, hash: u64) -> Option<u16> {
-        self.maglev.lookup(hash).and_then(|i| self.order.get(i)).copied()
-    }
-}
-
-/// A place for a new backend: that of a removed one, or one more.
-fn vacant(slots: &mut Vec<Slot>, id: &str, generation: u32) -> usize {
-    let slot = Slot { id: id.to_owned(), mac: [0; 6], since: generation, alive: true, frames: 0, opened: 0 };
-    match slots.iter().position(|s| !s.alive) {
-        Some(place) => {
-            slots[place] = slot;
-            place
-        }
-        None => {
-            slots.push(slot);
-            slots.len() - 1
-        }
-    }
-}
-
-/// The services, sorted for binary search.
-#[derive(Debug, Clone, Default)]
-struct Vips {
-    /// Address, port and protocol of each.
-    services: Vec<(u128, u16, u8)>,
-    addresses: Vec<u128>,
-}
-
-impl Vips {
-    fn new(config: &LoadBalancer) -> Self {
-        let mut services: Vec<_> =
-            config.vips.iter().map(|v| (address_bits(v.address), v.port, v.protocol)).collect();
-        services.sort_unstable();
-        let mut addresses: Vec<u128> = services.iter().map(|s| s.0).collect();
-        addresses.dedup();
-        Self { services, addresses }
-    }
-
-    /// Whether a connection from the client side is for a service.
-    fn serves(&self, key: &Key) -> bool {
-        let (_, destination, ports) = key.as_sent_from(Side::Near);
-        let port = (ports & 0xffff) as u16;
-        self.services.binary_search(&(destination, port, key.protocol())).is_ok()
-    }
-
-    fn has_address(&self, address: u128) -> bool {
-        self.addresses.binary_search(&address).is_ok()
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -159,9 +67,8 @@ impl Timeouts {
     fn expired(self, entry: &Entry<State>, now_ms: u32) -> bool {
         let flags = entry.value.flags;
         let lifetime_ms = match () {
-            () if entry.key.protocol() != TCP => self.idle_ms,
             () if closing(flags) => TCP_CLOSING_MS.min(self.idle_ms),
-            () if flags & CONFIRMED == 0 => TCP_HANDSHAKE_MS.min(self.idle_ms),
+            () if flags & CONFIRMED == 0 => UNCONFIRMED_MS.min(self.idle_ms),
             () => self.idle_ms,
         };
         now_ms.wrapping_sub(entry.last_ms) > lifetime_ms
@@ -180,13 +87,10 @@ struct Totals {
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Balancer {
-    ports: Vec<Port>,
-    pair: PortPair,
-    vips: Vips,
-    pool: Pool,
-    generation: u32,
+    plan: Arc<Plan>,
+    /// By the pool's slots.
+    counts: Vec<Count>,
     table: Table<State>,
-    timeouts: Timeouts,
     clock: Clock,
     drops: Drops,
     totals: Totals,
@@ -202,18 +106,13 @@ enum Action {
     AnswerSolicitation(Packet),
 }
 
-const FIELD: &str = "load_balancer.max_connections";
-
 impl Balancer {
     pub(crate) fn new(c: &Configuration, config: &LoadBalancer, seed: u64) -> Result<Self, ConfigError> {
+        let plan = Plan::new(c, config, &[], 0)?;
         Ok(Self {
-            ports: c.ports.clone(),
-            pair: PortPair::find(c, "load_balancer.backend", &config.client, &config.backend)?,
-            vips: Vips::new(config),
-            pool: Pool::new(config, &[], 0)?,
-            generation: 0,
-            table: common::table(FIELD, config.max_connections, seed)?,
-            timeouts: Timeouts { idle_ms: common::idle_ms(config.idle_ms) },
+            counts: vec![Count::default(); plan.pool.slots.len()],
+            table: plan.table(seed)?,
+            plan: Arc::new(plan),
             clock: Clock::default(),
             drops: Drops::default(),
             totals: Totals::default(),
@@ -223,7 +122,7 @@ impl Balancer {
     #[inline]
     fn decide(&mut self, now_ms: u32, side: Side, frame: &[u8]) -> Result<Action, DropReason> {
         let parsed = packet::parse(frame)?;
-        let ours = frame.starts_with(&self.pair.on(side).mac);
+        let ours = frame.starts_with(&self.plan.pair.on(side).mac);
         let group = frame.first().is_some_and(|b| b & 1 != 0);
         match (parsed, side) {
             (Parsed::Arp(at), Side::Near) if ours || group => self.arp(frame, at),
@@ -250,7 +149,7 @@ impl Balancer {
     fn arp(&mut self, frame: &[u8], at: usize) -> Result<Action, DropReason> {
         let arp = neighbour::arp(frame, at).ok_or(DropReason::Arp)?;
         let target = crate::hash::v4_bits(arp.target);
-        if !arp.request || arp.sender == arp.target || !self.vips.has_address(target) {
+        if !arp.request || arp.sender == arp.target || !self.plan.vips.has_address(target) {
             return Err(DropReason::NeighbourIgnored);
         }
         Ok(Action::AnswerArp(at))
@@ -258,7 +157,7 @@ impl Balancer {
 
     fn solicitation(&mut self, frame: &[u8], packet: Packet) -> Result<Action, DropReason> {
         let asked = neighbour::discovery(frame, &packet).ok_or(DropReason::NeighbourDiscovery)?;
-        if !self.vips.has_address(asked.target) {
+        if !self.plan.vips.has_address(asked.target) {
             return Err(DropReason::NeighbourIgnored);
         }
         Ok(Action::AnswerSolicitation(packet))
@@ -287,7 +186,7 @@ impl Balancer {
             }
             return self.open(now_ms, packet, key, client_mac);
         }
-        let confirmed = if segment & (SYN | RST) == 0 { CONFIRMED } else { 0 };
+        let confirmed = if state.flags & ANSWERED != 0 && segment & (SYN | RST) == 0 { CONFIRMED } else { 0 };
         state.flags |= confirmed | closed_by(segment, FIN_FROM_CLIENT);
         state.client_mac = client_mac;
         entry.last_ms = now_ms;
@@ -298,8 +197,10 @@ impl Balancer {
     /// Counts a frame for a backend and addresses it there.
     #[inline]
     fn dispatch(&mut self, backend: u16) -> Result<Action, DropReason> {
-        let slot = self.pool.slots.get_mut(usize::from(backend)).ok_or(DropReason::NoBackend)?;
-        slot.frames += 1;
+        let slot = self.plan.pool.slots.get(usize::from(backend)).ok_or(DropReason::NoBackend)?;
+        if let Some(count) = self.counts.get_mut(usize::from(backend)) {
+            count.frames += 1;
+        }
         Ok(Action::Dispatch(slot.mac))
     }
 
@@ -311,22 +212,21 @@ impl Balancer {
         key: Key,
         client_mac: [u8; 6],
     ) -> Result<Action, DropReason> {
-        if !self.vips.serves(&key) {
+        if !self.plan.vips.serves(&key) {
             return Err(DropReason::NoService);
         }
         let hash = maglev::hash_words(packet.source, packet.destination, packet.ports, packet.protocol);
-        let backend = self.pool.pick(hash).ok_or(DropReason::NoBackend)?;
-        let confirmed = if packet.tcp_flags & (SYN | RST) == 0 { CONFIRMED } else { 0 };
-        let flags = confirmed | closed_by(packet.tcp_flags, FIN_FROM_CLIENT);
-        let state = State { client_mac, flags, backend, generation: self.generation };
-        let timeouts = self.timeouts;
+        let backend = self.plan.pool.pick(hash).ok_or(DropReason::NoBackend)?;
+        let flags = closed_by(packet.tcp_flags, FIN_FROM_CLIENT);
+        let state = State { client_mac, flags, backend, generation: self.plan.generation };
+        let timeouts = self.plan.timeouts;
         let (slot, reclaimed) =
             self.table.insert_or_reclaim(key, state, now_ms, |entry| timeouts.expired(entry, now_ms));
         self.totals.expired += reclaimed as u64;
         slot.ok_or(DropReason::TableFull)?;
         self.totals.opened += 1;
-        if let Some(slot) = self.pool.slots.get_mut(usize::from(backend)) {
-            slot.opened += 1;
+        if let Some(count) = self.counts.get_mut(usize::from(backend)) {
+            count.opened += 1;
         }
         self.dispatch(backend)
     }
@@ -341,7 +241,8 @@ impl Balancer {
         let key = Key::of(packet, Side::Far);
         let live = self.live(now_ms, &key)?;
         let entry = live.and_then(|slot| self.table.get(slot)).ok_or(DropReason::Untracked)?;
-        entry.value.flags |= closed_by(packet.tcp_flags, FIN_FROM_BACKEND);
+        let heard = if packet.protocol == TCP { ANSWERED } else { ANSWERED | CONFIRMED };
+        entry.value.flags |= heard | closed_by(packet.tcp_flags, FIN_FROM_BACKEND);
         entry.last_ms = now_ms;
         Ok(Action::Return(entry.value.client_mac))
     }
@@ -363,9 +264,13 @@ impl Balancer {
         let state = self.table.get(slot).ok_or(DropReason::IcmpUnrelated)?.value;
         match side {
             Side::Far => Ok(state.client_mac),
-            Side::Near => {
-                self.pool.slots.get(usize::from(state.backend)).map(|s| s.mac).ok_or(DropReason::NoBackend)
-            }
+            Side::Near => self
+                .plan
+                .pool
+                .slots
+                .get(usize::from(state.backend))
+                .map(|s| s.mac)
+                .ok_or(DropReason::NoBackend),
         }
     }
 
@@ -374,12 +279,12 @@ impl Balancer {
     fn live(&mut self, now_ms: u32, key: &Key) -> Result<Option<u32>, DropReason> {
         let Some(slot) = self.table.find(key) else { return Ok(None) };
         let Some(entry) = self.table.get(slot) else { return Ok(None) };
-        if self.timeouts.expired(entry, now_ms) {
+        if self.plan.timeouts.expired(entry, now_ms) {
             self.table.remove(slot);
             self.totals.expired += 1;
             return Ok(None);
         }
-        if entry.value.generation != self.generation {
+        if entry.value.generation != self.plan.generation {
             self.check_again(slot)?;
         }
         Ok(Some(slot))
@@ -389,19 +294,19 @@ impl Balancer {
     #[cold]
     fn check_again(&mut self, slot: u32) -> Result<(), DropReason> {
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::Revoked) };
-        if !self.vips.serves(&entry.key) {
+        if !self.plan.vips.serves(&entry.key) {
             self.table.remove(slot);
             self.totals.revoked += 1;
             return Err(DropReason::Revoked);
         }
-        let known = self.pool.slots.get(usize::from(entry.value.backend));
+        let known = self.plan.pool.slots.get(usize::from(entry.value.backend));
         if !known.is_some_and(|s| s.alive && s.since <= entry.value.generation) {
             let (source, destination, ports) = entry.key.as_sent_from(Side::Near);
             let hash = maglev::hash_words(source, destination, ports, entry.key.protocol());
-            entry.value.backend = self.pool.pick(hash).ok_or(DropReason::NoBackend)?;
+            entry.value.backend = self.plan.pool.pick(hash).ok_or(DropReason::NoBackend)?;
             self.totals.moved += 1;
         }
-        entry.value.generation = self.generation;
+        entry.value.generation = self.plan.generation;
         Ok(())
     }
 
@@ -410,19 +315,20 @@ impl Balancer {
     fn act(&mut self, action: &Action, frame: &mut [u8]) -> Option<(PortIndex, usize)> {
         match action {
             Action::Dispatch(mac) => {
-                address(frame, *mac, self.pair.far.mac).map(|n| (self.pair.far.index, n))
+                address(frame, *mac, self.plan.pair.far.mac).map(|n| (self.plan.pair.far.index, n))
             }
             Action::Return(mac) => {
-                address(frame, *mac, self.pair.near.mac).map(|n| (self.pair.near.index, n))
+                address(frame, *mac, self.plan.pair.near.mac).map(|n| (self.plan.pair.near.index, n))
             }
             Action::AnswerArp(at) => {
                 self.totals.neighbour += 1;
-                neighbour::answer_arp(frame, *at, self.pair.near.mac).map(|n| (self.pair.near.index, n))
+                neighbour::answer_arp(frame, *at, self.plan.pair.near.mac)
+                    .map(|n| (self.plan.pair.near.index, n))
             }
             Action::AnswerSolicitation(packet) => {
                 self.totals.neighbour += 1;
-                neighbour::answer_solicitation(frame, packet, self.pair.near.mac)
-                    .map(|n| (self.pair.near.index, n))
+                neighbour::answer_solicitation(frame, packet, self.plan.pair.near.mac)
+                    .map(|n| (self.plan.pair.near.index, n))
             }
         }
     }
@@ -450,7 +356,9 @@ fn closed_by(segment: u8, fin: u8) -> u8 {
 impl PacketFunction for Balancer {
     fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut [u8]) -> Verdict {
         let now_ms = self.clock.advance(now_us);
-        let Some(side) = self.pair.side(ingress) else { return self.drops.drop(DropReason::UnknownPort) };
+        let Some(side) = self.plan.pair.side(ingress) else {
+            return self.drops.drop(DropReason::UnknownPort);
+        };
         match self.decide(now_ms, side, frame) {
             Ok(action) => match self.act(&action, frame) {
                 Some((port, length)) => {
@@ -464,47 +372,35 @@ impl PacketFunction for Balancer {
 
     fn tick(&mut self, now_us: u64) {
         let now_ms = self.clock.advance(now_us);
-        let timeouts = self.timeouts;
+        let timeouts = self.plan.timeouts;
         self.totals.expired += self.table.sweep(TICK_SLOTS, |entry| timeouts.expired(entry, now_ms)) as u64;
     }
 
-    fn reconfigure(&mut self, configuration: &Configuration) -> Result<(), ConfigError> {
-        configuration.check()?;
-        let Function::LoadBalancer(config) = &configuration.function else {
-            return Err(common::other_function("load balancer"));
-        };
-        common::same_ports(&self.ports, configuration)?;
-        let pair = PortPair::find(configuration, "load_balancer.backend", &config.client, &config.backend)?;
-        if pair != self.pair {
-            return Err(common::invalid(
-                "load_balancer.client",
-                "the two sides only change with a new process",
-            ));
-        }
-        let generation = self.generation.wrapping_add(1);
-        let pool = Pool::new(config, &self.pool.slots, generation)?;
-        common::check_max_connections(FIELD, config.max_connections)?;
-        self.table
-            .set_limit(config.max_connections)
-            .map_err(|_| common::out_of_memory(FIELD, config.max_connections))?;
-        self.pool = pool;
-        self.vips = Vips::new(config);
-        self.timeouts = Timeouts { idle_ms: common::idle_ms(config.idle_ms) };
-        self.generation = generation;
-        Ok(())
+    fn basis(&self) -> prepare::Basis {
+        prepare::Basis(Kind::Balancer(Basis::of(self)))
     }
 
-    fn counters(&self, out: &mut BTreeMap<String, u64>) {
-        self.drops.report(out);
-        for slot in self.pool.slots.iter().filter(|s| s.alive) {
-            out.insert(format!("backend.{}", slot.id), slot.frames);
-            out.insert(format!("backend_connections.{}", slot.id), slot.opened);
+    fn swap(&mut self, prepared: Prepared) -> Result<Retired, ConfigError> {
+        match prepared.0 {
+            Kind::Balancer(next) => next.swap_into(self).map(|old| Retired(Prepared(Kind::Balancer(old)))),
+            other => Err(common::prepared_for(other.name(), "load balancer")),
         }
-        out.insert("connections.opened".into(), self.totals.opened);
-        out.insert("connections.expired".into(), self.totals.expired);
-        out.insert("connections.revoked".into(), self.totals.revoked);
-        out.insert("connections.moved".into(), self.totals.moved);
-        out.insert("answer.neighbour".into(), self.totals.neighbour);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let Totals { opened, expired, revoked, moved, neighbour } = self.totals;
+        Snapshot {
+            drops: self.drops.clone(),
+            totals: vec![
+                ("connections.opened", opened),
+                ("connections.expired", expired),
+                ("connections.revoked", revoked),
+                ("connections.moved", moved),
+                ("answer.neighbour", neighbour),
+            ],
+            named: Kind::Balancer(Counts::of(self)),
+            connections: self.connections(),
+        }
     }
 
     fn connections(&self) -> u64 {

@@ -15,10 +15,12 @@ use crate::{
 
 /// Idle time of a TCP connection before its handshake is complete, ms.
 pub(crate) const TCP_HANDSHAKE_MS: u32 = 30_000;
-/// Idle time of a TCP connection after RST, or FIN from both sides, ms.
+/// Time of a TCP connection from RST, or FIN from both sides, on, ms; the firewall's whatever is sent meanwhile.
 pub(crate) const TCP_CLOSING_MS: u32 = 10_000;
 /// Idle time of a TCP connection after FIN from one side, ms.
 pub(crate) const TCP_HALF_CLOSED_MS: u32 = 120_000;
+/// Idle time of a balanced connection that only one side has been heard of, ms.
+pub(crate) const UNCONFIRMED_MS: u32 = 30_000;
 /// Longest idle time that can be configured, ms: half the range of the wrapping clock, about 24 days.
 const MAX_IDLE_MS: u64 = (u32::MAX / 2) as u64;
 
@@ -134,6 +136,11 @@ pub(crate) fn same_ports(running: &[Port], wanted: &Configuration) -> Result<(),
 /// The error for a reconfiguration to another kind of function.
 pub(crate) fn other_function(running: &str) -> ConfigError {
     invalid("function", format!("this process runs a {running}; another function needs a new process"))
+}
+
+/// The error for a configuration that was prepared against another kind of function.
+pub(crate) fn prepared_for(prepared: &str, running: &str) -> ConfigError {
+    invalid("function", format!("was prepared for a {prepared}, but a {running} runs; prepare it again"))
 }
 
 /// A table for `max_connections`; `path` names that field.

@@ -2,35 +2,44 @@
 //!
 //! A connection is opened by a packet that the rules allow; from then on its packets pass in both directions
 //! without asking the rules again until a reconfiguration, after which its next packet is judged by the new rules
-//! (by the way it was opened) and revoked if they no longer allow it. TCP opens with SYN only; a connection closes
-//! after RST, or FIN from both sides, and may then be opened again. ICMP echo is a connection; ICMP errors pass if
-//! they quote a tracked one and go to its sender. ARP and valid neighbour discovery pass. Everything else drops, each
-//! with its reason.
+//! (by the way it was opened) and revoked if they no longer allow it. TCP opens with SYN only. ICMP echo is a
+//! connection; ICMP errors pass if they quote a tracked one and go to its sender. ARP and valid neighbour discovery
+//! pass. Everything else drops, each with its reason.
 //!
-//! Simplifications, all towards the safe side: sequence numbers are not tracked; no fragment passes (see
-//! [`crate::packet`]); multicast other than neighbour discovery needs a rule and its replies do not match.
+//! A TCP connection closes with RST, or FIN from both sides, and ends [`TCP_CLOSING_MS`] later whatever is sent: from
+//! then on no packet renews it. A SYN opens it again if the rules allow that. Until then the last segments of one that
+//! was closed by FINs pass; of one that was reset only RSTs do.
+//!
+//! Simplifications: no fragment passes (see [`crate::packet`]); multicast other than neighbour discovery needs a rule
+//! and its replies do not match; sequence numbers are not tracked, so who can spoof a connection's addresses and ports
+//! can cut it with a RST, never keep it or open one.
 //!
 //! Tests: `tests/firewall.rs` compares with a naive model; `tests/chain.rs`.
 
-use std::collections::BTreeMap;
+mod plan;
+
+use std::sync::Arc;
 
 use dataplane_control::{
-    Configuration, Function,
-    config::{ConfigError, Firewall as FirewallConfig, Port},
+    Configuration,
+    config::{ConfigError, Firewall as FirewallConfig},
 };
+
+pub(crate) use self::plan::{Basis, Counts, Next, Plan};
 
 use crate::{
     DropReason, PacketFunction, PortIndex, Verdict,
-    common::{self, Clock, Drops, PortPair, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, TCP_HANDSHAKE_MS},
+    common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, TCP_HANDSHAKE_MS},
     neighbour,
     packet::{self, ACK, FIN, Message, Packet, Parsed, RST, SYN, TCP},
-    rules::{Decision, Rules},
+    prepare::{self, Kind, Prepared, Retired, Snapshot},
+    rules::Decision,
     table::{Entry, Key, Side, TICK_SLOTS, Table},
 };
 
 /// What a connection remembers.
 #[derive(Debug, Clone, Copy)]
-struct State {
+pub(crate) struct State {
     /// Of the rule set that last allowed it.
     generation: u32,
     /// Index of the rule that did.
@@ -63,7 +72,7 @@ impl State {
 enum Step {
     Pass(u8),
     Reopen,
-    Drop,
+    Drop(DropReason),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -107,33 +116,22 @@ struct Totals {
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Firewall {
-    ports: Vec<Port>,
-    pair: PortPair,
-    rules: Rules,
-    rule_ids: Vec<String>,
+    plan: Arc<Plan>,
     /// Frames each rule allowed (of its connections, both directions) or denied.
     hits: Vec<u64>,
-    generation: u32,
     table: Table<State>,
-    timeouts: Timeouts,
     clock: Clock,
     drops: Drops,
     totals: Totals,
 }
 
-const FIELD: &str = "firewall.max_connections";
-
 impl Firewall {
     pub(crate) fn new(c: &Configuration, config: &FirewallConfig, seed: u64) -> Result<Self, ConfigError> {
+        let plan = Plan::new(c, config, 0)?;
         Ok(Self {
-            ports: c.ports.clone(),
-            pair: PortPair::find(c, "firewall.inside", &config.outside, &config.inside)?,
-            rules: Rules::compile(config)?,
-            rule_ids: config.rules.iter().map(|r| r.id.clone()).collect(),
-            hits: vec![0; config.rules.len()],
-            generation: 0,
-            table: common::table(FIELD, config.max_connections, seed)?,
-            timeouts: Timeouts::of(config),
+            hits: vec![0; plan.rules()],
+            table: plan.table(seed)?,
+            plan: Arc::new(plan),
             clock: Clock::default(),
             drops: Drops::default(),
             totals: Totals::default(),
@@ -173,14 +171,18 @@ impl Firewall {
         let key = Key::of(packet, side);
         let Some(slot) = self.live(now_ms, &key)? else { return self.open(now_ms, side, packet, key, None) };
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::Untracked) };
+        let closing = entry.value.closing();
         if packet.protocol == TCP {
             match tcp_step(entry.value.flags, side == entry.value.initiator(), packet.tcp_flags) {
                 Step::Pass(flags) => entry.value.flags = flags,
                 Step::Reopen => return self.open(now_ms, side, packet, key, Some(slot)),
-                Step::Drop => return Err(DropReason::TcpState),
+                Step::Drop(reason) => return Err(reason),
             }
         }
-        entry.last_ms = now_ms;
+        // The segment that closes is the last one to renew.
+        if !closing {
+            entry.last_ms = now_ms;
+        }
         if let Some(hits) = self.hits.get_mut(entry.value.rule as usize) {
             *hits += 1;
         }
@@ -192,12 +194,12 @@ impl Firewall {
     fn live(&mut self, now_ms: u32, key: &Key) -> Result<Option<u32>, DropReason> {
         let Some(slot) = self.table.find(key) else { return Ok(None) };
         let Some(entry) = self.table.get(slot) else { return Ok(None) };
-        if self.timeouts.expired(entry, now_ms) {
+        if self.plan.timeouts.expired(entry, now_ms) {
             self.table.remove(slot);
             self.totals.expired += 1;
             return Ok(None);
         }
-        if entry.value.generation != self.generation {
+        if entry.value.generation != self.plan.generation {
             self.judge_again(slot)?;
         }
         Ok(Some(slot))
@@ -207,9 +209,9 @@ impl Firewall {
     #[cold]
     fn judge_again(&mut self, slot: u32) -> Result<(), DropReason> {
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::Revoked) };
-        if let Decision::Allow(rule) = self.rules.decide(&entry.key, entry.value.initiator()) {
+        if let Decision::Allow(rule) = self.plan.rules.decide(&entry.key, entry.value.initiator()) {
             entry.value.rule = rule;
-            entry.value.generation = self.generation;
+            entry.value.generation = self.plan.generation;
             return Ok(());
         }
         self.table.remove(slot);
@@ -232,7 +234,7 @@ impl Firewall {
         if packet.message == Message::EchoReply {
             return Err(DropReason::Untracked);
         }
-        let rule = match self.rules.decide(&key, side) {
+        let rule = match self.plan.rules.decide(&key, side) {
             Decision::Allow(rule) => rule,
             Decision::Deny(rule) => {
                 self.count_rule(rule);
@@ -241,11 +243,11 @@ impl Firewall {
             Decision::Default => return Err(DropReason::NoRule),
         };
         let flags = if side == Side::Far { FROM_FAR } else { 0 };
-        let state = State { generation: self.generation, rule, flags };
+        let state = State { generation: self.plan.generation, rule, flags };
         if let Some(slot) = replaced {
             self.table.remove(slot);
         }
-        let timeouts = self.timeouts;
+        let timeouts = self.plan.timeouts;
         let (slot, reclaimed) =
             self.table.insert_or_reclaim(key, state, now_ms, |entry| timeouts.expired(entry, now_ms));
         self.totals.expired += reclaimed as u64;
@@ -269,8 +271,11 @@ impl Firewall {
         }
         let key = Key::of_quoted(&quoted, packet.vlan, side);
         let slot = self.live(now_ms, &key)?.ok_or(DropReason::IcmpUnrelated)?;
-        let rule = self.table.get(slot).map_or(u32::MAX, |e| e.value.rule);
-        self.count_rule(rule);
+        let state = self.table.get(slot).ok_or(DropReason::IcmpUnrelated)?.value;
+        if state.flags & RESET != 0 {
+            return Err(DropReason::TcpReset);
+        }
+        self.count_rule(state.rule);
         Ok(())
     }
 }
@@ -281,12 +286,12 @@ fn tcp_step(flags: u8, from_initiator: bool, segment: u8) -> Step {
     let state = State { generation: 0, rule: 0, flags };
     match segment & (SYN | ACK | RST) {
         SYN if state.closing() => Step::Reopen,
-        SYN if from_initiator => Step::Pass(flags),
-        SYN => Step::Drop,
         s if s & RST != 0 => Step::Pass(flags | RESET),
-        s if s & SYN != 0 && from_initiator => Step::Drop,
-        s if s & SYN != 0 => Step::Pass(flags | ANSWERED),
-        _ if flags & ANSWERED == 0 && from_initiator => Step::Drop,
+        _ if flags & RESET != 0 => Step::Drop(DropReason::TcpReset),
+        SYN if from_initiator => Step::Pass(flags),
+        s if s & SYN != 0 && s & ACK != 0 && !from_initiator => Step::Pass(flags | ANSWERED),
+        s if s & SYN != 0 => Step::Drop(DropReason::TcpState),
+        _ if flags & ANSWERED == 0 && from_initiator => Step::Drop(DropReason::TcpState),
         // A challenge acknowledgement (RFC 5961 §4.2) to a SYN: passes, changes nothing.
         _ if flags & ANSWERED == 0 => Step::Pass(flags),
         _ => {
@@ -303,11 +308,13 @@ fn tcp_step(flags: u8, from_initiator: bool, segment: u8) -> Step {
 impl PacketFunction for Firewall {
     fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut [u8]) -> Verdict {
         let now_ms = self.clock.advance(now_us);
-        let Some(side) = self.pair.side(ingress) else { return self.drops.drop(DropReason::UnknownPort) };
+        let Some(side) = self.plan.pair.side(ingress) else {
+            return self.drops.drop(DropReason::UnknownPort);
+        };
         match self.decide(now_ms, side, frame) {
             // The parser refuses longer frames.
             Ok(()) => Verdict::Forward {
-                port: self.pair.on(side.other()).index,
+                port: self.plan.pair.on(side.other()).index,
                 length: u16::try_from(frame.len()).unwrap_or(u16::MAX),
             },
             Err(reason) => self.drops.drop(reason),
@@ -316,42 +323,34 @@ impl PacketFunction for Firewall {
 
     fn tick(&mut self, now_us: u64) {
         let now_ms = self.clock.advance(now_us);
-        let timeouts = self.timeouts;
+        let timeouts = self.plan.timeouts;
         self.totals.expired += self.table.sweep(TICK_SLOTS, |entry| timeouts.expired(entry, now_ms)) as u64;
     }
 
-    fn reconfigure(&mut self, configuration: &Configuration) -> Result<(), ConfigError> {
-        configuration.check()?;
-        let Function::Firewall(config) = &configuration.function else {
-            return Err(common::other_function("firewall"));
-        };
-        common::same_ports(&self.ports, configuration)?;
-        let pair = PortPair::find(configuration, "firewall.inside", &config.outside, &config.inside)?;
-        if pair != self.pair {
-            return Err(common::invalid("firewall.outside", "the two sides only change with a new process"));
-        }
-        let rules = Rules::compile(config)?;
-        common::check_max_connections(FIELD, config.max_connections)?;
-        self.table
-            .set_limit(config.max_connections)
-            .map_err(|_| common::out_of_memory(FIELD, config.max_connections))?;
-        let before: BTreeMap<&str, u64> =
-            self.rule_ids.iter().map(String::as_str).zip(self.hits.iter().copied()).collect();
-        self.hits = config.rules.iter().map(|r| before.get(r.id.as_str()).copied().unwrap_or(0)).collect();
-        self.rule_ids = config.rules.iter().map(|r| r.id.clone()).collect();
-        self.rules = rules;
-        self.timeouts = Timeouts::of(config);
-        self.generation = self.generation.wrapping_add(1);
-        Ok(())
+    fn basis(&self) -> prepare::Basis {
+        prepare::Basis(Kind::Firewall(Basis::of(self)))
     }
 
-    fn counters(&self, out: &mut BTreeMap<String, u64>) {
-        self.drops.report(out);
-        out.extend(self.rule_ids.iter().zip(&self.hits).map(|(id, hits)| (format!("rule.{id}"), *hits)));
-        out.insert("connections.opened".into(), self.totals.opened);
-        out.insert("connections.expired".into(), self.totals.expired);
-        out.insert("connections.revoked".into(), self.totals.revoked);
-        out.insert("pass.neighbour".into(), self.totals.neighbour);
+    fn swap(&mut self, prepared: Prepared) -> Result<Retired, ConfigError> {
+        match prepared.0 {
+            Kind::Firewall(next) => next.swap_into(self).map(|old| Retired(Prepared(Kind::Firewall(old)))),
+            other => Err(common::prepared_for(other.name(), "firewall")),
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let Totals { opened, expired, revoked, neighbour } = self.totals;
+        Snapshot {
+            drops: self.drops.clone(),
+            totals: vec![
+                ("connections.opened", opened),
+                ("connections.expired", expired),
+                ("connections.revoked", revoked),
+                ("pass.neighbour", neighbour),
+            ],
+            named: Kind::Firewall(Counts::of(self)),
+            connections: self.connections(),
+        }
     }
 
     fn connections(&self) -> u64 {

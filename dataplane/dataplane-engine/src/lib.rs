@@ -1,7 +1,7 @@
 //! Mandate's packet functions: stateful firewall, Maglev load balancer, reflector, and the traffic generator.
 //!
 //! Pure: a frame and the time come in, the frame (rewritten in place) and a [`Verdict`] go out. There is no I/O, no
-//! clock, no randomness and, after [`build`] and [`PacketFunction::reconfigure`], no allocation. What moves frames
+//! clock, no randomness and, after [`build`] and but for a new configuration or a copy of the counters, no allocation. What moves frames
 //! (DPDK) is another crate; what they mean is `dataplane_control::config`.
 //!
 //! It must never panic or read beyond a frame, whatever the bytes: `tests/parser.rs` feeds it random and mutated
@@ -16,6 +16,7 @@ mod hash;
 pub mod maglev;
 mod neighbour;
 mod packet;
+mod prepare;
 pub mod probe;
 mod reason;
 mod reflector;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 
 pub use dataplane_control::config::ConfigError;
 use dataplane_control::{Configuration, Function};
+pub use prepare::{Basis, Prepared, Retired, Snapshot};
 pub use reason::DropReason;
 
 /// Index of a port in [`Configuration::ports`].
@@ -55,12 +57,33 @@ pub trait PacketFunction: Send {
     /// Ages connections: bounded work, to be called about every millisecond.
     fn tick(&mut self, now_us: u64);
 
-    /// Swaps the configuration as a whole; tracked connections are kept. Neither the kind of function nor the ports
-    /// may change. On an error nothing was changed.
-    fn reconfigure(&mut self, configuration: &Configuration) -> Result<(), ConfigError>;
+    /// What the next configuration is to be prepared against; constant time.
+    fn basis(&self) -> Basis;
 
-    /// Adds this function's counters, all monotonic: `drop.<reason>`, `rule.<id>`, `backend.<id>`, …
-    fn counters(&self, out: &mut BTreeMap<String, u64>);
+    /// Swaps a prepared configuration in as a whole; tracked connections are kept. Drops nothing, and takes no longer
+    /// than copying a counter per rule or backend, unless the connection table grows: then every connection moves.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] if another configuration was swapped in since the preparation; nothing was changed.
+    fn swap(&mut self, prepared: Prepared) -> Result<Retired, ConfigError>;
+
+    /// Prepares and swaps in one go, where nobody waits for packets. Neither the kind of function nor the ports may
+    /// change. On an error nothing was changed.
+    ///
+    /// # Errors
+    /// As [`Basis::prepare`].
+    fn reconfigure(&mut self, configuration: &Configuration) -> Result<(), ConfigError> {
+        let prepared = self.basis().prepare(configuration)?;
+        self.swap(prepared).map(drop)
+    }
+
+    /// Copies the counters; they get their names where the copy is read.
+    fn snapshot(&self) -> Snapshot;
+
+    /// Adds this function's counters, see [`Snapshot::counters`].
+    fn counters(&self, out: &mut BTreeMap<String, u64>) {
+        self.snapshot().counters(out);
+    }
 
     /// Connections tracked now.
     fn connections(&self) -> u64;

@@ -73,6 +73,8 @@ reasons! {
     TcpNotSyn => "tcp_not_syn",
     /// A segment that the connection's TCP state does not allow.
     TcpState => "tcp_state",
+    /// Of a TCP connection that was reset, or an ICMP error about it: only a new SYN opens it again.
+    TcpReset => "tcp_reset",
     /// The connection's rule, VIP or backend is no longer in the configuration.
     Revoked => "revoked",
     /// A new connection, but the table is full.

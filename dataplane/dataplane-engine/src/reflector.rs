@@ -10,7 +10,7 @@
 //!
 //! Tests: `tests/golden.rs`, `tests/chain.rs`.
 
-use std::collections::BTreeMap;
+use std::{mem, sync::Arc};
 
 use dataplane_control::{
     Configuration, Function,
@@ -26,6 +26,7 @@ use crate::{
         self, ACK, FIN, ICMP, IPV6_HEADER, Message, PSH, Packet, Parsed, RST, SYN, TCP, TCP_HEADER, UDP,
         UDP_HEADER,
     },
+    prepare::{self, Basis, Kind, Prepared, Retired, Snapshot},
     probe,
 };
 
@@ -36,14 +37,46 @@ const WINDOW: u16 = 65_535;
 /// Shortest frame we make shorter ones up to (IEEE 802.3, without FCS), if the buffer allows.
 const MIN_FRAME: usize = 60;
 
-/// See the module's head.
+/// A configuration, compiled.
 #[derive(Debug)]
-pub(crate) struct Reflector {
+pub(crate) struct Plan {
     ports: Vec<Port>,
     port: OwnPort,
     number: u16,
     /// Sorted.
     addresses: Vec<u128>,
+}
+
+impl Plan {
+    fn new(c: &Configuration, config: &ReflectorConfig) -> Result<Self, ConfigError> {
+        let mut addresses: Vec<u128> = config.addresses.iter().map(|a| address_bits(*a)).collect();
+        addresses.sort_unstable();
+        let port = common::port(c, "reflector.port", &config.port)?;
+        Ok(Self { ports: c.ports.clone(), port, number: config.number, addresses })
+    }
+}
+
+/// The next plan, and afterwards what it replaced.
+#[derive(Debug)]
+pub(crate) struct Next {
+    before: Arc<Plan>,
+    plan: Arc<Plan>,
+}
+
+impl Next {
+    pub(crate) fn prepare(running: &Arc<Plan>, c: &Configuration) -> Result<Self, ConfigError> {
+        let Function::Reflector(config) = &c.function else {
+            return Err(common::other_function("reflector"));
+        };
+        common::same_ports(&running.ports, c)?;
+        Ok(Self { before: running.clone(), plan: Arc::new(Plan::new(c, config)?) })
+    }
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Reflector {
+    plan: Arc<Plan>,
     drops: Drops,
     answered: u64,
     stamped: u64,
@@ -51,25 +84,18 @@ pub(crate) struct Reflector {
 
 impl Reflector {
     pub(crate) fn new(c: &Configuration, config: &ReflectorConfig) -> Result<Self, ConfigError> {
-        Ok(Self {
-            ports: c.ports.clone(),
-            port: common::port(c, "reflector.port", &config.port)?,
-            number: config.number,
-            addresses: sorted(config),
-            drops: Drops::default(),
-            answered: 0,
-            stamped: 0,
-        })
+        let plan = Arc::new(Plan::new(c, config)?);
+        Ok(Self { plan, drops: Drops::default(), answered: 0, stamped: 0 })
     }
 
     fn is_ours(&self, address: u128) -> bool {
-        self.addresses.binary_search(&address).is_ok()
+        self.plan.addresses.binary_search(&address).is_ok()
     }
 
     /// Rewrites the frame into its answer; its length.
     fn answer(&mut self, frame: &mut [u8]) -> Result<usize, DropReason> {
         let parsed = packet::parse(frame)?;
-        let to_us = frame.starts_with(&self.port.mac);
+        let to_us = frame.starts_with(&self.plan.port.mac);
         let to_group = frame.first().is_some_and(|b| b & 1 != 0);
         match parsed {
             Parsed::Arp(at) if to_us || to_group => self.arp(frame, at),
@@ -86,7 +112,7 @@ impl Reflector {
         if !arp.request || arp.sender == arp.target || !self.is_ours(v4_bits(arp.target)) {
             return Err(DropReason::NeighbourIgnored);
         }
-        neighbour::answer_arp(frame, at, self.port.mac).ok_or(DropReason::Truncated)
+        neighbour::answer_arp(frame, at, self.plan.port.mac).ok_or(DropReason::Truncated)
     }
 
     fn solicitation(&self, frame: &mut [u8], packet: &Packet) -> Result<usize, DropReason> {
@@ -94,7 +120,7 @@ impl Reflector {
         if !self.is_ours(asked.target) {
             return Err(DropReason::NeighbourIgnored);
         }
-        neighbour::answer_solicitation(frame, packet, self.port.mac).ok_or(DropReason::Truncated)
+        neighbour::answer_solicitation(frame, packet, self.plan.port.mac).ok_or(DropReason::Truncated)
     }
 
     fn ip(&mut self, frame: &mut [u8], packet: &Packet) -> Result<usize, DropReason> {
@@ -111,7 +137,7 @@ impl Reflector {
             _ => Err(DropReason::NoService),
         }?;
         turn_around(frame, packet, end).ok_or(DropReason::Truncated)?;
-        neighbour::swap_macs(frame, self.port.mac).ok_or(DropReason::Truncated)?;
+        neighbour::swap_macs(frame, self.plan.port.mac).ok_or(DropReason::Truncated)?;
         Ok(pad(frame, end))
     }
 
@@ -123,12 +149,12 @@ impl Reflector {
         swap_ports(header);
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
         let payload = payload.get_mut(..length - UDP_HEADER).ok_or(DropReason::UdpHeader)?;
-        if let Some(before) = probe::stamp(payload, self.number) {
+        if let Some(before) = probe::stamp(payload, self.plan.number) {
             self.stamped += 1;
             let sum = u16::from_be_bytes([header[6], header[7]]);
             if sum != 0 {
                 // Zero would mean "none" (RFC 768): its other form in one's complement is all ones.
-                let sum = match checksum::updated(sum, before, self.number) {
+                let sum = match checksum::updated(sum, before, self.plan.number) {
                     0 => u16::MAX,
                     sum => sum,
                 };
@@ -152,7 +178,7 @@ impl Reflector {
         h[13] = reply.flags;
         h[14..16].copy_from_slice(&WINDOW.to_be_bytes());
         h[16..20].fill(0);
-        if probe::stamp(payload.get_mut(..reply.payload).unwrap_or_default(), self.number).is_some() {
+        if probe::stamp(payload.get_mut(..reply.payload).unwrap_or_default(), self.plan.number).is_some() {
             self.stamped += 1;
         }
         let end = packet.l4 + TCP_HEADER + reply.payload;
@@ -249,15 +275,9 @@ fn pad(frame: &mut [u8], end: usize) -> usize {
     length
 }
 
-fn sorted(config: &ReflectorConfig) -> Vec<u128> {
-    let mut addresses: Vec<u128> = config.addresses.iter().map(|a| address_bits(*a)).collect();
-    addresses.sort_unstable();
-    addresses
-}
-
 impl PacketFunction for Reflector {
     fn process(&mut self, _now_us: u64, ingress: PortIndex, frame: &mut [u8]) -> Verdict {
-        if ingress != self.port.index {
+        if ingress != self.plan.port.index {
             return self.drops.drop(DropReason::UnknownPort);
         }
         match self.answer(frame) {
@@ -271,22 +291,28 @@ impl PacketFunction for Reflector {
 
     fn tick(&mut self, _now_us: u64) {}
 
-    fn reconfigure(&mut self, configuration: &Configuration) -> Result<(), ConfigError> {
-        configuration.check()?;
-        let Function::Reflector(config) = &configuration.function else {
-            return Err(common::other_function("reflector"));
-        };
-        common::same_ports(&self.ports, configuration)?;
-        self.port = common::port(configuration, "reflector.port", &config.port)?;
-        self.number = config.number;
-        self.addresses = sorted(config);
-        Ok(())
+    fn basis(&self) -> Basis {
+        Basis(Kind::Reflector(self.plan.clone()))
     }
 
-    fn counters(&self, out: &mut BTreeMap<String, u64>) {
-        self.drops.report(out);
-        out.insert("reflector.answered".into(), self.answered);
-        out.insert("reflector.stamped".into(), self.stamped);
+    fn swap(&mut self, prepared: Prepared) -> Result<Retired, ConfigError> {
+        match prepared.0 {
+            Kind::Reflector(mut next) if Arc::ptr_eq(&next.before, &self.plan) => {
+                mem::swap(&mut self.plan, &mut next.plan);
+                Ok(Retired(Prepared(Kind::Reflector(next))))
+            }
+            Kind::Reflector(_) => Err(prepare::stale()),
+            other => Err(common::prepared_for(other.name(), "reflector")),
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            drops: self.drops.clone(),
+            totals: vec![("reflector.answered", self.answered), ("reflector.stamped", self.stamped)],
+            named: Kind::Reflector(()),
+            connections: 0,
+        }
     }
 
     fn connections(&self) -> u64 {

@@ -88,9 +88,10 @@ impl Key {
     #[inline]
     fn hash(&self, seed: u64) -> u32 {
         let [a, b, c, d, e] = self.0;
-        let x = fold(a ^ seed, b ^ 0x9e37_79b9_7f4a_7c15);
-        let y = fold(c ^ seed.rotate_left(32), d ^ 0xbf58_476d_1ce4_e5b9);
-        let h = fold(x ^ e ^ seed, y ^ 0x94d0_49bb_1331_11eb);
+        // A factor of zero swallows the other: no factor may be one that a sender can choose without the seed.
+        let x = fold(a ^ seed, b ^ seed.rotate_left(16) ^ 0x9e37_79b9_7f4a_7c15);
+        let y = fold(c ^ seed.rotate_left(32), d ^ seed.rotate_left(48) ^ 0xbf58_476d_1ce4_e5b9);
+        let h = fold(x ^ e ^ seed, y ^ seed.rotate_left(24) ^ 0x94d0_49bb_1331_11eb);
         ((h >> 32) as u32) | OCCUPIED
     }
 }
@@ -162,18 +163,26 @@ impl<V: Copy> Table<V> {
         Ok(it)
     }
 
-    /// Changes the bound and keeps every connection, also those beyond a lower bound (they age out).
-    pub(crate) fn set_limit(&mut self, limit: u32) -> Result<(), OutOfMemory> {
-        let wanted = limit.min(MAX_CONNECTIONS) as usize;
-        if wanted > self.entries.capacity() {
-            let mut larger = Self::new(limit, self.seed)?;
+    /// Changes the bound and keeps every connection, also those beyond a lower bound (they age out). A bound above
+    /// [`Table::capacity`] needs `room`, an empty table of that bound; the smaller table is left there.
+    pub(crate) fn set_limit(&mut self, limit: u32, room: &mut Option<Self>) {
+        if let Some(larger) = room.as_mut().filter(|r| r.capacity() > self.capacity()) {
             for entry in self.entries.iter().filter(|e| e.hash != 0) {
                 larger.insert(entry.key, entry.value, entry.last_ms);
             }
-            *self = larger;
+            std::mem::swap(self, larger);
         }
-        self.limit = wanted;
-        Ok(())
+        self.limit = (limit as usize).min(self.capacity());
+    }
+
+    /// The highest bound without more room.
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.capacity()
+    }
+
+    /// Of the hash: a larger table must have the same.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Connections now.
@@ -359,10 +368,38 @@ mod tests {
             table.insert(key(n), n, 0).unwrap();
         }
         assert!(table.insert(key(100), 100, 0).is_none());
-        table.set_limit(5000).unwrap();
+        table.set_limit(5000, &mut None);
+        assert!(table.insert(key(100), 100, 0).is_none(), "no room was given");
+        let mut room = Some(Table::new(5000, 7).unwrap());
+        table.set_limit(5000, &mut room);
+        assert_eq!(room.map(|smaller| smaller.capacity()), Some(100));
         table.insert(key(100), 100, 0).unwrap();
-        table.set_limit(50).unwrap();
+        table.set_limit(50, &mut None);
         assert!(table.insert(key(101), 101, 0).is_none());
         assert!((0..=100).all(|n| table.find(&key(n)).is_some()));
+    }
+    /// Which half of an address may be spoofed to swallow the other: none, under any seed.
+    #[test]
+    fn no_choice_of_one_word_makes_the_others_irrelevant() {
+        let constants = [0, 0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb];
+        for seed in [1, 0x0123_4567_89ab_cdef, 0xdd04_833f_dc98_b8cb] {
+            for (chosen, word) in (0..5).flat_map(|i| constants.map(|c| (i, c))) {
+                for varied in (0..5).filter(|v| *v != chosen) {
+                    let hashes: std::collections::HashSet<u32> = (0..1000u64)
+                        .map(|n| {
+                            let mut words = [7; 5];
+                            words[varied] = n << 16;
+                            words[chosen] = word;
+                            Key(words).hash(seed)
+                        })
+                        .collect();
+                    assert!(
+                        hashes.len() > 990,
+                        "word {chosen} = {word:x} swallows {varied}: {}",
+                        hashes.len()
+                    );
+                }
+            }
+        }
     }
 }

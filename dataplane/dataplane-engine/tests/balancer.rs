@@ -30,6 +30,7 @@ struct Connection {
     backend: (String, u64),
     mac: [u8; 6],
     last_ms: u64,
+    answered: bool,
     confirmed: bool,
     fin: [bool; 2],
     reset: bool,
@@ -43,7 +44,7 @@ impl Connection {
     fn lifetime_ms(&self) -> u64 {
         match self.protocol {
             6 if self.closing() => 10_000,
-            6 if !self.confirmed => 30_000,
+            _ if !self.confirmed => 30_000,
             _ => IDLE_MS,
         }
     }
@@ -211,6 +212,7 @@ impl Model {
                     backend: (String::new(), 0),
                     mac,
                     last_ms: now_ms,
+                    answered: false,
                     confirmed: false,
                     fin: [false; 2],
                     reset: false,
@@ -221,7 +223,8 @@ impl Model {
             }
         };
         let c = &mut self.connections[i];
-        c.confirmed |= !syn && !rst;
+        // Every TCP packet has flags, UDP none.
+        c.confirmed |= p.protocol == 6 && c.answered && !syn && !rst;
         c.fin[0] |= fin;
         c.reset |= rst;
         (c.mac, c.last_ms) = (mac, now_ms);
@@ -242,6 +245,8 @@ impl Model {
         let (client, service) = ((p.destination, p.destination_port), (p.source, p.source_port));
         let i = self.live(now_ms, client, service, p.protocol, p.vlan)?.ok_or("untracked")?;
         let c = &mut self.connections[i];
+        c.answered = true;
+        c.confirmed |= p.protocol == 17;
         c.fin[1] |= p.flags & 1 != 0;
         c.reset |= p.flags & 4 != 0;
         c.last_ms = now_ms;
@@ -384,4 +389,74 @@ fn replies_go_where_the_client_was_seen_last() {
         assert!(matches!(lb.process(0, 1, &mut reply), Verdict::Forward { port: 0, .. }));
         assert_eq!((&reply[..6], &reply[6..12]), (&gateway.0[..], &LB_CLIENT_MAC.0[..]));
     }
+}
+
+fn web(sender: (IpAddr, u16), flags: u8) -> Vec<u8> {
+    Build::tcp(sender, (ip("192.0.2.10"), 443), flags, b"").frame()
+}
+
+fn two_services(most: u32) -> Box<dyn PacketFunction> {
+    let vips = vec![vip("web", "192.0.2.10", 6, 443), vip("dns", "192.0.2.10", 17, 53)];
+    build(&balancer(vips, vec![backend(1, 1)], most)).unwrap()
+}
+
+/// How many connections are left after `idle_s` of silence.
+fn left_after(lb: &mut dyn PacketFunction, idle_s: u64) -> u64 {
+    lb.tick(idle_s * 1_000_000);
+    lb.connections()
+}
+
+#[test]
+fn what_only_a_client_sends_does_not_stay() {
+    // Lone acknowledgements, data, SYNs, each of them twice and thrice; datagrams: nobody ever answered.
+    for flags in [0x10, 0x18, 2, 0x11] {
+        for times in 1..=3 {
+            let mut lb = two_services(100);
+            for n in 0..100 {
+                for _ in 0..times {
+                    let mut frame = web((ip("203.0.113.7"), 1000 + n), flags);
+                    assert!(matches!(lb.process(0, 0, &mut frame), Verdict::Forward { port: 1, .. }));
+                }
+            }
+            assert_eq!(left_after(&mut *lb, 29), 100);
+            assert_eq!(left_after(&mut *lb, 31), 0, "flags {flags:x}, {times} times");
+        }
+    }
+    let mut lb = two_services(100);
+    for port in (1..=100).chain(1..=100) {
+        lb.process(0, 0, &mut from_client(port));
+    }
+    assert_eq!(left_after(&mut *lb, 29), 100);
+    assert_eq!(left_after(&mut *lb, 31), 0);
+}
+
+#[test]
+fn a_backend_that_answers_a_syn_confirms_nothing() {
+    let mut lb = two_services(10);
+    let (c, s) = ((ip("203.0.113.7"), 1000), (ip("192.0.2.10"), 443));
+    lb.process(0, 0, &mut web(c, 2));
+    let mut answer = |flags| {
+        let mut frame = Build::tcp(s, c, flags, b"").macs(LB_BACKEND_MAC, backend_mac(1)).frame();
+        assert!(matches!(lb.process(0, 1, &mut frame), Verdict::Forward { port: 0, .. }));
+    };
+    answer(0x12);
+    answer(0x12);
+    lb.process(0, 0, &mut web(c, 2));
+    assert_eq!(left_after(&mut *lb, 31), 0);
+}
+
+#[test]
+fn both_sides_confirm() {
+    let (c, s) = ((ip("203.0.113.7"), 1000), (ip("192.0.2.10"), 443));
+    let mut lb = two_services(10);
+    let mut answer = Build::tcp(s, c, 0x12, b"").macs(LB_BACKEND_MAC, backend_mac(1)).frame();
+    lb.process(0, 0, &mut web(c, 2));
+    lb.process(0, 1, &mut answer);
+    lb.process(0, 0, &mut web(c, 0x10));
+    // UDP: one answer is enough.
+    lb.process(0, 0, &mut from_client(5000));
+    let answer = Build::udp((s.0, 53), (ip("198.51.100.1"), 5000), b"!");
+    lb.process(0, 1, &mut answer.macs(LB_BACKEND_MAC, backend_mac(1)).frame());
+    assert_eq!(left_after(&mut *lb, 299), 2);
+    assert_eq!(left_after(&mut *lb, 301), 0);
 }

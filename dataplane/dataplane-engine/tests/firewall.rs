@@ -15,7 +15,7 @@ use dataplane_control::{
     Configuration, Function,
     config::{PortRange, Prefix, Rule, RuleAction},
 };
-use dataplane_engine::{DropReason, Verdict, build, build_with_seed};
+use dataplane_engine::{DropReason, PacketFunction, Verdict, build, build_with_seed};
 use proptest::prelude::*;
 
 const TCP_IDLE_MS: u64 = 300_000;
@@ -131,18 +131,22 @@ impl Model {
             if quoted.source != p.destination {
                 return Err("icmp_unrelated");
             }
-            return self.live(now_ms, !far, &quoted)?.map(|_| ()).ok_or("icmp_unrelated");
+            let i = self.live(now_ms, !far, &quoted)?.ok_or("icmp_unrelated")?;
+            return if self.connections[i].reset { Err("tcp_reset") } else { Ok(()) };
         }
         if p.icmp.is_some() && !p.is_request() && !p.is_reply() {
             return Err("icmp_type");
         }
         let Some(i) = self.live(now_ms, far, p)? else { return self.open(now_ms, far, p) };
+        let closing = self.connections[i].closing();
         if p.protocol == 6 && !self.segment(i, far, p.flags)? {
             self.open_allowed(far, p)?;
             self.connections.remove(i);
             return self.open(now_ms, far, p);
         }
-        self.connections[i].last_ms = now_ms;
+        if !closing {
+            self.connections[i].last_ms = now_ms;
+        }
         Ok(())
     }
 
@@ -160,6 +164,8 @@ impl Model {
             if !initiator {
                 return Err("tcp_state");
             }
+        } else if c.reset {
+            return Err("tcp_reset");
         } else if syn {
             if initiator {
                 return Err("tcp_state");
@@ -438,5 +444,109 @@ fn a_reply_must_come_in_the_same_vlans() {
     for other in [&[30, 20][..], &[10, 21], &[10], &[20], &[]] {
         let verdict = fw.process(0, 1, &mut with(Build::udp(s, c, b"!"), other));
         assert_eq!(verdict, Verdict::Drop(DropReason::NoRule), "{other:?}");
+    }
+}
+
+/// The ends of a connection, and one that is established between them at time 0.
+fn established(ends: (End, End), rules: Vec<Rule>) -> Box<dyn PacketFunction> {
+    let mut fw = build(&firewall(rules, 10)).unwrap();
+    for (initiator, flags) in [(true, 2), (false, 0x12), (true, 0x10)] {
+        assert!(passes(&mut *fw, ends, 0, initiator, flags), "{flags:x}");
+    }
+    fw
+}
+
+fn send(
+    fw: &mut dyn PacketFunction,
+    (c, s): (End, End),
+    at_ms: u64,
+    initiator: bool,
+    flags: u8,
+) -> Option<DropReason> {
+    let (from, to) = if initiator { (c, s) } else { (s, c) };
+    let mut frame = Build::tcp(from, to, flags, b"data").frame();
+    match fw.process(at_ms * 1000, u16::from(!initiator), &mut frame) {
+        Verdict::Forward { .. } => None,
+        Verdict::Drop(reason) => Some(reason),
+    }
+}
+
+fn passes(fw: &mut dyn PacketFunction, ends: (End, End), at_ms: u64, initiator: bool, flags: u8) -> bool {
+    send(fw, ends, at_ms, initiator, flags).is_none()
+}
+
+fn some_ends() -> (End, End) {
+    ((ip("198.51.100.1"), 1), (ip("192.0.2.10"), 443))
+}
+
+#[test]
+fn a_reset_connection_passes_nothing_but_resets_and_a_new_syn() {
+    let ends = some_ends();
+    for reset_by_initiator in [true, false] {
+        let mut fw = established(ends, open_rules());
+        assert!(passes(&mut *fw, ends, 1, reset_by_initiator, 0x14));
+        for initiator in [true, false] {
+            for flags in [0x10, 0x18, 0x11, 0x12] {
+                let got = send(&mut *fw, ends, 2, initiator, flags);
+                assert_eq!(got, Some(DropReason::TcpReset), "{flags:x} from the initiator: {initiator}");
+            }
+            assert!(passes(&mut *fw, ends, 3, initiator, 4), "a reset again");
+        }
+        // An error about it, too.
+        let (c, s) = ends;
+        let packet = Build::tcp(c, s, 0x10, b"data").packet();
+        let mut error = Build::icmp(s.0, c.0, 3, 1, &[&[0; 4][..], &packet].concat()).frame();
+        assert_eq!(fw.process(4000, 1, &mut error), Verdict::Drop(DropReason::TcpReset));
+        // The initiator opens it again; the rules allow nothing from the other side.
+        assert_eq!(send(&mut *fw, ends, 5, false, 2), Some(DropReason::NoRule));
+        assert!(passes(&mut *fw, ends, 6, true, 2));
+        assert_eq!(send(&mut *fw, ends, 6, true, 0x10), Some(DropReason::TcpState), "a new handshake");
+        assert!(passes(&mut *fw, ends, 6, false, 0x12) && passes(&mut *fw, ends, 6, true, 0x10));
+    }
+}
+
+/// `close` closes at 1 s; then `flags` is sent every second by both sides: nothing passes after 11 s.
+fn ends_whatever_is_sent(close: &[(bool, u8)], flags: u8, meanwhile: Option<DropReason>) {
+    let ends = some_ends();
+    let mut fw = established(ends, open_rules());
+    for (initiator, flags) in close {
+        assert!(passes(&mut *fw, ends, 1000, *initiator, *flags));
+    }
+    for at_s in 2..=11 {
+        for initiator in [true, false] {
+            assert_eq!(send(&mut *fw, ends, at_s * 1000, initiator, flags), meanwhile, "{flags:x}, {at_s} s");
+        }
+    }
+    for initiator in [true, false] {
+        assert_eq!(send(&mut *fw, ends, 11_001, initiator, flags), Some(DropReason::TcpNotSyn), "{flags:x}");
+    }
+    assert_eq!(fw.connections(), 0);
+}
+
+#[test]
+fn a_closed_connection_ends_whatever_is_sent() {
+    let reset = Some(DropReason::TcpReset);
+    ends_whatever_is_sent(&[(true, 4)], 0x10, reset);
+    ends_whatever_is_sent(&[(false, 4)], 0x10, reset);
+    ends_whatever_is_sent(&[(false, 4)], 4, None);
+    for first in [true, false] {
+        ends_whatever_is_sent(&[(first, 0x11), (!first, 0x11)], 0x10, None);
+        ends_whatever_is_sent(&[(first, 0x11), (!first, 0x11)], 0x11, None);
+        // Resets do not begin the time anew.
+        ends_whatever_is_sent(&[(first, 0x11), (!first, 0x11)], 4, None);
+    }
+}
+
+#[test]
+fn a_closed_connection_opens_again_only_if_the_rules_still_allow_it() {
+    let ends = some_ends();
+    for close in [&[(true, 4)][..], &[(true, 0x11), (false, 0x11)]] {
+        let mut fw = established(ends, open_rules());
+        assert!(close.iter().all(|(initiator, flags)| passes(&mut *fw, ends, 1, *initiator, *flags)));
+        assert!(passes(&mut *fw, ends, 2, true, 2));
+        assert!(close.iter().all(|(i, f)| *f == 0x11 || passes(&mut *fw, ends, 3, *i, *f)));
+        fw.reconfigure(&firewall(vec![], 10)).unwrap();
+        assert_eq!(send(&mut *fw, ends, 4, true, 2), Some(DropReason::Revoked));
+        assert_eq!(send(&mut *fw, ends, 5, true, 2), Some(DropReason::NoRule));
     }
 }

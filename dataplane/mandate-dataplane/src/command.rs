@@ -15,11 +15,14 @@ use std::{
 use dataplane_control::{protocol::Status, traffic::TrafficReport};
 use dataplane_engine::traffic::Session;
 
-use crate::{document::Document, error::Refusal};
+use crate::{
+    error::Refusal,
+    report::{Next, Report, Running, Swapped},
+};
 
 /// Commands waiting at once; there are at most a handful of connections, each with one request.
 const QUEUE: usize = 32;
-/// Longest time a running worker may take to answer: the largest configuration swapped in.
+/// Longest time a running worker may take to answer: a connection table of the largest size, moved.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where an answer goes. The asker may have given up.
@@ -28,11 +31,13 @@ pub type Reply<T> = SyncSender<Result<T, Refusal>>;
 /// A command.
 pub enum Command {
     /// What runs now?
-    Status { reply: Reply<Status> },
+    Status { reply: Reply<Report> },
+    /// What is the next configuration prepared against?
+    Running { reply: Reply<Running> },
     /// Swap the configuration.
-    Configure { document: Box<Document>, reply: Reply<Status> },
+    Configure { next: Box<Next>, reply: Reply<Swapped> },
     /// Cut or restore traffic.
-    Isolate { on: bool, reply: Reply<Status> },
+    Isolate { on: bool, reply: Reply<Report> },
     /// Send traffic; answered when it is over.
     Run { session: Box<Session>, reply: Reply<TrafficReport> },
     /// Drain and end.
@@ -77,6 +82,11 @@ impl Handle {
                 ),
             )),
         }
+    }
+
+    /// What runs now.
+    pub fn status(&self) -> Result<Status, Refusal> {
+        self.ask(|reply| Command::Status { reply }, ANSWER_WITHIN).map(Report::into_status)
     }
 
     /// Asks for the end.

@@ -2,7 +2,7 @@
 //!
 //! The socket is made with mode 0600 and is the only authorization: whoever may open it may say anything. The version
 //! is checked before anything else is decoded. Requests become [`Command`]s for the worker; documents and profiles are
-//! parsed here, off the packet thread.
+//! parsed and prepared here, off the packet thread.
 
 use std::{
     fs, io,
@@ -31,8 +31,9 @@ use serde::Deserialize;
 use crate::{
     clock::Clock,
     command::{ANSWER_WITHIN, Command, Handle},
-    document::Document,
+    configure::Configurator,
     error::{Refusal, StartError},
+    report::Report,
 };
 
 /// Connections at once: the orchestrator, a launcher, an operator, each perhaps reconnecting.
@@ -96,6 +97,7 @@ fn remove_stale(path: &Path) -> Result<(), StartError> {
 #[derive(Clone)]
 struct Server {
     handle: Handle,
+    configurator: Configurator,
     clock: Clock,
     /// Of the generator's port, if the process is one.
     generator: Option<MacAddr>,
@@ -111,7 +113,8 @@ pub fn serve(
 ) -> Result<(), StartError> {
     let listener = socket.listener.try_clone().map_err(StartError::System)?;
     let generator = generator_mac(configuration);
-    let server = Server { handle, clock, generator, connections: Arc::default() };
+    let configurator = Configurator::new(handle.clone());
+    let server = Server { handle, configurator, clock, generator, connections: Arc::default() };
     let accept = move || {
         loop {
             match listener.accept() {
@@ -194,15 +197,11 @@ impl Server {
         let ask = |status| Ok(Response::Status(Box::new(status)));
         match request {
             Request::Hello { .. } => Ok(Response::Hello { version: protocol::VERSION }),
-            Request::Status => {
-                self.handle.ask(|reply| Command::Status { reply }, ANSWER_WITHIN).and_then(ask)
-            }
-            Request::Configure { document } => {
-                let document = Box::new(parse(&document)?);
-                self.handle.ask(|reply| Command::Configure { document, reply }, ANSWER_WITHIN).and_then(ask)
-            }
+            Request::Status => self.handle.status().and_then(ask),
+            Request::Configure { document } => self.configurator.configure(&document).and_then(ask),
             Request::Isolate { on } => {
-                self.handle.ask(|reply| Command::Isolate { on, reply }, ANSWER_WITHIN).and_then(ask)
+                let report = self.handle.ask(|reply| Command::Isolate { on, reply }, ANSWER_WITHIN);
+                report.map(Report::into_status).and_then(ask)
             }
             Request::Run { profile } => self.run(*profile),
             Request::Shutdown => Ok(Response::Bye),
@@ -247,12 +246,6 @@ fn greet(stream: &mut UnixStream) -> Result<bool, ProtocolError> {
     // The other side compares too, and says which is older.
     answer(stream, &Response::Hello { version: protocol::VERSION })?;
     Ok(greeting.version == protocol::VERSION)
-}
-
-fn parse(document: &str) -> Result<Document, Refusal> {
-    let configuration = Configuration::parse(document.as_bytes())
-        .map_err(|e| Refusal::new("CONFIGURATION_REFUSED", format!("{e}; correct it and send it again")))?;
-    Ok(Document { configuration, digest: Configuration::digest(document.as_bytes()) })
 }
 
 fn answer(stream: &mut UnixStream, response: &Response) -> Result<(), ProtocolError> {

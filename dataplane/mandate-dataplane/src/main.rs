@@ -2,7 +2,8 @@
 //!
 //! `mandate-dataplane --config FILE --control SOCKET` reads its configuration once, opens the configured ports with
 //! DPDK, and runs to completion on one thread: receive a burst, decide, send a burst ([`worker`]). A second thread
-//! serves the control socket ([`control`]); the two share nothing but a bounded queue of commands ([`command`]).
+//! serves the control socket ([`control`]) and compiles configurations ([`configure`]); the two share nothing but a
+//! bounded queue of commands ([`command`]).
 //!
 //! It must never change the network interfaces it uses (they belong to whoever prepared the namespace), never write
 //! to the file system beyond its own control socket, and never need more than `CAP_NET_RAW` for `af_packet` ports.
@@ -13,12 +14,14 @@
 mod arguments;
 mod clock;
 mod command;
+mod configure;
 mod control;
 mod document;
 mod error;
 mod idle;
 mod lane;
 mod ports;
+mod report;
 mod role;
 mod signals;
 mod worker;

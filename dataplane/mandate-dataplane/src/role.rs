@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dataplane_control::{Configuration, Function, config::ConfigError, traffic::TrafficReport};
-use dataplane_engine::{PacketFunction, traffic::Session};
+use dataplane_engine::{Basis, PacketFunction, Prepared, Retired, Snapshot, traffic::Session};
 
 use crate::{command::Reply, error::Refusal};
 
@@ -42,21 +42,29 @@ impl Role {
         dataplane_engine::build_with_seed(configuration, seed).map(Self::Function)
     }
 
-    /// Swaps the configuration; ports and the kind of function are the same.
-    pub fn reconfigure(&mut self, configuration: &Configuration) -> Result<(), ConfigError> {
+    /// What a new configuration is prepared against, if anything: all a generator has is its port.
+    pub fn basis(&self) -> Option<Basis> {
         match self {
-            Self::Function(function) => function.reconfigure(configuration),
-            // All a generator has is its port, and that a run may be going on.
-            Self::Generator(_) => Ok(()),
+            Self::Function(function) => Some(function.basis()),
+            Self::Generator(_) => None,
         }
     }
 
-    /// Adds the role's counters.
-    pub fn counters(&self, out: &mut BTreeMap<String, u64>) {
+    /// Swaps in what was prepared against [`Role::basis`].
+    pub fn swap(&mut self, prepared: Option<Prepared>) -> Result<Option<Retired>, ConfigError> {
+        match (self, prepared) {
+            (Self::Function(function), Some(prepared)) => function.swap(prepared).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The packet function's counters; a generator's, which has few, are added to `out`.
+    pub fn snapshot(&self, out: &mut BTreeMap<String, u64>) -> Option<Snapshot> {
         match self {
-            Self::Function(function) => function.counters(out),
+            Self::Function(function) => Some(function.snapshot()),
             Self::Generator(generator) => {
                 out.insert("drop.no_run".into(), generator.idle_frames);
+                None
             }
         }
     }

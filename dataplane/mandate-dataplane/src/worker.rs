@@ -1,29 +1,30 @@
 //! The packet thread: receive a burst, decide, send a burst; between bursts a look at the command queue.
 //!
-//! It owns ports, buffers, the packet function and the running configuration, so there is no lock on the packet path.
-//! A new configuration arrives parsed and is swapped in between two bursts while frames wait in the ports' queues:
-//! none is lost, and the answer is sent when it runs. It never blocks but in [`Idle`], never allocates per packet, and
-//! every loop has a bound.
+//! It owns ports, buffers and the packet function, so there is no lock on the packet path. A new configuration arrives
+//! compiled and is swapped in between two bursts while frames wait in the ports' queues: none is lost, and the answer
+//! is sent when it runs. What is replaced, and counters without their names, go to the thread that asked. It never
+//! blocks but in [`Idle`], never allocates per packet, and every loop has a bound.
 
 use std::{
     collections::BTreeMap,
     os::fd::AsFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use dataplane_control::{Configuration, protocol::Status};
 use dataplane_engine::Verdict;
 use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Pool, Port};
-use trust::Digest;
 
 use crate::{
     clock::Clock,
     command::{Command, Inbox},
+    configure,
     document::Document,
     error::{Refusal, StartError},
     idle::Idle,
     lane::Lane,
     ports,
+    report::{Next, Report, Running, Swapped},
     role::{self, Generator, Role, Run},
 };
 
@@ -47,14 +48,14 @@ pub fn run(eal: &EalConfig, document: Document, mut inbox: Inbox, clock: Clock) 
     let eal = Eal::init(eal)?;
     let pool = Pool::new(&eal, ports::buffers(&document.configuration))?;
     let mut worker = Worker::new(&pool, document, clock)?;
-    let sockets = worker.configuration.ports.iter().filter(|p| ports::has_socket(p)).count();
+    let sockets = worker.document.configuration.ports.iter().filter(|p| ports::has_socket(p)).count();
     let mut idle =
         Idle::new(&eal, bell.as_fd(), sockets, sockets == worker.lanes.len()).map_err(StartError::System)?;
     tracing::info!(
-        instance = worker.configuration.instance,
-        function = role::name(&worker.configuration.function),
-        generation = worker.configuration.generation,
-        configuration = %worker.digest,
+        instance = worker.document.configuration.instance,
+        function = role::name(&worker.document.configuration.function),
+        generation = worker.document.configuration.generation,
+        configuration = %worker.document.digest,
         start_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "forwarding, {}",
         dpdk::version()
@@ -70,8 +71,7 @@ struct Worker<'p> {
     lanes: Vec<Lane<'p>>,
     role: Role,
     clock: Clock,
-    configuration: Configuration,
-    digest: Digest,
+    document: Arc<Document>,
     isolated: bool,
     /// Received, being decided on.
     received: Burst<'p>,
@@ -79,6 +79,14 @@ struct Worker<'p> {
     dropped: Burst<'p>,
     last_tick_us: u64,
     drops: Drops,
+    commands: Commands,
+}
+
+/// What commands cost: frames wait for so long.
+#[derive(Default)]
+struct Commands {
+    obeyed: u64,
+    us: u64,
 }
 
 /// Frames dropped here and not by the packet function.
@@ -94,9 +102,9 @@ struct Drops {
 
 impl<'p> Worker<'p> {
     fn new(pool: &'p Pool<'p>, document: Document, clock: Clock) -> Result<Self, StartError> {
-        let Document { configuration, digest } = document;
+        let configuration = &document.configuration;
         let seed = getrandom::u64().map_err(|e| StartError::System(std::io::Error::other(e.to_string())))?;
-        let role = Role::build(&configuration, seed)
+        let role = Role::build(configuration, seed)
             .map_err(|source| StartError::Configuration { path: "configuration".into(), source })?;
         let mut lanes = Vec::with_capacity(configuration.ports.len());
         for (index, port) in configuration.ports.iter().enumerate() {
@@ -108,13 +116,13 @@ impl<'p> Worker<'p> {
             lanes,
             role,
             clock,
-            configuration,
-            digest,
+            document: Arc::new(document),
             isolated: false,
             received: Burst::new(),
             dropped: Burst::new(),
             last_tick_us: 0,
             drops: Drops::default(),
+            commands: Commands::default(),
         })
     }
 
@@ -122,9 +130,12 @@ impl<'p> Worker<'p> {
         loop {
             let busy = self.round();
             while let Some(command) = inbox.next() {
+                let began = self.clock.now_us();
                 if self.obey(command).is_break() {
                     return Ok(());
                 }
+                self.commands.obeyed += 1;
+                self.commands.us += self.clock.now_us() - began;
             }
             if busy {
                 idle.busy();
@@ -230,8 +241,9 @@ impl<'p> Worker<'p> {
     fn obey(&mut self, command: Command) -> std::ops::ControlFlow<()> {
         // Whoever asked may have given up waiting: a reply that nobody takes is no error.
         match command {
-            Command::Status { reply } => drop(reply.send(Ok(self.status()))),
-            Command::Configure { document, reply } => drop(reply.send(self.configure(*document))),
+            Command::Status { reply } => drop(reply.send(Ok(self.report()))),
+            Command::Running { reply } => drop(reply.send(Ok(self.running()))),
+            Command::Configure { next, reply } => drop(reply.send(self.configure(*next))),
             Command::Isolate { on, reply } => drop(reply.send(Ok(self.isolate(on)))),
             Command::Run { session, reply } => self.begin(Run { session, reply }),
             Command::Shutdown => return std::ops::ControlFlow::Break(()),
@@ -239,27 +251,24 @@ impl<'p> Worker<'p> {
         std::ops::ControlFlow::Continue(())
     }
 
-    fn configure(&mut self, document: Document) -> Result<Status, Refusal> {
-        if document.digest == self.digest {
-            return Ok(self.status());
-        }
-        acceptable(&self.configuration, &document.configuration)?;
-        let began = Instant::now();
-        self.role.reconfigure(&document.configuration).map_err(|e| {
-            Refusal::new("CONFIGURATION_REFUSED", format!("{e}; correct it and send it again"))
-        })?;
-        let Document { configuration, digest } = document;
-        tracing::info!(
-            generation = configuration.generation,
-            configuration = %digest,
-            swap_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
-            "reconfigured"
-        );
-        (self.configuration, self.digest) = (configuration, digest);
-        Ok(self.status())
+    fn running(&self) -> Running {
+        Running { document: self.document.clone(), function: self.role.basis() }
     }
 
-    fn isolate(&mut self, on: bool) -> Status {
+    fn configure(&mut self, next: Next) -> Result<Swapped, Refusal> {
+        let Next { before, document, function } = next;
+        if !Arc::ptr_eq(&before, &self.document) {
+            let message = "another configuration came in between; send the newest document";
+            return Err(Refusal::new("GENERATION_STALE", message));
+        }
+        let began = self.clock.now_us();
+        let function = self.role.swap(function).map_err(|e| configure::refused(&e))?;
+        let before = std::mem::replace(&mut self.document, document);
+        let swap_us = self.clock.now_us() - began;
+        Ok(Swapped { report: self.report(), swap_us, before, function })
+    }
+
+    fn isolate(&mut self, on: bool) -> Report {
         if on != self.isolated {
             tracing::warn!(isolated = on, "traffic {}", if on { "is cut" } else { "passes again" });
         }
@@ -267,7 +276,7 @@ impl<'p> Worker<'p> {
         if let (true, Role::Generator(generator)) = (on, &mut self.role) {
             generator.abort(isolated());
         }
-        self.status()
+        self.report()
     }
 
     fn begin(&mut self, run: Run) {
@@ -276,30 +285,26 @@ impl<'p> Worker<'p> {
             Role::Generator(generator) => return generator.begin(run),
             Role::Function(_) => Refusal::new(
                 "NOT_A_GENERATOR",
-                format!("`{}` sends no traffic of its own; ask a generator", self.configuration.instance),
+                format!(
+                    "`{}` sends no traffic of its own; ask a generator",
+                    self.document.configuration.instance
+                ),
             ),
         };
         let _ = run.reply.send(Err(refusal));
     }
 
-    fn status(&self) -> Status {
+    fn report(&self) -> Report {
         let mut counters = BTreeMap::new();
-        self.role.counters(&mut counters);
         self.lanes.iter().for_each(|lane| lane.counters(&mut counters));
         let Drops { isolated, segmented, verdict } = self.drops;
         counters.insert("drop.isolated".into(), isolated);
         counters.insert("drop.segmented".into(), segmented);
         counters.insert("drop.verdict".into(), verdict);
-        Status {
-            instance: self.configuration.instance.clone(),
-            function: role::name(&self.configuration.function).into(),
-            generation: self.configuration.generation,
-            configuration: self.digest,
-            isolated: self.isolated,
-            pid: std::process::id(),
-            connections: self.role.connections(),
-            counters,
-        }
+        counters.insert("worker.commands".into(), self.commands.obeyed);
+        counters.insert("worker.command_us".into(), self.commands.us);
+        let function = self.role.snapshot(&mut counters);
+        Report { document: self.document.clone(), isolated: self.isolated, function, counters }
     }
 
     /// Forwards what is still in the queues.
@@ -334,65 +339,4 @@ fn send_due<'p>(generator: &mut Generator, lane: &mut Lane<'p>, pool: &'p Pool<'
 
 fn isolated() -> Refusal {
     Refusal::new("ISOLATED", "traffic is cut; end the isolation first")
-}
-
-/// Whether `new` may follow `running` without a new process.
-fn acceptable(running: &Configuration, new: &Configuration) -> Result<(), Refusal> {
-    if new.instance != running.instance {
-        let message = format!("this is `{}`, the document is for `{}`", running.instance, new.instance);
-        return Err(Refusal::new("OTHER_INSTANCE", message));
-    }
-    if new.generation <= running.generation {
-        let message = format!(
-            "generation {} is not above the running {}; send the newest document",
-            new.generation, running.generation
-        );
-        return Err(Refusal::new("GENERATION_STALE", message));
-    }
-    if new.ports != running.ports {
-        return Err(Refusal::new("PORTS_CHANGED", "ports cannot change while running; start a new process"));
-    }
-    if std::mem::discriminant(&new.function) != std::mem::discriminant(&running.function) {
-        let message = format!(
-            "a {} does not become a {}; start a new process",
-            role::name(&running.function),
-            role::name(&new.function)
-        );
-        return Err(Refusal::new("FUNCTION_CHANGED", message));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use dataplane_control::{
-        Function,
-        config::{self, Reflector},
-    };
-
-    use super::*;
-
-    fn configuration() -> Configuration {
-        Configuration {
-            instance: "a".into(),
-            generation: 2,
-            ports: vec![],
-            function: Function::Reflector(Reflector { port: "p".into(), number: 1, addresses: vec![] }),
-        }
-    }
-
-    #[test]
-    fn what_may_follow_without_a_new_process() {
-        let running = configuration();
-        let next = Configuration { generation: 3, ..configuration() };
-        assert_eq!(acceptable(&running, &next), Ok(()));
-        let code = |new: Configuration| acceptable(&running, &new).unwrap_err().code;
-        assert_eq!(code(configuration()), "GENERATION_STALE");
-        assert_eq!(code(Configuration { instance: "b".into(), ..next.clone() }), "OTHER_INSTANCE");
-        let function = Function::Generator(config::Generator { port: "p".into() });
-        assert_eq!(code(Configuration { function, ..next.clone() }), "FUNCTION_CHANGED");
-        let driver = config::PortDriver::AfPacket { interface: "x".into() };
-        let port = config::Port { name: "p".into(), driver, mac: Default::default() };
-        assert_eq!(code(Configuration { ports: vec![port], ..next }), "PORTS_CHANGED");
-    }
 }

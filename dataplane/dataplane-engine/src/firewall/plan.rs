@@ -1,0 +1,134 @@
+//! The firewall's configuration, compiled, and its replacement while it runs.
+
+use std::{collections::BTreeMap, mem, sync::Arc};
+
+use dataplane_control::{
+    Configuration, Function,
+    config::{ConfigError, Firewall as Config, Port},
+};
+
+use super::{Firewall, State, Timeouts};
+use crate::{
+    common::{self, PortPair},
+    prepare,
+    rules::Rules,
+    table::Table,
+};
+
+const MAX_CONNECTIONS: &str = "firewall.max_connections";
+/// In [`Next::carried`]: the rule is new.
+const NEW: u32 = u32::MAX;
+
+/// A configuration, compiled: what does not change from one swap to the next.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    ports: Vec<Port>,
+    pub(super) pair: PortPair,
+    /// Grows by one with each swap; connections remember which one allowed them.
+    pub(super) generation: u32,
+    pub(super) rules: Rules,
+    rule_ids: Vec<String>,
+    pub(super) max_connections: u32,
+    pub(super) timeouts: Timeouts,
+}
+
+impl Plan {
+    /// The first plan of a process.
+    pub(super) fn new(c: &Configuration, config: &Config, generation: u32) -> Result<Self, ConfigError> {
+        common::check_max_connections(MAX_CONNECTIONS, config.max_connections)?;
+        Ok(Self {
+            ports: c.ports.clone(),
+            pair: PortPair::find(c, "firewall.inside", &config.outside, &config.inside)?,
+            generation,
+            rules: Rules::compile(config)?,
+            rule_ids: config.rules.iter().map(|r| r.id.clone()).collect(),
+            max_connections: config.max_connections,
+            timeouts: Timeouts::of(config),
+        })
+    }
+
+    pub(super) fn rules(&self) -> usize {
+        self.rule_ids.len()
+    }
+
+    pub(super) fn table(&self, seed: u64) -> Result<Table<State>, ConfigError> {
+        common::table(MAX_CONNECTIONS, self.max_connections, seed)
+    }
+}
+
+/// The running plan and the table's size.
+#[derive(Debug, Clone)]
+pub(crate) struct Basis {
+    plan: Arc<Plan>,
+    capacity: usize,
+    seed: u64,
+}
+
+impl Basis {
+    pub(super) fn of(running: &Firewall) -> Self {
+        Self { plan: running.plan.clone(), capacity: running.table.capacity(), seed: running.table.seed() }
+    }
+
+    pub(crate) fn prepare(&self, c: &Configuration) -> Result<Next, ConfigError> {
+        let Function::Firewall(config) = &c.function else { return Err(common::other_function("firewall")) };
+        common::same_ports(&self.plan.ports, c)?;
+        let plan = Plan::new(c, config, self.plan.generation.wrapping_add(1))?;
+        if plan.pair != self.plan.pair {
+            return Err(common::invalid("firewall.outside", "the two sides only change with a new process"));
+        }
+        let grows = plan.max_connections as usize > self.capacity;
+        let known: BTreeMap<&str, u32> = self.plan.rule_ids.iter().map(String::as_str).zip(0..).collect();
+        Ok(Next {
+            before: self.plan.clone(),
+            carried: plan.rule_ids.iter().map(|id| known.get(id.as_str()).copied().unwrap_or(NEW)).collect(),
+            hits: vec![0; plan.rules()],
+            room: if grows { Some(plan.table(self.seed)?) } else { None },
+            plan: Arc::new(plan),
+        })
+    }
+}
+
+/// The next plan, and afterwards what it replaced.
+#[derive(Debug)]
+pub(crate) struct Next {
+    before: Arc<Plan>,
+    plan: Arc<Plan>,
+    /// Of each rule, where its count was: the index of the rule of that name in `before`, or [`NEW`].
+    carried: Vec<u32>,
+    hits: Vec<u64>,
+    /// An empty table, if the running one is too small.
+    room: Option<Table<State>>,
+}
+
+impl Next {
+    pub(super) fn swap_into(mut self, running: &mut Firewall) -> Result<Self, ConfigError> {
+        if !Arc::ptr_eq(&self.before, &running.plan) {
+            return Err(prepare::stale());
+        }
+        for (hits, from) in self.hits.iter_mut().zip(&self.carried) {
+            *hits = running.hits.get(*from as usize).copied().unwrap_or(0);
+        }
+        mem::swap(&mut self.hits, &mut running.hits);
+        mem::swap(&mut self.plan, &mut running.plan);
+        running.table.set_limit(running.plan.max_connections, &mut self.room);
+        Ok(self)
+    }
+}
+
+/// Frames by rule, without the rules' names.
+#[derive(Debug, Clone)]
+pub(crate) struct Counts {
+    plan: Arc<Plan>,
+    hits: Vec<u64>,
+}
+
+impl Counts {
+    pub(super) fn of(running: &Firewall) -> Self {
+        Self { plan: running.plan.clone(), hits: running.hits.clone() }
+    }
+
+    pub(crate) fn report(&self, out: &mut BTreeMap<String, u64>) {
+        let named = self.plan.rule_ids.iter().zip(&self.hits);
+        out.extend(named.map(|(id, hits)| (format!("rule.{id}"), *hits)));
+    }
+}
