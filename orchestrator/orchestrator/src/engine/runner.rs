@@ -139,7 +139,9 @@ impl Engine {
         let mut of_service: Vec<_> = all
             .values()
             .map(|t| &t.operation)
-            .filter(|o| o.grant.ns_instance_id == ns && o.id != except && o.outcome.is_some())
+            .filter(|o| o.grant.ns_instance_id == ns && o.id != except)
+            // One that was refused before it had a plan changed nothing and knows nothing.
+            .filter(|o| o.outcome.is_some() && o.plan.is_some())
             .collect();
         // By the ledger's order, which no clock can change.
         of_service.sort_by_key(|o| o.approval.proof.index);

@@ -47,11 +47,17 @@ pub(super) fn services<'a>(all: impl Iterator<Item = &'a Tracked>) -> Vec<NsView
 }
 
 fn service(id: &str, of_service: &[&Tracked]) -> NsView {
-    let closed = of_service.iter().rev().map(|t| &t.operation).find(|o| o.outcome.is_some());
+    let newest = |planned: bool| {
+        of_service
+            .iter()
+            .rev()
+            .map(|t| &t.operation)
+            .find(|o| o.outcome.is_some() && (o.plan.is_some() || !planned))
+    };
+    let closed = newest(true).or_else(|| newest(false));
     let record = closed.and_then(Operation::record);
     // While it is being deployed, the plan says what it will be.
-    let planned =
-        of_service.iter().rev().find_map(|t| t.operation.plan.as_ref()).and_then(|p| p.after.clone());
+    let planned = of_service.iter().rev().find_map(|t| t.operation.plan.as_ref()?.after.clone());
     let known = record.as_ref().or(planned.as_ref());
     let intent = of_service.first().and_then(|t| intent_of(&t.operation).ok());
     let isolated = closed.and_then(|o| o.outcome.as_ref()).is_some_and(|o| o.isolated);

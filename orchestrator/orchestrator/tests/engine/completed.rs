@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ledger_contract::intent::ScaleDirection;
+use ledger_contract::{IntentKind, intent::ScaleDirection};
 use orchestrator::{engine::Engine, service::Service as _, wiring};
 
 use crate::{
@@ -68,6 +68,33 @@ async fn deploy_scale_and_terminate_complete_with_evidence() {
     assert_ne!(done.ns_instance_id, ns);
     let named = life.engine.ns("acme/edge").await.unwrap();
     assert_eq!(named.id, done.ns_instance_id, "the newest of that name");
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_without_a_plan_leaves_the_service_as_it_was() {
+    let world = World::new();
+    let life = Life::start(&world);
+    let deploy = world.deploy("edge");
+    let ns = ns_of(&deploy);
+    life.carry_out(&world, &deploy).await;
+    let standing = life.engine.ns(&ns).await.unwrap();
+
+    let mut beyond = scale("edge", ScaleDirection::ScaleOut);
+    if let IntentKind::Scale(s) = &mut beyond.action {
+        s.steps = 20;
+    }
+    let refused = life.carry_out(&world, &beyond).await;
+    assert_eq!(refused.state, "ROLLED_BACK");
+    assert!(refused.problem.as_ref().unwrap().starts_with("SCALE_LIMIT"), "{refused:?}");
+    let after = life.engine.ns(&ns).await.unwrap();
+    assert_eq!((after.state.as_str(), &after.instances), ("INSTANTIATED", &standing.instances));
+    life.end().await;
+
+    let life = Life::start(&world);
+    let done = life.carry_out(&world, &terminate("edge")).await;
+    assert_eq!(done.state, "COMPLETED", "{done:?}");
+    assert_eq!(world.left(), []);
     life.end().await;
 }
 
