@@ -2,6 +2,10 @@
 # Verifies an evidence bundle with openssl, jq, sha256sum and xxd alone: no code of Mandate's.
 # What each step means is in evidence-format.md. Usage: verify-by-hand.sh BUNDLE TRUST_JSON
 set -euo pipefail
+if [ $# -ne 2 ] || [ ! -r "$1" ] || [ ! -r "$2" ]; then
+  echo "usage: $0 BUNDLE TRUST_JSON (two readable files)" >&2
+  exit 2
+fi
 bundle=$1 trust=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
