@@ -129,6 +129,10 @@ fn usage_and_absence_have_their_codes() {
     assert!(h.run(&["--version"]).status.success());
     let help = String::from_utf8(h.run(&["--help"]).stdout).unwrap();
     assert!(help.contains("3  `mandate serve` is not reachable"), "{help}");
+    assert!(help.contains("A refusal is an answer") && help.contains("--params "), "{help}");
+    for package in ["vfw_vnf", "vlb_vnf", "secure_edge_ns"] {
+        assert!(help.contains(&format!("mandate package push {package}.tar.gz")), "{help}");
+    }
 }
 
 #[test]
@@ -141,6 +145,51 @@ fn an_error_says_what_where_why_and_next() {
     assert!(text.contains("home/run/mandate.sock") && text.contains("\nnext: "), "{text}");
     let coloured = h.run(&["ns", "list", "--color", "always"]);
     assert!(String::from_utf8(coloured.stderr).unwrap().contains("\x1b[31merror\x1b[0m"));
+}
+
+#[test]
+fn every_refusal_of_an_input_says_what_next() {
+    let h = Home::new();
+    let plain = h.path("plain.json");
+    fs::write(&plain, "{}").unwrap();
+    let image = format!("x={plain}");
+    let into = h.path("no/where");
+    let vfw = root().join("descriptors/packages/vfw_vnf").display().to_string();
+    h.json(0, &["init"]);
+    let new = ["intent", "new", "terminate", "--tenant", "tenant", "--service"];
+    let lines: [(&str, &[&str]); 9] = [
+        ("UNREADABLE", &["evidence", "verify", "/nowhere"]),
+        ("UNREADABLE", &["package", "lint", "/nowhere"]),
+        ("UNWRITABLE", &[&new[..], &["edge", "-o", &into]].concat()),
+        ("BAD_SERVICE", &[&new[..], &["Edge 1"]].concat()),
+        ("BAD_NAME", &["--home", &h.path("other"), "init", "--tenant", "Not Legal"]),
+        ("UNKNOWN_SITE", &["--home", &h.path("other"), "init", "--tpm", "x=device:/dev/tpm0"]),
+        ("TRUST_ROOTS", &["evidence", "verify", &plain, "--trust", &plain]),
+        ("NOT_A_BUNDLE", &["evidence", "verify", &plain]),
+        (
+            "SBOM",
+            &[
+                "package",
+                "pack",
+                &vfw,
+                "--image",
+                &image,
+                "--lockfile",
+                &plain,
+                "--root-package",
+                "x",
+                "--builder",
+                "provider/builder",
+                "-o",
+                &into,
+            ],
+        ),
+    ];
+    for (code, line) in lines {
+        let problem = h.json(2, line);
+        assert_eq!(problem["code"], code, "{problem}");
+        assert!(problem["hint"].is_string(), "{problem}");
+    }
 }
 
 #[test]
@@ -257,7 +306,7 @@ fn looked_at(h: &Home, made: &Value) {
     assert_eq!(h.code(1, &["ledger", "head", "--trust", &strange]), "CHECKPOINT_SIGNATURE");
     let nothing = h.path("nothing.jsonl");
     fs::write(&nothing, "{}\n").unwrap();
-    assert_eq!(h.code(1, &["evidence", "verify", &nothing]), "BUNDLE_INVALID");
+    assert_eq!(h.code(2, &["evidence", "verify", &nothing]), "NOT_A_BUNDLE");
     assert_eq!(h.code(2, &["evidence", "show", &nothing]), "NOT_A_BUNDLE");
     assert_eq!(h.code(2, &["evidence", "export", "op-nothing"]), "NOT_FOUND");
     // A refused intent is in the log, and no approval.

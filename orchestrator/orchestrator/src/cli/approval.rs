@@ -20,6 +20,9 @@ use super::{
 };
 use crate::config::Config;
 
+/// What to do about trust roots that name no ledger.
+const ONE_LOG: &str = "name the trust.json of that ledger's operator with --trust FILE";
+
 /// Commands on approvals.
 #[derive(Debug, Subcommand)]
 pub enum ApprovalCommand {
@@ -100,7 +103,10 @@ fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, 
     let ledger = ledger(&roots)?;
     let policy = ActuatorPolicy { roots: &roots, ledger: &ledger, policies: &policies, at: context.now()? };
     let approved = approval::verify(&proven, &policy)
-        .map_err(|e| Failure::refused(e.code.as_str(), "The approval is refused", e.detail))?;
+        .map_err(|e| {
+            Failure::refused(e.code.as_str(), "The approval is refused", e.detail)
+                .hint("is it of the ledger of these trust roots? Export it again: mandate approval export INTENT -o FILE")
+        })?;
     let document = serde_json::json!({ "verified": true, "position": approved.position, "intent": approved.intent,
         "grant": approved.grant, "signer": approved.tenant_identity.to_string() });
     context.ui.show(&document, |style| {
@@ -130,8 +136,10 @@ fn policies(context: &Context, proven: &ProvenEntry) -> Result<BTreeSet<trust::D
     let path = context.home.config();
     if path.exists() {
         let text = files::text(&path, files::MAX_DOCUMENT_BYTES)?;
-        let config = Config::parse(&text, &path.display().to_string())
-            .map_err(|e| Failure::usage("CONFIG", "The configuration is refused", e))?;
+        let config = Config::parse(&text, &path.display().to_string()).map_err(|e| {
+            Failure::usage("CONFIG", "The configuration is refused", e)
+                .hint(format!("correct {}", path.display()))
+        })?;
         return Ok(config.accepted_policies.into_iter().collect());
     }
     let entry: Option<ledger_contract::records::Entry> = serde_json::from_str(&proven.entry).ok();
@@ -142,9 +150,9 @@ fn policies(context: &Context, proven: &ProvenEntry) -> Result<BTreeSet<trust::D
 fn ledger(roots: &TrustRoots) -> Result<String, Failure> {
     let [key] = &roots.logs[..] else {
         let detail = format!("{} log keys; exactly one is needed", roots.logs.len());
-        return Err(Failure::usage("TRUST_ROOTS", "Which ledger?", detail));
+        return Err(Failure::usage("TRUST_ROOTS", "Which ledger?", detail).hint(ONE_LOG));
     };
-    let verifier =
-        NoteVerifier::parse(key).map_err(|e| Failure::usage("TRUST_ROOTS", "Unusable log key", e))?;
+    let verifier = NoteVerifier::parse(key)
+        .map_err(|e| Failure::usage("TRUST_ROOTS", "Unusable log key", e).hint(ONE_LOG))?;
     Ok(verifier.name().to_owned())
 }

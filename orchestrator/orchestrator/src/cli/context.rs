@@ -88,8 +88,10 @@ impl Context {
         let path = file.map_or_else(|| self.home.trust(), Path::to_owned);
         let bytes = files::read(&path, MAX_TRUST_BYTES)
             .map_err(|f| f.hint("name the trust roots with --trust FILE, or the home with --home DIR"))?;
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Failure::usage("TRUST_ROOTS", "Not trust roots", format!("{}: {e}", path.display())))
+        serde_json::from_slice(&bytes).map_err(|e| {
+            Failure::usage("TRUST_ROOTS", "Not trust roots", format!("{}: {e}", path.display()))
+                .hint("name the trust.json that `mandate init` wrote into the home, with --trust FILE")
+        })
     }
 
     /// A client's error as a failure of the command.
@@ -134,6 +136,7 @@ pub fn load_signer(key: &Path, certificate: &Path) -> Result<Signer, Failure> {
     Signer::from_pem(&key_pem, &certificate_pem).map_err(|e| {
         let where_ = format!("{} with {}: {e}", key.display(), certificate.display());
         Failure::usage("IDENTITY", "Unusable identity", where_)
+            .hint("the key and the certificate must be PEM and belong together")
     })
 }
 

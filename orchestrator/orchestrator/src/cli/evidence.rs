@@ -88,7 +88,13 @@ async fn bundle(context: &Context, client: &Client, operation: &str) -> Result<V
     client.bundle(operation).await.map_err(|e| {
         let missing = matches!(&e, ClientError::Problem(p) if p.status == 404);
         let failure = context.client_failure(e);
-        if missing { failure.hint("`mandate ns show NS` lists its operations") } else { failure }
+        if missing {
+            failure.hint(
+                "name a service as TENANT/SERVICE (`mandate ns list --all`), or an operation of it (`mandate ns show`)",
+            )
+        } else {
+            failure
+        }
     })
 }
 
@@ -132,8 +138,7 @@ struct Line {
 }
 
 fn show(context: &Context, bytes: &[u8]) -> Result<Exit, Failure> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|_| Failure::usage("NOT_A_BUNDLE", "Not an evidence bundle", "not UTF-8"))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| not_a_bundle("not UTF-8"))?;
     let lines = text.lines().zip(1..).map(|(text, n)| line(n, text)).collect::<Result<Vec<_>, _>>()?;
     context.ui.show(&lines, |style| {
         format!(
@@ -158,9 +163,7 @@ fn render_lines(lines: &[Line], style: Style) -> String {
 }
 
 fn line(number: usize, text: &str) -> Result<Line, Failure> {
-    let bad = |problem: String| {
-        Failure::usage("NOT_A_BUNDLE", "Not an evidence bundle", format!("line {number}: {problem}"))
-    };
+    let bad = |problem: String| not_a_bundle(format!("line {number}: {problem}"));
     let digest = Digest::of(text);
     if let Ok(receipt) = serde_json::from_str::<Receipt>(text) {
         let size = receipt.anchor.proof.checkpoint.lines().nth(1).unwrap_or("?").to_owned();
@@ -227,6 +230,16 @@ fn what(predicate_type: &str, envelope: &Envelope) -> Option<String> {
     })
 }
 
+fn not_a_bundle(detail: impl std::fmt::Display) -> Failure {
+    Failure::usage("NOT_A_BUNDLE", "Not an evidence bundle", detail)
+        .hint("get one with `mandate evidence export TENANT/SERVICE -o FILE`")
+}
+
+/// Is any line of it a receipt or a signed statement, whatever else is wrong?
+fn has_evidence(bytes: &[u8]) -> bool {
+    bytes.split(|b| *b == b'\n').any(|l| std::str::from_utf8(l).is_ok_and(|text| line(0, text).is_ok()))
+}
+
 // ---- verifying
 
 /// What `--json` answers.
@@ -260,8 +273,17 @@ fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, 
     let outcome = verify_bundle(&bytes, &roots);
     drop(spinner);
     let it = outcome.map_err(|e| {
+        // A changed bundle is refused; only what has no line of evidence in it is no bundle at all.
+        if !has_evidence(&bytes) {
+            return not_a_bundle(format!("{}: there is no line of evidence in it", file.display()));
+        }
+        let used = trust.map_or_else(|| context.home.trust(), Path::to_owned);
         Failure::refused("BUNDLE_INVALID", "The evidence does not verify", format!("{}: {e}", file.display()))
-            .hint("get it again with `mandate evidence export`; if that fails too, the evidence was changed")
+            .hint(format!(
+                "are {} the trust roots of the operator it comes from? (--trust FILE names others); if so, get it \
+                 again with `mandate evidence export`: this one was changed",
+                used.display()
+            ))
     })?;
     let view = VerifiedView {
         verified: true,

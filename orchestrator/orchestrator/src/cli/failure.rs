@@ -32,7 +32,8 @@ Exit codes:
   4  the operation was accepted and did not complete
   5  internal error
 
-Errors go to stderr; with --json as one problem document (RFC 9457).";
+Errors go to stderr; with --json as one problem document (RFC 9457). A refusal is an answer: what the policy
+refused, or lint rejected, is on stdout with exit code 1, and stderr is empty.";
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,12 +63,22 @@ impl Failure {
 
     /// A file that cannot be read.
     pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
-        Self::usage("UNREADABLE", "Cannot read a file", format!("{}: {error}", path.display()))
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "run it as a user who may read that file",
+            std::io::ErrorKind::IsADirectory => "name a file: that is a directory",
+            _ => "check the name; a file is looked for from the directory you are in",
+        };
+        Self::usage("UNREADABLE", "Cannot read a file", format!("{}: {error}", path.display())).hint(hint)
     }
 
     /// A file that cannot be written.
     pub fn unwritable(path: &Path, error: &std::io::Error) -> Self {
-        Self::usage("UNWRITABLE", "Cannot write a file", format!("{}: {error}", path.display()))
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "make its directory first, or name another file",
+            std::io::ErrorKind::StorageFull => "make room there, or name a file on another file system",
+            _ => "name a file in a directory that you may write to",
+        };
+        Self::usage("UNWRITABLE", "Cannot write a file", format!("{}: {error}", path.display())).hint(hint)
     }
 
     /// With what to do next.

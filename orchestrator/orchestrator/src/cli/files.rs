@@ -25,7 +25,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     outcome.map_err(|e| Failure::unreadable(path, &e))?;
     if bytes.len() as u64 > limit {
         let detail = format!("{}: larger than {limit} bytes", path.display());
-        return Err(Failure::usage("TOO_LARGE", "A file is too large", detail));
+        return Err(Failure::usage("TOO_LARGE", "A file is too large", detail).hint("is it the right file?"));
     }
     Ok(bytes)
 }
@@ -34,6 +34,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
 pub fn text(path: &Path, limit: u64) -> Result<String, Failure> {
     String::from_utf8(read(path, limit)?).map_err(|_| {
         Failure::usage("UNREADABLE", "Cannot read a file", format!("{}: not UTF-8", path.display()))
+            .hint("this must be a text file; is it the right one?")
     })
 }
 

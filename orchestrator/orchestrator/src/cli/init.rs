@@ -136,6 +136,7 @@ fn sites(args: &InitArgs) -> Result<Vec<SiteConfig>, Failure> {
         let site = sites.iter_mut().find(|s| s.name == *name).ok_or_else(|| {
             let detail = format!("--tpm {name}=…: the sites are {}", known.join(", "));
             Failure::usage("UNKNOWN_SITE", "There is no such site", detail)
+                .hint("name one of them, or add yours with --site NAME=COUNTRY")
         })?;
         site.host.tpm = Some(TpmSite { tcti: tcti.clone(), pcr: 13, ak_generation: None });
     }
@@ -149,8 +150,10 @@ fn failure(error: InitError) -> Failure {
             .hint("use it with `mandate serve`, or name another with --home DIR"),
         InitError::Busy(_) => Failure::refused("INIT_BUSY", "Another init is running", text)
             .hint("wait for it, then look at the home"),
-        InitError::Foreign(_) => Failure::usage("INIT_FOREIGN", "The home cannot be made here", text),
-        InitError::Name { .. } => Failure::usage("BAD_NAME", "Wrong name", text),
+        InitError::Foreign(_) => Failure::usage("INIT_FOREIGN", "The home cannot be made here", text)
+            .hint("name another with --home DIR"),
+        InitError::Name { .. } => Failure::usage("BAD_NAME", "Wrong name", text)
+            .hint("for example --operator operator --provider provider --tenant acme --auditor auditor"),
         InitError::Io { .. } => Failure::usage("INIT_IO", "The home could not be made", text)
             .hint("nothing is left behind; correct it and try again"),
         _ => Failure::internal("INIT", text).hint("nothing is left behind; try again"),

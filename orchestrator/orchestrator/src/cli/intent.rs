@@ -320,11 +320,14 @@ fn check(intent: &Intent) -> Result<(), Failure> {
         range.contains(&text.len()) && text.chars().all(ok)
     };
     if !legal(&intent.id, 8..=64) {
-        return Err(Failure::usage("BAD_ID", "Wrong id", format!("`{}`: 8 to 64 of a-z 0-9 -", intent.id)));
+        return Err(Failure::usage("BAD_ID", "Wrong id", format!("`{}`: 8 to 64 of a-z 0-9 -", intent.id))
+            .hint("leave --id away: one is made"));
     }
     if !legal(&intent.service, 1..=32) {
         let detail = format!("`{}`: 1 to 32 of a-z 0-9 -", intent.service);
-        return Err(Failure::usage("BAD_SERVICE", "Wrong service name", detail));
+        return Err(
+            Failure::usage("BAD_SERVICE", "Wrong service name", detail).hint("for example --service edge-1")
+        );
     }
     Ok(())
 }
@@ -397,7 +400,8 @@ fn sign(context: &Context, file: &Path, who: &MemberName, output: Option<PathBuf
 fn parse(file: &Path, payload: &[u8]) -> Result<Intent, Failure> {
     if payload.len() > MAX_INTENT_BYTES {
         let detail = format!("{}: {} bytes; at most {MAX_INTENT_BYTES}", file.display(), payload.len());
-        return Err(Failure::usage("TOO_LARGE", "The intent is too large", detail));
+        return Err(Failure::usage("TOO_LARGE", "The intent is too large", detail)
+            .hint("make one with `mandate intent new`"));
     }
     serde_json::from_slice(payload).map_err(|e| {
         Failure::usage("NOT_AN_INTENT", "Not an intent", format!("{}: {e}", file.display()))
@@ -413,7 +417,8 @@ async fn submit(context: &Context, file: &Path, watch: bool, timeout: Option<u64
     })?;
     if envelope.payload_type != INTENT_PAYLOAD {
         let detail = format!("{}: payload type `{}`", file.display(), envelope.payload_type);
-        return Err(Failure::usage("NOT_AN_INTENT", "Not a signed intent", detail));
+        return Err(Failure::usage("NOT_AN_INTENT", "Not a signed intent", detail)
+            .hint("submit what `mandate intent sign` wrote"));
     }
     let id = parse(file, &envelope.payload)?.id;
     let client = context.client()?;

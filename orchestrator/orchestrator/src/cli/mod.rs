@@ -43,9 +43,11 @@ const STYLES: styling::Styles = styling::Styles::styled()
 const AFTER_HELP: &str = "\
 A first deployment:
   mandate init                                   make a home: identities, ledger, journal
-  mandate serve                                  run the orchestrator
+  mandate serve                                  run the orchestrator (in a terminal of its own)
   mandate package push vfw_vnf.tar.gz --as provider/provider
-  mandate intent new deploy --service edge --nsd secure_edge_ns -o edge.json
+  mandate package push vlb_vnf.tar.gz --as provider/provider
+  mandate package push secure_edge_ns.tar.gz --as provider/provider    after the VNFs it names
+  mandate intent new deploy --service edge --nsd secure_edge_ns --params edge.params.yaml -o edge.json
   mandate intent sign edge.json --as tenant/tenant
   mandate intent submit edge.dsse.json --watch   the policy decides; watch it happen
   mandate ns timeline tenant/edge                what was done, and where the evidence is

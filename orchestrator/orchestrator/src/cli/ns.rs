@@ -56,7 +56,11 @@ pub async fn run(context: &Context, command: NsCommand) -> Result<Exit, Failure>
 fn missing(context: &Context, error: ClientError) -> Failure {
     let missing = matches!(&error, ClientError::Problem(p) if p.status == 404);
     let failure = context.client_failure(error);
-    if missing { failure.hint("mandate ns list --all") } else { failure }
+    if missing {
+        failure.hint("name it as TENANT/SERVICE, or by its id: mandate ns list --all")
+    } else {
+        failure
+    }
 }
 
 async fn list(context: &Context, all: bool) -> Result<Exit, Failure> {

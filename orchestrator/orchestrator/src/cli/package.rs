@@ -236,7 +236,8 @@ fn images(context: &Context, args: &PackArgs) -> Result<BTreeMap<String, ImageIn
         return Ok(out);
     }
     let (Some(lockfile), Some(root)) = (&args.lockfile, &args.root_package) else {
-        return Err(Failure::usage("USAGE", "Wrong usage", "--image needs --lockfile and --root-package"));
+        return Err(Failure::usage("USAGE", "Wrong usage", "--image needs --lockfile and --root-package")
+            .hint("--lockfile Cargo.lock --root-package NAME"));
     };
     let builder = builder(context, args)?;
     let lock = files::text(lockfile, MAX_TEXT_BYTES)?;
@@ -262,10 +263,14 @@ fn image(
     now: UnixTime,
 ) -> Result<ImageInput, Failure> {
     let digest = Digest::of(&bytes);
-    let sbom = sbom::cyclonedx(lock, root, digest, now)
-        .map_err(|e| Failure::usage("SBOM", "No SBOM can be made", format!("{file}: {}", chain(&e))))?;
+    let sbom = sbom::cyclonedx(lock, root, digest, now).map_err(|e| {
+        Failure::usage("SBOM", "No SBOM can be made", format!("{file}: {}", chain(&e)))
+            .hint("--lockfile is the Cargo.lock of the image's workspace, --root-package a package in it")
+    })?;
     let git = args.source.as_deref().map(|s| {
-        s.rsplit_once('@').ok_or_else(|| Failure::usage("USAGE", "Wrong usage", "--source is URI@COMMIT"))
+        s.rsplit_once('@').ok_or_else(|| {
+            Failure::usage("USAGE", "Wrong usage", "--source is URI@COMMIT").hint("--source https://…@COMMIT")
+        })
     });
     let statement = provenance::statement(&provenance::Build {
         image: id,
@@ -420,7 +425,8 @@ fn pinned(context: &Context, with: &[PathBuf]) -> Result<BTreeMap<String, Consti
             package::verify(&package_bytes(file)?, &roots, context.now()?).map_err(|e| refused(file, &e))?;
         let Some(vnfd) = it.package.descriptor.vnfd() else {
             let detail = format!("{} is not a VNF package", file.display());
-            return Err(Failure::usage("NOT_A_VNF", "Wrong constituent", detail));
+            return Err(Failure::usage("NOT_A_VNF", "Wrong constituent", detail)
+                .hint("--with takes the VNF packages that the NSD names"));
         };
         let constituent = Constituent::of(it.package.digest, vnfd)
             .map_err(|e| Failure::refused("RECORD", "The package cannot be registered", e))?;
@@ -528,6 +534,7 @@ fn render_list(packages: &[PackageView], style: Style) -> String {
 
 fn unreadable(e: &dir::DirError) -> Failure {
     Failure::usage("UNREADABLE", "Cannot read a package's source", chain(e))
+        .hint("name a descriptor (.yaml) or a package's directory; `mandate package lint --help`")
 }
 
 fn refused(path: &Path, e: &PackageError) -> Failure {
@@ -536,6 +543,12 @@ fn refused(path: &Path, e: &PackageError) -> Failure {
         Failure::refused(&code, "The package is refused", format!("{}: {}", path.display(), chain(e)));
     match e {
         PackageError::Descriptor { .. } => failure.hint(format!("mandate package lint {}", path.display())),
-        _ => failure,
+        _ => failure.hint(match code.as_str() {
+            "PACKAGE_SIGNATURE" => {
+                "sign it with `mandate package sign FILE --as ORG/NAME -o FILE`, as a provider that the trust roots name"
+            }
+            "PACKAGE_PROVENANCE" | "PACKAGE_SBOM" => "pack it again with --image, --lockfile and --builder",
+            _ => "get the package again from its provider, or pack and sign it again",
+        }),
     }
 }

@@ -24,11 +24,53 @@ pub fn render(verdict: &Verdict, style: Style) -> String {
     } else {
         format!("{} {}", style.paint(Paint::Red, "refused"), style.paint(Paint::Bold, verdict.code()))
     };
+    let next = if verdict.approved { String::new() } else { format!("next: {}\n", hint(verdict.code())) };
     format!(
-        "{}\n{end} by policy {}\n",
+        "{}\n{end} by policy {}\n{next}",
         table.render(style),
         style.paint(Paint::Dim, &verdict.policy.to_string())
     )
+}
+
+/// What whoever asked can do about a refusal of this code.
+fn hint(code: &str) -> &'static str {
+    match code {
+        "BAD_SIGNATURE" => "sign it again; a signed document cannot be changed",
+        c if c.starts_with("IDENTITY_") => {
+            "sign as a member whose certificate the ledger accepts at this time (--as ORG/NAME)"
+        }
+        "ORG_NOT_ALLOWED" | "TENANT_MISMATCH" | "ROLE_NOT_ALLOWED" => {
+            "sign as a member of the organisation and role that may ask for this (--as ORG/NAME)"
+        }
+        "EXPIRED" => "make a new one with a later end (--expires-in 1h) and sign it",
+        "INTENT_ID_REUSED" | "REPLAYED" => "make a new one (`mandate intent new` gives it an id of its own)",
+        "SERVICE_EXISTS" => "scale or terminate that service, or name another with --service",
+        "NO_SUCH_SERVICE" | "SERVICE_NOT_ACTIVE" => "mandate ns list --all",
+        "OPERATION_IN_FLIGHT" => "wait until its operation is closed (mandate ns timeline TENANT/SERVICE)",
+        "PACKAGE_NOT_REGISTERED" | "CONSTITUENT_NOT_REGISTERED" | "CONSTITUENT_MISMATCH" | "PACKAGE_KIND" => {
+            "register the packages first, VNFs before the NS (mandate package push); see `mandate package list`"
+        }
+        "PACKAGE_EXISTS" => "it is registered (mandate package list); another content needs another version",
+        "SBOM_MISSING" | "PROVENANCE_INVALID" | "BUILDER_NOT_TRUSTED" | "SLSA_LEVEL_TOO_LOW" => {
+            "pack it again with --image, --lockfile and a builder that the policy trusts, and sign it"
+        }
+        "QUOTA_EXCEEDED" => {
+            "terminate or scale in what is not needed, or ask the operator for a larger quota"
+        }
+        "LEASE_TOO_LONG" => "ask again with a shorter --lease",
+        "LEASE_ENDED" => "terminate the service and deploy it again",
+        "JURISDICTION_NOT_ALLOWED" | "JURISDICTION_REQUIRED" => {
+            "ask again with a --jurisdiction that the policy allows (mandate site list)"
+        }
+        "NO_ATTESTATION_KEY" => {
+            "the operator registers a site's key first: mandate site enrol SITE --as ORG/NAME"
+        }
+        "INVALID_ATTESTATION_KEY" => "see the rule that did not pass, for example a shorter --valid-for",
+        "NO_SUCH_ASPECT" | "SCALE_LEVEL" => {
+            "see what stands now (mandate ns show TENANT/SERVICE) and ask for another member, aspect or --steps"
+        }
+        _ => "correct what the rule that did not pass names, and submit it again",
+    }
 }
 
 /// The same for a request that was just decided.
@@ -67,7 +109,8 @@ mod tests {
              no  quota/vcpus         QUOTA_EXCEEDED  16 of 8\n\
              \n\
              refused QUOTA_EXCEEDED by policy \
-             sha256:0000000000000000000000000000000000000000000000000000000000000000\n"
+             sha256:0000000000000000000000000000000000000000000000000000000000000000\n\
+             next: terminate or scale in what is not needed, or ask the operator for a larger quota\n"
         );
     }
 }
