@@ -168,7 +168,15 @@ mod tests {
         let mut waiting = Command::new("sh");
         waiting.args(["-c", "read _", "x", "--control"]).arg(&socket).stdin(std::process::Stdio::piped());
         let mut child = waiting.spawn().unwrap();
-        let seen = places.look();
+        // Its arguments can be read a moment after it was started.
+        let mut seen = places.look();
+        for _ in 0..200 {
+            if !seen.processes.is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            seen = places.look();
+        }
         assert_eq!(seen.files, [instance].into());
         assert_eq!(seen.processes, [i32::try_from(child.id()).unwrap()].into());
         places.clear();
