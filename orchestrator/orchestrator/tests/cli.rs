@@ -278,7 +278,14 @@ fn refused_intents(h: &Home) {
     let long = intent(h, "long.json", "acme/tenant", &[&deploy[..], &["--lease", "3650d"]].concat());
     let text = String::from_utf8(h.run(&["intent", "submit", &long]).stdout).unwrap();
     assert!(text.contains("no  compliance/lease") && text.contains("\nrefused "), "{text}");
+    assert!(text.contains("\nnext: ask again with a shorter --lease"), "{text}");
     let again = h.json(1, &["intent", "submit", &long]);
+    assert_eq!(
+        (&answer["decided_before"], &again["decided_before"]),
+        (&Value::Bool(false), &Value::Bool(true))
+    );
+    let said = String::from_utf8(h.run(&["intent", "submit", &long]).stderr).unwrap();
+    assert!(said.contains("decided before") && said.contains(&again["position"].to_string()), "{said}");
     let id = again["id"].as_str().unwrap();
     assert_eq!(h.json(0, &["intent", "status", id])["verdict"], again["verdict"]);
     assert_eq!(h.json(1, &["intent", "watch", id])["verdict"], again["verdict"]);
@@ -289,6 +296,10 @@ fn refused_intents(h: &Home) {
 
 fn looked_at(h: &Home, made: &Value) {
     assert_eq!(h.json(0, &["site", "list"]).as_array().unwrap().len(), 2);
+    assert_eq!(h.code(2, &["serve"]), "IN_USE");
+    assert_eq!(h.code(4, &["site", "enrol", "edge-a", "--as", "operator/operator"]), "ATTESTATION_KEY");
+    let first = h.run(&["ledger", "log", "--limit", "2"]);
+    assert!(String::from_utf8(first.stderr).unwrap().contains(" more: --from 2"));
     assert_eq!(h.json(0, &["ns", "list", "--all"]), serde_json::json!([]));
     let entries = h.json(0, &["ledger", "log"]);
     let positions: Vec<_> =
@@ -308,11 +319,17 @@ fn looked_at(h: &Home, made: &Value) {
     fs::write(&nothing, "{}\n").unwrap();
     assert_eq!(h.code(2, &["evidence", "verify", &nothing]), "NOT_A_BUNDLE");
     assert_eq!(h.code(2, &["evidence", "show", &nothing]), "NOT_A_BUNDLE");
-    assert_eq!(h.code(2, &["evidence", "export", "op-nothing"]), "NOT_FOUND");
+    for line in [["evidence", "export", "edge-1"], ["ns", "show", "edge-1"]] {
+        let problem = h.json(2, &line);
+        assert_eq!(problem["code"], "NOT_FOUND");
+        assert!(problem["hint"].as_str().unwrap().contains("TENANT/SERVICE"), "{problem}");
+    }
     // A refused intent is in the log, and no approval.
     let file = h.path("no.approval.json");
     let refused = h.json(0, &["intent", "list"])[0]["position"].to_string();
-    h.json(0, &["approval", "export", &refused, "-o", &file]);
+    assert_eq!(h.code(2, &["approval", "export", &refused, "-o", &file]), "NOT_AN_INTENT");
+    assert_eq!(h.code(2, &["approval", "export", "0", "-o", &file]), "NOT_AN_INTENT");
+    fs::write(&file, h.json(0, &["ledger", "proof", &refused])["proven"].to_string()).unwrap();
     assert_eq!(h.code(1, &["approval", "verify", &file]), "NOT_APPROVED");
     assert_eq!(h.code(1, &["approval", "deliver", &file]), "NOT_APPROVED");
 }

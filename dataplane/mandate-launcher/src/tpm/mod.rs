@@ -35,7 +35,7 @@ const RC_OBJECT_MEMORY: u32 = 0x902;
 pub enum TpmError {
     /// Nobody answers there.
     #[error(
-        "no TPM at {tcti}: start swtpm (`swtpm socket --tpm2 --server type=unixio,path=…`) or name another with --tpm"
+        "no TPM at {tcti}: start swtpm (`swtpm socket --tpm2 --server type=unixio,path=… --tpmstate dir=… --flags not-need-init,startup-clear`) or name another in config.toml ([site.host.tpm] tcti)"
     )]
     Open {
         /// As given.

@@ -9,6 +9,7 @@ use clap::Subcommand;
 use ledger_contract::{
     approval::{self, ActuatorPolicy},
     evidence::ProvenEntry,
+    records::{Entry, Event},
 };
 use trust::{TrustRoots, note::NoteVerifier};
 
@@ -76,6 +77,7 @@ async fn export(context: &Context, which: &str, output: &Path) -> Result<Exit, F
         Err(_) => intent::fetch(context, which).await?.position,
     };
     let proven = context.client()?.ledger_entry(position).await.map_err(|e| context.client_failure(e))?;
+    approved_intent(position, &proven)?;
     let mut bytes = serde_json::to_vec(&proven).map_err(|e| Failure::internal("JSON", e))?;
     bytes.push(b'\n');
     files::write(output, &bytes)?;
@@ -86,6 +88,23 @@ async fn export(context: &Context, which: &str, output: &Path) -> Result<Exit, F
     context.ui.show(&document, |style| {
         format!("{} entry {position} to {}\n", style.paint(Paint::Green, "wrote"), output.display())
     })
+}
+
+/// Other entries are on the ledger too; they approve nothing.
+fn approved_intent(position: u64, proven: &ProvenEntry) -> Result<(), Failure> {
+    let entry: Entry = serde_json::from_str(&proven.entry).map_err(|e| {
+        Failure::internal("ENTRY_FORMAT", format!("the orchestrator sent no ledger entry: {e}"))
+    })?;
+    if matches!(entry.event, Some(Event::IntentApproved { .. })) {
+        return Ok(());
+    }
+    let detail = match entry.verdict.code() {
+        "" => format!("entry {position} is of another kind"),
+        code => format!("entry {position} was refused: {code}"),
+    };
+    Err(Failure::usage("NOT_AN_INTENT", "Not an approved intent", detail).hint(
+        "`mandate intent list` shows the intents with their entries; `mandate ledger proof` takes any entry",
+    ))
 }
 
 fn read(file: &Path) -> Result<ProvenEntry, Failure> {

@@ -36,12 +36,21 @@ impl std::fmt::Display for MemberName {
     }
 }
 
-/// Seconds from `90d`, `24h`, `15m`, `30s` or a plain number of seconds; at least 1.
+/// A country: two capital letters. Whether there is a site in it, the policy and the plan say.
+pub fn country(text: &str) -> Result<String, String> {
+    if text.len() == 2 && text.chars().all(|c| c.is_ascii_uppercase()) {
+        return Ok(text.to_owned());
+    }
+    Err("expected two capital letters (ISO 3166-1 alpha-2), for example DE".into())
+}
+
+/// Seconds from `90d`, `24h`, `15m` or `30s`; at least 1. A number alone could mean any of them.
 pub fn seconds(text: &str) -> Result<u64, String> {
     let bad = || "expected a duration like 90d, 24h, 15m or 30s".to_owned();
     let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(at) => text.split_at(at),
-        None => (text, "s"),
+        None if text.is_empty() => return Err(bad()),
+        None => return Err(format!("a number needs its unit: {text}h, {text}m or {text}s")),
     };
     let factor = match unit {
         "d" => 86_400,
@@ -68,7 +77,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_duration_is_its_number_times_its_unit(n in 1u64..1_000_000, unit in "[dhms]?") {
+        fn a_duration_is_its_number_times_its_unit(n in 1u64..1_000_000, unit in "[dhms]") {
             let factor = match unit.as_str() { "d" => 86_400, "h" => 3_600, "m" => 60, _ => 1 };
             proptest::prop_assert_eq!(seconds(&format!("{n}{unit}")), Ok(n * factor));
         }
@@ -90,10 +99,20 @@ mod tests {
 
     #[test]
     fn durations() {
-        let good: Vec<_> = ["90d", "24h", "15m", "30s", "7"].iter().map(|t| seconds(t).unwrap()).collect();
+        let good: Vec<_> = ["90d", "24h", "15m", "30s", "7s"].iter().map(|t| seconds(t).unwrap()).collect();
         assert_eq!(good, [7_776_000, 86_400, 900, 30, 7]);
-        for bad in ["", "0", "-1", "1w", "d", "1.5h", "99999999999999999999d", "18446744073709551615d"] {
+        for bad in
+            ["", "0", "0s", "24", "-1", "1w", "d", "1.5h", "99999999999999999999d", "18446744073709551615d"]
+        {
             assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_country_is_two_capital_letters() {
+        assert_eq!(country("DE").unwrap(), "DE");
+        for bad in ["", "de", "D", "DEU", "Germany", "D1", "ÄE"] {
+            assert!(country(bad).is_err(), "{bad}");
         }
     }
 

@@ -16,7 +16,7 @@ pub enum Exit {
     Usage = 2,
     /// `mandate serve` is not reachable.
     Unreachable = 3,
-    /// The operation was accepted and did not complete.
+    /// The operation was accepted and did not complete, or a site could not do its part.
     OperationFailed = 4,
     /// A defect or the machine's trouble.
     Internal = 5,
@@ -29,11 +29,12 @@ Exit codes:
   1  refused: the policy denied it, a verification failed, or a descriptor has errors
   2  wrong usage, or input that cannot be read
   3  `mandate serve` is not reachable
-  4  the operation was accepted and did not complete
+  4  the operation was accepted and did not complete, or a site could not do its part
   5  internal error
 
-Errors go to stderr; with --json as one problem document (RFC 9457). A refusal is an answer: what the policy
-refused, or lint rejected, is on stdout with exit code 1, and stderr is empty.";
+Errors go to stderr; with --json as one problem document (RFC 9457).
+A refusal is an answer: on stdout. What the policy refused or lint rejected
+ends with exit code 1 and an empty stderr.";
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +96,8 @@ impl From<Problem> for Failure {
         let exit = match problem.status {
             400 | 404 | 405 | 411 | 413 | 414 | 415 => Exit::Usage,
             401..=499 => Exit::Refused,
+            // A site could not do its part; the orchestrator is well.
+            502 => Exit::OperationFailed,
             _ => Exit::Internal,
         };
         Self { exit, problem }
@@ -148,6 +151,7 @@ mod tests {
             (409, Exit::Refused),
             (422, Exit::Refused),
             (500, Exit::Internal),
+            (502, Exit::OperationFailed),
             (503, Exit::Internal),
         ] {
             assert_eq!(Failure::from(Problem::new(status, "X", "x", "x")).exit, exit, "{status}");

@@ -14,12 +14,12 @@ use serde::Serialize;
 use trust::{Digest, Envelope};
 
 use super::{
-    args::{MemberName, seconds},
+    args::{MemberName, country, seconds},
     context::Context,
     failure::{Exit, Failure, chain},
     files,
     output::{Cell, Paint, Style, Table, duration},
-    verdict, watch,
+    proof, verdict, watch,
 };
 use crate::{
     client::ClientError,
@@ -130,7 +130,7 @@ pub struct DeployArgs {
     #[arg(long = "site", value_name = "NAME")]
     sites: Vec<String>,
     /// Only sites of this country (ISO 3166-1 alpha-2); may be repeated
-    #[arg(long = "jurisdiction", value_name = "CC")]
+    #[arg(long = "jurisdiction", value_name = "CC", value_parser = country)]
     jurisdictions: Vec<String>,
     /// Highest latency to the site, µs
     #[arg(long, value_name = "N")]
@@ -422,9 +422,16 @@ async fn submit(context: &Context, file: &Path, watch: bool, timeout: Option<u64
     }
     let id = parse(file, &envelope.payload)?.id;
     let client = context.client()?;
+    let before = client.ledger_head().await.map_err(|e| context.client_failure(e))?;
     let committed = client.submit(&envelope).await.map_err(|e| context.client_failure(e))?;
+    // The same envelope has the same answer: its entry was there before we asked.
+    let decided_before = proof::claimed_size(&before).is_some_and(|size| committed.position < size);
+    if decided_before {
+        let at = format!("ledger entry {} of {}", committed.position, committed.time);
+        context.ui.note(&format!("decided before, as {at}: nothing new was done"));
+    }
     if !watch || !committed.verdict.approved {
-        return submitted(context, &id, &committed);
+        return submitted(context, &id, decided_before, &committed);
     }
     context.ui.note(verdict::render_committed(&id, &committed, context.ui.err).trim_end());
     watch::intent(context, &id, timeout).await
@@ -434,12 +441,19 @@ async fn submit(context: &Context, file: &Path, watch: bool, timeout: Option<u64
 #[derive(Serialize)]
 struct Submitted<'a> {
     id: &'a str,
+    /// Was this very envelope decided before? Then nothing new was done.
+    decided_before: bool,
     #[serde(flatten)]
     committed: &'a CommittedView,
 }
 
-fn submitted(context: &Context, id: &str, committed: &CommittedView) -> Result<Exit, Failure> {
-    let document = Submitted { id, committed };
+fn submitted(
+    context: &Context,
+    id: &str,
+    decided_before: bool,
+    committed: &CommittedView,
+) -> Result<Exit, Failure> {
+    let document = Submitted { id, decided_before, committed };
     let approved = committed.verdict.approved;
     context.ui.show(&document, |style| {
         let next = if approved { format!("next: mandate intent watch {id}\n") } else { String::new() };

@@ -15,6 +15,7 @@ use super::{
     output::{Cell, Paint, Style, Table},
     proof,
 };
+use crate::client::Client;
 
 /// Commands on the ledger.
 #[derive(Debug, Subcommand)]
@@ -51,7 +52,8 @@ pub async fn run(context: &Context, command: LedgerCommand) -> Result<Exit, Fail
         LedgerCommand::Log { from, limit } => {
             let entries =
                 client.ledger_range(from, limit.into()).await.map_err(|e| context.client_failure(e))?;
-            log(context, &entries)
+            log(context, &entries)?;
+            more(context, &client, from, entries.len()).await
         }
         LedgerCommand::Head { trust } => {
             let note = client.ledger_head().await.map_err(|e| context.client_failure(e))?;
@@ -74,6 +76,16 @@ pub async fn run(context: &Context, command: LedgerCommand) -> Result<Exit, Fail
             context.ui.show(&document, |style| render_proof(&verified, proven.proof.path.len(), style))
         }
     }
+}
+
+/// Says how to go on when the log is longer than what was shown.
+async fn more(context: &Context, client: &Client, from: u64, shown: usize) -> Result<Exit, Failure> {
+    let size = proof::claimed_size(&client.ledger_head().await.map_err(|e| context.client_failure(e))?);
+    let next = from.saturating_add(shown as u64);
+    if let Some(left) = size.map(|s| s.saturating_sub(next)).filter(|left| *left > 0) {
+        context.ui.note(&format!("{left} more: --from {next}"));
+    }
+    Ok(Exit::Ok)
 }
 
 fn log(context: &Context, entries: &[String]) -> Result<Exit, Failure> {

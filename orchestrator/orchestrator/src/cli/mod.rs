@@ -27,7 +27,10 @@ mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand, builder::styling};
+use clap::{
+    ColorChoice, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum as _,
+    builder::styling,
+};
 
 pub use failure::{Exit, Failure};
 pub use output::{ColorWhen, Ui};
@@ -41,18 +44,19 @@ const STYLES: styling::Styles = styling::Styles::styled()
     .placeholder(styling::AnsiColor::Cyan.on_default());
 
 const AFTER_HELP: &str = "\
-A first deployment:
-  mandate init                                   make a home: identities, ledger, journal
-  mandate serve                                  run the orchestrator (in a terminal of its own)
+A first deployment (packages are made with `mandate package pack` and `sign`):
+  mandate init                  # a home: identities, ledger, journal
+  mandate serve                 # the orchestrator, in a terminal of its own
   mandate package push vfw_vnf.tar.gz --as provider/provider
   mandate package push vlb_vnf.tar.gz --as provider/provider
-  mandate package push secure_edge_ns.tar.gz --as provider/provider    after the VNFs it names
-  mandate intent new deploy --service edge --nsd secure_edge_ns --params edge.params.yaml -o edge.json
+  mandate package push secure_edge_ns.tar.gz --as provider/provider
+  mandate intent new deploy --service edge --nsd secure_edge_ns \\
+      --params edge.params.yaml -o edge.json    # rules, VIPs and weights
   mandate intent sign edge.json --as tenant/tenant
-  mandate intent submit edge.dsse.json --watch   the policy decides; watch it happen
-  mandate ns timeline tenant/edge                what was done, and where the evidence is
+  mandate intent submit edge.dsse.json --watch  # the policy decides
+  mandate ns timeline tenant/edge               # and where the evidence is
   mandate evidence export tenant/edge -o edge.jsonl
-  mandate evidence verify edge.jsonl             offline, with trust.json alone";
+  mandate evidence verify edge.jsonl            # offline, with trust.json alone";
 
 /// Ledger-gated NFV orchestration: nothing changes without a signed, approved intent, and everything that was done
 /// comes back as evidence that anybody can verify.
@@ -133,7 +137,9 @@ enum Command {
 /// Runs the command of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let command = Cli::command().color(asked_color());
+    let parsed = command.try_get_matches().and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
@@ -172,6 +178,33 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
     }
 }
 
+/// What `--color` asks for, before the arguments are parsed: what clap says about them is coloured so too.
+fn asked_color() -> ColorChoice {
+    let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    color_of(&arguments)
+}
+
+fn color_of(arguments: &[String]) -> ColorChoice {
+    let separate = arguments.windows(2).filter(|w| w[0] == "--color").map(|w| w[1].as_str());
+    let joined = arguments.iter().filter_map(|a| a.strip_prefix("--color="));
+    match separate.chain(joined).find_map(|value| ColorWhen::from_str(value, false).ok()) {
+        Some(ColorWhen::Never) => ColorChoice::Never,
+        Some(ColorWhen::Always) => ColorChoice::Always,
+        Some(ColorWhen::Auto) | None => ColorChoice::Auto,
+    }
+}
+
+/// What is wrong, in one line, and clap's tips, from the text that clap writes for people.
+fn said(text: &str) -> (String, Option<String>) {
+    let lines =
+        text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more"));
+    let (tips, wrong): (Vec<&str>, Vec<&str>) =
+        lines.filter(|l| !l.is_empty()).partition(|l| l.starts_with("tip:"));
+    let tips: Vec<&str> = tips.iter().map(|t| t.trim_start_matches("tip:").trim()).collect();
+    let wrong = wrong.join(" ").trim_start_matches("error: ").to_owned();
+    (wrong, (!tips.is_empty()).then(|| tips.join("; ")))
+}
+
 /// What clap says, as text or (when `--json` is among the arguments) as a problem.
 fn usage(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|a| a == "--json");
@@ -180,18 +213,35 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8));
     }
-    let text = error.render().to_string();
-    let detail = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    let failure = Failure::usage("USAGE", "Wrong usage", detail).hint("mandate help");
+    let (detail, tip) = said(&error.render().to_string());
+    let hint = tip.unwrap_or_else(|| "the same with --help says what is expected".into());
+    let failure = Failure::usage("USAGE", "Wrong usage", detail).hint(hint);
     Ui::detect(true, ColorWhen::Never).fail(&failure.problem);
     ExitCode::from(Exit::Usage as u8)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+
+    #[test]
+    fn a_tip_of_the_parser_is_the_hint() {
+        let error = Cli::try_parse_from(["mandate", "ns", "lst"]).unwrap_err();
+        let (wrong, tip) = said(&error.render().to_string());
+        assert!(wrong.contains("lst") && !wrong.contains("tip"), "{wrong}");
+        assert!(tip.is_some_and(|t| t.contains("'list'")));
+        let error = Cli::try_parse_from(["mandate", "intent", "sign", "f"]).unwrap_err();
+        let (wrong, tip) = said(&error.render().to_string());
+        assert!(wrong.contains("--as <ORG/NAME>") && tip.is_none(), "{wrong}");
+    }
+
+    #[test]
+    fn the_colour_asked_for_is_known_before_parsing() {
+        let of = |line: &str| color_of(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(of("mandate --color never x"), ColorChoice::Never);
+        assert_eq!(of("mandate x --color=always"), ColorChoice::Always);
+        assert_eq!(of("mandate x --color"), ColorChoice::Auto);
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -254,6 +304,10 @@ mod tests {
             "mandate frobnicate",
             "mandate intent new deploy --service s",
             "mandate intent new deploy --nsd n --service s --lease soon",
+            "mandate intent new deploy --nsd n --service s --lease 24",
+            "mandate intent new deploy --nsd n --service s --jurisdiction de",
+            "mandate intent new deploy --nsd n --service s --jurisdiction Germany",
+            "mandate intent new terminate --service s --expires-in 24",
             "mandate intent new scale --service s --member m --aspect a --steps 0",
             "mandate intent sign f",
             "mandate intent sign f --as tenant",

@@ -19,6 +19,12 @@ pub struct Verified {
     pub leaf: Digest,
 }
 
+/// The number of entries that a checkpoint claims, unverified: enough to say where to go on.
+#[must_use]
+pub fn claimed_size(note: &str) -> Option<u64> {
+    note.lines().nth(1)?.parse().ok()
+}
+
 /// Verifies a checkpoint against the roots' log keys.
 pub fn checkpoint(roots: &TrustRoots, note: &str) -> Result<Checkpoint, Failure> {
     let bad = |detail: String| {
@@ -38,7 +44,11 @@ pub fn checkpoint(roots: &TrustRoots, note: &str) -> Result<Checkpoint, Failure>
 
 /// Verifies that an entry is in the log, and is the entry of that position.
 pub fn verify(roots: &TrustRoots, proven: &ProvenEntry) -> Result<Verified, Failure> {
-    let refused = |code: &str, detail: String| Failure::refused(code, "The proof does not verify", detail);
+    let refused = |code: &str, detail: String| {
+        Failure::refused(code, "The proof does not verify", detail).hint(
+            "fetch it again; if that fails too, the ledger that answered is not the one of these trust roots",
+        )
+    };
     let checkpoint = checkpoint(roots, &proven.proof.checkpoint)?;
     let leaf = leaf_hash(proven.entry.as_bytes());
     let p = &proven.proof;

@@ -1,14 +1,14 @@
 //! `mandate serve`.
 
 use clap::Args;
-use ledger::embedded::OpenOptions;
+use ledger::{LedgerError, embedded::OpenOptions};
 
 use super::{
     context::Context,
     failure::{Exit, Failure},
     files,
 };
-use crate::{config::Config, problem::Problem};
+use crate::{config::Config, journal::JournalError, problem::Problem};
 
 /// Largest configuration file read, bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -46,7 +46,19 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<Exit, Failure> {
 }
 
 fn failed(error: &anyhow::Error) -> Failure {
+    if in_use(error) {
+        return Failure::usage("IN_USE", "Another mandate serve runs in this home", format!("{error:#}"))
+            .hint("use that one, or stop it first; another home is named with --home DIR");
+    }
     let problem = Problem::new(500, "SERVE", "The orchestrator stopped", format!("{error:#}"))
         .hint("correct that and start it again: it goes on where it was");
     Failure { exit: Exit::Internal, problem }
+}
+
+/// Does another process hold the ledger or the journal?
+fn in_use(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(LedgerError::Locked { .. }))
+            || matches!(cause.downcast_ref(), Some(JournalError::Locked(_)))
+    })
 }

@@ -80,7 +80,11 @@ async fn enrol(context: &Context, args: &EnrolArgs) -> Result<Exit, Failure> {
     let document = Enrolled { record: &record, committed: &committed };
     context.ui.show(&document, |style| {
         let key = Digest::of(&record.public_key).short();
-        let what = format!("{}'s attestation key {key}, valid until {}", record.site, record.not_after);
+        let what = if committed.verdict.approved {
+            format!("{}'s attestation key {key}, valid until {}", record.site, record.not_after)
+        } else {
+            format!("no key was registered for {}", record.site)
+        };
         verdict::render_committed(&what, &committed, style)
     })?;
     Ok(if committed.verdict.approved { Exit::Ok } else { Exit::Refused })
