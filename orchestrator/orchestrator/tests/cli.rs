@@ -253,6 +253,8 @@ fn from_init_to_refusals_on_the_ledger() {
 fn refused_packages(h: &Home, package: &str) {
     assert_eq!(h.json(1, &["package", "push", package, "--as", "acme/tenant"])["verdict"]["approved"], false);
     assert_eq!(h.code(2, &["package", "push", package, "--as", "nobody/here"]), "UNREADABLE");
+    let unsigned = h.json(1, &["package", "verify", &h.path("vfw_vnf.plain.tar.gz")]);
+    assert!(unsigned["hint"].as_str().unwrap().contains("mandate package sign"), "{unsigned}");
     let mut bytes = fs::read(package).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

@@ -40,6 +40,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// SLSA builder id of this command; policies give it a level.
 const BUILDER_ID: &str = ledger_contract::policy::DEFAULT_BUILDER;
 
+/// What to do about a package without a signature that counts here.
+const SIGN_IT: &str =
+    "sign it as a provider that the trust roots name: mandate package sign FILE --as ORG/NAME -o SIGNED";
+
 /// Commands on packages.
 #[derive(Debug, Subcommand)]
 pub enum PackageCommand {
@@ -543,12 +547,16 @@ fn refused(path: &Path, e: &PackageError) -> Failure {
         Failure::refused(&code, "The package is refused", format!("{}: {}", path.display(), chain(e)));
     match e {
         PackageError::Descriptor { .. } => failure.hint(format!("mandate package lint {}", path.display())),
-        _ => failure.hint(match code.as_str() {
-            "PACKAGE_SIGNATURE" => {
-                "sign it with `mandate package sign FILE --as ORG/NAME -o FILE`, as a provider that the trust roots name"
-            }
-            "PACKAGE_PROVENANCE" | "PACKAGE_SBOM" => "pack it again with --image, --lockfile and --builder",
-            _ => "get the package again from its provider, or pack and sign it again",
-        }),
+        _ => {
+            let hint = match code.as_str() {
+                "PACKAGE_FILE_MISSING" if failure.problem.detail.contains("signature/") => SIGN_IT,
+                "PACKAGE_SIGNATURE" => SIGN_IT,
+                "PACKAGE_PROVENANCE" | "PACKAGE_SBOM" => {
+                    "pack it again with --image, --lockfile and --builder"
+                }
+                _ => "get the package again from its provider, or pack and sign it again",
+            };
+            failure.hint(hint)
+        }
     }
 }
