@@ -108,7 +108,11 @@ impl<'a> Context<'a> {
     /// Who signed a stored record, all signatures verified as of `at`: the same for the same bytes, time and roots.
     pub fn signers(&self, envelope: &Envelope, at: UnixTime) -> Result<Vec<Identity>, DsseError> {
         let parts = [&envelope.digest().0[..], &at.0.to_be_bytes(), &self.roots_digest.0];
-        remembered(&VERIFIED, Digest::of_parts(parts), || envelope.verify(&self.roots, at).map(|v| v.signers))
+        remembered(
+            |f| VERIFIED.with_borrow_mut(f),
+            Digest::of_parts(parts),
+            || envelope.verify(&self.roots, at).map(|v| v.signers),
+        )
     }
 
     /// May the signer's organisation vouch for that role, and for that tenant?

@@ -4,7 +4,7 @@
 //! by the SHA-256 of everything that the result depends on, so a decision with an empty memo and one with a full memo
 //! give the same bytes. Never: a key that leaves an input out. Tests: below, and `tests/decide.rs` (determinism).
 
-use std::{cell::RefCell, collections::HashMap, thread::LocalKey};
+use std::collections::HashMap;
 
 use trust::Digest;
 
@@ -33,22 +33,25 @@ impl<V: Clone> Memo<V> {
     }
 }
 
-/// The remembered result of `key`, or what `make` gives.
+/// The remembered result of `key`, or what `make` gives; `with` lends the memo, and not while `make` runs.
 pub(crate) fn remembered<V: Clone>(
-    memo: &'static LocalKey<RefCell<Memo<V>>>,
+    with: impl Fn(&mut dyn FnMut(&mut Memo<V>)),
     key: Digest,
     make: impl FnOnce() -> V,
 ) -> V {
-    if let Some(known) = memo.with_borrow(|m| m.get(&key)) {
-        return known;
-    }
-    let made = make();
-    memo.with_borrow_mut(|m| m.put(key, made.clone()));
-    made
+    let mut known = None;
+    with(&mut |memo| known = memo.get(&key));
+    known.unwrap_or_else(|| {
+        let made = make();
+        with(&mut |memo| memo.put(key, made.clone()));
+        made
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     thread_local! {
@@ -60,10 +63,14 @@ mod tests {
         let mut made = 0;
         let mut square = |n: u64| {
             let key = Digest::of(n.to_be_bytes());
-            let result = remembered(&SQUARES, key, || {
-                made += 1;
-                n * n
-            });
+            let result = remembered(
+                |f| SQUARES.with_borrow_mut(f),
+                key,
+                || {
+                    made += 1;
+                    n * n
+                },
+            );
             assert_eq!(result, n * n);
             made
         };

@@ -71,12 +71,16 @@ impl TimeSource for WorkCounter {
 fn engine(bundle: &PolicyBundle, path: &str, source: &str) -> Result<Engine, PolicyError> {
     let data = bundle.files.get(DATA_FILE).map_or("{}", String::as_str);
     let key = Digest::of_parts([path.as_bytes(), source.as_bytes(), data.as_bytes()]);
-    remembered(&ENGINES, key, || {
-        let mut engine = compile(path, source, data)?;
-        // The first evaluation prepares the engine. It is always made here, so that every later one starts alike.
-        eval::<BTreeSet<String>>(&mut engine, path, "rules")?;
-        Ok(engine)
-    })
+    remembered(
+        |f| ENGINES.with_borrow_mut(f),
+        key,
+        || {
+            let mut engine = compile(path, source, data)?;
+            // The first evaluation prepares the engine. It is always made here, so that every later one starts alike.
+            eval::<BTreeSet<String>>(&mut engine, path, "rules")?;
+            Ok(engine)
+        },
+    )
 }
 
 fn compile(path: &str, source: &str, data: &str) -> Result<Engine, PolicyError> {
