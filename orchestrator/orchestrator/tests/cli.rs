@@ -193,6 +193,26 @@ fn every_refusal_of_an_input_says_what_next() {
 }
 
 #[test]
+fn evidence_that_does_not_verify_names_the_trust_roots() {
+    let h = Home::new();
+    h.json(0, &["init"]);
+    let statement = br#"{"_type":"x","subject":[],"predicateType":"https://mandate.dev/evidence/step/v1","predicate":{}}"#;
+    let signature = trust::dsse::Signature { sig: b"none".to_vec(), certificate: b"none".to_vec() };
+    let line = trust::Envelope {
+        payload_type: "application/vnd.in-toto+json".into(),
+        payload: statement.to_vec(),
+        signatures: vec![signature],
+    };
+    let (file, other) = (h.path("changed.jsonl"), h.path("home/trust.json"));
+    // Its receipt is damaged, so nothing in it verifies; a bundle it was.
+    fs::write(&file, [line.to_json(), b"\n{\n".to_vec()].concat()).unwrap();
+    let problem = h.json(1, &["evidence", "verify", &file]);
+    assert_eq!(problem["code"], "BUNDLE_INVALID");
+    let hint = problem["hint"].as_str().unwrap();
+    assert!(hint.contains(&other) && hint.contains("--trust"), "{hint}");
+}
+
+#[test]
 fn completions_and_manual_pages() {
     let h = Home::new();
     for shell in ["bash", "zsh", "fish"] {
