@@ -157,6 +157,15 @@ impl Config {
             if site.jurisdiction.len() != 2 || !site.jurisdiction.chars().all(|c| c.is_ascii_uppercase()) {
                 return bad(key("jurisdiction"), "two capital letters (ISO 3166-1 alpha-2)");
             }
+            let known = |t: &&TpmSite| {
+                ["device:/", "swtpm:path=/", "swtpm:host=", "swtpm:port="]
+                    .iter()
+                    .any(|p| t.tcti.starts_with(p))
+            };
+            if let Some(tpm) = site.host.tpm.as_ref().filter(|t| !known(t)) {
+                let right = "device:/dev/tpmrm0, swtpm:path=/SOCKET or swtpm:host=HOST,port=PORT";
+                return bad(key("host.tpm.tcti"), &format!("`{}` is no TPM; write {right}", tpm.tcti));
+            }
             if site.host.tpm.as_ref().is_some_and(|t| t.pcr > 15) {
                 return bad(key("host.tpm.pcr"), "0 to 15 (software can reset the others)");
             }

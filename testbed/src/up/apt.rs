@@ -31,6 +31,9 @@ const NEEDS: &[Need] = &[
     Need { names: &["libdpdk-dev"], why: "the data plane" },
     Need { names: &["swtpm"], why: "TPM 2.0 of each site in the demo" },
     Need { names: &["iproute2"], why: "shows that nothing is left" },
+    Need { names: &["openssl"], why: "verifies evidence without us" },
+    Need { names: &["jq"], why: "verifies evidence without us" },
+    Need { names: &["xxd"], why: "verifies evidence without us" },
 ];
 
 /// Installs what is missing.
