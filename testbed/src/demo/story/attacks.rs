@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use dataplane_control::protocol::{Client, Request};
 use serde_json::Value;
+use trust::Digest;
 
 use super::{Story, TENANT, service};
 use crate::{command, demo::replay::Replay, interrupt, up::tpm::Swtpm};
@@ -140,7 +141,7 @@ impl Story {
         let site = self.first()?.site.clone();
         let tpm = Swtpm::at(&self.stage.tpms(), &site);
         let replay = Replay::before(&tpm.socket())?;
-        self.take_a_quote(&site, &tpm)?;
+        self.take_a_quote(&tpm)?;
         let params = self.params();
         let code =
             self.isolated("edge-3", &self.deployment("edge-3", &params, "10m"), "ATTESTATION_NONCE")?;
@@ -150,9 +151,11 @@ impl Story {
     }
 
     /// A true quote for a challenge of our own.
-    fn take_a_quote(&self, site: &str, tpm: &Swtpm) -> anyhow::Result<()> {
+    fn take_a_quote(&self, tpm: &Swtpm) -> anyhow::Result<()> {
         let launcher = self.stage.programs.mandate.with_file_name("mandate-launcher");
-        let log = self.stage.mandate.home().join("sites").join(site).join("measurements.log");
+        let name = Digest::of(format!("{} {PCR}", tpm.tcti())).short();
+        let log = self.stage.mandate.home().join("measurements").join(format!("tpm-{name}.log"));
+        ensure!(log.exists(), "{} is not there: nothing was measured", log.display());
         let claims = self.stage.path("claims.json");
         fs::write(&claims, "[]")?;
         let mut c = Command::new(launcher);
