@@ -180,7 +180,7 @@ impl Journal {
         Ok(Accepted::New)
     }
 
-    /// Remembers a refused approval, so that its refusal is on the timeline.
+    /// Remembers an approval that the actuator itself refused, for who examines the journal later.
     pub fn refuse(&self, refused: &RefusedApproval, from_stream: bool) -> Result<(), JournalError> {
         let mut connection = self.lock();
         let tx = connection.transaction()?;
