@@ -98,6 +98,9 @@ pub struct PlannedStep {
     pub action: String,
     /// Object key, or empty.
     pub object: String,
+    /// Site, when it is another than the plan's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub site: String,
 }
 
 /// Claim of [`STEP`].

@@ -30,8 +30,43 @@ pub struct Intent {
     pub service: String,
     /// After this moment the intent must not be decided or acted upon any more.
     pub not_after: UnixTime,
+    /// Intents (by id) of the same tenant that must have completed before this one is carried out; at most
+    /// [`MAX_DEPENDENCIES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<String>,
+    /// Break-glass: rules that the policy lets an emergency waive are waived, visibly and for ever on record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<Emergency>,
+    /// The orchestrator acts by itself, under a standing grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<StandingUse>,
     /// What to do.
     pub action: IntentKind,
+}
+
+/// Most intents that one may depend on: a graph of services is made of small steps.
+pub const MAX_DEPENDENCIES: usize = 16;
+/// Longest reason, cause or other text for people in an intent, bytes.
+pub const MAX_REASON_BYTES: usize = 1024;
+
+/// Why the glass is broken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Emergency {
+    /// For the auditors: what happened, and the ticket.
+    pub reason: String,
+}
+
+/// An intent that the orchestrator signs itself, entitled by a standing grant ([`crate::records::StandingGrant`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandingUse {
+    /// Id of the standing grant.
+    pub grant: String,
+    /// When the cause was seen. Later than the decision never; earlier when the ledger was down meanwhile.
+    pub observed_at: UnixTime,
+    /// What was seen, and what is to be done about it.
+    pub reason: String,
 }
 
 /// What to do.
@@ -40,19 +75,38 @@ pub struct Intent {
 pub enum IntentKind {
     /// Instantiate a network service.
     Deploy(Box<Deploy>),
+    /// Change its software or its configuration (SOL005 `UpdateNs`).
+    Update(Box<Update>),
     /// Scale a member by one of its scaling aspects.
     Scale(Scale),
+    /// Bring instances back that are down, or that are to be replaced (SOL005 `HealNs`).
+    Heal(Heal),
+    /// Move members to another site: make before break.
+    Migrate(Migrate),
+    /// Cut traffic, keep the processes, take a capture.
+    Isolate(Isolate),
+    /// Go back to a former revision; what is left is refused from then on.
+    Rollback(Box<Rollback>),
     /// Terminate the service.
     Terminate {},
 }
 
+/// Every action's name, as policies see it.
+pub const ACTIONS: [&str; 8] =
+    ["deploy", "update", "scale", "heal", "migrate", "isolate", "rollback", "terminate"];
+
 impl IntentKind {
-    /// `deploy`, `scale`, `terminate`: as policies see it.
+    /// One of [`ACTIONS`].
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Deploy(_) => "deploy",
+            Self::Update(_) => "update",
             Self::Scale(_) => "scale",
+            Self::Heal(_) => "heal",
+            Self::Migrate(_) => "migrate",
+            Self::Isolate(_) => "isolate",
+            Self::Rollback(_) => "rollback",
             Self::Terminate {} => "terminate",
         }
     }
@@ -156,6 +210,94 @@ pub enum ScaleDirection {
     ScaleOut,
     /// Remove instances.
     ScaleIn,
+}
+
+/// A new revision: the whole of it, not a difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Update {
+    /// Digest of the registered NSD package; the same or another version of the same NSD id.
+    pub nsd_package: Digest,
+    /// What is promised from now on; absent: as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sla: Option<Sla>,
+    /// Configuration of the functions, whole.
+    #[serde(default)]
+    pub vnf_params: BTreeMap<String, VnfParams>,
+}
+
+/// One VDU instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Member VNF index.
+    pub member: String,
+    /// VDU.
+    pub vdu: String,
+    /// Number of the instance, from 0.
+    pub index: u32,
+}
+
+/// A healing request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heal {
+    /// Instances to replace whatever their state; empty: those that are not as they should be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
+    /// SOL005 `cause`, for people.
+    pub cause: String,
+}
+
+/// A migration request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Migrate {
+    /// Members to move; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
+    /// Where they may run from now on. The sites where they are now are no candidates.
+    pub placement: PlacementHints,
+}
+
+/// An isolation request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Isolate {
+    /// Instances to cut off; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
+    /// How long to capture each instance's traffic before it is cut, ms; 0: no capture, at most
+    /// [`MAX_CAPTURE_MS`].
+    #[serde(default)]
+    pub capture_ms: u32,
+    /// Why.
+    pub reason: String,
+}
+
+/// Longest capture before an isolation, ms: what is to be cut should not run on for long.
+pub const MAX_CAPTURE_MS: u32 = 10_000;
+
+/// Going back to a former revision of the service: again the whole of it, so that the approval says all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// The intent (deploy, update or rollback) that made that revision.
+    pub to: String,
+    /// Its NSD package.
+    pub nsd_package: Digest,
+    /// Its configuration; the ledger compares it with what it kept of the revision.
+    #[serde(default)]
+    pub vnf_params: BTreeMap<String, VnfParams>,
+    /// What was wrong with the present one.
+    pub reason: String,
+}
+
+/// Digest of a revision's configuration: over its canonical JSON (maps sorted by key, no spaces).
+#[must_use]
+pub fn parameters_digest(vnf_params: &BTreeMap<String, VnfParams>) -> Digest {
+    // Strings, numbers, lists and maps with text keys always encode.
+    Digest::of(serde_json::to_vec(vnf_params).unwrap_or_default())
 }
 
 /// Id of a service's NS instance: `ns-` and 12 hexadecimal digits of SHA-256(tenant, service, id of the deploy intent).

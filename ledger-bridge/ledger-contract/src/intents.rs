@@ -4,7 +4,7 @@
 //! it; where does the software come from; quota; compliance; the tenant rules. Every rule is listed in every
 //! verdict. A request that fails authentication, authorization or form leaves no trace in the state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use attestation::AkRecord;
 use serde_json::json;
@@ -139,7 +139,10 @@ fn form(ctx: &Context<'_>, intent: &Intent) -> Checked<String> {
             }
         }
         IntentKind::Scale(scale) if scale.steps == 0 => invalid("scaling by 0 steps".to_owned()),
-        other => Ok(format!("{} `{}`", other.name(), intent.service)),
+        other @ (IntentKind::Scale(_) | IntentKind::Terminate {}) => {
+            Ok(format!("{} `{}`", other.name(), intent.service))
+        }
+        other => invalid(format!("this ledger does not decide `{}` yet", other.name())),
     }
 }
 
@@ -243,7 +246,9 @@ impl Case<'_> {
                 return Ok(None);
             }
             (IntentKind::Deploy(deploy), _) => Some(deploy.nsd_package),
-            (IntentKind::Scale(_), service) => service.as_ref().map(|s| s.nsd_package),
+            (IntentKind::Update(update), _) => Some(update.nsd_package),
+            (IntentKind::Rollback(rollback), _) => Some(rollback.nsd_package),
+            (_, service) => service.as_ref().map(|s| s.nsd_package),
         };
         let (Some(nsd), Some(sensitivity)) = (nsd, self.sensitivity()) else {
             rules.not_evaluated(provenance::RULES);
@@ -265,7 +270,7 @@ impl Case<'_> {
         match &self.intent.action {
             IntentKind::Deploy(_) => packages.map(|p| p.nsd.record.resources),
             IntentKind::Scale(scale) => packages.and_then(|p| scale_delta(scale, p)),
-            IntentKind::Terminate {} => Some(ResourceUse::default()),
+            _ => Some(ResourceUse::default()),
         }
     }
 
@@ -469,8 +474,10 @@ impl Case<'_> {
 
     fn ns_instance_id(&self) -> String {
         match (&self.intent.action, &self.service) {
-            (IntentKind::Scale(_) | IntentKind::Terminate {}, Some(s)) => s.ns_instance_id.clone(),
-            _ => ns_instance_id(&self.intent.tenant, &self.intent.service, &self.intent.id),
+            (IntentKind::Deploy(_), _) | (_, None) => {
+                ns_instance_id(&self.intent.tenant, &self.intent.service, &self.intent.id)
+            }
+            (_, Some(s)) => s.ns_instance_id.clone(),
         }
     }
 
@@ -493,6 +500,8 @@ impl Case<'_> {
             IntentKind::Deploy(_) => InFlightKind::Deploy,
             IntentKind::Scale(s) => InFlightKind::Scale { direction: s.direction, delta },
             IntentKind::Terminate {} => InFlightKind::Terminate,
+            // Refused by the form rule until the ledger decides them.
+            _ => return None,
         };
         let in_flight = Some(InFlight { intent_id: self.intent.id.clone(), kind });
         let (_, reserved) = self.asked(delta);
@@ -540,6 +549,9 @@ impl Case<'_> {
             attestation_keys: self.keys.clone(),
             attestation_required: self.attestation_required(),
             policy: self.ctx.policy,
+            site_quotas: BTreeMap::new(),
+            waived: Vec::new(),
+            standing: None,
         }
     }
 }

@@ -74,6 +74,17 @@ pub struct ResourceUse {
     pub vcpus: u32,
     /// Memory, MiB.
     pub memory_mib: u32,
+    /// SR-IOV virtual functions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub vfs: u32,
+    /// Bandwidth of its connection points, Mbit/s.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bandwidth_mbps: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl ResourceUse {
@@ -86,7 +97,8 @@ impl ResourceUse {
     /// So many times (saturating).
     #[must_use]
     pub fn times(&self, n: u32) -> Self {
-        self.zip(&Self { instances: n, vcpus: n, memory_mib: n }, u32::saturating_mul)
+        let n = Self { instances: n, vcpus: n, memory_mib: n, vfs: n, bandwidth_mbps: n };
+        self.zip(&n, u32::saturating_mul)
     }
 
     /// The difference; `None` when `other` is more in any of them.
@@ -96,6 +108,8 @@ impl ResourceUse {
             instances: self.instances.checked_sub(other.instances)?,
             vcpus: self.vcpus.checked_sub(other.vcpus)?,
             memory_mib: self.memory_mib.checked_sub(other.memory_mib)?,
+            vfs: self.vfs.checked_sub(other.vfs)?,
+            bandwidth_mbps: self.bandwidth_mbps.checked_sub(other.bandwidth_mbps)?,
         })
     }
 
@@ -104,13 +118,22 @@ impl ResourceUse {
             instances: f(self.instances, other.instances),
             vcpus: f(self.vcpus, other.vcpus),
             memory_mib: f(self.memory_mib, other.memory_mib),
+            vfs: f(self.vfs, other.vfs),
+            bandwidth_mbps: f(self.bandwidth_mbps, other.bandwidth_mbps),
         }
     }
 }
 
 impl std::fmt::Display for ResourceUse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} instances, {} vCPUs, {} MiB", self.instances, self.vcpus, self.memory_mib)
+        write!(f, "{} instances, {} vCPUs, {} MiB", self.instances, self.vcpus, self.memory_mib)?;
+        if self.vfs > 0 {
+            write!(f, ", {} VFs", self.vfs)?;
+        }
+        if self.bandwidth_mbps > 0 {
+            write!(f, ", {} Mbit/s", self.bandwidth_mbps)?;
+        }
+        Ok(())
     }
 }
 
@@ -230,7 +253,7 @@ pub struct Grant {
     pub tenant: String,
     /// NS instance it concerns.
     pub ns_instance_id: String,
-    /// `deploy`, `scale`, `terminate`.
+    /// One of [`crate::intent::ACTIONS`].
     pub action: String,
     /// Not to be started after this.
     pub not_after: UnixTime,
@@ -248,6 +271,113 @@ pub struct Grant {
     pub attestation_required: bool,
     /// Policy bundle that decided.
     pub policy: Digest,
+    /// What the tenant may still use at a site, for the sites that the policy limits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub site_quotas: BTreeMap<String, ResourceUse>,
+    /// Rules that were waived, by break-glass; empty: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waived: Vec<String>,
+    /// The standing grant that entitled the orchestrator to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<String>,
+}
+
+/// DSSE payload type: a tenant, or the operator, lets the orchestrator act by itself ([`StandingGrant`]).
+pub const STANDING_PAYLOAD: &str = "application/vnd.mandate.standing-grant.v1+json";
+/// DSSE payload type: the consortium changes its own rules ([`Governance`]).
+pub const GOVERNANCE_PAYLOAD: &str = "application/vnd.mandate.governance.v1+json";
+
+/// What the orchestrator may do by itself, for whom, how often. It is an intent that is approved in advance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandingGrant {
+    /// Unique for ever: 8 to 64 of `a-z 0-9 -`.
+    pub id: String,
+    /// Tenant whose services.
+    pub tenant: String,
+    /// Only these services; empty: all of the tenant's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// Of `heal`, `isolate`, and `terminate` (at the end of the lease, never before).
+    pub actions: BTreeSet<String>,
+    /// Most operations within [`Self::window_s`], per service.
+    pub budget: u32,
+    /// Window of the budget, s.
+    pub window_s: u64,
+    /// Least time between two operations on one service, s.
+    pub cooldown_s: u64,
+    /// Good from.
+    pub not_before: UnixTime,
+    /// Good to.
+    pub not_after: UnixTime,
+}
+
+/// A change of the rules themselves: it needs the signatures that the policy in force asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Governance {
+    /// Unique for ever: 8 to 64 of `a-z 0-9 -`.
+    pub id: String,
+    /// The ledger whose rules.
+    pub ledger: String,
+    /// Not to be decided after this.
+    pub not_after: UnixTime,
+    /// Why, for the auditors.
+    pub reason: String,
+    /// What.
+    pub change: Change,
+}
+
+/// What a [`Governance`] changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Change {
+    /// Another policy bundle comes into force.
+    Policy {
+        /// It.
+        bundle: PolicyBundle,
+        /// The bundle that must be in force now.
+        supersedes: Digest,
+    },
+    /// An organisation joins, changes its roots or revocations, or leaves (no `root`).
+    Organisation {
+        /// Name.
+        name: String,
+        /// From now on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<trust::identity::OrgRoot>,
+    },
+    /// What was granted or registered is taken back.
+    Revoke {
+        /// It.
+        what: Revocable,
+    },
+}
+
+/// What can be taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Revocable {
+    /// An approved intent whose operation is under way: it is unwound.
+    Intent {
+        /// Id.
+        id: String,
+    },
+    /// A standing grant.
+    StandingGrant {
+        /// Id.
+        id: String,
+    },
+    /// A package: no intent may name it any more.
+    Package {
+        /// Digest.
+        digest: Digest,
+    },
+    /// A site's attestation key.
+    AttestationKey {
+        /// Site.
+        site: String,
+    },
 }
 
 /// At most one per transaction.
@@ -265,6 +395,38 @@ pub enum Event {
         operation_id: String,
         /// Digest of the bundle.
         bundle: Digest,
+    },
+    /// An approved intent was taken back: its operation, if under way, is to be unwound.
+    IntentRevoked {
+        /// Intent.
+        intent_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The orchestrator may act by itself from now on.
+    StandingGranted {
+        /// What it may do.
+        grant: Box<StandingGrant>,
+    },
+    /// A standing grant was taken back.
+    StandingRevoked {
+        /// Its id.
+        id: String,
+    },
+    /// Another policy bundle is in force.
+    PolicyChanged {
+        /// Digest of the one before.
+        before: Digest,
+        /// Digest of the one in force from the next entry on.
+        now: Digest,
+    },
+    /// An organisation joined, changed or left.
+    OrganisationChanged {
+        /// Name.
+        name: String,
+        /// Digest of its new roots' JSON; absent when it left.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        root: Option<Digest>,
     },
 }
 

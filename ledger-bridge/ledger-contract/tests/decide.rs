@@ -378,7 +378,7 @@ fn life_of_a_quota() {
     let w = world();
     let mut chain = Chain::ready(&w);
     let base = nsd().resources;
-    let step = ResourceUse { instances: 1, vcpus: 1, memory_mib: 256 };
+    let step = ResourceUse { instances: 1, vcpus: 1, memory_mib: 256, ..ResourceUse::default() };
     let close = |c: &mut Chain, op: &str, id: &str, ns: &str, outcome: &str| {
         c.approve(sign(ANCHOR_PAYLOAD, &anchor(op, id, ns, outcome), &w.orchestrator));
     };
@@ -474,7 +474,7 @@ fn a_failed_deployment_keeps_its_reservation_until_it_is_terminated() {
 
 #[test]
 fn a_failed_scaling_keeps_the_larger_reservation() {
-    let step = ResourceUse { instances: 1, vcpus: 1, memory_mib: 256 };
+    let step = ResourceUse { instances: 1, vcpus: 1, memory_mib: 256, ..ResourceUse::default() };
     let more = nsd().resources.plus(&step);
     for (direction, reserved) in
         [(ScaleDirection::ScaleOut, more), (ScaleDirection::ScaleIn, nsd().resources)]

@@ -63,6 +63,7 @@ fn listed(steps: &[Step]) -> Vec<PlannedStep> {
         what: s.what.clone(),
         action: s.action.name(),
         object: s.action.object().to_owned(),
+        site: String::new(),
     };
     steps.iter().map(planned).collect()
 }

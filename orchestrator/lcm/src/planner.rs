@@ -103,6 +103,7 @@ pub fn plan(input: &Input<'_>) -> Result<Plan, Refusal> {
         IntentKind::Deploy(deploy) => plan_deploy(input, deploy)?,
         IntentKind::Scale(scale) => plan_scale(input, scale)?,
         IntentKind::Terminate {} => plan_terminate(input)?,
+        other => return refuse("PARAMETERS", format!("`{}` cannot be planned yet", other.name())),
     };
     if plan.steps.len() > MAX_STEPS {
         return refuse(
@@ -454,7 +455,7 @@ fn text(configuration: &Configuration) -> String {
 }
 
 fn network(name: &str) -> Spec {
-    Spec::Network(NetworkSpec { name: name.to_owned(), mtu: MTU })
+    Spec::Network(NetworkSpec { name: name.to_owned(), mtu: MTU, interconnect: None })
 }
 
 fn generation_of(spec: &Spec) -> Option<u64> {

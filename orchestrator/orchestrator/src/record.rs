@@ -153,6 +153,8 @@ fn used(vnfd: &Vnfd, instances: &BTreeMap<String, u32>) -> Result<ResourceUse, R
             instances: *count,
             vcpus: times(vdu.vcpus, "vCPUs")?,
             memory_mib: times(vdu.memory_mib, "memory")?,
+            vfs: times(virtual_functions(vdu), "virtual functions")?,
+            bandwidth_mbps: 0,
         };
         out = sum(&vnfd.id, out, it)?;
     }
@@ -165,7 +167,15 @@ fn sum(descriptor: &str, a: ResourceUse, b: ResourceUse) -> Result<ResourceUse, 
         instances: add(a.instances, b.instances, "instances")?,
         vcpus: add(a.vcpus, b.vcpus, "vCPUs")?,
         memory_mib: add(a.memory_mib, b.memory_mib, "memory")?,
+        vfs: add(a.vfs, b.vfs, "virtual functions")?,
+        bandwidth_mbps: add(a.bandwidth_mbps, b.bandwidth_mbps, "bandwidth")?,
     })
+}
+
+/// Connection points that are SR-IOV virtual functions.
+fn virtual_functions(vdu: &descriptors::model::Vdu) -> u32 {
+    let of = vdu.cpds.iter().filter(|c| c.interface_type == "SR-IOV").count();
+    u32::try_from(of).unwrap_or(u32::MAX)
 }
 
 fn too_large(descriptor: &str, what: &'static str) -> RecordError {
@@ -212,8 +222,14 @@ mod tests {
     #[test]
     fn a_vnf_is_the_sum_over_its_vdus_and_a_step_over_its_delta() {
         let it = Constituent::of(Digest([1; 32]), &vnfd(3, 2)).unwrap();
-        assert_eq!(it.resources, ResourceUse { instances: 3, vcpus: 6, memory_mib: 1536 });
-        assert_eq!(it.scaling["out"], ResourceUse { instances: 2, vcpus: 4, memory_mib: 1024 });
+        assert_eq!(
+            it.resources,
+            ResourceUse { instances: 3, vcpus: 6, memory_mib: 1536, ..ResourceUse::default() }
+        );
+        assert_eq!(
+            it.scaling["out"],
+            ResourceUse { instances: 2, vcpus: 4, memory_mib: 1024, ..ResourceUse::default() }
+        );
     }
 
     #[test]

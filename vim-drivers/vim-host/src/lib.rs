@@ -353,7 +353,7 @@ impl Site {
 impl VimDriver for HostVim {
     async fn capabilities(&self) -> Result<Capabilities, DriverError> {
         let attestation = self.site.config.tpm.is_some();
-        Ok(Capabilities { driver: "host".into(), attestation, inter_site_links: false })
+        Ok(Capabilities { driver: "host".into(), attestation, inter_site_links: false, capture: false })
     }
 
     async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, DriverError> {

@@ -151,7 +151,7 @@ fn told(host: &Host, instance: &ObjectKey, request: Request) -> Status {
 async fn ground(host: &Host) {
     let image = Spec::Image(ImageSpec { name: "dataplane".into(), digest: host.images()[0] });
     host.vim().ensure(&key("ns/image"), &image).await.unwrap();
-    let network = Spec::Network(NetworkSpec { name: "net".into(), mtu: 1500 });
+    let network = Spec::Network(NetworkSpec { name: "net".into(), mtu: 1500, interconnect: None });
     host.vim().ensure(&key("ns/net"), &network).await.unwrap();
 }
 
@@ -335,7 +335,7 @@ async fn how_long_it_takes() {
     let (net, vdu, mac) = (key("ns/other"), key("ns/vdu"), MacAddr([2, 0, 0, 0, 0, 1]));
     for _ in 0..ROUNDS {
         let mut time = |what, start: Instant| times.entry(what).or_default().push(start.elapsed());
-        let network = Spec::Network(NetworkSpec { name: "net".into(), mtu: 1500 });
+        let network = Spec::Network(NetworkSpec { name: "net".into(), mtu: 1500, interconnect: None });
         let start = Instant::now();
         host.vim().ensure(&net, &network).await.unwrap();
         time("network: ensure", start);

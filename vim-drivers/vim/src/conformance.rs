@@ -159,7 +159,7 @@ fn image(digest: Digest) -> Spec {
 }
 
 fn network(mtu: u16) -> Spec {
-    Spec::Network(NetworkSpec { name: "link".into(), mtu })
+    Spec::Network(NetworkSpec { name: "link".into(), mtu, interconnect: None })
 }
 
 /// A reflector with one port on `<service>/net`.

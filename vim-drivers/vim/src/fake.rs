@@ -425,7 +425,7 @@ fn status_of(key: &ObjectKey, object: &Object) -> Option<Status> {
 impl VimDriver for FakeVim {
     async fn capabilities(&self) -> Result<Capabilities, DriverError> {
         let attestation = self.lock().attest.is_some();
-        Ok(Capabilities { driver: "fake".into(), attestation, inter_site_links: false })
+        Ok(Capabilities { driver: "fake".into(), attestation, inter_site_links: false, capture: false })
     }
 
     async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, DriverError> {

@@ -142,6 +142,21 @@ pub struct NetworkSpec {
     pub name: String,
     /// MTU, bytes.
     pub mtu: u16,
+    /// The same link at other sites, joined to this one; absent: a link of this site alone. Only for sites whose
+    /// [`Capabilities::inter_site_links`] says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interconnect: Option<Interconnect>,
+}
+
+/// Joins the parts that a virtual link has at several sites (a SOL005 multi-site virtual link; with OpenStack a
+/// provider network of that segmentation id).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interconnect {
+    /// Name of the wide-area network that connects the sites, as configured.
+    pub wan: String,
+    /// Segment in it, 1 to 4094: the same at every site, different for every link.
+    pub segment: u16,
 }
 
 /// A VDU instance.
@@ -280,6 +295,9 @@ pub struct Capabilities {
     pub attestation: bool,
     /// Can a virtual link span to other sites?
     pub inter_site_links: bool,
+    /// Can it capture an instance's traffic ([`VnfControl::capture`])?
+    #[serde(default)]
+    pub capture: bool,
 }
 
 /// What to do about an error. The engine matches on nothing else.
@@ -354,4 +372,40 @@ pub trait VnfControl: Send + Sync {
 
     /// Cuts (or restores) the instance's traffic and keeps the process.
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError>;
+
+    /// Records the frames at the instance's connection points, from outside of it, for as long as asked for; the
+    /// traffic itself is not touched. A driver whose [`Capabilities::capture`] is false refuses with `UNSUPPORTED`.
+    async fn capture(&self, key: &ObjectKey, spec: &CaptureSpec) -> Result<Capture, DriverError> {
+        let _ = spec;
+        Err(DriverError {
+            key: key.to_string(),
+            operation: "capture".into(),
+            code: "UNSUPPORTED".into(),
+            reason: "this VIM cannot capture traffic: isolate without a capture".into(),
+            disposition: Disposition::Compensate,
+        })
+    }
+}
+
+/// What to capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureSpec {
+    /// For how long, ms.
+    pub duration_ms: u32,
+    /// Bytes of each frame that are kept.
+    pub snap_bytes: u32,
+    /// Most bytes of the file; frames beyond are counted, not kept.
+    pub max_bytes: u64,
+}
+
+/// A capture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// A pcapng file: one interface per connection point, named like it.
+    pub pcapng: Vec<u8>,
+    /// Frames in it.
+    pub frames: u64,
+    /// Frames that were seen and not kept.
+    pub dropped: u64,
 }

@@ -133,7 +133,7 @@ async fn the_suite_finds_each_broken_promise() {
 
 fn net() -> (ObjectKey, Spec) {
     let key = ObjectKey::new("ns/link").unwrap();
-    (key, Spec::Network(NetworkSpec { name: "link".into(), mtu: 1500 }))
+    (key, Spec::Network(NetworkSpec { name: "link".into(), mtu: 1500, interconnect: None }))
 }
 
 #[tokio::test]

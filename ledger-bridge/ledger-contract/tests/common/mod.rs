@@ -136,7 +136,7 @@ pub fn vnf(w: &World, id: &str) -> PackageRecord {
         descriptor_id: id.into(),
         version: "1.0".into(),
         constituents: BTreeMap::new(),
-        resources: ResourceUse { instances: 1, vcpus: 1, memory_mib: 512 },
+        resources: ResourceUse { instances: 1, vcpus: 1, memory_mib: 512, ..ResourceUse::default() },
         scaling: BTreeMap::new(),
         images: vec![image(w)],
     }
@@ -150,10 +150,10 @@ pub fn nsd() -> PackageRecord {
         descriptor_id: "secure_edge_ns".into(),
         version: "1.0".into(),
         constituents: BTreeMap::from([constituent("vfw_vnf"), constituent("vlb_vnf")]),
-        resources: ResourceUse { instances: 4, vcpus: 4, memory_mib: 2048 },
+        resources: ResourceUse { instances: 4, vcpus: 4, memory_mib: 2048, ..ResourceUse::default() },
         scaling: BTreeMap::from([(
             "vlb/backends".to_owned(),
-            ResourceUse { instances: 1, vcpus: 1, memory_mib: 256 },
+            ResourceUse { instances: 1, vcpus: 1, memory_mib: 256, ..ResourceUse::default() },
         )]),
         images: vec![],
     }
@@ -188,6 +188,9 @@ pub fn intent(id: &str, service: &str, action: IntentKind) -> Intent {
         tenant: "acme".into(),
         service: service.into(),
         not_after: NOW.plus(3600),
+        depends_on: Vec::new(),
+        emergency: None,
+        standing: None,
         action,
     }
 }

@@ -151,7 +151,13 @@ pub fn failed(step: u32, action: &str, object: &str) -> Told {
 }
 
 pub fn planned(step: u32, action: &str, object: &str) -> PlannedStep {
-    PlannedStep { step, what: format!("step {step}"), action: action.into(), object: object.into() }
+    PlannedStep {
+        step,
+        what: format!("step {step}"),
+        action: action.into(),
+        object: object.into(),
+        site: String::new(),
+    }
 }
 
 pub fn measurement(step: u32) -> MeasurementClaim {

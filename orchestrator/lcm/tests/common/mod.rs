@@ -176,7 +176,12 @@ pub fn sites() -> Vec<Site> {
         jurisdiction: "DE".into(),
         latency_us: 500,
         cost,
-        capabilities: Capabilities { driver: "host".into(), attestation: true, inter_site_links: false },
+        capabilities: Capabilities {
+            driver: "host".into(),
+            attestation: true,
+            inter_site_links: false,
+            capture: false,
+        },
         inventory: Inventory {
             total: Resources { vcpus: 32, memory_mib: 16_384, instances: 64 },
             ..Inventory::default()
@@ -219,7 +224,10 @@ pub fn scale(steps: u32, direction: ScaleDirection) -> IntentKind {
 pub fn intent(action: IntentKind) -> Intent {
     Intent {
         api_version: API_VERSION.into(),
-        id: format!("intent-{}", action.name()),
+        id: format!("intent-{}", depends_on: Vec::new(),
+        emergency: None,
+        standing: None,
+        action.name()),
         tenant: "acme".into(),
         service: "edge-1".into(),
         not_after: UnixTime(2_000),
@@ -242,6 +250,9 @@ pub fn grant(intent: &Intent) -> Grant {
         attestation_keys: vec![ak("edge-a"), ak("edge-b")],
         attestation_required: true,
         policy: Digest::of("policy"),
+        site_quotas: Default::default(),
+        waived: Vec::new(),
+        standing: None,
     }
 }
 

@@ -289,6 +289,9 @@ fn write(context: &Context, args: &CommonArgs, action: IntentKind) -> Result<Exi
         tenant: tenant(context, args.tenant.as_deref())?,
         service: args.service.clone(),
         not_after: now.plus(args.expires_in),
+        depends_on: Vec::new(),
+        emergency: None,
+        standing: None,
         action,
     };
     check(&intent)?;

@@ -152,6 +152,12 @@ fn event(entry: &Entry) -> String {
         None => String::new(),
         Some(Event::IntentApproved { grant }) => format!("grant for {}", grant.ns_instance_id),
         Some(Event::EvidenceAnchored { bundle, .. }) => format!("evidence {}", bundle.short()),
+        Some(Event::IntentRevoked { intent_id, .. }) => format!("intent {intent_id} revoked"),
+        Some(Event::StandingGranted { grant }) => format!("standing grant {}", grant.id),
+        Some(Event::StandingRevoked { id }) => format!("standing grant {id} revoked"),
+        Some(Event::PolicyChanged { now, .. }) => format!("policy {}", now.short()),
+        Some(Event::OrganisationChanged { name, root: Some(_) }) => format!("organisation {name}"),
+        Some(Event::OrganisationChanged { name, root: None }) => format!("organisation {name} left"),
     }
 }
 

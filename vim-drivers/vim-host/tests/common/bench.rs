@@ -29,7 +29,7 @@ pub fn bench() -> Option<Bench> {
 }
 
 pub fn network(mtu: u16) -> Spec {
-    Spec::Network(NetworkSpec { name: "net".into(), mtu })
+    Spec::Network(NetworkSpec { name: "net".into(), mtu, interconnect: None })
 }
 
 /// A reflector with a port on each of these networks.
