@@ -224,13 +224,13 @@ pub fn scale(steps: u32, direction: ScaleDirection) -> IntentKind {
 pub fn intent(action: IntentKind) -> Intent {
     Intent {
         api_version: API_VERSION.into(),
-        id: format!("intent-{}", depends_on: Vec::new(),
-        emergency: None,
-        standing: None,
-        action.name()),
+        id: format!("intent-{}", action.name()),
         tenant: "acme".into(),
         service: "edge-1".into(),
         not_after: UnixTime(2_000),
+        depends_on: Vec::new(),
+        emergency: None,
+        standing: None,
         action,
     }
 }

@@ -241,6 +241,9 @@ pub fn intent(tenant: &str, service: &str, action: IntentKind) -> Intent {
         tenant: tenant.into(),
         service: service.into(),
         not_after: now().plus(600),
+        depends_on: Vec::new(),
+        emergency: None,
+        standing: None,
         action,
     }
 }
