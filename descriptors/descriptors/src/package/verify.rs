@@ -17,7 +17,12 @@ use super::{
     CHECKSUMS, PREDICATE_TYPE, Package, PackageError, PackagePredicate, SIGNATURE, archive, provenance_path,
     sbom_path,
 };
-use crate::{diagnostic::Code, model::SwImage, provenance, sbom};
+use crate::{
+    diagnostic::Code,
+    model::SwImage,
+    provenance,
+    sbom::{self, SbomSummary},
+};
 
 const SIGNED_ELSE: &str = "it was changed after signing: get the package from its provider again";
 
@@ -44,6 +49,8 @@ pub struct ImageEvidence {
     pub digest: Digest,
     /// SHA-256 of its SBOM.
     pub sbom: Digest,
+    /// What the SBOM says, for the policy.
+    pub summary: SbomSummary,
     /// Its provenance, as it was signed.
     pub provenance: Envelope,
     /// `runDetails.builder.id` of the provenance.
@@ -186,7 +193,7 @@ fn image_evidence(
     }
     let sbom_file = sbom_path(path);
     let sbom = evidence(package, &sbom_file, "every image needs its CycloneDX SBOM")?;
-    sbom::check(sbom, &digest)
+    let summary = sbom::summary(sbom, &digest)
         .map_err(|e| PackageError::Evidence { file: sbom_file.clone(), problem: e.to_string() })?;
     let file = provenance_path(path);
     let envelope = canonical(&file, evidence(package, &file, "every image needs its SLSA provenance")?)?;
@@ -198,6 +205,7 @@ fn image_evidence(
         path: path.clone(),
         digest,
         sbom: Digest::of(sbom),
+        summary,
         provenance: envelope,
         builder,
         provenance_signer,

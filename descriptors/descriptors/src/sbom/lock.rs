@@ -1,38 +1,16 @@
-//! CycloneDX SBOMs: made from a `Cargo.lock`, checked against the image they describe.
+//! The SBOM that `mandate package pack` writes: CycloneDX 1.6 JSON, made from a `Cargo.lock`.
 //!
-//! Written as CycloneDX 1.6 JSON, read as 1.5 to 1.7. The lock file is read with `toml` alone: its format is a list of
-//! packages, and `cargo-lock` would bring a second TOML and semver stack. A lock file does not say which dependencies
-//! are for tests only, so those of workspace members are listed too: the SBOM may name more than is linked, never less.
+//! The lock file is read with `toml` alone: its format is a list of packages, and `cargo-lock` would bring a second
+//! TOML and semver stack. A lock file does not say which dependencies are for tests only, so those of workspace
+//! members are listed too: the SBOM may name more than is linked, never less. The supplier of a component is the
+//! registry or repository that it was had from, which is what a lock file knows; licences it does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use trust::{Digest, UnixTime};
 
-/// Versions that are read.
-pub const SPEC_VERSIONS: [&str; 3] = ["1.5", "1.6", "1.7"];
-/// Largest SBOM or lock file, bytes.
-pub const MAX_BYTES: usize = 32 << 20;
-
-/// What is wrong with an SBOM or a lock file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SbomError {
-    /// Not a lock file, or too large.
-    #[error("not a Cargo.lock: {0}")]
-    Lock(String),
-    /// The root package, or a dependency of one, is not in the lock file.
-    #[error("the Cargo.lock has no package `{0}`")]
-    NoPackage(String),
-    /// Not a CycloneDX document, or of a version that is not read.
-    #[error("not a CycloneDX SBOM of version 1.5 to 1.7: {0}")]
-    Format(String),
-    /// It describes something else.
-    #[error("it does not name the image by its digest {0}")]
-    OtherImage(Digest),
-    /// It lists nothing, or something without a name that can be looked up.
-    #[error("{0}")]
-    Components(String),
-}
+use super::{MAX_BYTES, SbomError};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -59,17 +37,31 @@ fn one() -> u32 {
 struct Metadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timestamp: Option<String>,
+    #[serde(default)]
+    tools: Tools,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     component: Option<Component>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Tools {
+    components: Vec<Component>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Supplier {
+    name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Component {
     #[serde(rename = "type")]
     kind: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bom_ref: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    supplier: Option<Supplier>,
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<String>,
@@ -120,6 +112,16 @@ impl Locked {
         }
     }
 
+    /// Where it was had from: a registry by its host, a repository by its URL, else the workspace itself.
+    fn supplier(&self) -> String {
+        let Some(source) = &self.source else { return "the workspace's authors".into() };
+        if source.ends_with("github.com/rust-lang/crates.io-index") || source.contains("//index.crates.io") {
+            return "crates.io".into();
+        }
+        let url = source.split_once('+').map_or(source.as_str(), |(_, url)| url);
+        url.split(['?', '#']).next().unwrap_or(url).to_owned()
+    }
+
     /// Whether a lock file's reference (`name`, `name version` or `name version (source)`) means this package.
     fn is(&self, reference: &str) -> bool {
         let mut words = reference.split(' ');
@@ -135,6 +137,7 @@ impl Locked {
         Component {
             kind: "library".into(),
             bom_ref: Some(self.purl()),
+            supplier: Some(Supplier { name: self.supplier() }),
             name: self.name.clone(),
             version: Some(self.version.clone()),
             hashes,
@@ -163,11 +166,25 @@ pub fn cyclonedx(lock: &str, root: &str, image: Digest, at: UnixTime) -> Result<
         spec_version: "1.6".into(),
         serial_number: Some(format!("urn:uuid:{serial}")),
         version: 1,
-        metadata: Some(Metadata { timestamp: Some(at.to_string()), component: Some(component) }),
+        metadata: Some(Metadata {
+            timestamp: Some(at.to_string()),
+            tools: Tools { components: vec![tool()] },
+            component: Some(component),
+        }),
         components: reached.keys().filter(|i| **i != start).map(|i| parsed.package[*i].component()).collect(),
         dependencies: reached.iter().map(|(i, on)| edges(&parsed, *i, on)).collect(),
     };
     serde_json::to_vec_pretty(&bom).map_err(|e| SbomError::Format(e.to_string()))
+}
+
+/// Who made the document: its author, in NTIA's words.
+fn tool() -> Component {
+    Component {
+        kind: "application".into(),
+        name: "mandate".into(),
+        version: Some(env!("CARGO_PKG_VERSION").into()),
+        ..Component::default()
+    }
 }
 
 fn find(lock: &Lock, reference: &str) -> Result<usize, SbomError> {
@@ -212,37 +229,9 @@ fn uuid(digest: &Digest) -> String {
     format!("{}-{}-{}-{}-{}", &h[..8], &h[8..12], &h[12..16], &h[16..20], &h[20..])
 }
 
-/// Checks that an SBOM is CycloneDX, describes the image with that digest, and lists components that can be looked up.
-pub fn check(bytes: &[u8], image: &Digest) -> Result<(), SbomError> {
-    if bytes.len() > MAX_BYTES {
-        return Err(SbomError::Format(format!("{} bytes; at most {MAX_BYTES} are read", bytes.len())));
-    }
-    let bom: Bom = serde_json::from_slice(bytes).map_err(|e| SbomError::Format(e.to_string()))?;
-    if bom.bom_format != "CycloneDX" || !SPEC_VERSIONS.contains(&bom.spec_version.as_str()) {
-        return Err(SbomError::Format(format!("it is {} {}", bom.bom_format, bom.spec_version)));
-    }
-    let subject = bom.metadata.as_ref().and_then(|m| m.component.as_ref());
-    if !subject.into_iter().chain(&bom.components).any(|c| c.has(image)) {
-        return Err(SbomError::OtherImage(*image));
-    }
-    if bom.components.is_empty() {
-        return Err(SbomError::Components("it lists no component".into()));
-    }
-    match bom.components.iter().find(|c| c.purl.is_none() || c.version.is_none()) {
-        Some(c) => Err(SbomError::Components(format!("component `{}` has no purl or no version", c.name))),
-        None => Ok(()),
-    }
-}
-
-impl Component {
-    fn has(&self, digest: &Digest) -> bool {
-        self.hashes.iter().any(|h| h.alg == "SHA-256" && h.content.eq_ignore_ascii_case(&digest.hex()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::*, *};
 
     const LOCK: &str = r#"
 version = 4
@@ -284,7 +273,9 @@ version = "9.0.0"
         assert_eq!(bom.components[0].hashes[0].content, "aa");
         assert_eq!(bom.dependencies[1].depends_on, ["pkg:cargo/b@1.0.0"]);
         assert_eq!(bom.metadata.unwrap().timestamp.as_deref(), Some("2027-01-15T08:00:00Z"));
-        assert_eq!(check(&text, &image), Ok(()));
+        let summary = summary(&text, &image).unwrap();
+        assert!(summary.complete, "{:?}", summary.missing);
+        assert_eq!(summary.components.len(), 3);
         assert_eq!(text, cyclonedx(LOCK, "app", image, UnixTime(1_800_000_000)).unwrap());
     }
 
@@ -296,7 +287,8 @@ version = "9.0.0"
         let old = good.replace("\"specVersion\": \"1.6\"", "\"specVersion\": \"1.4\"");
         assert!(matches!(check(old.as_bytes(), &image), Err(SbomError::Format(_))));
         let nameless = good.replace("\"purl\": \"pkg:cargo/b@1.0.0\"", "\"group\": \"x\"");
-        assert!(matches!(check(nameless.as_bytes(), &image), Err(SbomError::Components(_))));
+        let summary = summary(nameless.as_bytes(), &image).unwrap();
+        assert_eq!(summary.missing, ["component `b` has not a unique identifier (purl, CPE)"]);
         assert_eq!(cyclonedx(LOCK, "nope", image, UnixTime(0)), Err(SbomError::NoPackage("nope".into())));
         assert!(matches!(cyclonedx("package = 1", "app", image, UnixTime(0)), Err(SbomError::Lock(_))));
     }
