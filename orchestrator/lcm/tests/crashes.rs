@@ -113,13 +113,15 @@ fn result_of(action: &Action) -> StepResult {
     let Action::Ensure { spec, .. } = action else { return StepResult::Acknowledged {} };
     let observed = match &**spec {
         Spec::Image(i) => Observed::Image { digest: i.digest },
-        Spec::Network(n) => Observed::Network { up: true, mtu: n.mtu },
+        Spec::Network(n) => Observed::Network { up: true, mtu: n.mtu, interconnect: n.interconnect.clone() },
         Spec::Compute(c) => Observed::Compute(ObservedCompute {
             state: ComputeState::Active,
+            process: vim::ProcessState::Answers,
             image: c.image,
             configuration: Some(trust::Digest::of(c.configuration.as_bytes())),
             generation: None,
             ports: BTreeMap::new(),
+            links: BTreeMap::new(),
         }),
     };
     StepResult::Observed { observed }

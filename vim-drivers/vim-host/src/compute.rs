@@ -21,7 +21,8 @@ use nix::unistd::{Gid, Uid, chown};
 use tokio::process::Child;
 use trust::Digest;
 use vim::{
-    ComputeSpec, ComputeState, ObjectKey, Observed, ObservedCompute, PortSpec, Resources, port_interface,
+    ComputeSpec, ComputeState, ObjectKey, Observed, ObservedCompute, PortSpec, PortState, ProcessState,
+    Resources, port_interface,
 };
 
 use crate::{
@@ -29,7 +30,7 @@ use crate::{
     error::{HostError, state},
     isolation::is_cut,
     launcher::ended,
-    link::{Link, Links, alias, outer_name, parse_alias},
+    link::{Link, Links, Shape, alias, outer_name, parse_alias},
     netns,
     process::{Process, with_control},
     state::{InstancePaths, Record, make_dir, read_json, remove_file, write_atomic, write_json},
@@ -50,8 +51,21 @@ const ASKED_AT_ONCE: usize = 16;
 /// was asked for is never reported in place of what was read.
 const UNREAD: Digest = Digest([0; 32]);
 
-/// The ports that the kernel has, by instance and index.
-pub(crate) type Ports = BTreeMap<(ObjectKey, usize), Port>;
+/// The links of the fabric, as the kernel has them.
+#[derive(Default)]
+pub(crate) struct Fabric {
+    pub links: Vec<Link>,
+    /// Our virtual links, by the index of their bridge.
+    pub networks: BTreeMap<u32, ObjectKey>,
+    /// Ports of instances, by index.
+    pub ports: BTreeMap<ObjectKey, BTreeMap<usize, Port>>,
+}
+
+impl Fabric {
+    fn port(&self, key: &ObjectKey, index: usize) -> Option<&Port> {
+        self.ports.get(key)?.get(&index)
+    }
+}
 
 /// A connection point as it is.
 #[derive(Debug, Clone)]
@@ -60,9 +74,32 @@ pub(crate) struct Port {
     inner: Option<Link>,
 }
 
+impl Port {
+    fn state(&self, networks: &BTreeMap<u32, ObjectKey>) -> PortState {
+        let inner = self.inner.as_ref();
+        let mtu = inner.map_or(self.outer.mtu, |l| l.mtu.min(self.outer.mtu));
+        PortState {
+            up: self.outer.up && inner.is_some_and(|l| l.up),
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            network: self.outer.bridge.and_then(|index| networks.get(&index).cloned()),
+        }
+    }
+}
+
+/// Our virtual links by the index of their bridge.
+fn networks_by_index(site: &str, all: &[Link]) -> BTreeMap<u32, ObjectKey> {
+    let ours = |l: &Link| match parse_alias(site, l.alias.as_deref()?)? {
+        (key, None) if l.kind == Shape::Bridge => Some((l.index, key)),
+        _ => None,
+    };
+    all.iter().filter_map(ours).collect()
+}
+
 /// An instance as it is.
 struct Found {
     process: Option<Process>,
+    /// What became of the process that was started.
+    answer: ProcessState,
     /// Digest of what the process executes.
     image: Option<Digest>,
     /// What it answers.
@@ -94,20 +131,20 @@ impl Site {
             // What a crash or another's hand left up of it.
             self.switch_ports(key, false).await?;
         }
-        let links = self.fabric_links(|_| true).await?;
-        self.require_networks(&links.0, spec)?;
+        let fabric = self.fabric_links(|k| k == key).await?;
+        self.require_networks(&fabric.links, spec)?;
         let shape = ComputeSpec { configuration: String::new(), ..spec.clone() };
         if let Some(record) = recorded
             && record.spec == shape
         {
             let found = self.look(&record).await?;
             if let Some(status) = &found.status
-                && self.is_whole(&record, &found, &links)
+                && self.is_whole(&record, &found, &fabric)
             {
                 if status.configuration != Configuration::digest(spec.configuration.as_bytes()) {
                     self.reconfigure(key, spec, &document, status).await?;
                 }
-                return self.observe_compute(&record, &self.fabric_links(|k| k == key).await?.1).await;
+                return self.observe_compute(&record, &self.fabric_links(|k| k == key).await?).await;
             }
         }
         let record = self.reserve(key, shape).await?;
@@ -117,7 +154,7 @@ impl Site {
             self.switch_ports(key, false).await?;
             self.tell(key, true).await;
         }
-        self.observe_compute(&record, &self.fabric_links(|k| k == key).await?.1).await
+        self.observe_compute(&record, &self.fabric_links(|k| k == key).await?).await
     }
 
     /// Nothing of the instance is left. The caller holds the key's lock.
@@ -155,18 +192,18 @@ impl Site {
     pub(crate) async fn computes(
         &self,
         records: &[Record],
-        ports: &Ports,
+        fabric: &Fabric,
     ) -> Result<BTreeMap<ObjectKey, Observed>, HostError> {
-        let each: Vec<_> = records.iter().map(|r| self.observe_named(r, ports).boxed()).collect();
+        let each: Vec<_> = records.iter().map(|r| self.observe_named(r, fabric).boxed()).collect();
         stream::iter(each).buffer_unordered(ASKED_AT_ONCE).try_collect().await
     }
 
     async fn observe_named(
         &self,
         record: &Record,
-        ports: &Ports,
+        fabric: &Fabric,
     ) -> Result<(ObjectKey, Observed), HostError> {
-        Ok((record.key.clone(), self.observe_compute(record, ports).await?))
+        Ok((record.key.clone(), self.observe_compute(record, fabric).await?))
     }
 
     /// Every link of the fabric, and the ports of the instances that `wanted` names with their inner ends: one dump,
@@ -174,7 +211,7 @@ impl Site {
     pub(crate) async fn fabric_links(
         &self,
         wanted: impl Fn(&ObjectKey) -> bool + Send,
-    ) -> Result<(Vec<Link>, Ports), HostError> {
+    ) -> Result<Fabric, HostError> {
         let Some(links) = Links::open(&self.fabric()).await? else { return Ok(Default::default()) };
         let read = self.read_links(&links, wanted).await;
         links.close().await;
@@ -185,7 +222,7 @@ impl Site {
         &self,
         links: &Links,
         wanted: impl Fn(&ObjectKey) -> bool + Send,
-    ) -> Result<(Vec<Link>, Ports), HostError> {
+    ) -> Result<Fabric, HostError> {
         let all = links.dump().await?;
         let ours = |l: &Link| match parse_alias(&self.name, l.alias.as_deref()?)? {
             (key, Some(port)) if wanted(&key) => Some((key, port)),
@@ -194,9 +231,11 @@ impl Site {
         let outer: Vec<(_, &Link)> = all.iter().filter_map(|l| Some((ours(l)?, l))).collect();
         let ends: Vec<&Link> = outer.iter().map(|(_, l)| *l).collect();
         let inner = links.inner_ends(&ends).await?;
-        let port = |((id, outer), inner): ((_, &Link), _)| (id, Port { outer: outer.clone(), inner });
-        let ports = outer.into_iter().zip(inner).map(port).collect();
-        Ok((all, ports))
+        let mut ports: BTreeMap<ObjectKey, BTreeMap<usize, Port>> = BTreeMap::new();
+        for (((key, index), outer), inner) in outer.into_iter().zip(inner) {
+            ports.entry(key).or_default().insert(index, Port { outer: outer.clone(), inner });
+        }
+        Ok(Fabric { networks: networks_by_index(&self.name, &all), links: all, ports })
     }
 
     /// The answer to an instance that must run: its process and status.
@@ -233,8 +272,17 @@ impl Site {
     }
 
     async fn look(&self, record: &Record) -> Result<Found, HostError> {
+        let asked = self.running(&record.key).await;
+        let answer = match &asked {
+            Ok(_) => ProcessState::Answers,
+            Err(HostError::InstanceReplaced { .. }) => ProcessState::Replaced,
+            Err(HostError::InstanceDown { .. } | HostError::InstanceAbsent) => ProcessState::Gone,
+            Err(_) => ProcessState::Silent,
+        };
         let process = self.process(&record.key).await?.filter(Process::runs);
-        let Some(found) = process else { return Ok(Found { process: None, image: None, status: None }) };
+        let Some(found) = process else {
+            return Ok(Found { process: None, answer, image: None, status: None });
+        };
         let (digests, executable) = (self.digests.clone(), found.executable());
         let image = match blocking(move || digests.of(&executable)).await {
             Ok(image) => image,
@@ -243,37 +291,42 @@ impl Site {
                 None
             }
         };
-        let status = match self.running(&record.key).await {
+        let status = match asked {
             Ok((_, status)) => Some(status),
             Err(error) => {
                 tracing::warn!(instance = %record.key, pid = found.pid, "{error}");
                 None
             }
         };
-        Ok(Found { process, image, status })
+        Ok(Found { process, answer, image, status })
     }
 
-    async fn observe_compute(&self, record: &Record, ports: &Ports) -> Result<Observed, HostError> {
+    async fn observe_compute(&self, record: &Record, fabric: &Fabric) -> Result<Observed, HostError> {
         let found = self.look(record).await?;
         let mac = |(i, spec): (usize, &PortSpec)| {
-            let inner = ports.get(&(record.key.clone(), i))?.inner.as_ref()?;
+            let inner = fabric.port(&record.key, i)?.inner.as_ref()?;
             let mac = <[u8; 6]>::try_from(inner.mac.as_slice()).ok()?;
             Some((spec.name.clone(), dataplane_control::MacAddr(mac)))
         };
+        let link = |(i, spec): (usize, &PortSpec)| {
+            Some((spec.name.clone(), fabric.port(&record.key, i)?.state(&fabric.networks)))
+        };
         Ok(Observed::Compute(ObservedCompute {
-            state: found.state(is_cut(record, ports)),
+            state: found.state(is_cut(record, fabric)),
+            process: found.answer,
             image: found.image.unwrap_or(UNREAD),
             configuration: found.status.as_ref().map(|s| s.configuration),
             generation: found.status.as_ref().map(|s| s.generation),
             ports: record.spec.ports.iter().enumerate().filter_map(mac).collect(),
+            links: record.spec.ports.iter().enumerate().filter_map(link).collect(),
         }))
     }
 
     /// Does it run the right executable on the right ports?
-    fn is_whole(&self, record: &Record, found: &Found, (all, ports): &(Vec<Link>, Ports)) -> bool {
+    fn is_whole(&self, record: &Record, found: &Found, fabric: &Fabric) -> bool {
         let port_is_whole = |(i, spec): (usize, &PortSpec)| {
-            let Ok(Some(bridge)) = self.bridge(all, &spec.network) else { return false };
-            ports.get(&(record.key.clone(), i)).is_some_and(|p| {
+            let Ok(Some(bridge)) = self.bridge(&fabric.links, &spec.network) else { return false };
+            fabric.port(&record.key, i).is_some_and(|p| {
                 let inner = p.inner.as_ref();
                 p.outer.up != record.isolated
                     && p.outer.bridge == Some(bridge.index)
@@ -282,7 +335,7 @@ impl Site {
         };
         found.process.is_some()
             && found.image == Some(record.spec.image)
-            && ports.keys().filter(|(k, _)| *k == record.key).count() == record.spec.ports.len()
+            && fabric.ports.get(&record.key).map_or(0, BTreeMap::len) == record.spec.ports.len()
             && record.spec.ports.iter().enumerate().all(port_is_whole)
     }
 
@@ -636,6 +689,7 @@ mod tests {
     fn active_is_what_answers_and_shows_what_it_executes_and_is_not_cut() {
         let found = |image: bool, answers: bool| Found {
             process: Process::of(std::process::id()),
+            answer: ProcessState::Answers,
             image: image.then_some(UNREAD),
             status: answers.then(|| Status {
                 instance: "a/b".into(),

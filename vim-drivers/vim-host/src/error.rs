@@ -108,7 +108,7 @@ impl HostError {
     }
 
     fn verdict(&self) -> (&'static str, Disposition) {
-        use Disposition::{Compensate, Escalate, Retry, Unknown};
+        use Disposition::{Compensate, Elsewhere, Escalate, Retry, Unknown};
         match self {
             Self::NotPrivileged { .. } => ("NOT_PRIVILEGED", Escalate),
             Self::SiteInUse { .. } => ("SITE_IN_USE", Escalate),
@@ -123,7 +123,7 @@ impl HostError {
             Self::KeyInUse { .. } => ("KEY_IN_USE", Compensate),
             Self::KeyCollision { .. } => ("KEY_COLLISION", Compensate),
             Self::Foreign { .. } => ("FOREIGN_OBJECT", Escalate),
-            Self::Capacity { .. } => ("CAPACITY", Compensate),
+            Self::Capacity { .. } => ("CAPACITY", Elsewhere),
             Self::BadSpec { .. } => ("BAD_SPEC", Compensate),
             Self::Netlink { .. } => ("NETLINK", Unknown),
             Self::Namespace { .. } => ("NAMESPACE", Unknown),

@@ -10,14 +10,14 @@
 //!
 //! Tests: `tests/isolation.rs`; the conformance suite; `tests/real.rs` with traffic.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use dataplane_control::protocol::Request;
 use vim::ObjectKey;
 
 use crate::{
     Site, blocking,
-    compute::Ports,
+    compute::Fabric,
     control,
     error::HostError,
     link::{Link, Links},
@@ -107,8 +107,9 @@ impl Site {
 }
 
 /// Has the kernel cut the instance off? No port of it is up, and that is by our hand or true of all that it has.
-pub(crate) fn is_cut(record: &Record, ports: &Ports) -> bool {
-    let ours: Vec<_> = ports.iter().filter(|((k, _), _)| *k == record.key).collect();
+pub(crate) fn is_cut(record: &Record, fabric: &Fabric) -> bool {
+    let none = BTreeMap::new();
+    let ours = fabric.ports.get(&record.key).unwrap_or(&none);
     let whole = !ours.is_empty() && ours.len() == record.spec.ports.len();
-    ours.iter().all(|(_, p)| !p.outer.up) && (record.isolated || whole)
+    ours.values().all(|p| !p.outer.up) && (record.isolated || whole)
 }

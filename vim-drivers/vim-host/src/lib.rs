@@ -39,7 +39,7 @@
 //! | `KEY_IN_USE` | Compensate | the key names an object of another kind |
 //! | `KEY_COLLISION` | Compensate | another key has the same short name |
 //! | `FOREIGN_OBJECT` | Escalate | a link that is not ours has our name |
-//! | `CAPACITY` | Compensate | no room |
+//! | `CAPACITY` | Elsewhere | no room |
 //! | `BAD_SPEC` | Compensate | a specification that contradicts itself |
 //! | `NETLINK` | Unknown | the kernel refused a link operation |
 //! | `NAMESPACE` | Unknown | the kernel refused a namespace operation |
@@ -305,7 +305,8 @@ impl Site {
         if wanted != Kind::Image && self.with_images(move |i| Ok(i.reference(&image)?.is_some())).await? {
             return Err(HostError::KeyInUse { found: "image" });
         }
-        if wanted != Kind::Network && self.bridge(&self.fabric_links(|_| false).await?.0, key)?.is_some() {
+        if wanted != Kind::Network && self.bridge(&self.fabric_links(|_| false).await?.links, key)?.is_some()
+        {
             return Err(HostError::KeyInUse { found: "network" });
         }
         Ok(())
@@ -316,11 +317,11 @@ impl Site {
         let records = blocking(move || layout.all_records()).await?;
         let used = compute::used(&records);
         let in_scope: Vec<_> = records.into_iter().filter(|r| scope.contains(&r.key)).collect();
-        let (all, ports) = self.fabric_links(|key| scope.contains(key)).await?;
-        let mut objects = self.computes(&in_scope, &ports).await?;
-        objects.extend(self.networks(&all).into_iter().filter(|(k, _)| scope.contains(k)));
+        let fabric = self.fabric_links(|key| scope.contains(key)).await?;
+        let mut objects = self.computes(&in_scope, &fabric).await?;
+        objects.extend(self.networks(&fabric.links).into_iter().filter(|(k, _)| scope.contains(k)));
         objects.extend(self.images(scope.clone()).await?);
-        Ok(Inventory { total: self.config.capacity, used, objects })
+        Ok(Inventory { total: self.config.capacity, used, objects, extra: Vec::new() })
     }
 
     async fn images(&self, scope: Scope) -> Result<BTreeMap<ObjectKey, Observed>, HostError> {
@@ -353,7 +354,7 @@ impl Site {
 impl VimDriver for HostVim {
     async fn capabilities(&self) -> Result<Capabilities, DriverError> {
         let attestation = self.site.config.tpm.is_some();
-        Ok(Capabilities { driver: "host".into(), attestation, inter_site_links: false, capture: false })
+        Ok(Capabilities { driver: "host".into(), attestation, ..Capabilities::default() })
     }
 
     async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, DriverError> {

@@ -132,7 +132,11 @@ impl Site {
 }
 
 fn observed(bridge: &Link) -> Observed {
-    Observed::Network { up: bridge.up, mtu: u16::try_from(bridge.mtu).unwrap_or(u16::MAX) }
+    Observed::Network {
+        up: bridge.up,
+        mtu: u16::try_from(bridge.mtu).unwrap_or(u16::MAX),
+        interconnect: None,
+    }
 }
 
 fn vanished(key: &ObjectKey) -> HostError {

@@ -103,7 +103,7 @@ async fn another_mtu_reaches_both_ends_of_every_port() {
     let vdu = key("ns/vdu");
     host.vim().ensure(&vdu, &compute(&host, &vdu, &["ns/net"])).await.unwrap();
     let observed = host.vim().ensure(&key("ns/net"), &network(9000)).await.unwrap();
-    assert_eq!(observed, Observed::Network { up: true, mtu: 9000 });
+    assert_eq!(observed, Observed::Network { up: true, mtu: 9000, interconnect: None });
     let links = sh(&format!("ip -n {} link; ip -n {} link", host.fabric(), host.namespace(&vdu))).unwrap();
     assert_eq!(links.matches("mtu 9000").count(), 3, "bridge, outer and inner end: {links}");
     finish(host).await;

@@ -16,8 +16,9 @@ use dataplane_control::{
 use trust::Digest;
 
 use crate::{
-    ComputeSpec, ComputeState, Disposition, DriverError, ImageSpec, Inventory, Kind, NetworkSpec, ObjectKey,
-    Observed, ObservedCompute, PortSpec, Resources, Scope, Spec, VimDriver, VnfControl, port_interface,
+    ComputeSpec, ComputeState, Disposition, DriverError, ImageSpec, Interconnect, Inventory, Kind,
+    NetworkSpec, ObjectKey, Observed, ObservedCompute, PortSpec, PortState, ProcessState, Resources, Scope,
+    Spec, VimDriver, VnfControl, port_interface,
 };
 
 /// Most ways an object can be left half made that are tried per kind.
@@ -162,6 +163,10 @@ fn network(mtu: u16) -> Spec {
     Spec::Network(NetworkSpec { name: "link".into(), mtu, interconnect: None })
 }
 
+fn joined(mtu: u16, interconnect: Option<Interconnect>) -> Observed {
+    Observed::Network { up: true, mtu, interconnect }
+}
+
 /// A reflector with one port on `<service>/net`.
 struct Instance {
     key: ObjectKey,
@@ -217,11 +222,17 @@ impl Instance {
     fn expected(&self) -> Observed {
         Observed::Compute(ObservedCompute {
             state: ComputeState::Active,
+            process: ProcessState::Answers,
             image: self.image,
             configuration: Some(self.digest()),
             generation: Some(self.generation),
             ports: [("eth".to_owned(), self.mac)].into(),
+            links: [("eth".to_owned(), PortState { up: true, mtu: 1500, network: self.network() })].into(),
         })
+    }
+
+    fn network(&self) -> Option<ObjectKey> {
+        ObjectKey::new(format!("{}/net", self.key.service())).ok()
     }
 }
 
@@ -370,7 +381,7 @@ async fn half_made<F: Fixture>(
         let observed = ensure(f, object, spec).await?;
         let whole = match spec {
             Spec::Image(i) => Observed::Image { digest: i.digest },
-            Spec::Network(n) => Observed::Network { up: true, mtu: n.mtu },
+            Spec::Network(n) => joined(n.mtu, n.interconnect.clone()),
             Spec::Compute(_) => instance.expected(),
         };
         check!(observed == whole, "{observed:?} after ensure, expected {whole:?}");
@@ -524,7 +535,8 @@ async fn errors_carry_code_and_disposition<F: Fixture>(f: &mut F) -> Result<(), 
     ensure(f, &key("errors/net")?, &network(1500)).await?;
     let total = observe(f, &Scope::All).await?.total;
     let large = ComputeSpec { vcpus: total.vcpus.saturating_add(1), ..instance.compute()? };
-    refused(f.driver().ensure(&instance.key, &Spec::Compute(large)).await, d, "more than there is room for")?;
+    let no_room = f.driver().ensure(&instance.key, &Spec::Compute(large)).await;
+    refused(no_room, Disposition::Elsewhere, "more than there is room for")?;
     let bad = ComputeSpec { configuration: "{}".into(), ..instance.compute()? };
     refused(
         f.driver().ensure(&instance.key, &Spec::Compute(bad)).await,
@@ -655,7 +667,7 @@ async fn keys_never_collide<F: Fixture>(f: &mut F) -> Result<(), String> {
     }
     let mut expected: std::collections::BTreeMap<_, _> = Default::default();
     for (i, name) in (0u16..).zip(names) {
-        expected.insert(key(name)?, Observed::Network { up: true, mtu: 1400 + i });
+        expected.insert(key(name)?, joined(1400 + i, None));
     }
     let found = observe(f, &Scope::All).await?.objects;
     check!(found == expected, "observed {found:?}");

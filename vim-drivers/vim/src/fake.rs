@@ -4,29 +4,36 @@
 //! its effect, in the middle of it, or after it (a lost reply), and so that a test can then assert that nothing
 //! happened twice and nothing is left. Its [`Effects`] count what *happened*, not what was asked.
 //!
-//! Tests: the conformance suite in `tests/fake.rs`; fault scripts below.
+//! It is also changed behind one's back: [`FakeVim::crash`], [`FakeVim::alter`], [`FakeVim::vanish`],
+//! [`FakeVim::add_stray`]. It has no network: frames are where a test [emits](FakeVim::emit) them.
+//!
+//! Tests: the conformance suite and fault scripts in `tests/fake.rs`.
+
+mod state;
+mod timer;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    future::Future,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    collections::BTreeSet,
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Poll,
     time::Duration,
 };
 
 use async_trait::async_trait;
 use attestation::Evidence;
 use dataplane_control::{
-    Configuration, Function,
+    Configuration,
     protocol::Status,
     traffic::{TrafficProfile, TrafficReport},
 };
 use trust::Digest;
 
+use self::state::State;
+pub(crate) use self::timer::Sleep;
 use crate::{
-    Capabilities, ComputeSpec, ComputeState, Disposition, DriverError, Inventory, Kind, ObjectKey, Observed,
-    ObservedCompute, Resources, Scope, Spec, VimDriver, VnfControl,
+    Capabilities, Capture, CaptureSpec, Changed, ComputeSpec, Disposition, DriverError, Enforced,
+    Interconnect, Inventory, Kind, ObjectKey, Observed, Resources, Scope, Spec, Stray, VimDriver, VnfControl,
 };
 
 /// A call of the two ports.
@@ -46,6 +53,8 @@ pub enum Call {
     RunTraffic,
     /// [`VnfControl::isolate`].
     Isolate,
+    /// [`VnfControl::capture`].
+    Capture,
 }
 
 /// What becomes of one call.
@@ -59,6 +68,8 @@ pub enum Fault {
     After(Disposition),
     /// All of it happens, later.
     Delay(Duration),
+    /// Nothing happens: no host has room (`NO_VALID_HOST`, [`Disposition::Elsewhere`]).
+    NoRoom,
     /// No fault: this call is left alone (to reach the next one).
     Pass,
 }
@@ -80,6 +91,8 @@ pub struct Effects {
     pub isolated: u32,
     /// Times traffic was run from it.
     pub traffic: u32,
+    /// Times its traffic was captured.
+    pub captured: u32,
 }
 
 type AnswerAttest = dyn Fn(&[ObjectKey], &Digest) -> Result<Evidence, DriverError> + Send + Sync;
@@ -89,33 +102,20 @@ type AnswerTraffic = dyn Fn(&ObjectKey, &TrafficProfile) -> Result<TrafficReport
 pub struct FakeVim {
     total: Resources,
     images: Option<BTreeSet<Digest>>,
-    state: Mutex<State>,
+    wans: Option<Arc<Wans>>,
+    keep_calls: bool,
+    state: Arc<Mutex<State>>,
 }
 
+/// Wide-area networks between fakes: a frame on a joined link reaches the parts that it has at other sites.
 #[derive(Default)]
-struct State {
-    objects: BTreeMap<ObjectKey, Object>,
-    effects: BTreeMap<ObjectKey, Effects>,
-    script: BTreeMap<(Call, Option<ObjectKey>), VecDeque<Fault>>,
-    calls: Vec<(Call, Option<ObjectKey>)>,
-    last_pid: u32,
-    attest: Option<Arc<AnswerAttest>>,
-    traffic: Option<Arc<AnswerTraffic>>,
-}
-
-#[derive(Clone)]
-struct Object {
-    spec: Spec,
-    half: bool,
-    isolated: bool,
-    pid: u32,
-}
+pub struct Wans(Mutex<Vec<Weak<Mutex<State>>>>);
 
 impl FakeVim {
     /// An empty VIM with this much room; any image digest is available to it.
     #[must_use]
     pub fn new(total: Resources) -> Self {
-        Self { total, images: None, state: Mutex::default() }
+        Self { total, images: None, wans: None, keep_calls: true, state: Arc::default() }
     }
 
     /// Only these images are available to it.
@@ -125,9 +125,32 @@ impl FakeVim {
         self
     }
 
+    /// Its links can be joined to those of every other fake with these.
+    #[must_use]
+    pub fn with_wans(mut self, wans: &Arc<Wans>) -> Self {
+        wans.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&self.state));
+        self.wans = Some(Arc::clone(wans));
+        self
+    }
+
+    /// Calls are counted, not listed: for long runs.
+    #[must_use]
+    pub fn without_call_list(mut self) -> Self {
+        self.keep_calls = false;
+        self
+    }
+
     /// The next calls of this kind meet these faults, one each. `None`: of any key that has no script of its own.
     pub fn script(&self, call: Call, key: Option<&ObjectKey>, faults: impl IntoIterator<Item = Fault>) {
-        self.lock().script.entry((call, key.cloned())).or_default().extend(faults);
+        let faults: Vec<Fault> = faults.into_iter().collect();
+        if !faults.is_empty() {
+            self.lock().script.entry((call, key.cloned())).or_default().extend(faults);
+        }
+    }
+
+    /// Every call of this kind takes this long from now on, before anything happens; zero ends that.
+    pub fn latency(&self, call: Call, time: Duration) {
+        self.lock().latency.insert(call, time);
     }
 
     /// How [`VnfControl::attest`] answers; without it, it fails with `NO_TPM`.
@@ -158,10 +181,22 @@ impl FakeVim {
         self.lock().calls.clone()
     }
 
+    /// How many calls of this kind there were.
+    #[must_use]
+    pub fn count(&self, call: Call) -> u64 {
+        self.lock().counts.get(&call).copied().unwrap_or_default()
+    }
+
     /// What is there, wholly or half.
     #[must_use]
     pub fn left(&self) -> Vec<ObjectKey> {
         self.lock().objects.keys().cloned().collect()
+    }
+
+    /// What is there that belongs to no object.
+    #[must_use]
+    pub fn strays(&self) -> Vec<Stray> {
+        self.lock().strays.iter().cloned().collect()
     }
 
     /// Keys that came to be more than once without having been removed in between, were removed more often than
@@ -174,9 +209,36 @@ impl FakeVim {
 
     /// The instance's process dies.
     pub fn crash(&self, key: &ObjectKey) {
-        if let Some(object) = self.lock().objects.get_mut(key) {
-            object.half = true;
+        let mut state = self.lock();
+        if let Some(object) = state.objects.get_mut(key) {
+            object.observed = state::as_made(&object.spec, true, object.isolated);
+            state.note_change(key);
         }
+    }
+
+    /// Changes what an object is, behind everyone's back; `ensure` puts it right.
+    pub fn alter(&self, key: &ObjectKey, f: impl FnOnce(&mut Observed)) {
+        let mut state = self.lock();
+        if let Some(object) = state.objects.get_mut(key) {
+            f(&mut object.observed);
+            state.note_change(key);
+        }
+    }
+
+    /// The object is gone, behind everyone's back. That is no effect of ours: it counts as removed.
+    pub fn vanish(&self, key: &ObjectKey) {
+        let mut state = self.lock();
+        if state.take(key) {
+            state.count(key, |e| e.removed += 1);
+            state.note_change(key);
+        }
+    }
+
+    /// Something of ours by its mark, and of no object.
+    pub fn add_stray(&self, stray: Stray) {
+        let mut state = self.lock();
+        state.note_change(&stray.key);
+        state.strays.insert(stray);
     }
 
     /// Leaves the object half made, as a crash in the middle of `ensure` would.
@@ -185,26 +247,40 @@ impl FakeVim {
         state.make(key, spec, true);
     }
 
+    /// A frame that the instance sends from its `port`-th connection point: captured there and at every other port
+    /// of that link, here and where it is joined to; nowhere when the instance is isolated.
+    pub fn emit(&self, key: &ObjectKey, port: usize, frame: &[u8]) {
+        let beyond = self.lock().emit(key, port, frame);
+        let (Some(segment), Some(wans)) = (beyond, &self.wans) else { return };
+        let sites = wans.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for site in sites.iter().filter_map(Weak::upgrade).filter(|s| !Arc::ptr_eq(s, &self.state)) {
+            site.lock().unwrap_or_else(PoisonError::into_inner).hear_from_afar(&segment, frame);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the call, takes its fault from the script and waits if that is a delay.
     async fn enter(&self, call: Call, key: Option<&ObjectKey>) -> Fault {
-        let fault = {
+        let (fault, latency) = {
             let mut state = self.lock();
-            state.calls.push((call, key.cloned()));
-            state.next_fault(call, key)
+            *state.counts.entry(call).or_default() += 1;
+            if self.keep_calls {
+                state.calls.push((call, key.cloned()));
+            }
+            (state.next_fault(call, key), state.latency.get(&call).copied().unwrap_or_default())
         };
-        if let Fault::Delay(time) = fault {
-            Delay::new(time).await;
+        let delay = if let Fault::Delay(time) = fault { time } else { Duration::ZERO };
+        if latency + delay > Duration::ZERO {
+            Sleep::new(latency + delay).await;
         }
         fault
     }
 
     fn admit(&self, key: &ObjectKey, spec: &Spec) -> Result<(), DriverError> {
         let refuse = |code, reason: &str| Err(error(key, "ensure", code, reason, Disposition::Compensate));
-        let state = self.lock();
         match spec {
             Spec::Image(image) => match &self.images {
                 Some(known) if !known.contains(&image.digest) => {
@@ -212,145 +288,59 @@ impl FakeVim {
                 }
                 _ => Ok(()),
             },
-            Spec::Network(_) => Ok(()),
-            Spec::Compute(compute) => {
-                let image = |o: &Object| matches!(&o.spec, Spec::Image(i) if i.digest == compute.image);
-                if !state.objects.iter().any(|(k, o)| k.service() == key.service() && image(o)) {
-                    return refuse("IMAGE_ABSENT", "ensure the image first");
-                }
-                if compute.ports.iter().any(|p| !state.is_network(&p.network)) {
-                    return refuse("NETWORK_ABSENT", "ensure the network first");
-                }
-                if let Err(problem) = check_document(key, compute) {
-                    return refuse("BAD_SPEC", &problem);
-                }
-                let used = state.used(Some(key));
-                let fits = used.vcpus + compute.vcpus <= self.total.vcpus
-                    && used.memory_mib + compute.memory_mib <= self.total.memory_mib
-                    && used.instances < self.total.instances;
-                if fits { Ok(()) } else { refuse("CAPACITY", "not enough vCPUs, memory or instances left") }
-            }
+            Spec::Network(network) => match &network.interconnect {
+                None => Ok(()),
+                Some(to) => self.admit_join(key, to),
+            },
+            Spec::Compute(compute) => self.admit_compute(key, compute),
         }
     }
-}
 
-impl State {
-    fn next_fault(&mut self, call: Call, key: Option<&ObjectKey>) -> Fault {
-        let own = (call, key.cloned());
-        let script = if self.script.contains_key(&own) {
-            self.script.get_mut(&own)
-        } else {
-            self.script.get_mut(&(call, None))
-        };
-        let fault = script.and_then(VecDeque::pop_front).unwrap_or(Fault::Pass);
-        self.script.retain(|_, faults| !faults.is_empty());
-        fault
-    }
-
-    fn count(&mut self, key: &ObjectKey, f: impl FnOnce(&mut Effects)) {
-        f(self.effects.entry(key.clone()).or_default());
-    }
-
-    fn make(&mut self, key: &ObjectKey, spec: &Spec, half: bool) {
-        self.last_pid += 1;
-        let object = Object { spec: spec.clone(), half, isolated: false, pid: self.last_pid };
-        self.objects.insert(key.clone(), object);
-        self.count(key, |e| e.made += 1);
-    }
-
-    fn ensure(&mut self, key: &ObjectKey, spec: &Spec, half: bool) -> Result<(), DriverError> {
-        let Some(found) = self.objects.get(key).cloned() else {
-            self.make(key, spec, half);
-            return Ok(());
-        };
-        if found.spec.kind() != spec.kind() {
-            return Err(error(
-                key,
-                "ensure",
-                "KEY_IN_USE",
-                "the key names another kind",
+    fn admit_join(&self, key: &ObjectKey, to: &Interconnect) -> Result<(), DriverError> {
+        let refuse = |code, reason, d| Err(error(key, "ensure", code, reason, d));
+        if self.wans.is_none() {
+            return refuse("UNSUPPORTED", "this site has no wide-area network", Disposition::Elsewhere);
+        }
+        if !(1..=4094).contains(&to.segment) {
+            return refuse("BAD_SPEC", "a segment is 1 to 4094", Disposition::Compensate);
+        }
+        if self.lock().joined(key, to) {
+            return refuse(
+                "SEGMENT_IN_USE",
+                "another link is joined to this segment",
                 Disposition::Compensate,
-            ));
+            );
         }
-        match (&found.spec, spec) {
-            (old, new) if old == new && !found.half => return Ok(()),
-            (old, new) if old == new => self.count(key, |e| e.completed += 1),
-            (Spec::Compute(old), Spec::Compute(new))
-                if only_configuration_differs(old, new) && !found.half =>
-            {
-                if generation(new) <= generation(old) {
-                    let reason = "its generation must be above the running one";
-                    return Err(error(
-                        key,
-                        "ensure",
-                        "CONFIGURATION_REFUSED",
-                        reason,
-                        Disposition::Compensate,
-                    ));
-                }
-                self.count(key, |e| e.reconfigured += 1);
-                if let Some(object) = self.objects.get_mut(key) {
-                    object.spec = spec.clone();
-                    object.half = half;
-                }
-                return Ok(());
-            }
-            (Spec::Compute(_), _) => self.count(key, |e| e.replaced += 1),
-            _ => self.count(key, |e| e.reconfigured += 1),
-        }
-        self.last_pid += 1;
-        let pid = self.last_pid;
-        self.objects.insert(key.clone(), Object { spec: spec.clone(), half, isolated: false, pid });
         Ok(())
     }
 
-    fn remove(&mut self, key: &ObjectKey, kind: Kind) {
-        if self.objects.get(key).is_some_and(|o| o.spec.kind() == kind) {
-            self.objects.remove(key);
-            self.count(key, |e| e.removed += 1);
+    fn admit_compute(&self, key: &ObjectKey, compute: &ComputeSpec) -> Result<(), DriverError> {
+        let refuse = |code, reason: &str, d| Err(error(key, "ensure", code, reason, d));
+        let state = self.lock();
+        let image = |o: &state::Object| matches!(&o.spec, Spec::Image(i) if i.digest == compute.image);
+        if !state.service(key.service()).any(|(_, o)| image(o)) {
+            return refuse("IMAGE_ABSENT", "ensure the image first", Disposition::Compensate);
         }
-    }
-
-    fn is_network(&self, key: &ObjectKey) -> bool {
-        self.objects.get(key).is_some_and(|o| o.spec.kind() == Kind::Network)
-    }
-
-    fn used(&self, without: Option<&ObjectKey>) -> Resources {
-        let mut used = Resources::default();
-        for (key, object) in &self.objects {
-            if let Spec::Compute(c) = &object.spec
-                && Some(key) != without
-            {
-                used.vcpus += c.vcpus;
-                used.memory_mib += c.memory_mib;
-                used.instances += 1;
-            }
+        if compute.ports.iter().any(|p| !state.is_network(&p.network)) {
+            return refuse("NETWORK_ABSENT", "ensure the network first", Disposition::Compensate);
         }
-        used
-    }
-
-    fn running(&mut self, key: &ObjectKey, operation: &str) -> Result<&mut Object, DriverError> {
-        match self.objects.get_mut(key) {
-            Some(o) if o.spec.kind() == Kind::Compute && !o.half => Ok(o),
-            Some(o) if o.spec.kind() == Kind::Compute => Err(error(
-                key,
-                operation,
-                "INSTANCE_DOWN",
-                "it does not run: ensure it again",
-                Disposition::Unknown,
-            )),
-            _ => Err(error(key, operation, "INSTANCE_ABSENT", "no such instance", Disposition::Compensate)),
+        if let Err(problem) = check_document(key, compute) {
+            return refuse("BAD_SPEC", &problem, Disposition::Compensate);
         }
+        let own = match state.objects.get(key).map(|o| &o.spec) {
+            Some(Spec::Compute(c)) => (c.vcpus, c.memory_mib, 1),
+            _ => (0, 0, 0),
+        };
+        let fits = |used: u32, own: u32, asked: u32, total: u32| asked <= total.saturating_sub(used - own);
+        let used = state.used;
+        if fits(used.vcpus, own.0, compute.vcpus, self.total.vcpus)
+            && fits(used.memory_mib, own.1, compute.memory_mib, self.total.memory_mib)
+            && fits(used.instances, own.2, 1, self.total.instances)
+        {
+            return Ok(());
+        }
+        refuse("CAPACITY", "not enough vCPUs, memory or instances left", Disposition::Elsewhere)
     }
-}
-
-fn only_configuration_differs(a: &ComputeSpec, b: &ComputeSpec) -> bool {
-    ComputeSpec { configuration: String::new(), ..a.clone() }
-        == ComputeSpec { configuration: String::new(), ..b.clone() }
-}
-
-fn generation(spec: &ComputeSpec) -> u64 {
-    Configuration::parse(spec.configuration.as_bytes()).map_or(0, |c| c.generation)
 }
 
 fn check_document(key: &ObjectKey, spec: &ComputeSpec) -> Result<(), String> {
@@ -382,57 +372,43 @@ fn injected(key: impl ToString, operation: &str, when: &str, disposition: Dispos
     error(key, operation, "INJECTED", &format!("a fault scripted {when} the effect"), disposition)
 }
 
-fn observed(object: &Object) -> Observed {
-    match &object.spec {
-        Spec::Image(image) => Observed::Image { digest: image.digest },
-        Spec::Network(network) => Observed::Network { up: !object.half, mtu: network.mtu },
-        Spec::Compute(compute) => Observed::Compute(ObservedCompute {
-            state: match (object.half, object.isolated) {
-                (true, _) => ComputeState::Down,
-                (_, true) => ComputeState::Isolated,
-                _ => ComputeState::Active,
-            },
-            image: compute.image,
-            configuration: (!object.half).then(|| Configuration::digest(compute.configuration.as_bytes())),
-            generation: (!object.half).then(|| generation(compute)),
-            ports: compute.ports.iter().map(|p| (p.name.clone(), p.mac)).collect(),
-        }),
+impl Fault {
+    /// The error of a call that fails before anything happens.
+    fn before(&self, key: impl ToString, operation: &str) -> Result<(), DriverError> {
+        match self {
+            Self::Before(d) => Err(injected(key, operation, "before", *d)),
+            Self::NoRoom => {
+                Err(error(key, operation, "NO_VALID_HOST", "no host has room for it", Disposition::Elsewhere))
+            }
+            _ => Ok(()),
+        }
     }
-}
 
-fn status_of(key: &ObjectKey, object: &Object) -> Option<Status> {
-    let Spec::Compute(compute) = &object.spec else { return None };
-    let document = Configuration::parse(compute.configuration.as_bytes()).ok()?;
-    let function = match document.function {
-        Function::Firewall(_) => "firewall",
-        Function::LoadBalancer(_) => "load_balancer",
-        Function::Reflector(_) => "reflector",
-        Function::Generator(_) => "generator",
-    };
-    Some(Status {
-        instance: key.to_string(),
-        function: function.to_owned(),
-        generation: document.generation,
-        configuration: Configuration::digest(compute.configuration.as_bytes()),
-        isolated: object.isolated,
-        pid: object.pid,
-        connections: 0,
-        counters: BTreeMap::new(),
-    })
+    /// The error of a call that fails once it has happened, or that has no middle.
+    fn after(&self, key: impl ToString, operation: &str) -> Result<(), DriverError> {
+        match self {
+            Self::Half(d) | Self::After(d) => Err(injected(key, operation, "after", *d)),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[async_trait]
 impl VimDriver for FakeVim {
     async fn capabilities(&self) -> Result<Capabilities, DriverError> {
         let attestation = self.lock().attest.is_some();
-        Ok(Capabilities { driver: "fake".into(), attestation, inter_site_links: false, capture: false })
+        Ok(Capabilities {
+            driver: "fake".into(),
+            attestation,
+            inter_site_links: self.wans.is_some(),
+            capture: true,
+            enforced: Enforced { why_not: "a fake runs nothing".into(), ..Enforced::default() },
+        })
     }
 
     async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, DriverError> {
         let fault = self.enter(Call::Ensure, Some(key)).await;
-        if let Fault::Before(d) = fault {
-            return Err(injected(key, "ensure", "before", d));
-        }
+        fault.before(key, "ensure")?;
         self.admit(key, spec)?;
         let mut state = self.lock();
         state.ensure(key, spec, matches!(fault, Fault::Half(_)))?;
@@ -440,7 +416,7 @@ impl VimDriver for FakeVim {
             Fault::Half(d) => Err(injected(key, "ensure", "in the middle of", d)),
             Fault::After(d) => Err(injected(key, "ensure", "after", d)),
             _ => match state.objects.get(key) {
-                Some(object) => Ok(observed(object)),
+                Some(object) => Ok(object.observed.clone()),
                 None => Err(error(key, "ensure", "INTERNAL", "made and not there", Disposition::Escalate)),
             },
         }
@@ -448,58 +424,58 @@ impl VimDriver for FakeVim {
 
     async fn remove(&self, key: &ObjectKey, kind: Kind) -> Result<(), DriverError> {
         let fault = self.enter(Call::Remove, Some(key)).await;
+        fault.before(key, "remove")?;
         let mut state = self.lock();
-        match fault {
-            Fault::Before(d) => return Err(injected(key, "remove", "before", d)),
-            Fault::Half(d) => {
-                if let Some(object) = state.objects.get_mut(key) {
-                    object.half = true;
-                }
-                return Err(injected(key, "remove", "in the middle of", d));
+        if let Fault::Half(d) = fault {
+            if let Some(object) = state.objects.get_mut(key) {
+                object.observed = state::as_made(&object.spec, true, object.isolated);
             }
-            _ => state.remove(key, kind),
+            return Err(injected(key, "remove", "in the middle of", d));
         }
-        match fault {
-            Fault::After(d) => Err(injected(key, "remove", "after", d)),
-            _ => Ok(()),
-        }
+        state.remove(key, kind);
+        fault.after(key, "remove")
     }
 
     async fn observe(&self, scope: &Scope) -> Result<Inventory, DriverError> {
-        match self.enter(Call::Observe, None).await {
-            Fault::Before(d) | Fault::Half(d) | Fault::After(d) => {
-                return Err(injected("*", "observe", "before", d));
-            }
-            Fault::Delay(_) | Fault::Pass => {}
-        }
+        let fault = self.enter(Call::Observe, None).await;
+        fault.before("*", "observe").and_then(|()| fault.after("*", "observe"))?;
         let state = self.lock();
-        let ours = state.objects.iter().filter(|(k, _)| scope.contains(k));
-        let objects = ours.map(|(k, o)| (k.clone(), observed(o))).collect();
-        Ok(Inventory { total: self.total, used: state.used(None), objects })
+        let seen = |(k, o): (&ObjectKey, &state::Object)| (k.clone(), o.observed.clone());
+        let objects = match scope {
+            Scope::All => state.objects.iter().map(seen).collect(),
+            Scope::Service(name) => state.service(name).map(seen).collect(),
+        };
+        let extra = state.strays.iter().filter(|s| scope.contains(&s.key)).cloned().collect();
+        Ok(Inventory { total: self.total, used: state.used, objects, extra })
+    }
+
+    async fn changed(&self, after: u64) -> Changed {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            match state.changed(after) {
+                Some(changed) => Poll::Ready(changed),
+                None => {
+                    state.wakers.retain(|w| !w.will_wake(cx.waker()));
+                    state.wakers.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 }
 
 #[async_trait]
 impl VnfControl for FakeVim {
     async fn status(&self, key: &ObjectKey) -> Result<Status, DriverError> {
-        match self.enter(Call::Status, Some(key)).await {
-            Fault::Before(d) | Fault::Half(d) | Fault::After(d) => {
-                return Err(injected(key, "status", "before", d));
-            }
-            Fault::Delay(_) | Fault::Pass => {}
-        }
-        let mut state = self.lock();
-        let object = state.running(key, "status")?;
-        status_of(key, object).ok_or_else(|| {
-            error(key, "status", "INTERNAL", "a configuration that does not parse", Disposition::Escalate)
-        })
+        let fault = self.enter(Call::Status, Some(key)).await;
+        fault.before(key, "status").and_then(|()| fault.after(key, "status"))?;
+        self.lock().status(key)
     }
 
     async fn attest(&self, keys: &[ObjectKey], nonce: &Digest) -> Result<Evidence, DriverError> {
         let fault = self.enter(Call::Attest, None).await;
-        if let Fault::Before(d) = fault {
-            return Err(injected("*", "attest", "before", d));
-        }
+        fault.before("*", "attest")?;
         let answer = {
             let mut state = self.lock();
             for key in keys {
@@ -510,10 +486,8 @@ impl VnfControl for FakeVim {
         let Some(answer) = answer else {
             return Err(error("*", "attest", "NO_TPM", "this site has no TPM", Disposition::Compensate));
         };
-        match fault {
-            Fault::Half(d) | Fault::After(d) => Err(injected("*", "attest", "after", d)),
-            _ => answer(keys, nonce),
-        }
+        fault.after("*", "attest")?;
+        answer(keys, nonce)
     }
 
     async fn run_traffic(
@@ -522,83 +496,32 @@ impl VnfControl for FakeVim {
         profile: &TrafficProfile,
     ) -> Result<TrafficReport, DriverError> {
         let fault = self.enter(Call::RunTraffic, Some(key)).await;
-        if let Fault::Before(d) = fault {
-            return Err(injected(key, "run_traffic", "before", d));
-        }
+        fault.before(key, "run_traffic")?;
         let answer = {
             let mut state = self.lock();
             state.running(key, "run_traffic")?;
             state.count(key, |e| e.traffic += 1);
             state.traffic.clone()
         };
-        let Some(answer) = answer else {
-            return Err(error(
-                key,
-                "run_traffic",
-                "TRAFFIC_REFUSED",
-                "no answer is set",
-                Disposition::Compensate,
-            ));
-        };
-        match fault {
-            Fault::Half(d) | Fault::After(d) => Err(injected(key, "run_traffic", "after", d)),
-            _ => answer(key, profile),
-        }
+        let none =
+            || error(key, "run_traffic", "TRAFFIC_REFUSED", "no answer is set", Disposition::Compensate);
+        let answer = answer.ok_or_else(none)?;
+        fault.after(key, "run_traffic")?;
+        answer(key, profile)
     }
 
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError> {
         let fault = self.enter(Call::Isolate, Some(key)).await;
-        if let Fault::Before(d) = fault {
-            return Err(injected(key, "isolate", "before", d));
-        }
-        let mut state = self.lock();
-        let object = state.running(key, "isolate")?;
-        if object.isolated != on {
-            object.isolated = on;
-            state.count(key, |e| e.isolated += 1);
-        }
-        match fault {
-            Fault::Half(d) | Fault::After(d) => Err(injected(key, "isolate", "after", d)),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A timer that needs no runtime: one short-lived thread per delay.
-struct Delay {
-    time: Option<Duration>,
-    done: Arc<Mutex<(bool, Option<Waker>)>>,
-}
-
-impl Delay {
-    fn new(time: Duration) -> Self {
-        Self { time: Some(time), done: Arc::default() }
+        fault.before(key, "isolate")?;
+        self.lock().isolate(key, on)?;
+        fault.after(key, "isolate")
     }
 
-    fn start(&mut self, time: Duration) {
-        let done = Arc::clone(&self.done);
-        std::thread::spawn(move || {
-            std::thread::sleep(time);
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.0 = true;
-            if let Some(waker) = done.1.take() {
-                waker.wake();
-            }
-        });
-    }
-}
-
-impl Future for Delay {
-    type Output = ();
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(time) = self.time.take() {
-            self.start(time);
-        }
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        if done.0 {
-            return Poll::Ready(());
-        }
-        done.1 = Some(cx.waker().clone());
-        Poll::Pending
+    /// At once, of what was [emitted](FakeVim::emit) since the instance was made or last captured.
+    async fn capture(&self, key: &ObjectKey, spec: &CaptureSpec) -> Result<Capture, DriverError> {
+        let fault = self.enter(Call::Capture, Some(key)).await;
+        fault.before(key, "capture")?;
+        let captured = self.lock().capture(key, spec)?;
+        fault.after(key, "capture").map(|()| captured)
     }
 }

@@ -9,8 +9,15 @@
 
 pub mod conformance;
 pub mod fake;
+mod observed;
+pub mod pcapng;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr};
+pub use observed::{
+    Changed, ComputeState, Inventory, Observed, ObservedCompute, PortState, ProcessState, Resources, Scope,
+    Stray,
+};
+
+use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 
 use async_trait::async_trait;
 use attestation::Evidence;
@@ -32,6 +39,11 @@ pub struct ObjectKey(String);
 pub struct BadKey(pub String);
 
 impl ObjectKey {
+    /// The least key that a service's objects can have, for ranges.
+    pub(crate) fn first_of(service: &str) -> Self {
+        Self(format!("{service}/"))
+    }
+
     /// Checks and wraps.
     pub fn new(text: impl Into<String>) -> Result<Self, BadKey> {
         let text = text.into();
@@ -197,95 +209,6 @@ pub fn port_interface(index: usize) -> String {
     format!("cp{index}")
 }
 
-/// What an object is found to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Observed {
-    /// An image is there, with these bytes.
-    Image {
-        /// Digest read back.
-        digest: Digest,
-    },
-    /// A virtual link is there.
-    Network {
-        /// Is it up?
-        up: bool,
-        /// MTU, bytes.
-        mtu: u16,
-    },
-    /// A VDU instance is there.
-    Compute(ObservedCompute),
-}
-
-/// A VDU instance as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ObservedCompute {
-    /// Does it run?
-    pub state: ComputeState,
-    /// Digest of the image it was started from.
-    pub image: Digest,
-    /// Digest of the configuration document it runs, as the data plane says.
-    pub configuration: Option<Digest>,
-    /// Generation of that configuration.
-    pub generation: Option<u64>,
-    /// Connection points found: name and MAC.
-    pub ports: BTreeMap<String, MacAddr>,
-}
-
-/// State of a VDU instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ComputeState {
-    /// Runs and answers.
-    Active,
-    /// Traffic cut, whether or not it runs.
-    Isolated,
-    /// Parts of it are there, it does not run.
-    Down,
-}
-
-/// What a VIM holds of ours, and what it has room for.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Inventory {
-    /// All it has.
-    pub total: Resources,
-    /// Used, by us and by others as far as the VIM says.
-    pub used: Resources,
-    /// Our objects in the scope asked for.
-    pub objects: BTreeMap<ObjectKey, Observed>,
-}
-
-/// Countable resources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Resources {
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// Memory, MiB.
-    pub memory_mib: u32,
-    /// VDU instances.
-    pub instances: u32,
-}
-
-/// Which objects to observe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// Everything of ours.
-    All,
-    /// One NS instance's.
-    Service(String),
-}
-
-impl Scope {
-    /// Is this object in it?
-    #[must_use]
-    pub fn contains(&self, key: &ObjectKey) -> bool {
-        match self {
-            Self::All => true,
-            Self::Service(s) => key.service() == s,
-        }
-    }
-}
-
 /// What a VIM can do; the planner asks before it plans.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Capabilities {
@@ -298,6 +221,21 @@ pub struct Capabilities {
     /// Can it capture an instance's traffic ([`VnfControl::capture`])?
     #[serde(default)]
     pub capture: bool,
+    /// Are an instance's virtual CPUs and memory held to what was asked for, or only counted?
+    #[serde(default)]
+    pub enforced: Enforced,
+}
+
+/// Which of an instance's resources the VIM enforces.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Enforced {
+    /// An instance gets no more CPU time than its virtual CPUs.
+    pub vcpus: bool,
+    /// An instance gets no more memory than it asked for.
+    pub memory: bool,
+    /// Why one of them is only counted, and what to do about it; empty when both are enforced.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why_not: String,
 }
 
 /// What to do about an error. The engine matches on nothing else.
@@ -308,6 +246,9 @@ pub enum Disposition {
     Retry,
     /// It will not work: unwind.
     Compensate,
+    /// Nothing happened and it will not work here, for want of room or of a feature; another site may do it: unwind
+    /// here and place it again.
+    Elsewhere,
     /// It may or may not have happened: observe, or do it again (calls are idempotent).
     Unknown,
     /// A person is needed; what is there must be left as it is.
@@ -347,11 +288,21 @@ pub trait VimDriver: Send + Sync {
     /// place (measured first); anything else about it that differs is a new instance.
     async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, DriverError>;
 
-    /// Removes the object and everything that came with it. Absent is success.
+    /// Removes the object and everything that came with it; [strays](Stray) of this key and kind too, whether or not
+    /// there is an object. Absent is success.
     async fn remove(&self, key: &ObjectKey, kind: Kind) -> Result<(), DriverError>;
 
     /// One look at our objects and at the room left.
     async fn observe(&self, scope: &Scope) -> Result<Inventory, DriverError>;
+
+    /// Waits until something of ours has changed by itself (an instance ended, …) more than `after` times since this
+    /// driver was made; 0 at first, then [`Changed::count`]. What our own calls change is not counted. It is a hint
+    /// to observe at once instead of at the next interval: nothing may depend on it. A driver that is not told by
+    /// its VIM waits for ever; waiting may be given up at any time.
+    async fn changed(&self, after: u64) -> Changed {
+        let _ = after;
+        std::future::pending().await
+    }
 }
 
 /// The running functions themselves.

@@ -49,7 +49,9 @@ impl VimDriver for Broke {
         }
         let result = self.vim.ensure(key, spec).await;
         match (self.how, result) {
-            (Broken::SilentlyAccepts, Err(_)) => Ok(Observed::Network { up: true, mtu: 0 }),
+            (Broken::SilentlyAccepts, Err(_)) => {
+                Ok(Observed::Network { up: true, mtu: 0, interconnect: None })
+            }
             (_, other) => other,
         }
     }
@@ -152,7 +154,7 @@ async fn faults_come_before_in_the_middle_and_after_the_effect() {
     vim.ensure(&key, &spec).await.unwrap_err();
     assert_eq!((vim.effects(&key).made, vim.effects(&key).completed), (1, 0));
     let down = vim.observe(&Scope::All).await.unwrap();
-    assert_eq!(down.objects[&key], Observed::Network { up: false, mtu: 1500 });
+    assert_eq!(down.objects[&key], Observed::Network { up: false, mtu: 1500, interconnect: None });
     vim.ensure(&key, &spec).await.unwrap_err();
     assert_eq!((vim.effects(&key).made, vim.effects(&key).completed), (1, 1));
     vim.ensure(&key, &spec).await.unwrap();

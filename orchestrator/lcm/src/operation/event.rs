@@ -184,7 +184,8 @@ impl From<Disposition> for Then {
     fn from(d: Disposition) -> Self {
         match d {
             Disposition::Retry => Self::Retry,
-            Disposition::Compensate => Self::Compensate,
+            // Placing it again is for who plans; here it is unwound.
+            Disposition::Compensate | Disposition::Elsewhere => Self::Compensate,
             Disposition::Unknown => Self::Unknown,
             Disposition::Escalate => Self::Escalate,
         }

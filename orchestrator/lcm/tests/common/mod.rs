@@ -179,8 +179,7 @@ pub fn sites() -> Vec<Site> {
         capabilities: Capabilities {
             driver: "host".into(),
             attestation: true,
-            inter_site_links: false,
-            capture: false,
+            ..Capabilities::default()
         },
         inventory: Inventory {
             total: Resources { vcpus: 32, memory_mib: 16_384, instances: 64 },

@@ -76,7 +76,11 @@ async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
 fn as_specified(spec: &Spec, observed: &Observed) -> Result<(), String> {
     match (spec, observed) {
         (Spec::Image(i), Observed::Image { digest }) if i.digest == *digest => Ok(()),
-        (Spec::Network(n), Observed::Network { up: true, mtu }) if n.mtu == *mtu => Ok(()),
+        (Spec::Network(n), Observed::Network { up: true, mtu, interconnect })
+            if n.mtu == *mtu && n.interconnect == *interconnect =>
+        {
+            Ok(())
+        }
         (Spec::Compute(c), Observed::Compute(o)) => {
             let configuration = Digest::of(c.configuration.as_bytes());
             let ports = c.ports.iter().all(|p| o.ports.get(&p.name) == Some(&p.mac));
