@@ -32,8 +32,18 @@ pub struct SiteConfig {
     pub latency_us: u64,
     /// Relative cost of one vCPU, for placement.
     pub cost: u32,
+    /// Operations with effects there at once, 1 to 5: a VIM's control plane has its limits.
+    #[serde(default = "default_site_operations")]
+    pub concurrent_operations: usize,
     /// This machine as a VIM.
     pub host: HostSite,
+}
+
+/// Most operations at one site at once.
+const MAX_SITE_OPERATIONS: usize = 5;
+
+fn default_site_operations() -> usize {
+    2
 }
 
 /// The host VIM of a site.
@@ -89,13 +99,24 @@ pub struct Limits {
     pub retry_ms: u64,
     /// Longest a single step may take, s (a data-plane process starts in under a second; images are local).
     pub step_timeout_s: u64,
-    /// Operations carried out at once.
+    /// Operations that have begun and are not over, at all sites together: each holds some 100 KiB.
     pub concurrent_operations: usize,
+    /// Operations of one tenant that begin per minute on average; isolation and repair do not count.
+    pub tenant_operations_per_minute: u32,
+    /// Operations of one tenant that may begin at once after a rest.
+    pub tenant_burst: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { step_attempts: 3, retry_ms: 200, step_timeout_s: 60, concurrent_operations: 2 }
+        Self {
+            step_attempts: 3,
+            retry_ms: 200,
+            step_timeout_s: 60,
+            concurrent_operations: 16,
+            tenant_operations_per_minute: 600,
+            tenant_burst: 60,
+        }
     }
 }
 
@@ -154,6 +175,9 @@ impl Config {
             if !seen.insert(&site.name) {
                 return bad(key("name"), "there twice");
             }
+            if !(1..=MAX_SITE_OPERATIONS).contains(&site.concurrent_operations) {
+                return bad(key("concurrent_operations"), "1 to 5");
+            }
             if site.jurisdiction.len() != 2 || !site.jurisdiction.chars().all(|c| c.is_ascii_uppercase()) {
                 return bad(key("jurisdiction"), "two capital letters (ISO 3166-1 alpha-2)");
             }
@@ -170,8 +194,11 @@ impl Config {
                 return bad(key("host.tpm.pcr"), "0 to 15 (software can reset the others)");
             }
         }
-        if self.limits.step_attempts == 0 || self.limits.concurrent_operations == 0 {
-            return bad("limits".into(), "step_attempts and concurrent_operations must be at least 1");
+        let limits = &self.limits;
+        let least = [limits.step_attempts, limits.tenant_operations_per_minute, limits.tenant_burst];
+        if least.contains(&0) || limits.concurrent_operations == 0 {
+            let keys = "step_attempts, concurrent_operations, tenant_operations_per_minute and tenant_burst";
+            return bad("limits".into(), &format!("{keys} must be at least 1"));
         }
         Ok(())
     }

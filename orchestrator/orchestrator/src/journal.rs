@@ -7,6 +7,9 @@
 //!
 //! A normal start never creates a journal: [`Journal::create`] is `mandate init`'s.
 
+mod rows;
+mod schema;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,21 +19,8 @@ use std::{
 use lcm::Event;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 
-/// Version of the schema.
-const SCHEMA: i64 = 1;
-
-const TABLES: &str = "
-    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-    CREATE TABLE operation (
-        id TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, intent_id TEXT NOT NULL UNIQUE,
-        ns TEXT NOT NULL) STRICT;
-    CREATE TABLE event (
-        operation TEXT NOT NULL REFERENCES operation(id), seq INTEGER NOT NULL, body TEXT NOT NULL,
-        PRIMARY KEY (operation, seq)) STRICT, WITHOUT ROWID;
-    CREATE TABLE refusal (
-        position INTEGER NOT NULL, code TEXT NOT NULL, detail TEXT NOT NULL, at_ms INTEGER NOT NULL) STRICT;
-    CREATE TABLE bundle (operation TEXT PRIMARY KEY REFERENCES operation(id), content BLOB NOT NULL) STRICT;
-";
+pub use rows::{ClosedRow, Gap, ServiceRow};
+use schema::SCHEMA;
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +36,7 @@ pub enum JournalError {
     Locked(PathBuf),
     /// Made by another version.
     #[error(
-        "{path} has schema {found}, this program reads {SCHEMA}: start the version that wrote it, or update"
+        "{path} has schema {found}, this program reads up to {SCHEMA}: start the version that wrote it, or update"
     )]
     Schema {
         /// The file.
@@ -68,10 +58,25 @@ pub enum JournalError {
         #[source]
         source: serde_json::Error,
     },
+    /// Events that contradict each other.
+    #[error("journal, operation {operation}: {source}")]
+    Fold {
+        /// Operation.
+        operation: String,
+        /// Why.
+        #[source]
+        source: lcm::operation::IllegalTransition,
+    },
+    /// A row that cannot be read or written.
+    #[error("journal: {0}")]
+    Row(#[source] serde_json::Error),
     /// A number that does not fit.
     #[error("journal: {0} is out of range")]
     Range(&'static str),
 }
+
+/// Refused approvals that are remembered, the newest ones.
+const MAX_REFUSALS: i64 = 10_000;
 
 /// Whether an approval was new.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,8 +113,7 @@ impl Journal {
         }
         let connection = Connection::open(path)?;
         configure(&connection)?;
-        connection.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version={SCHEMA}; COMMIT;"))?;
-        Ok(())
+        schema::create(&connection)
     }
 
     /// Opens an existing journal for this process alone.
@@ -117,13 +121,11 @@ impl Journal {
         if !path.exists() {
             return Err(JournalError::Missing(path.to_owned()));
         }
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         // Who has it open keeps it: waiting for the lock would only delay the answer.
         connection.busy_timeout(Duration::ZERO)?;
-        let found = configure(&connection).and_then(|()| schema(&connection)).map_err(|e| locked(e, path))?;
-        if found != SCHEMA {
-            return Err(JournalError::Schema { path: path.to_owned(), found });
-        }
+        configure(&connection).map_err(|e| locked(e, path))?;
+        schema::upgrade(&mut connection, path).map_err(|e| locked(e, path))?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 
@@ -176,6 +178,7 @@ impl Journal {
             params![operation_id, number, grant.intent_id, grant.ns_instance_id],
         )?;
         insert(&tx, operation_id, first)?;
+        rows::announce(&tx, first)?;
         tx.commit()?;
         Ok(Accepted::New)
     }
@@ -191,6 +194,11 @@ impl Journal {
         tx.execute(
             "INSERT INTO refusal (position, code, detail, at_ms) VALUES (?1, ?2, ?3, ?4)",
             params![number(refused.position), refused.code, refused.detail, number(refused.at_ms)],
+        )?;
+        // Forged approvals must not make the journal grow without end.
+        tx.execute(
+            "DELETE FROM refusal WHERE rowid <= (SELECT MAX(rowid) FROM refusal) - ?1",
+            [MAX_REFUSALS],
         )?;
         Ok(tx.commit()?)
     }
@@ -223,11 +231,18 @@ impl Journal {
         Ok(tx.commit()?)
     }
 
-    /// The last event of an operation together with its bundle.
-    pub fn anchored(&self, operation: &str, event: &Event, bundle: &[u8]) -> Result<(), JournalError> {
+    /// The last event of an operation together with its bundle, and what is kept at hand of it.
+    pub fn anchored(
+        &self,
+        operation: &str,
+        event: &Event,
+        bundle: &[u8],
+        row: &ClosedRow,
+    ) -> Result<(), JournalError> {
         let mut connection = self.lock();
         let tx = connection.transaction()?;
         insert(&tx, operation, event)?;
+        rows::put_closed(&tx, operation, row)?;
         tx.execute(
             "INSERT OR REPLACE INTO bundle (operation, content) VALUES (?1, ?2)",
             params![operation, bundle],
@@ -252,22 +267,25 @@ impl Journal {
 
     /// All events of an operation, in order.
     pub fn events(&self, operation: &str) -> Result<Vec<Event>, JournalError> {
-        let connection = self.lock();
-        let mut statement =
-            connection.prepare_cached("SELECT seq, body FROM event WHERE operation=?1 ORDER BY seq")?;
-        let rows = statement.query_map([operation], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?;
-        let mut events = Vec::new();
-        for row in rows {
-            let (seq, body) = row?;
-            let event = serde_json::from_str(&body).map_err(|source| JournalError::Event {
-                operation: operation.to_owned(),
-                seq,
-                source,
-            })?;
-            events.push(event);
-        }
-        Ok(events)
+        events_of(&self.lock(), operation)
     }
+}
+
+fn events_of(connection: &Connection, operation: &str) -> Result<Vec<Event>, JournalError> {
+    let mut statement =
+        connection.prepare_cached("SELECT seq, body FROM event WHERE operation=?1 ORDER BY seq")?;
+    let rows = statement.query_map([operation], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?;
+    let mut events = Vec::new();
+    for row in rows {
+        let (seq, body) = row?;
+        let event = serde_json::from_str(&body).map_err(|source| JournalError::Event {
+            operation: operation.to_owned(),
+            seq,
+            source,
+        })?;
+        events.push(event);
+    }
+    Ok(events)
 }
 
 fn configure(connection: &Connection) -> Result<(), JournalError> {
@@ -275,10 +293,6 @@ fn configure(connection: &Connection) -> Result<(), JournalError> {
         "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
     )?;
     Ok(())
-}
-
-fn schema(connection: &Connection) -> Result<i64, JournalError> {
-    Ok(connection.query_row("PRAGMA user_version", [], |r| r.get(0))?)
 }
 
 fn locked(error: JournalError, path: &Path) -> JournalError {

@@ -31,6 +31,7 @@ fn plan() -> Plan {
             jurisdiction: "DE".into(),
             latency_us: 1,
             cost: 1,
+            concurrent_operations: 2,
             host,
         }],
         now: NOW,

@@ -60,6 +60,7 @@ fn site(name: &str, jurisdiction: &str, latency_us: u64, cost: u32) -> SiteConfi
         jurisdiction: jurisdiction.into(),
         latency_us,
         cost,
+        concurrent_operations: 2,
         host: HostSite {
             vcpus: 32,
             memory_mib: 32_768,

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use trust::{Digest, Envelope};
 
 use super::{Engine, EngineError, Tracked, now_ms};
+use crate::journal::ClosedRow;
 
 /// Pause before an anchor that could not be submitted is tried again, ms.
 const RETRY_MS: u64 = 2_000;
@@ -50,11 +51,11 @@ impl Engine {
         let ended = |o: &Operation| (o.closed_ms, o.approval.proof.index);
         let waits =
             |t: &Tracked| t.operation.outcome.is_some() && !t.operation.is_anchored() && t.problem.is_none();
-        self.read().values().any(|t| waits(t) && ended(&t.operation) < ended(operation))
+        self.read().live().any(|t| waits(t) && ended(&t.operation) < ended(operation))
     }
 
     /// Anchors a closed operation.
-    pub(super) async fn anchor(&self, operation: &Operation) -> Result<Anchored, EngineError> {
+    pub(super) async fn anchor(&self, operation: &mut Operation) -> Result<Anchored, EngineError> {
         let mut bundle = fold::body(operation, &self.signer)?;
         let request = self.anchor_request(operation, Digest::of(&bundle))?;
         let committed = match self.ledger.submit(request).await {
@@ -103,13 +104,16 @@ impl Engine {
 
     async fn keep(
         &self,
-        operation: &Operation,
+        operation: &mut Operation,
         receipt: ProvenEntry,
         bundle: Vec<u8>,
     ) -> Result<(), EngineError> {
         let event = Event::Anchored { receipt: Box::new(receipt), at_ms: now_ms() };
-        let (journal, id, written) = (self.journal.clone(), operation.id.clone(), event.clone());
-        tokio::task::spawn_blocking(move || journal.anchored(&id, &written, &bundle)).await??;
-        self.fold_in(&operation.id, vec![event])
+        operation.apply(&event)?;
+        let (journal, id, row) = (self.journal.clone(), operation.id.clone(), ClosedRow::of(operation));
+        tokio::task::spawn_blocking(move || journal.anchored(&id, &event, &bundle, &row)).await??;
+        self.write().forget(&operation.id);
+        self.changed();
+        Ok(())
     }
 }

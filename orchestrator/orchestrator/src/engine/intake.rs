@@ -3,7 +3,7 @@
 //! Both ways lead through [`Engine::take`]: the approval is verified from the trust roots alone, and the journal takes
 //! each one once. A refused approval is journaled too, and never looked at again.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use lcm::{Event, Operation};
 use ledger::LedgerError;
@@ -12,9 +12,13 @@ use ledger_contract::{
     evidence::ProvenEntry,
     records::{Entry, Event as LedgerEvent, Grant},
 };
+use tokio::sync::watch;
 use trust::{Digest, UnixTime};
 
-use super::{Engine, EngineError, Tracked, now, now_ms};
+use super::{
+    Engine, EngineError, intent_of, now, now_ms,
+    schedule::{Class, Waiting},
+};
 use crate::{
     journal::{Accepted, RefusedApproval},
     problem::Problem,
@@ -24,6 +28,9 @@ use crate::{
 const BATCH: usize = 64;
 /// Pause after a ledger failure.
 const LEDGER_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often to look whether there is room again.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
 /// What became of an approval.
 pub(super) enum Taken {
@@ -37,19 +44,48 @@ pub(super) enum Taken {
     Refused(Refusal),
 }
 
+/// An operation that was accepted and has not begun; `None` when it has.
+pub(super) fn waiting(operation: &Operation) -> Option<Waiting> {
+    if operation.state() != "STARTING" || operation.problem().is_some() {
+        return None;
+    }
+    let intent = intent_of(operation).ok();
+    Some(Waiting {
+        id: operation.id.clone(),
+        intent_id: operation.grant.intent_id.clone(),
+        tenant: operation.grant.tenant.clone(),
+        ns: operation.grant.ns_instance_id.clone(),
+        class: Class::of(&operation.grant.action, intent.as_ref().is_some_and(|i| i.emergency.is_some())),
+        position: operation.approval.proof.index,
+        depends_on: intent.map(|i| i.depends_on).unwrap_or_default(),
+    })
+}
+
 impl Engine {
-    /// Waits for ledger events and takes them; returns the operations that are to be driven.
-    pub(super) async fn intake(&self) -> Result<Vec<String>, EngineError> {
+    /// Follows the ledger's stream until `stop`: as far as there is room for what it brings.
+    pub(super) async fn follow(&self, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|s| *s) => return Ok(()),
+                taken = self.intake() => taken?,
+            }
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits for ledger events and takes them.
+    async fn intake(&self) -> Result<(), EngineError> {
+        // Back-pressure: what there is no room for stays in the ledger's stream.
+        while self.read().room() < BATCH {
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
         let checkpoint = self.journal.checkpoint()?;
         let events = match self.next_events(checkpoint).await {
             Ok(events) => events,
-            Err(error) => {
-                tracing::warn!(%error, "the ledger does not answer; no new deployments until it does");
-                tokio::time::sleep(LEDGER_PAUSE).await;
-                return Ok(Vec::new());
-            }
+            Err(error) => return self.ledger_is_down(&error).await,
         };
-        let mut accepted = Vec::new();
+        self.ledger_is_up()?;
         for event in events {
             let Ok(entry) = serde_json::from_str::<Entry>(&event.entry) else {
                 return Err(EngineError::Encode(format!(
@@ -62,22 +98,38 @@ impl Engine {
                 continue;
             }
             match self.take(event, true)? {
-                Taken::New(id) => accepted.push(id),
+                Taken::New(_) => {}
                 Taken::Before(id) => tracing::debug!(operation = id, "approval seen again"),
                 Taken::Refused(refusal) => {
                     tracing::warn!(position = entry.position, %refusal, "approval refused");
                 }
                 Taken::Later(refusal) => {
                     tracing::warn!(position = entry.position, %refusal, "waiting: is our clock right?");
-                    // Nothing may be awaited once something was accepted: a cancelled wait would forget it.
-                    if accepted.is_empty() {
-                        tokio::time::sleep(LEDGER_PAUSE).await;
-                    }
+                    tokio::time::sleep(LEDGER_PAUSE).await;
                     break;
                 }
             }
         }
-        Ok(accepted)
+        Ok(())
+    }
+
+    async fn ledger_is_down(&self, error: &LedgerError) -> Result<(), EngineError> {
+        self.ledger_up.store(false, Ordering::Relaxed);
+        if self.journal.gap_begins(now_ms(), &error.to_string())? {
+            tracing::warn!(%error, "the ledger does not answer; nothing new begins until it does, repairs go on");
+            self.changed();
+        }
+        tokio::time::sleep(LEDGER_PAUSE).await;
+        Ok(())
+    }
+
+    fn ledger_is_up(&self) -> Result<(), EngineError> {
+        if self.journal.gap_ends(now_ms())? {
+            tracing::info!("the ledger answers again");
+            self.changed();
+        }
+        self.ledger_up.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn next_events(&self, after: Option<u64>) -> Result<Vec<ProvenEntry>, LedgerError> {
@@ -164,20 +216,33 @@ impl Engine {
         if let Accepted::Before(earlier) = self.journal.accept(&event, approved.position, from_stream)? {
             return Ok(Taken::Before(earlier));
         }
-        if let Some(operation) = Operation::accept(&event) {
-            let mut all = self.operations.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            all.insert(id.clone(), Tracked { operation, events: vec![event], problem: None });
-        }
+        self.enqueue(&event)?;
         self.changed();
         tracing::info!(operation = id, intent = approved.intent.id, "approval accepted");
         Ok(Taken::New(id))
+    }
+
+    fn enqueue(&self, accepted: &Event) -> Result<(), EngineError> {
+        let Some(operation) = Operation::accept(accepted) else { return Ok(()) };
+        let row = self.journal.service_row(&operation.grant.ns_instance_id)?;
+        let mut book = self.write();
+        if let Some(row) = row {
+            book.put_service(row);
+        }
+        if let Some(waiting) = waiting(&operation) {
+            book.enqueue(waiting, now_ms(), &self.journal);
+        }
+        Ok(())
     }
 
     /// An approval that was carried here by hand.
     pub(super) fn delivered(&self, approval: ProvenEntry) -> Result<String, Problem> {
         let title = "The approval is refused";
         match self.take(approval, false) {
-            Ok(Taken::New(id)) => Ok(id),
+            Ok(Taken::New(id)) => {
+                self.wake.notify_one();
+                Ok(id)
+            }
             Ok(Taken::Before(id)) => Err(Problem::new(
                 409,
                 "APPROVAL_REPLAYED",

@@ -1,21 +1,27 @@
 //! The engine: takes approvals from the ledger, carries operations out, anchors their evidence.
 //!
-//! [`intake`] verifies and journals approvals; [`runner`] drives one operation from its journal to its anchor;
-//! [`effect`] is the only place that calls a VIM; [`anchor`] folds, signs and submits the evidence. The engine decides
-//! nothing: what to do comes from [`lcm::Operation::next`], what an error means from its disposition.
+//! [`intake`] verifies and journals approvals; [`schedule`] says whose turn it is; [`runner`] drives one operation from
+//! its journal to its anchor; [`effect`] is the only place that calls a VIM; [`anchor`] folds, signs and submits the
+//! evidence; [`book`] is what all of them have in memory. The engine decides nothing: what to do comes from
+//! [`lcm::Operation::next`], what an error means from its disposition.
 
 mod anchor;
+mod book;
 mod catalogue;
 mod effect;
 mod intake;
 mod runner;
+mod schedule;
 mod service;
 mod views;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
@@ -23,7 +29,7 @@ use attestation::AkRecord;
 use lcm::{Event, Operation, operation::Retries};
 use ledger::Ledger;
 use tokio::{
-    sync::{Mutex, Semaphore, mpsc, watch},
+    sync::{Mutex, Notify, Semaphore, watch},
     task::JoinSet,
 };
 use trust::{Digest, Signer, TrustRoots, UnixTime};
@@ -35,10 +41,10 @@ use crate::{
     journal::{Journal, JournalError},
 };
 
+use book::{Book, Tracked, Turn};
 pub use catalogue::CatalogueError;
-
-/// Delivered approvals that wait for the engine; a delivery beyond waits for room.
-const ARRIVALS: usize = 64;
+pub(crate) use runner::intent_of;
+use schedule::Rate;
 
 /// A site's ports.
 pub struct Site {
@@ -87,22 +93,17 @@ pub struct Engine {
     artifacts: ArtifactStore,
     sites: BTreeMap<String, Site>,
     signer: Signer,
-    operations: RwLock<BTreeMap<String, Tracked>>,
+    book: RwLock<Book>,
     changes: watch::Sender<u64>,
-    slots: Arc<Semaphore>,
     retries: Retries,
-    /// Operations whose approval was carried here by hand.
-    arrivals: mpsc::Sender<String>,
-    arrived: Mutex<mpsc::Receiver<String>>,
-}
-
-/// An operation with the events it is the fold of (for the timeline).
-#[derive(Debug, Clone)]
-struct Tracked {
-    operation: Operation,
-    events: Vec<Event>,
-    /// Why its evidence is not on the ledger, when the ledger refused it.
-    problem: Option<String>,
+    /// Something may begin, or there is room for more.
+    wake: Notify,
+    /// One plan at a time: each sees what the one before has reserved.
+    planning: Mutex<()>,
+    /// Operations with effects at a site at once.
+    site_slots: BTreeMap<String, Arc<Semaphore>>,
+    /// Does the ledger answer?
+    ledger_up: AtomicBool,
 }
 
 /// Why the engine stopped or could not start.
@@ -145,15 +146,11 @@ impl Engine {
         let limits = &parts.config.limits;
         let retries =
             Retries { attempts: limits.step_attempts, pause_ms: limits.retry_ms, ..Retries::default() };
-        let slots = Arc::new(Semaphore::new(limits.concurrent_operations));
-        let (arrivals, arrived) = mpsc::channel(ARRIVALS);
-        let mut operations = BTreeMap::new();
-        for id in parts.journal.operations()? {
-            let events = parts.journal.events(&id)?;
-            operations.insert(id, Tracked { operation: Operation::fold(&events)?, events, problem: None });
-        }
-        Ok(Arc::new(Self {
+        let rate = Rate { per_minute: limits.tenant_operations_per_minute, burst: limits.tenant_burst };
+        let slots = |s: &Site| Arc::new(Semaphore::new(s.config.concurrent_operations));
+        let engine = Self {
             policies: parts.config.accepted_policies.iter().copied().collect(),
+            site_slots: parts.sites.iter().map(|(name, s)| (name.clone(), slots(s))).collect(),
             config: parts.config,
             roots: parts.roots,
             ledger: parts.ledger,
@@ -161,13 +158,32 @@ impl Engine {
             artifacts: parts.artifacts,
             sites: parts.sites,
             signer: parts.signer,
-            operations: RwLock::new(operations),
+            book: RwLock::new(Book::new(rate)),
             changes: watch::Sender::new(0),
-            slots,
             retries,
-            arrivals,
-            arrived: Mutex::new(arrived),
-        }))
+            wake: Notify::new(),
+            planning: Mutex::new(()),
+            ledger_up: AtomicBool::new(true),
+        };
+        engine.read_journal()?;
+        Ok(Arc::new(engine))
+    }
+
+    /// Services in short, and what is not over: what had begun is resumed, what had not waits for its turn.
+    fn read_journal(&self) -> Result<(), EngineError> {
+        let mut book = self.write();
+        for row in self.journal.services()? {
+            book.put_service(row);
+        }
+        for id in self.journal.open_operations()? {
+            let events = self.journal.events(&id)?;
+            let operation = Operation::fold(&events)?;
+            match intake::waiting(&operation) {
+                Some(waiting) => book.enqueue(waiting, now_ms(), &self.journal),
+                None => book.resume(operation),
+            }
+        }
+        Ok(())
     }
 
     /// Takes open operations up again and then follows the ledger, until `stop` says so or something fails.
@@ -175,21 +191,21 @@ impl Engine {
     /// On stop no new step is started; effects in flight end and are journaled.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
         let mut tasks: JoinSet<Result<(), EngineError>> = JoinSet::new();
-        for id in self.open_operations() {
-            self.recover(&id).await?;
-            self.spawn(&mut tasks, id, stop.clone());
+        let resumed: Vec<String> = self.read().live().map(|t| t.operation.id.clone()).collect();
+        for id in resumed {
+            tracing::info!(operation = id, "taken up again after a restart");
+            self.spawn(&mut tasks, id, true, &stop);
         }
-        let mut arrived = self.arrived.lock().await;
+        let (intake, stopped) = (self.clone(), stop.clone());
+        tasks.spawn(async move { intake.follow(stopped).await });
         loop {
-            let accepted = tokio::select! {
+            let until = self.begin_what_may(&mut tasks, &stop)?;
+            tokio::select! {
                 biased;
                 _ = stop.wait_for(|s| *s) => break,
-                Some(ended) = tasks.join_next() => { ended??; continue }
-                Some(id) = arrived.recv() => vec![id],
-                accepted = self.intake() => accepted?,
-            };
-            for id in accepted {
-                self.spawn(&mut tasks, id, stop.clone());
+                Some(ended) = tasks.join_next() => ended??,
+                () = self.wake.notified() => {}
+                () = pause_until(until) => {}
             }
         }
         while let Some(ended) = tasks.join_next().await {
@@ -198,75 +214,104 @@ impl Engine {
         Ok(())
     }
 
+    /// Begins the operations whose turn it is; when to look again, if nothing happens before.
+    fn begin_what_may(
+        self: &Arc<Self>,
+        tasks: &mut JoinSet<Result<(), EngineError>>,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<Option<u64>, EngineError> {
+        let ordinary = self.ledger_up.load(Ordering::Relaxed);
+        loop {
+            let mut book = self.write();
+            if book.begun() >= self.config.limits.concurrent_operations {
+                tracing::debug!(waiting = book.waiting(), "every place is taken");
+                return Ok(None);
+            }
+            let (id, refused) = match book.turn(now_ms(), ordinary, &self.journal) {
+                Turn::Begin(id) => (id, None),
+                Turn::Refuse(id, parent) => (id, Some(parent)),
+                Turn::Wait(until_ms) => return Ok(Some(until_ms)),
+                Turn::Idle => return Ok(None),
+            };
+            let operation = Operation::fold(&self.journal.events(&id)?)?;
+            book.track(operation);
+            drop(book);
+            if let Some(parent) = refused {
+                self.refuse(&id, "DEPENDENCY_NOT_COMPLETED", format!("intent `{parent}` did not complete"))?;
+            }
+            self.spawn(tasks, id, false, stop);
+        }
+    }
+
+    /// Closes the door on an operation that has not begun; driving it closes and anchors it.
+    fn refuse(&self, id: &str, code: &str, detail: String) -> Result<(), EngineError> {
+        let event = Event::Refused { code: code.to_owned(), detail, at_ms: now_ms() };
+        self.journal.append(id, std::slice::from_ref(&event))?;
+        self.write().apply(id, &[event])?;
+        Ok(())
+    }
+
     fn spawn(
         self: &Arc<Self>,
         tasks: &mut JoinSet<Result<(), EngineError>>,
         id: String,
-        stop: watch::Receiver<bool>,
+        recovered: bool,
+        stop: &watch::Receiver<bool>,
     ) {
-        let engine = self.clone();
-        tasks.spawn(async move { engine.drive(&id, stop).await });
+        let (engine, stop) = (self.clone(), stop.clone());
+        tasks.spawn(async move { engine.drive(&id, recovered, stop).await });
     }
 
-    fn open_operations(&self) -> Vec<String> {
-        let all = self.read();
-        let mut open: Vec<_> = all.values().map(|t| &t.operation).filter(|o| !o.is_anchored()).collect();
-        open.sort_by_key(|o| o.approval.proof.index);
-        open.into_iter().map(|o| o.id.clone()).collect()
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Book> {
+        self.book.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn recover(&self, id: &str) -> Result<(), EngineError> {
-        tracing::info!(operation = id, "taken up again after a restart");
-        self.record(id, vec![Event::Recovered { at_ms: now_ms() }]).await
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Book> {
+        self.book.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Tracked>> {
-        self.operations.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn operation(&self, id: &str) -> Option<Operation> {
-        self.read().get(id).map(|t| t.operation.clone())
-    }
-
-    /// Journals events and only then folds them: what is not durable has not happened.
-    async fn record(&self, id: &str, events: Vec<Event>) -> Result<(), EngineError> {
-        let (journal, operation, written) = (self.journal.clone(), id.to_owned(), events.clone());
-        self.check(id, &events)?;
-        tokio::task::spawn_blocking(move || journal.append(&operation, &written)).await??;
-        self.fold_in(id, events)
-    }
-
-    /// An event that cannot follow must not be written.
-    fn check(&self, id: &str, events: &[Event]) -> Result<(), EngineError> {
-        if let Some(mut operation) = self.operation(id) {
-            events.iter().try_for_each(|e| operation.apply(e))?;
-        }
-        Ok(())
-    }
-
-    fn fold_in(&self, id: &str, events: Vec<Event>) -> Result<(), EngineError> {
-        let mut all = self.operations.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tracked) = all.get_mut(id) {
-            for event in events {
-                tracked.operation.apply(&event)?;
-                tracked.events.push(event);
-            }
-        }
-        drop(all);
+    /// Journals events before anybody can see them folded: what is not durable has not happened. `operation` is its
+    /// driver's own copy; an event that cannot follow is never written.
+    async fn record(&self, operation: &mut Operation, events: Vec<Event>) -> Result<(), EngineError> {
+        events.iter().try_for_each(|e| operation.apply(e))?;
+        let (journal, id, written) = (self.journal.clone(), operation.id.clone(), events.clone());
+        tokio::task::spawn_blocking(move || journal.append(&id, &written)).await??;
+        self.write().apply(&operation.id, &events)?;
         self.changed();
         Ok(())
     }
 
-    fn set_problem(&self, id: &str, problem: String) {
-        let mut all = self.operations.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tracked) = all.get_mut(id) {
-            tracked.problem = Some(problem);
+    /// As [`Self::record`], for the event that closes it: the service as it is then goes with it.
+    async fn close(&self, operation: &mut Operation, event: Event) -> Result<(), EngineError> {
+        operation.apply(&event)?;
+        let (journal, closed, written) = (self.journal.clone(), operation.clone(), event.clone());
+        let row =
+            tokio::task::spawn_blocking(move || journal.closed(&closed.id, &written, &closed)).await??;
+        let mut book = self.write();
+        book.apply(&operation.id, &[event])?;
+        if let Some(row) = row {
+            book.put_service(row);
         }
-        drop(all);
+        book.closed(&operation.id, &self.journal);
+        drop(book);
+        self.changed();
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn set_problem(&self, id: &str, problem: String) {
+        self.write().set_problem(id, problem);
         self.changed();
     }
 
     fn changed(&self) {
         self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+async fn pause_until(until_ms: Option<u64>) {
+    match until_ms {
+        Some(until) => tokio::time::sleep(Duration::from_millis(until.saturating_sub(now_ms()))).await,
+        None => std::future::pending().await,
     }
 }

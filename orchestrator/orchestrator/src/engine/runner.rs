@@ -1,6 +1,6 @@
 //! Drives one operation: asks it what to do next, does it, journals what happened, and asks again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use lcm::{
     Command, Event, Operation, Plan,
@@ -8,7 +8,10 @@ use lcm::{
     planner::{self, Input},
 };
 use ledger_contract::{Intent, IntentKind};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    task::JoinSet,
+};
 use trust::Digest;
 
 use super::{Engine, EngineError, anchor::Anchored, effect, now_ms};
@@ -25,59 +28,89 @@ impl Engine {
     pub(super) async fn drive(
         self: &Arc<Self>,
         id: &str,
+        recovered: bool,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), EngineError> {
-        let Ok(slot) = self.slots.clone().acquire_owned().await else { return Ok(()) };
-        let mut slot = Some(slot);
+        let Some(mut operation) = self.read().get(id).map(|t| t.operation.clone()) else { return Ok(()) };
+        if recovered {
+            self.record(&mut operation, vec![Event::Recovered { at_ms: now_ms() }]).await?;
+        }
+        let mut slots: Option<Vec<OwnedSemaphorePermit>> = None;
         let mut effects: JoinSet<Ended> = JoinSet::new();
         let mut in_flight: Vec<u32> = Vec::new();
         loop {
-            debug_assert!(slot.is_some() || in_flight.is_empty());
-            let Some(operation) = self.operation(id) else { return Ok(()) };
-            let stopping = *stop.borrow();
-            let commands =
-                if stopping { Vec::new() } else { operation.next(&self.retries, now_ms(), &in_flight) };
+            let commands = match *stop.borrow() {
+                true => Vec::new(),
+                false => operation.next(&self.retries, now_ms(), &in_flight),
+            };
             if commands.is_empty() && in_flight.is_empty() {
                 return Ok(());
             }
             let mut pause = None;
             for command in commands {
                 match command {
-                    Command::Plan => self.make_plan(&operation).await?,
+                    Command::Plan => self.make_plan(&mut operation).await?,
                     Command::Run { step, attempt } => {
-                        self.record(id, vec![Event::Started { step, attempt, at_ms: now_ms() }]).await?;
+                        if slots.is_none() && !self.take_slots(&operation, &mut slots, &mut stop).await {
+                            break;
+                        }
+                        let event = Event::Started { step, attempt, at_ms: now_ms() };
+                        self.record(&mut operation, vec![event]).await?;
                         in_flight.push(step);
                         self.begin(&mut effects, &operation, step, false);
                     }
                     Command::Undo { step, attempt } => {
-                        self.record(id, vec![Event::UndoStarted { step, attempt, at_ms: now_ms() }]).await?;
+                        let event = Event::UndoStarted { step, attempt, at_ms: now_ms() };
+                        self.record(&mut operation, vec![event]).await?;
                         in_flight.push(step);
                         self.begin(&mut effects, &operation, step, true);
                     }
                     Command::Wait { until_ms } => pause = Some(until_ms.saturating_sub(now_ms())),
                     Command::Close(outcome) => {
                         tracing::info!(operation = id, state = outcome.state.name(), "closed");
-                        self.record(id, vec![Event::Closed { outcome, at_ms: now_ms() }]).await?;
+                        self.close(&mut operation, Event::Closed { outcome, at_ms: now_ms() }).await?;
                     }
                     Command::Anchor => {
                         // The infrastructure is done with; only the ledger is waited for.
-                        slot = None;
+                        slots = None;
                         if !self.turn_to_anchor(&operation, &mut stop).await {
                             return Ok(());
                         }
-                        match self.anchor(&operation).await? {
-                            Anchored::Yes => {}
+                        match self.anchor(&mut operation).await? {
+                            Anchored::Yes | Anchored::Refused => return Ok(()),
                             Anchored::Later(ms) => pause = Some(ms),
-                            Anchored::Refused => return Ok(()),
                         }
                     }
                 }
             }
             if let Some(ended) = wait(&mut effects, &mut stop, pause).await? {
                 in_flight.retain(|s| *s != ended.step);
-                self.record(id, vec![event_of(ended)]).await?;
+                self.record(&mut operation, vec![event_of(ended)]).await?;
             }
         }
+    }
+
+    /// Waits for a place at every site of the plan; false: `stop` came first. In the order of their names, so that two
+    /// operations never wait for each other.
+    async fn take_slots(
+        &self,
+        operation: &Operation,
+        slots: &mut Option<Vec<OwnedSemaphorePermit>>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> bool {
+        let sites = operation.plan.as_ref().map(|p| sites_of(p)).unwrap_or_default();
+        let mut taken = Vec::with_capacity(sites.len());
+        for semaphore in sites.iter().filter_map(|s| self.site_slots.get(s)) {
+            let permit = tokio::select! {
+                biased;
+                _ = stop.wait_for(|s| *s) => return false,
+                permit = semaphore.clone().acquire_owned() => permit,
+            };
+            // The semaphores are never closed.
+            taken.extend(permit);
+        }
+        *slots = Some(taken);
+        true
     }
 
     fn begin(&self, effects: &mut JoinSet<Ended>, operation: &Operation, id: u32, undo: bool) {
@@ -97,12 +130,13 @@ impl Engine {
     }
 
     /// Observes every site once and plans; a refusal closes the operation without an effect.
-    async fn make_plan(&self, operation: &Operation) -> Result<(), EngineError> {
+    async fn make_plan(&self, operation: &mut Operation) -> Result<(), EngineError> {
+        let _alone = self.planning.lock().await;
         let event = match self.plan_of(operation).await {
             Ok(plan) => Event::Planned { plan: Arc::new(plan), at_ms: now_ms() },
             Err(r) => Event::Refused { code: r.code.to_owned(), detail: r.detail, at_ms: now_ms() },
         };
-        self.record(&operation.id, vec![event]).await
+        self.record(operation, vec![event]).await
     }
 
     async fn plan_of(&self, operation: &Operation) -> Result<Plan, planner::Refusal> {
@@ -111,7 +145,10 @@ impl Engine {
             return Err(bad(code, detail));
         }
         let intent = intent_of(operation).map_err(|e| bad("PARAMETERS", e))?;
-        let before = self.record_of(&operation.grant.ns_instance_id, &operation.id);
+        let before = self
+            .journal
+            .record(&operation.grant.ns_instance_id)
+            .map_err(|e| bad("JOURNAL", e.to_string()))?;
         let catalogue = match (&intent.action, &before) {
             (IntentKind::Deploy(d), _) => Some(self.catalogue(d.nsd_package, &operation.grant.packages)),
             (IntentKind::Scale(_), Some(b)) => Some(self.catalogue(b.deploy.nsd_package, &b.packages)),
@@ -132,25 +169,15 @@ impl Engine {
             at: operation.decided_at,
         })
     }
+}
 
-    /// The service as the last closed operation before this one left it.
-    pub(super) fn record_of(&self, ns: &str, except: &str) -> Option<lcm::NsRecord> {
-        let all = self.read();
-        let mut of_service: Vec<_> = all
-            .values()
-            .map(|t| &t.operation)
-            .filter(|o| o.grant.ns_instance_id == ns && o.id != except)
-            // One that was refused before it had a plan changed nothing and knows nothing.
-            .filter(|o| o.outcome.is_some() && o.plan.is_some())
-            .collect();
-        // By the ledger's order, which no clock can change.
-        of_service.sort_by_key(|o| o.approval.proof.index);
-        of_service.last().and_then(|o| o.record())
-    }
+/// Every site that a plan has steps at.
+fn sites_of(plan: &Plan) -> BTreeSet<String> {
+    std::iter::once(plan.site.clone()).filter(|s| !s.is_empty()).collect()
 }
 
 /// The intent inside an operation's approval, which was verified when it was accepted.
-pub(super) fn intent_of(operation: &Operation) -> Result<Intent, String> {
+pub(crate) fn intent_of(operation: &Operation) -> Result<Intent, String> {
     let entry: ledger_contract::records::Entry =
         serde_json::from_str(&operation.approval.entry).map_err(|e| format!("the approval's entry: {e}"))?;
     serde_json::from_slice(&entry.request.payload).map_err(|e| format!("the approval's intent: {e}"))

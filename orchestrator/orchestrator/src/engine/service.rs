@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use attestation::AkRecord;
-use lcm::placement;
+use lcm::{Operation, placement};
 use ledger::LedgerError;
 use ledger_contract::{
     evidence::ProvenEntry,
@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use trust::{Digest, Envelope};
 use vim::{Inventory, Scope};
 
-use super::{Engine, now, views};
+use super::{Engine, Tracked, now, views};
 use crate::{
+    journal::{JournalError, ServiceRow},
     problem::Problem,
     service::Service,
     views::{
@@ -96,38 +97,41 @@ impl Service for Engine {
     }
 
     async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem> {
-        let tracked = self.read();
-        let views = views::services(tracked.values());
-        Ok(views.into_iter().filter(|v| all || v.state != "NOT_INSTANTIATED").collect())
+        let mut rows: Vec<ServiceRow> = self.read().services().cloned().collect();
+        rows.retain(|r| all || r.state != "NOT_INSTANTIATED");
+        rows.sort_by_key(|r| r.since_ms);
+        rows.iter().map(|r| self.ns_view(r)).collect()
     }
 
     async fn ns(&self, id: &str) -> Result<NsView, Problem> {
-        let tracked = self.read();
-        let named = |v: &NsView| v.id == id || format!("{}/{}", v.tenant, v.service) == id;
-        // The newest of that name: a service may have been terminated and deployed again.
-        let found = views::services(tracked.values()).into_iter().rev().find(named);
-        found.ok_or_else(|| Problem::not_found("network service", id).hint("see `mandate ns list --all`"))
+        self.ns_view(&self.service_named(id)?)
     }
 
     async fn timeline(&self, ns: &str) -> Result<Vec<TimelineLine>, Problem> {
-        let id = self.ns(ns).await?.id;
-        let tracked = self.read();
-        let mut of_service: Vec<_> =
-            tracked.values().filter(|t| t.operation.grant.ns_instance_id == id).collect();
-        of_service.sort_by_key(|t| t.operation.approval.proof.index);
-        Ok(of_service.into_iter().flat_map(views::timeline).collect())
+        let row = self.service_named(ns)?;
+        let mut lines = Vec::new();
+        for id in self.journal.operations_of(&row.id).map_err(journal_problem)? {
+            let events = self.journal.events(&id).map_err(journal_problem)?;
+            let operation = Operation::fold(&events).map_err(|e| Problem::internal("JOURNAL", e))?;
+            lines.extend(views::timeline(&operation, &events));
+        }
+        let gaps = self.journal.gaps(row.since_ms).map_err(journal_problem)?;
+        for gap in gaps.iter().map(views::gap) {
+            let at = lines.iter().position(|l| l.at_ms > gap.at_ms).unwrap_or(lines.len());
+            lines.insert(at, gap);
+        }
+        Ok(lines)
     }
 
     async fn operation(&self, id: &str) -> Result<OperationView, Problem> {
-        let tracked = self.read();
-        tracked.get(id).map(views::operation).ok_or_else(|| Problem::not_found("operation", id))
+        self.operation_view(id)?.ok_or_else(|| Problem::not_found("operation", id))
     }
 
     async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem> {
         let found = self.journal.bundle(operation).map_err(|e| Problem::internal("JOURNAL", e))?;
         match found {
             Some(bundle) => Ok(bundle),
-            None if self.operation(operation).is_some() => Err(Problem::new(
+            None if self.operation_view(operation)?.is_some() => Err(Problem::new(
                 409,
                 "NOT_ANCHORED",
                 "No evidence yet",
@@ -178,11 +182,7 @@ impl Service for Engine {
     }
 
     async fn deliver(&self, approval: ProvenEntry) -> Result<DeliveredView, Problem> {
-        // A place first: a caller who goes away while it waits must not leave an accepted operation that nobody drives.
-        let place = self.arrivals.reserve().await.map_err(|e| Problem::internal("STOPPING", e))?;
-        let operation_id = self.delivered(approval)?;
-        place.send(operation_id.clone());
-        Ok(DeliveredView { operation_id })
+        Ok(DeliveredView { operation_id: self.delivered(approval)? })
     }
 
     async fn ledger_head(&self) -> Result<String, Problem> {
@@ -213,11 +213,50 @@ impl Service for Engine {
     }
 }
 
+fn journal_problem(e: JournalError) -> Problem {
+    Problem::internal("JOURNAL", e)
+}
+
 impl Engine {
+    /// From memory while it is under way, from the journal before and after.
+    fn operation_view(&self, id: &str) -> Result<Option<OperationView>, Problem> {
+        if let Some(tracked) = self.read().get(id) {
+            return Ok(Some(views::operation(tracked)));
+        }
+        if let Some(row) = self.journal.closed_row(id).map_err(journal_problem)? {
+            return Ok(Some(views::closed(id, &row)));
+        }
+        let events = self.journal.events(id).map_err(journal_problem)?;
+        let folded = Operation::fold(&events).ok();
+        Ok(folded.map(|operation| views::operation(&Tracked { operation, problem: None })))
+    }
+
+    fn ns_view(&self, row: &ServiceRow) -> Result<NsView, Problem> {
+        let ids = self.journal.operations_of(&row.id).map_err(journal_problem)?;
+        let mut operations = Vec::with_capacity(ids.len());
+        for id in ids {
+            operations.extend(self.operation_view(&id)?);
+        }
+        Ok(views::service(row, operations))
+    }
+
+    /// By instance id, or the newest that is or was `tenant/service`.
+    fn service_named(&self, id: &str) -> Result<ServiceRow, Problem> {
+        let book = self.read();
+        let named = || {
+            let of_name = book.services().filter(|r| format!("{}/{}", r.tenant, r.service) == id);
+            of_name.max_by_key(|r| r.since_ms)
+        };
+        let found = book.service(id).or_else(named).cloned();
+        found.ok_or_else(|| Problem::not_found("network service", id).hint("see `mandate ns list --all`"))
+    }
+
     async fn intent_view(&self, id: &str, record: &IntentRecord) -> Result<IntentView, Problem> {
         let entry = entry_of(&self.ledger_entry(record.position).await?)?;
-        let tracked = self.read();
-        let operation = tracked.values().find(|t| t.operation.grant.intent_id == id).map(views::operation);
+        let operation = match self.journal.operation_of(id).map_err(journal_problem)? {
+            Some(operation) => self.operation_view(&operation)?,
+            None => None,
+        };
         Ok(IntentView {
             id: id.to_owned(),
             tenant: record.tenant.clone(),

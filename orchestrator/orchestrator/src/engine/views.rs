@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lcm::{
-    Event, NsRecord, Operation, Step,
+    Event, Operation, Step,
     operation::{FinalState, StepResult, StepState},
 };
 use ledger_contract::evidence::Objective;
-use vim::Kind;
 
-use super::{Tracked, runner::intent_of};
-use crate::views::{NsView, OperationView, TimelineLine};
+use super::Tracked;
+use crate::{
+    journal::{ClosedRow, Gap, ServiceRow},
+    views::{NsView, OperationView, TimelineLine},
+};
 
 pub(super) fn operation(tracked: &Tracked) -> OperationView {
     let o = &tracked.operation;
@@ -28,84 +30,46 @@ pub(super) fn operation(tracked: &Tracked) -> OperationView {
     }
 }
 
-/// All services there ever were, in the order of their first operation.
-pub(super) fn services<'a>(all: impl Iterator<Item = &'a Tracked>) -> Vec<NsView> {
-    let mut by_ns: BTreeMap<&str, Vec<&Tracked>> = BTreeMap::new();
-    for tracked in all {
-        by_ns.entry(&tracked.operation.grant.ns_instance_id).or_default().push(tracked);
-    }
-    let mut views: Vec<(u64, NsView)> = by_ns
-        .into_iter()
-        .map(|(id, mut of_service)| {
-            of_service.sort_by_key(|t| t.operation.approval.proof.index);
-            let first = of_service.first().map_or(0, |t| t.operation.accepted_ms);
-            (first, service(id, &of_service))
-        })
-        .collect();
-    views.sort_by_key(|(first, _)| *first);
-    views.into_iter().map(|(_, v)| v).collect()
-}
-
-fn service(id: &str, of_service: &[&Tracked]) -> NsView {
-    let newest = |planned: bool| {
-        of_service
-            .iter()
-            .rev()
-            .map(|t| &t.operation)
-            .find(|o| o.outcome.is_some() && (o.plan.is_some() || !planned))
-    };
-    let closed = newest(true).or_else(|| newest(false));
-    let record = closed.and_then(Operation::record);
-    // While it is being deployed, the plan says what it will be.
-    let planned = of_service.iter().rev().find_map(|t| t.operation.plan.as_ref()?.after.clone());
-    let known = record.as_ref().or(planned.as_ref());
-    let intent = of_service.first().and_then(|t| intent_of(&t.operation).ok());
-    let isolated = closed.and_then(|o| o.outcome.as_ref()).is_some_and(|o| o.isolated);
-    let state = state(of_service, closed, record.as_ref(), isolated);
-    NsView {
+/// An anchored operation.
+pub(super) fn closed(id: &str, row: &ClosedRow) -> OperationView {
+    OperationView {
         id: id.to_owned(),
-        tenant: intent.as_ref().map(|i| i.tenant.clone()).unwrap_or_default(),
-        service: intent.as_ref().map(|i| i.service.clone()).unwrap_or_default(),
-        site: known.map(|r| r.site.clone()),
-        nsd: known.map(|r| r.nsd.clone()).unwrap_or_default(),
-        instances: record.as_ref().map(|r| instances(r, state)).unwrap_or_default(),
-        state: state.to_owned(),
-        operations: of_service.iter().map(|t| operation(t)).collect(),
-        lease_until: of_service.first().and_then(|t| t.operation.grant.lease_until),
-        sla_met: of_service.iter().rev().find_map(|t| lcm::fold::sla_met(&t.operation)),
+        ns_instance_id: row.ns.clone(),
+        action: row.action.clone(),
+        state: row.state.clone(),
+        site: row.site.clone(),
+        progress: row.progress,
+        problem: row.problem.clone(),
+        anchored: true,
+        accepted_at: trust::UnixTime(row.accepted_ms / 1000),
+        duration_ms: row.closed_ms.map(|c| c.saturating_sub(row.accepted_ms)),
     }
 }
 
-/// SOL005 `nsState`, with `BROKEN` for what neither succeeded nor was taken back, and `ISOLATED`.
-fn state(
-    of_service: &[&Tracked],
-    closed: Option<&Operation>,
-    record: Option<&NsRecord>,
-    isolated: bool,
-) -> &'static str {
-    let outcome = closed.and_then(|o| o.outcome.as_ref());
-    match (outcome, record) {
-        (Some(o), _) if !isolated && o.state == FinalState::Failed => "BROKEN",
-        (_, Some(_)) if isolated => "ISOLATED",
-        (_, Some(_)) => "INSTANTIATED",
-        (None, None) if !of_service.is_empty() => "INSTANTIATING",
-        _ => "NOT_INSTANTIATED",
+/// A service; its operations come from the journal.
+pub(super) fn service(row: &ServiceRow, operations: Vec<OperationView>) -> NsView {
+    NsView {
+        id: row.id.clone(),
+        tenant: row.tenant.clone(),
+        service: row.service.clone(),
+        site: row.site.clone().or_else(|| operations.iter().rev().find_map(|o| o.site.clone())),
+        nsd: row.nsd.clone(),
+        instances: row.instances.iter().map(|i| (i.clone(), row.state.clone())).collect(),
+        state: row.state.clone(),
+        operations,
+        lease_until: row.lease_until,
+        sla_met: row.sla_met,
     }
-}
-
-fn instances(record: &NsRecord, state: &str) -> Vec<(String, String)> {
-    let computes = record.objects.iter().filter(|(_, s)| s.kind() == Kind::Compute);
-    computes.map(|(k, _)| (k.to_string(), state.to_owned())).collect()
 }
 
 /// One operation's lines, in the order of its journal.
-pub(super) fn timeline(tracked: &Tracked) -> Vec<TimelineLine> {
-    let mut lines = Timeline { operation: &tracked.operation, started: BTreeMap::new(), out: Vec::new() };
-    let bundle = bundle_lines(&tracked.operation);
-    for event in &tracked.events {
+pub(super) fn timeline(operation: &Operation, events: &[Event]) -> Vec<TimelineLine> {
+    let mut lines = Timeline { operation, started: BTreeMap::new(), out: Vec::new() };
+    let bundle = bundle_lines(operation);
+    for event in events {
         lines.event(event, &bundle);
     }
-    lines.running(tracked);
+    lines.running();
     lines.out
 }
 
@@ -252,8 +216,8 @@ impl Timeline<'_> {
     }
 
     /// Steps that run now.
-    fn running(&mut self, tracked: &Tracked) {
-        if tracked.operation.outcome.is_some() {
+    fn running(&mut self) {
+        if self.operation.outcome.is_some() {
             return;
         }
         let open: BTreeSet<(u64, u32)> = self.started.iter().map(|(s, at)| (*at, *s)).collect();
@@ -261,6 +225,23 @@ impl Timeline<'_> {
             let what = self.what(step);
             self.push(at_ms, "step", "started", what);
         }
+    }
+}
+
+/// Times without a ledger, among the lines of operations.
+pub(super) fn gap(gap: &Gap) -> TimelineLine {
+    let what = match gap.to_ms {
+        Some(_) => format!("the ledger did not answer: {}", gap.reason),
+        None => format!("the ledger does not answer: {}", gap.reason),
+    };
+    TimelineLine {
+        at_ms: gap.from_ms,
+        operation_id: String::new(),
+        kind: "gap".into(),
+        state: if gap.to_ms.is_some() { "done" } else { "started" }.into(),
+        what,
+        duration_ms: gap.to_ms.map(|t| t.saturating_sub(gap.from_ms)),
+        evidence: None,
     }
 }
 

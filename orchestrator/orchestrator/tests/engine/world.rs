@@ -320,6 +320,7 @@ pub fn plan(now: UnixTime) -> init::Plan {
         jurisdiction: "DE".into(),
         latency_us: 500,
         cost,
+        concurrent_operations: 5,
         host: host.clone(),
     };
     init::Plan {

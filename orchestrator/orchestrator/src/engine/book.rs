@@ -1,0 +1,188 @@
+//! What the engine has in memory: operations that are under way, a few words on those that wait, services in short.
+//!
+//! Everything else is in the journal and is read when somebody asks. So memory grows with what is under way and with
+//! the number of services, not with what was ever done.
+
+use std::collections::BTreeMap;
+
+use lcm::{Event, Operation, operation::FinalState};
+
+use super::schedule::{Next, Parent, Rate, Schedule, Waiting};
+use crate::journal::{Journal, JournalError, ServiceRow};
+
+/// An operation that is under way, or waits for its anchor.
+#[derive(Debug, Clone)]
+pub(super) struct Tracked {
+    pub operation: Operation,
+    /// Why its evidence is not on the ledger, when the ledger refused it.
+    pub problem: Option<String>,
+}
+
+/// What may begin.
+pub(super) enum Turn {
+    /// This operation, now.
+    Begin(String),
+    /// It is not to be carried out: an intent that it depends on did not complete.
+    Refuse(String, String),
+    /// Nothing before this moment, ms.
+    Wait(u64),
+    /// Nothing.
+    Idle,
+}
+
+/// The engine's memory.
+#[derive(Debug)]
+pub(super) struct Book {
+    live: BTreeMap<String, Tracked>,
+    queue: Schedule,
+    /// Operation of each intent that waits or is under way.
+    by_intent: BTreeMap<String, String>,
+    services: BTreeMap<String, ServiceRow>,
+    /// Operations that have begun and are not closed.
+    begun: usize,
+}
+
+impl Book {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self {
+            live: BTreeMap::new(),
+            queue: Schedule::new(rate),
+            by_intent: BTreeMap::new(),
+            services: BTreeMap::new(),
+            begun: 0,
+        }
+    }
+
+    pub(super) fn live(&self) -> impl Iterator<Item = &Tracked> {
+        self.live.values()
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<&Tracked> {
+        self.live.get(id)
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceRow> {
+        self.services.values()
+    }
+
+    pub(super) fn service(&self, ns: &str) -> Option<&ServiceRow> {
+        self.services.get(ns)
+    }
+
+    pub(super) fn put_service(&mut self, row: ServiceRow) {
+        self.services.insert(row.id.clone(), row);
+    }
+
+    /// Operations that wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// How many more can wait.
+    pub(super) fn room(&self) -> usize {
+        self.queue.room()
+    }
+
+    /// Operations that have begun and are not closed.
+    pub(super) fn begun(&self) -> usize {
+        self.begun
+    }
+
+    /// Takes in an operation that has not begun.
+    pub(super) fn enqueue(&mut self, waiting: Waiting, now_ms: u64, journal: &Journal) {
+        self.by_intent.insert(waiting.intent_id.clone(), waiting.id.clone());
+        let (live, by_intent) = (&self.live, &self.by_intent);
+        self.queue.push(waiting, now_ms, &|intent| parent(intent, live, by_intent, journal));
+    }
+
+    /// Takes in an operation that had begun before a restart, or is closed and waits for its anchor.
+    pub(super) fn resume(&mut self, operation: Operation) {
+        if operation.outcome.is_none() {
+            self.begun += 1;
+            self.queue.resume(&operation.grant.ns_instance_id);
+        }
+        self.track(operation);
+    }
+
+    /// Has an operation in memory from now on.
+    pub(super) fn track(&mut self, operation: Operation) {
+        self.by_intent.insert(operation.grant.intent_id.clone(), operation.id.clone());
+        self.live.insert(operation.id.clone(), Tracked { operation, problem: None });
+    }
+
+    /// What may begin now; what comes out counts as begun.
+    pub(super) fn turn(&mut self, now_ms: u64, ordinary: bool, journal: &Journal) -> Turn {
+        let (live, by_intent) = (&self.live, &self.by_intent);
+        let next = self.queue.next(now_ms, ordinary, &|intent| parent(intent, live, by_intent, journal));
+        match next {
+            Next::Begin(waiting) => {
+                self.begun += 1;
+                Turn::Begin(waiting.id)
+            }
+            Next::Refuse(waiting, intent) => {
+                self.begun += 1;
+                Turn::Refuse(waiting.id, intent)
+            }
+            Next::Wait(until_ms) => Turn::Wait(until_ms),
+            Next::Idle => Turn::Idle,
+        }
+    }
+
+    /// Folds events in.
+    pub(super) fn apply(
+        &mut self,
+        id: &str,
+        events: &[Event],
+    ) -> Result<(), lcm::operation::IllegalTransition> {
+        let Some(tracked) = self.live.get_mut(id) else { return Ok(()) };
+        events.iter().try_for_each(|e| tracked.operation.apply(e))
+    }
+
+    /// An operation is closed: its service is free for the next one.
+    pub(super) fn closed(&mut self, id: &str, journal: &Journal) {
+        let Some(tracked) = self.live.get(id) else { return };
+        let grant = &tracked.operation.grant;
+        self.begun = self.begun.saturating_sub(1);
+        let (live, by_intent) = (&self.live, &self.by_intent);
+        let status = |intent: &str| parent(intent, live, by_intent, journal);
+        self.queue.ended(&grant.tenant, &grant.ns_instance_id, &grant.intent_id, &status);
+    }
+
+    /// Its evidence is anchored: the journal knows the rest.
+    pub(super) fn forget(&mut self, id: &str) {
+        if let Some(tracked) = self.live.remove(id) {
+            self.by_intent.remove(&tracked.operation.grant.intent_id);
+        }
+    }
+
+    pub(super) fn set_problem(&mut self, id: &str, problem: String) {
+        if let Some(tracked) = self.live.get_mut(id) {
+            tracked.problem = Some(problem);
+        }
+    }
+}
+
+/// What became of an intent that another one depends on.
+fn parent(
+    intent: &str,
+    live: &BTreeMap<String, Tracked>,
+    by_intent: &BTreeMap<String, String>,
+    journal: &Journal,
+) -> Parent {
+    let judged = |completed| if completed { Parent::Completed } else { Parent::NotCompleted };
+    if let Some(id) = by_intent.get(intent) {
+        let outcome = live.get(id).and_then(|t| t.operation.outcome.as_ref());
+        return outcome.map_or(Parent::Open, |o| judged(o.state == FinalState::Completed));
+    }
+    let row = journal.operation_of(intent).and_then(|id| match id {
+        Some(id) => journal.closed_row(&id),
+        None => Ok(None),
+    });
+    match row {
+        Ok(Some(row)) => judged(row.state == FinalState::Completed.name()),
+        Ok(None) => Parent::Open,
+        // What cannot be read is not taken for a success; the journal's failure ends the engine soon enough.
+        Err(JournalError::Row(_)) => Parent::NotCompleted,
+        Err(_) => Parent::Open,
+    }
+}
