@@ -5,16 +5,26 @@
 //! | deploy | service active | service gone, all given back | service broken, keeps what was reserved |
 //! | scale out | stays reserved | increment given back | service broken, keeps the increment too |
 //! | scale in | decrement given back | nothing changes | service broken, nothing given back |
+//! | update, rollback | the next revision is the present one, what it does not need is given back | increment given back | service broken, keeps the larger of both |
+//! | heal | service active | state as before | service broken |
+//! | migrate | increment given back | increment given back | service broken, keeps both |
+//! | isolate | service isolated | state as before | service broken |
 //! | terminate | service gone, all given back | nothing changes | nothing changes; a new intent may try again |
 //!
 //! Only an operation that was rolled back says that nothing of it is left. After a failed one processes may still run,
-//! so the service keeps its reservation (the larger one), and takes nothing but a terminate. The same holds for a
-//! service that was isolated (its traffic cut, its instances kept).
+//! so the service keeps its reservation (the larger one), and takes nothing but a heal, an isolate or a terminate. The
+//! same holds for a service that was isolated (its traffic cut, its instances kept). An operation of any kind may end
+//! with the service isolated, when its attestation failed: then it is not COMPLETED, but for an isolate.
+//!
+//! Where the service runs is known from here on: what it uses at each site is counted against the tenant's limit there.
+
+use std::collections::BTreeMap;
 
 use crate::{
     authority::Context,
     contract::Outcome,
     intent::ScaleDirection,
+    intents::state::former_after,
     records::{Anchor, Event, ResourceUse},
     registry,
     state::{
@@ -37,15 +47,16 @@ const OUTCOMES: [&str; 3] = [COMPLETED, ROLLED_BACK, FAILED];
 
 /// Decides an anchor.
 pub(crate) fn anchor(ctx: &Context<'_>, anchor: &Anchor) -> Result<Outcome, BadRecord> {
-    let mut rules = Rules::default();
-    if ctx.authorize(&mut rules, "orchestrator").is_none() {
+    let mut rules = Rules::new(ctx.tx.v);
+    if ctx.authorize(&mut rules, &["orchestrator"]).is_none() {
         rules.not_evaluated(RULES);
         return Ok(rules.refused(ctx.policy));
     }
-    rules.check(RULES[0], form(anchor));
+    let intent = ctx.state.get::<IntentRecord>(&intent_key(&anchor.intent_id))?;
+    let isolates = intent.as_ref().is_some_and(|i| i.action == "isolate");
+    rules.check(RULES[0], form(anchor, isolates));
     let known = ctx.state.get::<OperationRecord>(&operation_key(&anchor.operation_id))?;
     rules.check(RULES[1], unanchored(known.as_ref()));
-    let intent = ctx.state.get::<IntentRecord>(&intent_key(&anchor.intent_id))?;
     let Some(intent) = rules.value(RULES[2], approved(intent, anchor)) else {
         rules.not_evaluated(RULES.into_iter().skip(3));
         return Ok(rules.refused(ctx.policy));
@@ -65,11 +76,17 @@ pub(crate) fn anchor(ctx: &Context<'_>, anchor: &Anchor) -> Result<Outcome, BadR
     Ok(Outcome { verdict: rules.verdict(ctx.policy), writes: writes.0, event: Some(event) })
 }
 
-fn form(anchor: &Anchor) -> Checked<String> {
+fn form(anchor: &Anchor, isolates: bool) -> Checked<String> {
     if !registry::name(&anchor.operation_id) {
         return fault("INVALID_ANCHOR", format!("`{}` is not an operation id", anchor.operation_id));
     }
-    if anchor.isolated && anchor.outcome == COMPLETED {
+    if let Some(site) = anchor.sites.iter().flatten().map(|(site, _)| site).find(|s| !registry::name(s)) {
+        return fault("INVALID_ANCHOR", format!("`{site}` is not a name for a site"));
+    }
+    if anchor.sites.as_ref().is_some_and(|s| s.len() > registry::MAX_SITES) {
+        return fault("INVALID_ANCHOR", format!("more than {} sites", registry::MAX_SITES));
+    }
+    if anchor.isolated && anchor.outcome == COMPLETED && !isolates {
         return fault("INVALID_ANCHOR", "an operation that ended with the service isolated is not COMPLETED");
     }
     match OUTCOMES.contains(&anchor.outcome.as_str()) {
@@ -134,14 +151,16 @@ fn under_way(
 /// The service after the operation (`None`: gone), and what the tenant gets back.
 fn after(
     service: ServiceRecord,
+    intent: &IntentRecord,
     kind: &InFlightKind,
     anchor: &Anchor,
 ) -> (Option<ServiceRecord>, ResourceUse) {
     let nothing = ResourceUse::default();
     let (all, before) = (service.reserved, service.state);
+    let asked = service.in_flight.as_ref().map_or(nothing, |o| o.asked);
     let settled = |state: ServiceState, back: ResourceUse| {
         let reserved = all.minus(&back).unwrap_or_default();
-        Some(ServiceRecord { state, in_flight: None, reserved, ..service })
+        Some(ServiceRecord { state, in_flight: None, reserved, ..service.clone() })
     };
     let completed = anchor.outcome == COMPLETED;
     match kind {
@@ -156,7 +175,45 @@ fn after(
             let back = if gives_back { *delta } else { nothing };
             (settled(ServiceState::Active, back), back)
         }
+        InFlightKind::Revise { next, packages, reserved, lease_until } if completed => {
+            let back = all.less(reserved);
+            let rolls_back = intent.action == "rollback";
+            let revised = settled(ServiceState::Active, back).map(|s| ServiceRecord {
+                former: former_after(&service, next, !rolls_back),
+                revision: Some(next.clone()),
+                nsd_package: next.nsd_package,
+                packages: packages.clone(),
+                lease_until: lease_until.unwrap_or(s.lease_until),
+                ..s
+            });
+            (revised, back)
+        }
+        InFlightKind::Revise { .. } => (settled(before, asked), asked),
+        InFlightKind::Migrate => (settled(before, asked), asked),
+        InFlightKind::Heal if completed => (settled(ServiceState::Active, nothing), nothing),
+        InFlightKind::Isolate if completed => (settled(ServiceState::Isolated, nothing), nothing),
+        InFlightKind::Heal | InFlightKind::Isolate => (settled(before, nothing), nothing),
     }
+}
+
+/// What a tenant uses at each site once one of its services uses `now` where it used `before`.
+fn used_at(
+    all: &BTreeMap<String, ResourceUse>,
+    before: &BTreeMap<String, ResourceUse>,
+    now: &BTreeMap<String, ResourceUse>,
+) -> BTreeMap<String, ResourceUse> {
+    let mut out = all.clone();
+    for (site, used) in before {
+        if let Some(sum) = out.get_mut(site) {
+            *sum = sum.less(used);
+        }
+    }
+    for (site, used) in now {
+        let sum = out.entry(site.clone()).or_default();
+        *sum = sum.plus(used);
+    }
+    out.retain(|_, sum| !sum.is_zero());
+    out
 }
 
 fn record(
@@ -180,15 +237,26 @@ fn record(
     };
     writes.put(operation_key(&anchor.operation_id), &operation);
     let key = service_key(&intent.tenant, &intent.service);
-    let (service, back) = after(service, kind, anchor);
+    let asked = service.in_flight.as_ref().map_or_else(ResourceUse::default, |o| o.asked);
+    let before = service.sites.clone();
+    let (service, back) = after(service, &intent, kind, anchor);
     let gone = service.is_none();
+    let sites = match (&service, &anchor.sites) {
+        (None, _) => BTreeMap::new(),
+        (Some(_), Some(now)) => {
+            now.iter().filter(|(_, r)| !r.is_zero()).map(|(s, r)| (s.clone(), *r)).collect()
+        }
+        (Some(_), None) => before.clone(),
+    };
     match service {
-        Some(service) => writes.put(key, &service),
+        Some(service) => writes.put(key, &ServiceRecord { sites: sites.clone(), ..service }),
         None => writes.delete(key),
     }
     let next = Usage {
         services: usage.services.saturating_sub(u32::from(gone)),
         resources: usage.resources.minus(&back).unwrap_or_default(),
+        sites: used_at(&usage.sites, &before, &sites),
+        unplaced: usage.unplaced.less(&asked),
     };
     if next != usage {
         writes.put(usage_key(&intent.tenant), &next);

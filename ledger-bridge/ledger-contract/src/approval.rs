@@ -160,8 +160,8 @@ pub(crate) fn proven_entry(proven: &ProvenEntry, roots: &TrustRoots) -> Checked<
     })?;
     let entry: Entry = serde_json::from_str(&proven.entry)
         .or_else(|e| refuse(RefusalCode::EntryFormat, format!("the entry cannot be read: {e}")))?;
-    ensure(entry.v == ENTRY_VERSION, RefusalCode::EntryFormat, || {
-        format!("the entry has format {}, this program reads {ENTRY_VERSION}", entry.v)
+    ensure((1..=ENTRY_VERSION).contains(&entry.v), RefusalCode::EntryFormat, || {
+        format!("the entry has format {}, this program reads 1 to {ENTRY_VERSION}", entry.v)
     })?;
     ensure(entry.to_bytes() == proven.entry.as_bytes(), RefusalCode::EntryFormat, || {
         "the entry is not in its canonical encoding".to_owned()
@@ -195,16 +195,26 @@ pub(crate) fn approved_intent(entry: Entry, roots: &TrustRoots) -> Checked<Appro
         .or_else(|e| refuse(RefusalCode::IntentSignature, format!("the intent's signature: {e}")))?;
     let intent: Intent = serde_json::from_slice(&entry.request.payload)
         .or_else(|e| refuse(RefusalCode::NotAnIntent, format!("the request is no intent: {e}")))?;
-    ensure(who.role() == "tenant", RefusalCode::RoleNotAllowed, || {
-        format!("{who} has the role `{}`, not `tenant`", who.role())
-    })?;
-    ensure(who.tenant() == intent.tenant, RefusalCode::TenantMismatch, || {
-        format!("{who} speaks for tenant `{}`, the intent is `{}`'s", who.tenant(), intent.tenant)
-    })?;
+    entitled(&who, &intent)?;
     let grant = approved_grant(&entry)?;
     matches(&grant, &intent, &entry).or_else(|what| refuse(RefusalCode::GrantMismatch, what))?;
     let position = entry.position;
     Ok(Approved { entry, intent, grant, tenant_identity: who, position })
+}
+
+/// A tenant for its own services; the operator in an emergency; the orchestrator under a standing grant.
+fn entitled(who: &Identity, intent: &Intent) -> Checked<()> {
+    let by_itself = intent.standing.is_some();
+    let role = if by_itself { "orchestrator" } else { "tenant" };
+    if intent.emergency.is_some() && !by_itself && who.role() == "operator" {
+        return Ok(());
+    }
+    ensure(who.role() == role, RefusalCode::RoleNotAllowed, || {
+        format!("{who} has the role `{}`, not `{role}`", who.role())
+    })?;
+    ensure(by_itself || who.tenant() == intent.tenant, RefusalCode::TenantMismatch, || {
+        format!("{who} speaks for tenant `{}`, the intent is `{}`'s", who.tenant(), intent.tenant)
+    })
 }
 
 /// Who signed first; all signatures must verify.
@@ -243,15 +253,26 @@ fn matches(grant: &Grant, intent: &Intent, entry: &Entry) -> Result<(), String> 
     same("action", &grant.action, &intent.action.name())?;
     same("not after", &grant.not_after, &intent.not_after)?;
     same("policy", &grant.policy, &entry.verdict.policy)?;
-    let IntentKind::Deploy(deploy) = &intent.action else {
-        let none = grant.lease_until.is_none();
-        return if none { Ok(()) } else { Err("a lease is only granted with a deployment".to_owned()) };
-    };
-    same("NS instance", &grant.ns_instance_id, &ns_instance_id(&intent.tenant, &intent.service, &intent.id))?;
-    same("end of the lease", &grant.lease_until.unwrap_or_default(), &entry.time.plus(deploy.lease_s))?;
-    if !grant.packages.values().any(|d| *d == deploy.nsd_package) {
-        return Err(format!("packages: {} is not among those granted", deploy.nsd_package));
+    let standing = |s: Option<&str>| s.unwrap_or("none").to_owned();
+    let asked = intent.standing.as_ref().map(|s| s.grant.as_str());
+    same("standing grant", &standing(grant.standing.as_deref()), &standing(asked))?;
+    if intent.emergency.is_none() && !grant.waived.is_empty() {
+        return Err(format!("{} was waived, but no emergency was declared", grant.waived.join(", ")));
     }
+    let leased = match &intent.action {
+        IntentKind::Deploy(deploy) => Some(deploy.lease_s),
+        IntentKind::Update(update) => update.lease_s,
+        _ => None,
+    };
+    let until = |t: Option<UnixTime>| t.map_or("none".to_owned(), |t| t.to_string());
+    same("end of the lease", &until(grant.lease_until), &until(leased.map(|s| entry.time.plus(s))))?;
+    if let Some((nsd, _)) = intent.action.names()
+        && !grant.packages.values().any(|d| *d == nsd)
+    {
+        return Err(format!("packages: {nsd} is not among those granted"));
+    }
+    let IntentKind::Deploy(deploy) = &intent.action else { return Ok(()) };
+    same("NS instance", &grant.ns_instance_id, &ns_instance_id(&intent.tenant, &intent.service, &intent.id))?;
     if deploy.sensitivity >= Sensitivity::Confidential && !grant.attestation_required {
         return Err(format!(
             "attestation: {:?} services are attested, the grant does not ask for it",

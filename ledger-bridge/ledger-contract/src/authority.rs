@@ -1,6 +1,9 @@
 //! Who asks, and may they: the rules that come first in every decision.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use trust::{
     Digest, Envelope, Identity, TrustRoots, UnixTime,
@@ -26,6 +29,24 @@ const MAX_VERIFIED: usize = 1024;
 
 thread_local! {
     static VERIFIED: RefCell<Memo<Result<Vec<Identity>, DsseError>>> = RefCell::new(Memo::new(MAX_VERIFIED));
+}
+
+/// Everybody who signed a request.
+pub(crate) struct Signers {
+    who: Identity,
+    rest: Vec<Identity>,
+}
+
+impl Signers {
+    /// Who asks: the first signature.
+    pub fn who(&self) -> &Identity {
+        &self.who
+    }
+
+    /// Everybody else.
+    pub fn rest(&self) -> &[Identity] {
+        &self.rest
+    }
 }
 
 /// What every decision but the genesis starts from.
@@ -93,16 +114,27 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// Authenticates the request and demands a role; the first signature is who asks.
-    pub fn authorize(&self, rules: &mut Rules, role: &str) -> Option<Identity> {
-        let who = rules.value(AUTHENTICATION, authenticate(self.request, &self.roots, self.tx.time));
-        let Some(who) = who else {
+    /// Authenticates the request and demands one of some roles; the first signature is who asks.
+    pub fn authorize(&self, rules: &mut Rules, roles: &[&str]) -> Option<Signers> {
+        let signers = rules.value(AUTHENTICATION, authenticate(self.request, &self.roots, self.tx.time));
+        let Some(signers) = signers else {
             rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1));
             return None;
         };
-        let has_role = rules.check("authorization/role", demand_role(&who, role));
-        let vouched = rules.check("authorization/organisation", self.vouched(&who));
-        (has_role && vouched).then_some(who)
+        let has_role = rules.check("authorization/role", demand_role(signers.who(), roles));
+        let vouched = rules.check("authorization/organisation", self.vouched(signers.who()));
+        (has_role && vouched).then_some(signers)
+    }
+
+    /// Do those who signed fulfil what the policy asks for `what`?
+    pub fn cosigned(&self, what: &str, signers: &Signers, suppliers: &BTreeSet<String>) -> Checked<String> {
+        self.data.signing(what).fulfilled(&self.entitled(signers), suppliers)
+    }
+
+    /// Who asks, and every co-signer whose organisation may vouch for it.
+    fn entitled(&self, signers: &Signers) -> Vec<Identity> {
+        let rest = signers.rest.iter().filter(|who| self.vouched(who).is_ok());
+        std::iter::once(&signers.who).chain(rest).cloned().collect()
     }
 
     /// Who signed a stored record, all signatures verified as of `at`: the same for the same bytes, time and roots.
@@ -165,16 +197,15 @@ pub(crate) fn authenticate(
     request: &Envelope,
     roots: &TrustRoots,
     at: UnixTime,
-) -> Checked<(Identity, String)> {
+) -> Checked<(Signers, String)> {
     match request.verify(roots, at) {
         Err(e) => fault(dsse_code(&e), e_chain(&e)),
-        Ok(verified) => match verified.signers.into_iter().next() {
-            None => fault("BAD_SIGNATURE", "there is no signature"),
-            Some(who) => {
-                let detail = format!("signed by {who}, certificate {}", who.serial);
-                Ok((who, detail))
-            }
-        },
+        Ok(verified) => {
+            let mut all = verified.signers.into_iter();
+            let Some(who) = all.next() else { return fault("BAD_SIGNATURE", "there is no signature") };
+            let detail = format!("signed by {who}, certificate {}", who.serial);
+            Ok((Signers { who, rest: all.collect() }, detail))
+        }
     }
 }
 
@@ -202,11 +233,13 @@ pub(crate) fn dsse_code(e: &DsseError) -> &'static str {
     }
 }
 
-pub(crate) fn demand_role(who: &Identity, role: &str) -> Checked<String> {
-    match who.role() == role {
+pub(crate) fn demand_role(who: &Identity, roles: &[&str]) -> Checked<String> {
+    let role = who.role();
+    match roles.contains(&role) {
         true => Ok(format!("{who} has the role {role}")),
-        false => {
-            fault("ROLE_NOT_ALLOWED", format!("{who} has the role `{}`; this needs `{role}`", who.role()))
-        }
+        false => fault(
+            "ROLE_NOT_ALLOWED",
+            format!("{who} has the role `{role}`; this needs `{}`", roles.join("` or `")),
+        ),
     }
 }

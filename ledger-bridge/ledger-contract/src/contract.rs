@@ -11,20 +11,23 @@ use trust::{Digest, Envelope, UnixTime};
 use crate::{
     anchoring,
     authority::{Context, NoContext},
-    intents,
-    records::{Event, Verdict},
-    registry,
+    governance, intents,
+    records::{ENTRY_VERSION, Event, Verdict},
+    registry, standing,
     state::{BadRecord, Snapshot},
     verdict::{Rules, fault},
 };
 pub use crate::{
     request::{MAX_READ_ROUNDS, MAX_REQUEST_BYTES, Malformed, Request, SnapshotError, read_set, snapshot},
-    verdict::NOT_EVALUATED,
+    verdict::{NOT_EVALUATED, WAIVED},
 };
 
 /// The transaction that a request is decided in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TxInfo {
+    /// Version of the rules that decide: the entry's ([`crate::records::Entry::v`]). A log that an older program wrote
+    /// is decided again by the rules of its time.
+    pub v: u32,
     /// Name of the ledger.
     pub ledger: String,
     /// Position of the entry this becomes.
@@ -63,6 +66,10 @@ pub fn decide(request: &Envelope, state: &Snapshot, tx: &TxInfo) -> Outcome {
         Ok(other) => other,
         Err(e) => return refuse("form/request", "INVALID_REQUEST", &e.to_string(), Digest([0; 32])),
     };
+    if !(1..=ENTRY_VERSION).contains(&tx.v) {
+        let detail = format!("version {} of the rules; this program knows 1 to {ENTRY_VERSION}", tx.v);
+        return refuse("ledger/state", "UNKNOWN_VERSION", &detail, Digest([0; 32]));
+    }
     let context = match Context::new(request, state, tx) {
         Ok(context) => context,
         Err(NoContext { code, detail, policy }) => return refuse("ledger/state", code, &detail, policy),
@@ -73,6 +80,8 @@ pub fn decide(request: &Envelope, state: &Snapshot, tx: &TxInfo) -> Outcome {
         Request::AttestationKey(ak) => registry::attestation_key(&context, ak),
         Request::Intent(intent) => intents::intent(&context, intent),
         Request::Anchor(anchor) => anchoring::anchor(&context, anchor),
+        Request::Standing(grant) => standing::grant(&context, grant),
+        Request::Governance(change) => governance::change(&context, change),
     };
     outcome.unwrap_or_else(|e: BadRecord| {
         refuse("ledger/state", "STATE_DAMAGED", &e.to_string(), context.policy)
@@ -80,7 +89,7 @@ pub fn decide(request: &Envelope, state: &Snapshot, tx: &TxInfo) -> Outcome {
 }
 
 fn refuse(rule: &str, code: &str, detail: &str, policy: Digest) -> Outcome {
-    let mut rules = Rules::default();
+    let mut rules = Rules::new(1);
     rules.check(rule, fault(code, detail));
     rules.refused(policy)
 }

@@ -112,6 +112,19 @@ impl IntentKind {
     }
 }
 
+impl IntentKind {
+    /// The NSD package and configuration that it names: of a deployment, an update, a rollback.
+    #[must_use]
+    pub fn names(&self) -> Option<(Digest, &BTreeMap<String, VnfParams>)> {
+        match self {
+            Self::Deploy(it) => Some((it.nsd_package, &it.vnf_params)),
+            Self::Update(it) => Some((it.nsd_package, &it.vnf_params)),
+            Self::Rollback(it) => Some((it.nsd_package, &it.vnf_params)),
+            _ => None,
+        }
+    }
+}
+
 /// Parameters of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -221,6 +234,9 @@ pub struct Update {
     /// What is promised from now on; absent: as before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sla: Option<Sla>,
+    /// The lease is renewed: how long it may run from this approval, seconds; absent: it ends as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_s: Option<u64>,
     /// Configuration of the functions, whole.
     #[serde(default)]
     pub vnf_params: BTreeMap<String, VnfParams>,
@@ -298,6 +314,12 @@ pub struct Rollback {
 pub fn parameters_digest(vnf_params: &BTreeMap<String, VnfParams>) -> Digest {
     // Strings, numbers, lists and maps with text keys always encode.
     Digest::of(serde_json::to_vec(vnf_params).unwrap_or_default())
+}
+
+/// What a refused configuration is remembered by: nobody's fault is the empty one, so it has none.
+#[must_use]
+pub fn refusable_parameters(vnf_params: &BTreeMap<String, VnfParams>) -> Option<Digest> {
+    (!vnf_params.is_empty()).then(|| parameters_digest(vnf_params))
 }
 
 /// Id of a service's NS instance: `ns-` and 12 hexadecimal digits of SHA-256(tenant, service, id of the deploy intent).

@@ -6,7 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{intent::Sensitivity, records::PolicyBundle};
+use trust::UnixTime;
+
+pub use crate::signing::SigningRule;
+use crate::{
+    intent::{ACTIONS, Sensitivity},
+    records::{PolicyBundle, ResourceUse},
+    signing::GATED,
+    waive::waivable,
+};
 
 /// Path of the data document in a bundle.
 pub const DATA_FILE: &str = "data.json";
@@ -38,9 +46,191 @@ pub struct PolicyData {
     /// Jurisdictions that restricted services may run in, by tenant, or `default`.
     #[serde(default)]
     pub jurisdictions: BTreeMap<String, BTreeSet<String>>,
+    /// Whose signatures it takes, by what is asked for: an intent's action, or one of
+    /// [`crate::signing::GATED`]. What is not listed takes [`PolicyData::signing`]'s default.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub signing: BTreeMap<String, SigningRule>,
+    /// Attributes that a signer's certificate must carry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<AttributeRule>,
+    /// Who may break the glass; absent: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<EmergencyRule>,
+    /// When what may be done; empty: at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
+    /// Where software may come from, and what may not be in it.
+    #[serde(default, skip_serializing_if = "Supply::is_default")]
+    pub supply: Supply,
+    /// Least level of attestation, by sensitivity. Absent: a measured site from confidential on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<BySensitivity<Assurance>>,
     /// Whatever the tenant rules need; not read here.
     #[serde(default)]
     pub tenant: serde_json::Value,
+}
+
+/// How a site vouches for what runs there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Assurance {
+    /// It need not.
+    None,
+    /// A measured launch, quoted by a TPM.
+    Measured,
+}
+
+/// An attribute that the certificate of who asks must carry (ABAC).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttributeRule {
+    /// For these actions; empty: all.
+    #[serde(default)]
+    pub actions: BTreeSet<String>,
+    /// For services of at least this sensitivity; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<Sensitivity>,
+    /// Name of the attribute in the certificate, as `mandate.clearance`.
+    pub attribute: String,
+    /// One of these values.
+    pub values: BTreeSet<String>,
+}
+
+/// Break-glass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmergencyRule {
+    /// Who: `tenant` for its own services, `operator` for everybody's.
+    pub roles: BTreeSet<String>,
+    /// For which actions.
+    pub actions: BTreeSet<String>,
+    /// Which rules may be waived: rule ids, or groups as `quota/*`. Who asks, replay, digests and the provenance
+    /// signature never ([`crate::waive::waivable`]).
+    pub waives: BTreeSet<String>,
+}
+
+/// A maintenance window, UTC. An action that a window names for a tenant is refused outside of all that do. Isolate and
+/// heal are exempt: they cannot wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// For these tenants; empty: all.
+    #[serde(default)]
+    pub tenants: BTreeSet<String>,
+    /// For these actions.
+    pub actions: BTreeSet<String>,
+    /// Days on which it begins; empty: every day.
+    #[serde(default)]
+    pub days: BTreeSet<Day>,
+    /// Hour at which it begins, 0 to 23.
+    pub from_hour: u8,
+    /// Hour before which it ends, 1 to 24; not later than `from_hour`: on the next day.
+    pub to_hour: u8,
+}
+
+/// A day of the week.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "they are the days")]
+pub enum Day {
+    Mon,
+    Tue,
+    Wed,
+    Thu,
+    Fri,
+    Sat,
+    Sun,
+}
+
+/// 1970-01-01 was a Thursday.
+const WEEK: [Day; 7] = [Day::Thu, Day::Fri, Day::Sat, Day::Sun, Day::Mon, Day::Tue, Day::Wed];
+
+impl Window {
+    /// Does it say anything about that action of that tenant?
+    #[must_use]
+    pub fn concerns(&self, tenant: &str, action: &str) -> bool {
+        self.actions.contains(action) && (self.tenants.is_empty() || self.tenants.contains(tenant))
+    }
+
+    /// Is it open?
+    #[must_use]
+    pub fn open(&self, at: UnixTime) -> bool {
+        let (day, hour) = (at.0 / 86_400, (at.0 % 86_400) / 3_600);
+        let (from, to) = (u64::from(self.from_hour), u64::from(self.to_hour));
+        let begins = |day: u64| {
+            let weekday = usize::try_from(day % 7).ok().and_then(|d| WEEK.get(d));
+            self.days.is_empty() || weekday.is_some_and(|d| self.days.contains(d))
+        };
+        match from < to {
+            true => begins(day) && (from..to).contains(&hour),
+            false => (begins(day) && hour >= from) || (day > 0 && begins(day - 1) && hour < to),
+        }
+    }
+}
+
+/// Where software may come from, and what may not be in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Supply {
+    /// Organisations whose packages may be used, by tenant, or `default`; neither: any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub providers: BTreeMap<String, BTreeSet<String>>,
+    /// SLSA builder ids whose images may be used, by tenant, or `default`; neither: any that `builders` knows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub builders: BTreeMap<String, BTreeSet<String>>,
+    /// From which sensitivity on SBOMs must be complete; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_sbom_from: Option<Sensitivity>,
+    /// Licences (SPDX ids or whole expressions) that nothing may have.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub denied_licences: BTreeSet<String>,
+    /// What must not run: digests (of packages, images, components) and purls, with the advisory (CVE, GHSA, …) or reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub denied: BTreeMap<String, String>,
+}
+
+impl Supply {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl PolicyData {
+    /// Whose signatures it takes. What the policy does not list takes one signature, but for what changes the rules
+    /// themselves: there the operator is never enough alone.
+    #[must_use]
+    pub fn signing(&self, what: &str) -> SigningRule {
+        self.signing.get(what).cloned().unwrap_or_else(|| SigningRule::default_of(what))
+    }
+
+    /// Values that no rule could make sense of.
+    fn problem(&self) -> Option<String> {
+        let action = |a: &&String| !ACTIONS.contains(&a.as_str());
+        let gated = |a: &&String| action(a) && !GATED.contains(&a.as_str());
+        if let Some(name) = self.signing.keys().find(gated) {
+            return Some(format!("signing: `{name}` is neither an action nor one of {}", GATED.join(", ")));
+        }
+        if let Some((name, why)) = self.signing.iter().find_map(|(n, r)| r.problem(n).map(|p| (n, p))) {
+            return Some(format!("signing of `{name}`: {why}"));
+        }
+        let hours = |w: &&Window| w.from_hour > 23 || !(1..=24).contains(&w.to_hour);
+        if let Some(w) = self.windows.iter().find(hours) {
+            return Some(format!("windows: from {} to {} are no hours of a day", w.from_hour, w.to_hour));
+        }
+        let mut named = self.windows.iter().flat_map(|w| &w.actions);
+        if let Some(name) = named.find(action) {
+            return Some(format!("windows: `{name}` is no action"));
+        }
+        let emergency = self.emergency.as_ref()?;
+        if let Some(name) = emergency.actions.iter().find(action) {
+            return Some(format!("emergency: `{name}` is no action"));
+        }
+        if let Some(role) = emergency.roles.iter().find(|r| !["tenant", "operator"].contains(&r.as_str())) {
+            return Some(format!("emergency: a {role} breaks no glass, only tenant and operator do"));
+        }
+        let rule = emergency.waives.iter().find(|r| !waivable(r))?;
+        Some(format!("emergency: rule `{rule}` is never waived"))
+    }
 }
 
 /// What an organisation may vouch for.
@@ -82,7 +272,7 @@ impl<T: Copy> BySensitivity<T> {
 }
 
 /// What a tenant may use at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Services.
@@ -93,6 +283,28 @@ pub struct Quota {
     pub vcpus: u32,
     /// Memory, MiB.
     pub memory_mib: u32,
+    /// SR-IOV virtual functions; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vfs: Option<u32>,
+    /// Bandwidth of connection points, Mbit/s; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_mbps: Option<u32>,
+    /// At single sites, of all its services together; a site that is not listed has no limit of its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sites: BTreeMap<String, ResourceUse>,
+}
+
+/// What became of one test of a bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TestResult {
+    /// The file that it is in.
+    pub file: String,
+    /// Its name.
+    pub name: String,
+    /// Was it true?
+    pub passed: bool,
+    /// What it was instead, or empty.
+    pub detail: String,
 }
 
 /// Why a policy bundle cannot be used.
@@ -151,7 +363,15 @@ impl PolicyBundle {
                 return Err(PolicyError::new(path, "is neither data.json nor *.rego"));
             }
         }
-        self.data()?;
+        if let Some(problem) = self.data()?.problem() {
+            return Err(PolicyError::new(DATA_FILE, problem));
+        }
         crate::rego::declared(self).map(|_| ())
+    }
+
+    /// Runs its own tests: every rule `test_…` of each `NAME_test.rego`, over `NAME.rego` and the data, as `opa test`
+    /// does. A test that is undefined, false or errs has failed.
+    pub fn test(&self) -> Result<Vec<TestResult>, PolicyError> {
+        crate::rego::test(self)
     }
 }

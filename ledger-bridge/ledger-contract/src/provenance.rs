@@ -17,11 +17,16 @@ use crate::{
 pub const SLSA_PROVENANCE: &str = "https://slsa.dev/provenance/v1";
 
 /// The rules of this module, in order.
-pub(crate) const RULES: [&str; 5] = [
+pub(crate) const RULES: [&str; 10] = [
     "provenance/registered",
     "provenance/constituents",
     "provenance/signature",
+    "provenance/not-revoked",
+    "provenance/supplier",
     "provenance/sbom",
+    "provenance/sbom-complete",
+    "provenance/licences",
+    "provenance/denied",
     "provenance/slsa-level",
 ];
 
@@ -60,6 +65,31 @@ fn read(ctx: &Context<'_>, digest: &Digest) -> Result<Option<Package>, BadRecord
     Ok(Some(Package { entry, record }))
 }
 
+/// The record of a registered package.
+pub(crate) fn package_record(ctx: &Context<'_>, digest: &Digest) -> Result<Option<PackageRecord>, BadRecord> {
+    Ok(read(ctx, digest)?.map(|p| p.record))
+}
+
+/// Subjects (`name@org`) that signed a service's packages, or the provenance of their images.
+pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<BTreeSet<String>, BadRecord> {
+    let mut out = BTreeSet::new();
+    let Some(nsd) = read(ctx, nsd)? else { return Ok(out) };
+    let mut packages = Vec::new();
+    for digest in nsd.record.constituents.values() {
+        packages.extend(read(ctx, digest)?);
+    }
+    packages.push(nsd);
+    for Package { entry, record } in &packages {
+        let built = record.images.iter().filter_map(|i| i.provenance.as_ref());
+        for envelope in built.chain([&entry.request]) {
+            // What does not verify is refused by the rules on signatures.
+            let signers = ctx.signers(envelope, entry.time).unwrap_or_default();
+            out.extend(signers.iter().map(ToString::to_string));
+        }
+    }
+    Ok(out)
+}
+
 /// Every image of registered packages, whatever their provenance.
 pub(crate) fn images<'a>(
     ctx: &Context<'_>,
@@ -78,6 +108,7 @@ pub(crate) fn check(
     rules: &mut Rules,
     nsd: &Digest,
     sensitivity: Sensitivity,
+    tenant: &str,
 ) -> Result<Option<Packages>, BadRecord> {
     let found = read(ctx, nsd)?;
     let Some(nsd) = rules.value(RULES[0], registered(found, nsd)) else {
@@ -94,8 +125,13 @@ pub(crate) fn check(
     };
     let packages = Packages { nsd, vnfs };
     rules.check(RULES[2], signatures(ctx, &packages));
-    rules.check(RULES[3], sboms(&packages, sensitivity));
-    rules.check(RULES[4], slsa(ctx, &packages, sensitivity));
+    rules.check(RULES[3], not_revoked(&packages));
+    rules.check(RULES[4], suppliers_allowed(ctx, &packages, tenant));
+    rules.check(RULES[5], sboms(&packages, sensitivity));
+    rules.check(RULES[6], complete_sboms(ctx, &packages, sensitivity));
+    rules.check(RULES[7], licences(ctx, &packages));
+    rules.check(RULES[8], denied(ctx, &packages));
+    rules.check(RULES[9], slsa(ctx, &packages, sensitivity));
     Ok(Some(packages))
 }
 
@@ -179,6 +215,126 @@ fn sboms(packages: &Packages, sensitivity: Sensitivity) -> Checked<String> {
         count += record.images.len();
     }
     Ok(format!("every one of {count} images has an SBOM"))
+}
+
+fn not_revoked(packages: &Packages) -> Checked<String> {
+    match packages.all().find_map(|p| p.entry.revoked.map(|at| (p, at))) {
+        None => Ok("none was taken back".to_owned()),
+        Some((p, at)) => fault(
+            "PACKAGE_REVOKED",
+            format!(
+                "package `{}` ({}) was taken back at position {at}",
+                p.record.descriptor_id, p.record.digest
+            ),
+        ),
+    }
+}
+
+/// May this tenant use what these organisations and builders made?
+fn suppliers_allowed(ctx: &Context<'_>, packages: &Packages, tenant: &str) -> Checked<String> {
+    fn of<'a>(all: &'a BTreeMap<String, BTreeSet<String>>, tenant: &str) -> Option<&'a BTreeSet<String>> {
+        all.get(tenant).or_else(|| all.get("default"))
+    }
+    let supply = &ctx.data.supply;
+    let (orgs, builders) = (of(&supply.providers, tenant), of(&supply.builders, tenant));
+    for Package { entry, record } in packages.all() {
+        let signers = ctx.signers(&entry.request, entry.time).unwrap_or_default();
+        let org = signers.first().map_or("", |i| i.org.as_str());
+        if orgs.is_some_and(|allowed| !allowed.contains(org)) {
+            return fault(
+                "SUPPLIER_NOT_ALLOWED",
+                format!(
+                    "package `{}` is of `{org}`, whom tenant `{tenant}` must not use",
+                    record.descriptor_id
+                ),
+            );
+        }
+        let Some(allowed) = builders else { continue };
+        for image in &record.images {
+            let built = image.provenance.as_ref().and_then(|p| builder_of(p, &image.digest).ok());
+            if !built.as_ref().is_some_and(|b| allowed.contains(b)) {
+                let by = built.unwrap_or_else(|| "nobody who says so".to_owned());
+                return fault(
+                    "SUPPLIER_NOT_ALLOWED",
+                    format!(
+                        "image {} was built by `{by}`, whom tenant `{tenant}` must not use",
+                        image.digest
+                    ),
+                );
+            }
+        }
+    }
+    Ok(match (orgs, builders) {
+        (None, None) => "any supplier is allowed".to_owned(),
+        _ => format!("all suppliers are allowed for tenant `{tenant}`"),
+    })
+}
+
+fn contents(packages: &Packages) -> impl Iterator<Item = (&Package, &ImageRecord)> {
+    packages.all().flat_map(|p| p.record.images.iter().map(move |i| (p, i)))
+}
+
+fn complete_sboms(ctx: &Context<'_>, packages: &Packages, sensitivity: Sensitivity) -> Checked<String> {
+    match ctx.data.supply.complete_sbom_from {
+        Some(from) if sensitivity >= from => {}
+        _ => return Ok(format!("{sensitivity:?} services need no complete SBOM")),
+    }
+    match contents(packages).find(|(_, i)| !i.contents.as_ref().is_some_and(|c| c.complete)) {
+        None => Ok("every SBOM is complete".to_owned()),
+        Some((p, image)) => fault(
+            "SBOM_INCOMPLETE",
+            format!(
+                "the SBOM of image {} of package `{}` does not claim to list everything",
+                image.digest, p.record.descriptor_id
+            ),
+        ),
+    }
+}
+
+fn licences(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
+    let denied = &ctx.data.supply.denied_licences;
+    let hit = contents(packages).find_map(|(p, i)| {
+        let found = i.contents.iter().flat_map(|c| &c.licences).find(|l| licence_denied(denied, l));
+        found.map(|l| (p, i, l))
+    });
+    match hit {
+        None => Ok(format!("none of {} denied licences", denied.len())),
+        Some((p, image, licence)) => fault(
+            "LICENCE_DENIED",
+            format!("image {} of package `{}` has licence {licence}", image.digest, p.record.descriptor_id),
+        ),
+    }
+}
+
+/// An expression is denied when it is listed, or when a licence that it cannot do without is.
+fn licence_denied(denied: &BTreeSet<String>, expression: &str) -> bool {
+    if denied.contains(expression) {
+        return true;
+    }
+    let alternatives = expression.split(" OR ");
+    let stripped = |id: &str| id.trim_matches(|c: char| c == '(' || c == ')' || c == ' ').to_owned();
+    let one = |a: &str| a.split(" AND ").any(|id| denied.contains(&stripped(id)));
+    // A choice is denied when nothing is left to choose.
+    expression.contains(' ') && alternatives.into_iter().all(one)
+}
+
+fn denied(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
+    let denied = &ctx.data.supply.denied;
+    let look = |id: &str| denied.get(id).map(|why| (id.to_owned(), why));
+    let of_package = |p: &Package| look(&p.record.digest.to_string());
+    let of_image = |i: &ImageRecord| {
+        look(&i.digest.to_string())
+            .or_else(|| i.contents.iter().flat_map(|c| &c.components).find_map(|c| look(c)))
+    };
+    let hit = packages.all().find_map(|p| {
+        of_package(p).or_else(|| p.record.images.iter().find_map(of_image)).map(|hit| (p, hit))
+    });
+    match hit {
+        None => Ok(format!("none of {} denied artefacts and components", denied.len())),
+        Some((p, (id, why))) => {
+            fault("COMPONENT_DENIED", format!("package `{}` contains {id}: {why}", p.record.descriptor_id))
+        }
+    }
 }
 
 fn slsa(ctx: &Context<'_>, packages: &Packages, sensitivity: Sensitivity) -> Checked<String> {

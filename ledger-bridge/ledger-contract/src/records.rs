@@ -35,6 +35,9 @@ pub struct PackageRecord {
     /// What one step of a scaling aspect adds, by `member/aspect` (NSD) or `aspect` (VNFD).
     #[serde(default)]
     pub scaling: BTreeMap<String, ResourceUse>,
+    /// For an NSD: the VNFD id of each member VNF index, so that single members can be charged.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub members: BTreeMap<String, String>,
     /// The software images it carries.
     #[serde(default)]
     pub images: Vec<ImageRecord>,
@@ -59,9 +62,26 @@ pub struct ImageRecord {
     /// Digest of its CycloneDX SBOM; absent when it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sbom: Option<Digest>,
+    /// What its SBOM says, as far as rules look at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contents: Option<ImageContents>,
     /// Its SLSA v1 provenance (DSSE, in-toto statement), whole: the contract verifies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Envelope>,
+}
+
+/// What an SBOM says of an image. Orchestrator and provider read it from the same document, independently.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageContents {
+    /// Does it claim to list everything (CycloneDX `compositions`: complete), with a name and a digest or purl each?
+    pub complete: bool,
+    /// SPDX licence ids and expressions of its components.
+    #[serde(default)]
+    pub licences: BTreeSet<String>,
+    /// Its components: `sha256:<hex>` where the SBOM has a digest, and the purl where it has one.
+    #[serde(default)]
+    pub components: BTreeSet<String>,
 }
 
 /// Countable use, for quotas.
@@ -88,6 +108,24 @@ fn is_zero(n: &u32) -> bool {
 }
 
 impl ResourceUse {
+    /// Nothing at all?
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The larger of both, each by itself.
+    #[must_use]
+    pub fn max(&self, other: &Self) -> Self {
+        self.zip(other, u32::max)
+    }
+
+    /// The difference, 0 where there is none.
+    #[must_use]
+    pub fn less(&self, other: &Self) -> Self {
+        self.zip(other, u32::saturating_sub)
+    }
+
     /// The sum (saturating: what cannot be counted is over every quota).
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
@@ -187,6 +225,9 @@ pub struct Anchor {
     /// Was the SLA met? Absent when nothing was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sla_met: Option<bool>,
+    /// What the service uses at each site from now on, whole; absent: as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<BTreeMap<String, ResourceUse>>,
 }
 
 /// One rule's result.
@@ -459,8 +500,12 @@ pub struct Entry {
 /// The state a transaction reads: named before the decision.
 pub type ReadSet = BTreeSet<String>;
 
-/// Version of the entry format that [`Entry::v`] carries.
-pub const ENTRY_VERSION: u32 = 1;
+/// Version of the entry format, and of the rules that decided it, that a new [`Entry::v`] carries. Older ones are read,
+/// and decided again, by the rules of their time:
+///
+/// * 1: deploy, scale, terminate; one signature.
+/// * 2: every action, co-signing, standing grants, break-glass, governance; revisions and use by site in the state.
+pub const ENTRY_VERSION: u32 = 2;
 
 impl Entry {
     /// The leaf: always the same bytes for the same entry.

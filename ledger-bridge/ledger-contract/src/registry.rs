@@ -3,6 +3,8 @@
 //! A registration is judged by what never changes of it (who signed, its form): the policy judges a package when an
 //! intent wants to use it, under the bundle in force then.
 
+use std::collections::BTreeSet;
+
 use attestation::AkRecord;
 use trust::{Envelope, TrustRoots, UnixTime};
 
@@ -25,12 +27,15 @@ pub const MAX_CONSTITUENTS: usize = 64;
 pub const MAX_SITES: usize = 256;
 
 const REPLAY: &str = "freshness/replay";
+const SIGNATURES: &str = "authorization/signatures";
+/// Most components that the summary of an image's SBOM may list.
+pub const MAX_COMPONENTS: usize = 4096;
 
 /// Founds the ledger: signed by a member of the operator that it names itself.
 pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, tx: &TxInfo) -> Outcome {
     let policy = genesis.policy.digest();
     let roots = TrustRoots { orgs: genesis.orgs.clone(), logs: Vec::new() };
-    let mut rules = Rules::default();
+    let mut rules = Rules::new(tx.v);
     // A genesis brings its own roots, so anybody can sign one. On a ledger that is founded that says nothing.
     if let Err(founded) = unfounded(state, tx) {
         rules.check(REPLAY, Err(founded));
@@ -39,8 +44,9 @@ pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, t
     }
     match rules.value(AUTHENTICATION, authenticate(request, &roots, tx.time)) {
         None => rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1)),
-        Some(who) => {
-            rules.check("authorization/role", demand_role(&who, "operator"));
+        Some(signers) => {
+            let who = signers.who();
+            rules.check("authorization/role", demand_role(who, &["operator"]));
             rules.check(
                 "authorization/organisation",
                 match who.org == genesis.operator {
@@ -55,13 +61,7 @@ pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, t
     }
     rules.check("form/genesis", genesis_form(genesis, tx));
     rules.check(REPLAY, unfounded(state, tx));
-    rules.check(
-        "form/policy",
-        match genesis.policy.check() {
-            Ok(()) => Ok(format!("policy bundle {policy}")),
-            Err(e) => fault("POLICY_ERROR", e.to_string()),
-        },
-    );
+    rules.check("form/policy", crate::governance::tested(&genesis.policy));
     if !rules.all_passed() {
         return rules.refused(policy);
     }
@@ -110,12 +110,13 @@ pub(crate) fn name(text: &str) -> bool {
 
 /// Registers a package.
 pub(crate) fn package(ctx: &Context<'_>, record: &PackageRecord) -> Result<Outcome, BadRecord> {
-    let mut rules = Rules::default();
+    let mut rules = Rules::new(ctx.tx.v);
     let key = package_key(&record.digest);
-    if ctx.authorize(&mut rules, "provider").is_none() {
-        rules.not_evaluated(["form/package", REPLAY]);
+    let Some(signers) = ctx.authorize(&mut rules, &["provider"]) else {
+        rules.not_evaluated([SIGNATURES, "form/package", REPLAY]);
         return Ok(rules.refused(ctx.policy));
-    }
+    };
+    rules.check(SIGNATURES, ctx.cosigned("package", &signers, &BTreeSet::new()));
     rules.check("form/package", package_form(record));
     let known = ctx.state.get::<PackageEntry>(&key)?;
     rules.check(
@@ -134,7 +135,12 @@ pub(crate) fn package(ctx: &Context<'_>, record: &PackageRecord) -> Result<Outco
         return Ok(rules.refused(ctx.policy));
     }
     let mut writes = Writes::default();
-    let entry = PackageEntry { request: ctx.request.clone(), position: ctx.tx.position, time: ctx.tx.time };
+    let entry = PackageEntry {
+        request: ctx.request.clone(),
+        position: ctx.tx.position,
+        time: ctx.tx.time,
+        revoked: None,
+    };
     writes.put(key, &entry);
     Ok(Outcome { verdict: rules.verdict(ctx.policy), writes: writes.0, event: None })
 }
@@ -146,6 +152,10 @@ fn package_form(record: &PackageRecord) -> Checked<String> {
     }
     if record.images.len() > MAX_IMAGES || record.constituents.len() > MAX_CONSTITUENTS {
         return invalid(format!("at most {MAX_IMAGES} images and {MAX_CONSTITUENTS} constituents"));
+    }
+    let listed = record.images.iter().filter_map(|i| i.contents.as_ref());
+    if listed.into_iter().any(|c| c.components.len() > MAX_COMPONENTS || c.licences.len() > MAX_COMPONENTS) {
+        return invalid(format!("an image with more than {MAX_COMPONENTS} components or licences"));
     }
     if record.kind == PackageKind::Vnf && !record.constituents.is_empty() {
         return invalid("a VNF package has no constituents".into());
@@ -163,11 +173,12 @@ fn package_form(record: &PackageRecord) -> Checked<String> {
 
 /// Registers or replaces a site's attestation key.
 pub(crate) fn attestation_key(ctx: &Context<'_>, ak: &AkRecord) -> Result<Outcome, BadRecord> {
-    let mut rules = Rules::default();
-    if ctx.authorize(&mut rules, "operator").is_none() {
-        rules.not_evaluated(["form/attestation-key", REPLAY]);
+    let mut rules = Rules::new(ctx.tx.v);
+    let Some(signers) = ctx.authorize(&mut rules, &["operator"]) else {
+        rules.not_evaluated([SIGNATURES, "form/attestation-key", REPLAY]);
         return Ok(rules.refused(ctx.policy));
-    }
+    };
+    rules.check(SIGNATURES, ctx.cosigned("attestation_key", &signers, &BTreeSet::new()));
     let mut sites = ctx.state.get::<Vec<String>>(AK_INDEX)?.unwrap_or_default();
     rules.check("form/attestation-key", ak_form(ak, &sites, ctx.tx.time));
     let known = ctx.state.get::<AkRecord>(&ak_key(&ak.site))?;

@@ -21,7 +21,7 @@ use trust::Digest;
 
 use crate::{
     memo::{Memo, remembered},
-    policy::{DATA_FILE, PolicyError},
+    policy::{DATA_FILE, PolicyError, TestResult},
     records::PolicyBundle,
 };
 
@@ -31,6 +31,10 @@ const UNITS_PER_TICK: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 const MAX_TICKS: u64 = 1000;
 /// Builtins that one call can make allocate without bound.
 const FORBIDDEN: [&str; 3] = ["numbers.range", "strings.repeat", "rand."];
+/// Ending of a file of tests.
+const TEST_SUFFIX: &str = "_test.rego";
+/// Most tests of one bundle: they run in the decision that brings it into force.
+const MAX_TESTS: usize = 256;
 /// Most refusals kept of one rule file.
 const MAX_DENIALS: usize = 100;
 
@@ -131,7 +135,53 @@ fn eval<T: serde::de::DeserializeOwned>(
 }
 
 fn rule_files(bundle: &PolicyBundle) -> impl Iterator<Item = (&String, &String)> {
-    bundle.files.iter().filter(|(path, _)| path.ends_with(".rego"))
+    bundle.files.iter().filter(|(path, source)| path.ends_with(".rego") && !is_test(path, source))
+}
+
+/// By name and package: no bundle of version 1 could have such a file.
+fn is_test(path: &str, source: &str) -> bool {
+    path.ends_with(TEST_SUFFIX) && source.lines().any(|l| l.trim_end() == "package mandate.tenant_test")
+}
+
+/// Runs the tests of a bundle.
+pub(crate) fn test(bundle: &PolicyBundle) -> Result<Vec<TestResult>, PolicyError> {
+    let mut results = Vec::new();
+    for (path, source) in bundle.files.iter().filter(|(path, source)| is_test(path, source)) {
+        let tested = path.replace(TEST_SUFFIX, ".rego");
+        let Some(rules) = bundle.files.get(&tested) else {
+            return Err(PolicyError::new(path, format!("there is no {tested} that it could test")));
+        };
+        let data = bundle.files.get(DATA_FILE).map_or("{}", String::as_str);
+        let mut engine = compile(&tested, rules, data)?;
+        let error = |e: &dyn std::fmt::Display| PolicyError::new(path, first_lines(&e.to_string()));
+        if let Some(name) = FORBIDDEN.iter().find(|name| source.contains(*name)) {
+            return Err(PolicyError::new(path, format!("`{name}` is not available to policies")));
+        }
+        engine.add_policy(path.clone(), source.clone()).map_err(|e| error(&e))?;
+        let names: BTreeSet<&str> = source.lines().filter_map(test_name).collect();
+        if names.len() + results.len() > MAX_TESTS {
+            return Err(PolicyError::new(path, format!("more than {MAX_TESTS} tests")));
+        }
+        results.extend(names.into_iter().map(|name| run_test(engine.clone(), path, name)));
+    }
+    Ok(results)
+}
+
+/// `test_x` of a line `test_x if {`, `test_x := …`, `test_x {`.
+fn test_name(line: &str) -> Option<&str> {
+    let end = line.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(line.len());
+    line.starts_with("test_").then(|| &line[..end])
+}
+
+fn run_test(mut engine: Engine, path: &str, name: &str) -> TestResult {
+    let outcome = engine.eval_rule(format!("data.mandate.tenant_test.{name}"));
+    let detail = match outcome {
+        Ok(Value::Bool(true)) => String::new(),
+        Ok(Value::Undefined) => "it is undefined: nothing in it was true".to_owned(),
+        Ok(other) => format!("it is {other}"),
+        Err(e) => first_lines(&e.to_string()),
+    };
+    TestResult { file: path.to_owned(), name: name.to_owned(), passed: detail.is_empty(), detail }
 }
 
 /// Names of all rules that the bundle's files declare; an error when one does not compile.

@@ -5,13 +5,15 @@ use serde::de::DeserializeOwned;
 use trust::{Digest, Envelope, dsse::MAX_SIGNATURES, identity};
 
 use crate::{
-    intent::{INTENT_PAYLOAD, Intent, IntentKind},
+    intent::{INTENT_PAYLOAD, Intent, refusable_parameters},
     records::{
-        AK_PAYLOAD, ANCHOR_PAYLOAD, Anchor, GENESIS_PAYLOAD, Genesis, PACKAGE_PAYLOAD, PackageRecord, ReadSet,
+        AK_PAYLOAD, ANCHOR_PAYLOAD, Anchor, Change, GENESIS_PAYLOAD, GOVERNANCE_PAYLOAD, Genesis, Governance,
+        PACKAGE_PAYLOAD, PackageRecord, ReadSet, Revocable, STANDING_PAYLOAD, StandingGrant,
     },
     state::{
         AK_INDEX, BadRecord, GENESIS, IntentRecord, POLICY_ACTIVE, PackageEntry, ServiceRecord, Snapshot,
-        ak_key, intent_key, operation_key, org_key, package_key, policy_key, service_key, usage_key,
+        ak_key, governance_key, intent_key, operation_key, org_key, package_key, policy_key, refused_key,
+        service_key, standing_key, standing_use_key, usage_key,
     },
 };
 
@@ -34,6 +36,10 @@ pub enum Request {
     Intent(Box<Intent>),
     /// Anchor an operation's evidence.
     Anchor(Box<Anchor>),
+    /// Let the orchestrator act by itself.
+    Standing(Box<StandingGrant>),
+    /// Change the rules themselves.
+    Governance(Box<Governance>),
 }
 
 /// Why an envelope is no request at all. It never becomes an entry.
@@ -79,11 +85,13 @@ impl Request {
             AK_PAYLOAD => Self::AttestationKey(document(envelope, "attestation key")?),
             INTENT_PAYLOAD => Self::Intent(document(envelope, "intent")?),
             ANCHOR_PAYLOAD => Self::Anchor(document(envelope, "anchor")?),
+            STANDING_PAYLOAD => Self::Standing(document(envelope, "standing grant")?),
+            GOVERNANCE_PAYLOAD => Self::Governance(document(envelope, "governance change")?),
             other => return Err(Malformed::PayloadType(other.to_owned())),
         })
     }
 
-    /// `genesis`, `package`, `attestation-key`, `intent`, `anchor`.
+    /// `genesis`, `package`, `attestation-key`, `intent`, `anchor`, `standing-grant`, `governance`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -92,6 +100,8 @@ impl Request {
             Self::AttestationKey(_) => "attestation-key",
             Self::Intent(_) => "intent",
             Self::Anchor(_) => "anchor",
+            Self::Standing(_) => "standing-grant",
+            Self::Governance(_) => "governance",
         }
     }
 }
@@ -128,6 +138,10 @@ pub fn read_set(request: &Envelope, known: &Snapshot) -> Result<ReadSet, Malform
                 keys.extend([service_key(&r.tenant, &r.service), usage_key(&r.tenant)]);
             }
         }
+        Request::Standing(grant) => {
+            keys.insert(standing_key(&grant.id));
+        }
+        Request::Governance(governance) => governance_keys(&governance, &mut keys),
     }
     Ok(keys)
 }
@@ -138,8 +152,20 @@ fn intent_keys(intent: &Intent, known: &Snapshot, keys: &mut ReadSet) -> Result<
     for site in known.get::<Vec<String>>(AK_INDEX)?.unwrap_or_default() {
         keys.insert(ak_key(&site));
     }
-    if let IntentKind::Deploy(deploy) = &intent.action {
-        package_keys(&deploy.nsd_package, known, keys)?;
+    for id in &intent.depends_on {
+        keys.insert(intent_key(id));
+        let record = known.get::<IntentRecord>(&intent_key(id))?;
+        keys.extend(record.and_then(|r| r.operation_id).map(|operation| operation_key(&operation)));
+    }
+    if let Some(standing) = &intent.standing {
+        keys.extend([standing_key(&standing.grant), standing_use_key(&standing.grant, &intent.service)]);
+    }
+    if let Some((nsd, parameters)) = intent.action.names() {
+        package_keys(&nsd, known, keys)?;
+        let record = known.get::<PackageEntry>(&package_key(&nsd))?.and_then(|e| e.record().ok());
+        let constituents = record.iter().flat_map(|r| r.constituents.values().copied());
+        let named = constituents.chain([nsd]).chain(refusable_parameters(parameters));
+        keys.extend(named.map(|digest| refused_key(&intent.tenant, &digest)));
     }
     if let Some(record) = known.get::<ServiceRecord>(&service)? {
         for digest in record.packages.values() {
@@ -148,6 +174,24 @@ fn intent_keys(intent: &Intent, known: &Snapshot, keys: &mut ReadSet) -> Result<
     }
     keys.insert(service);
     Ok(())
+}
+
+fn governance_keys(governance: &Governance, keys: &mut ReadSet) {
+    keys.insert(governance_key(&governance.id));
+    match &governance.change {
+        Change::Policy { .. } => {}
+        Change::Organisation { name, .. } => {
+            keys.insert(org_key(name));
+        }
+        Change::Revoke { what } => {
+            keys.insert(match what {
+                Revocable::Intent { id } => intent_key(id),
+                Revocable::StandingGrant { id } => standing_key(id),
+                Revocable::Package { digest } => package_key(digest),
+                Revocable::AttestationKey { site } => ak_key(site),
+            });
+        }
+    }
 }
 
 /// A package, its constituents (one level: a VNF package has none), and everybody who signed any of it.

@@ -11,7 +11,7 @@ use trust::{Digest, Envelope, UnixTime, identity::OrgRoot};
 
 use crate::{
     intent::{ScaleDirection, Sensitivity},
-    records::{PackageRecord, ResourceUse},
+    records::{PackageRecord, ResourceUse, StandingGrant},
 };
 
 /// Key of the [`GenesisRecord`].
@@ -55,6 +55,26 @@ pub fn service_key(tenant: &str, service: &str) -> String {
 #[must_use]
 pub fn usage_key(tenant: &str) -> String {
     format!("usage/{tenant}")
+}
+/// `refused/<tenant>/<digest>`: a [`RefusedRecord`].
+#[must_use]
+pub fn refused_key(tenant: &str, digest: &Digest) -> String {
+    format!("refused/{tenant}/{digest}")
+}
+/// `standing/<id>`: a [`StandingRecord`].
+#[must_use]
+pub fn standing_key(id: &str) -> String {
+    format!("standing/{id}")
+}
+/// `standing-use/<id>/<service>`: a [`StandingUsed`].
+#[must_use]
+pub fn standing_use_key(id: &str, service: &str) -> String {
+    format!("standing-use/{id}/{service}")
+}
+/// `governance/<id>`: the position of the change's entry.
+#[must_use]
+pub fn governance_key(id: &str) -> String {
+    format!("governance/{id}")
 }
 /// `operation/<id>`: an [`OperationRecord`].
 #[must_use]
@@ -115,6 +135,9 @@ pub struct PackageEntry {
     pub position: u64,
     /// When; the provider's certificate must have been valid then.
     pub time: UnixTime,
+    /// Position of the entry that took it back: no intent may name it from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<u64>,
 }
 
 impl PackageEntry {
@@ -137,7 +160,7 @@ pub struct IntentRecord {
     pub tenant: String,
     /// Service.
     pub service: String,
-    /// `deploy`, `scale`, `terminate`.
+    /// One of [`crate::intent::ACTIONS`].
     pub action: String,
     /// Position of its entry.
     pub position: u64,
@@ -152,6 +175,9 @@ pub struct IntentRecord {
     /// The operation that carried it out, once anchored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation_id: Option<String>,
+    /// Position of the entry that took it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<u64>,
 }
 
 /// State of a service.
@@ -162,9 +188,9 @@ pub enum ServiceState {
     Pending,
     /// Instantiated, with anchored evidence.
     Active,
-    /// Its traffic is cut, its instances are kept; it can only be terminated.
+    /// Its traffic, or some instances', is cut, the instances are kept; it can be healed, isolated, terminated.
     Isolated,
-    /// An operation failed half way: parts of it may run, and it can only be terminated.
+    /// An operation failed half way: parts of it may run; it can be healed, isolated, terminated.
     Broken,
 }
 
@@ -191,6 +217,66 @@ pub struct ServiceRecord {
     /// The approved operation whose evidence is not anchored yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<InFlight>,
+    /// What runs; absent for a service whose deployment version 1 of the rules decided, until its first update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+    /// What ran before, oldest first, at most [`MAX_REVISIONS`]: what a rollback can go back to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<Revision>,
+    /// What it uses at each site, as its last evidence says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sites: BTreeMap<String, ResourceUse>,
+}
+
+/// Former revisions that are kept: going back further is a new update.
+pub const MAX_REVISIONS: usize = 8;
+
+/// A revision of a service: software and configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revision {
+    /// The intent (deploy, update, rollback) that made it.
+    pub intent_id: String,
+    /// Its NSD package.
+    pub nsd_package: Digest,
+    /// Its configuration: [`crate::intent::parameters_digest`].
+    pub parameters: Digest,
+    /// Is its configuration empty?
+    #[serde(default)]
+    pub plain: bool,
+}
+
+/// A digest that a tenant's rollback has left behind: nothing of the tenant's may name it any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusedRecord {
+    /// The rollback.
+    pub intent_id: String,
+    /// Position of its entry.
+    pub position: u64,
+    /// What was wrong.
+    pub reason: String,
+}
+
+/// A standing grant on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandingRecord {
+    /// It.
+    pub grant: StandingGrant,
+    /// Position of its entry.
+    pub position: u64,
+    /// Position of the entry that took it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<u64>,
+}
+
+/// What was done on one service under a standing grant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandingUsed {
+    /// When the causes were seen, ascending; as many as the budget at most.
+    pub observed: Vec<UnixTime>,
 }
 
 /// An approved operation whose evidence is not anchored yet.
@@ -201,6 +287,9 @@ pub struct InFlight {
     pub intent_id: String,
     /// What it does.
     pub kind: InFlightKind,
+    /// What was reserved for it on approval.
+    #[serde(default, skip_serializing_if = "ResourceUse::is_zero")]
+    pub asked: ResourceUse,
 }
 
 /// What an operation in flight will change in the tenant's usage when it ends.
@@ -218,16 +307,40 @@ pub enum InFlightKind {
     },
     /// The whole service is given back on completion.
     Terminate,
+    /// Update or rollback: on completion the next revision is the present one.
+    Revise {
+        /// It.
+        next: Revision,
+        /// Its packages.
+        packages: BTreeMap<String, Digest>,
+        /// What is charged for it.
+        reserved: ResourceUse,
+        /// The lease's end from then on, when it is renewed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease_until: Option<UnixTime>,
+    },
+    /// Nothing changes in what is charged.
+    Heal,
+    /// What moves is reserved twice until then.
+    Migrate,
+    /// Nothing is given back.
+    Isolate,
 }
 
 /// What a tenant uses now, reservations included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Usage {
     /// Services.
     pub services: u32,
     /// Sum over its services.
     pub resources: ResourceUse,
+    /// By site, as the evidence says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sites: BTreeMap<String, ResourceUse>,
+    /// Part of `resources` of which no evidence says yet at which site it is.
+    #[serde(default, skip_serializing_if = "ResourceUse::is_zero")]
+    pub unplaced: ResourceUse,
 }
 
 /// An operation whose evidence is anchored.

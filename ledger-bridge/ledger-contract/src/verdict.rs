@@ -1,6 +1,6 @@
 //! Collecting the results of rules into a verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use trust::Digest;
@@ -8,7 +8,11 @@ use trust::Digest;
 use crate::{
     contract::Outcome,
     records::{RuleResult, Verdict},
+    waive::waives,
 };
+
+/// How the detail of a rule begins that an emergency has waived; what it refused with, and why, follows.
+pub const WAIVED: &str = "waived by break-glass: ";
 
 /// Code of a rule that was not evaluated because one before it failed.
 pub const NOT_EVALUATED: &str = "NOT_EVALUATED";
@@ -27,15 +31,67 @@ pub(crate) fn fault<T>(code: &str, detail: impl Into<String>) -> Checked<T> {
     Err(Fault { code: code.to_owned(), detail: detail.into() })
 }
 
+/// Rules that version 1 of the entry format did not have: they are not listed in its verdicts. What they are about
+/// (co-signing rules, standing grants, …) could not be written down then, so none of them could refuse.
+const SINCE_2: [&str; 16] = [
+    "authorization/signatures",
+    "authorization/attributes",
+    "authorization/break-glass",
+    "compliance/dependencies",
+    "compliance/revision",
+    "compliance/window",
+    "provenance/not-revoked",
+    "provenance/refused-digest",
+    "provenance/sbom-complete",
+    "provenance/supplier",
+    "provenance/licences",
+    "provenance/denied",
+    "quota/vfs",
+    "quota/bandwidth",
+    "quota/sites",
+    "compliance/members",
+];
+
 /// The results so far, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Rules {
     results: Vec<RuleResult>,
+    /// Version of the rules.
+    v: u32,
+    /// What an emergency waives here: rules and groups.
+    waives: BTreeSet<String>,
+    waived: Vec<String>,
 }
 
 impl Rules {
+    /// None yet, by version `v` of the rules.
+    pub fn new(v: u32) -> Self {
+        Self { results: Vec::new(), v, waives: BTreeSet::new(), waived: Vec::new() }
+    }
+
+    /// From now on, refusals of these rules and groups are recorded, and waived.
+    pub fn waive(&mut self, rules: BTreeSet<String>) {
+        self.waives = rules;
+    }
+
+    /// Rules that were waived so far.
+    pub fn waived(&self) -> &[String] {
+        &self.waived
+    }
+
+    fn listed(&self, rule: &str) -> bool {
+        self.v >= 2 || !SINCE_2.contains(&rule)
+    }
+
     /// Records a rule whose success is described by its text.
     pub fn check(&mut self, rule: &str, outcome: Checked<String>) -> bool {
+        let outcome = match outcome {
+            Err(f) if f.code != NOT_EVALUATED && waives(&self.waives, rule) => {
+                self.waived.push(rule.to_owned());
+                Ok(format!("{WAIVED}{}: {}", f.code, f.detail))
+            }
+            other => other,
+        };
         self.value(rule, outcome.map(|detail| ((), detail))).is_some()
     }
 
@@ -45,7 +101,9 @@ impl Rules {
             Ok((value, detail)) => (Some(value), String::new(), detail),
             Err(f) => (None, f.code, f.detail),
         };
-        self.results.push(RuleResult { rule: rule.to_owned(), passed: value.is_some(), code, detail });
+        if self.listed(rule) {
+            self.results.push(RuleResult { rule: rule.to_owned(), passed: value.is_some(), code, detail });
+        }
         value
     }
 

@@ -108,7 +108,7 @@ fn checkpoint_inclusion_and_entry() {
         chain.push(bytes);
         assert_eq!(b.code(&chain.last()), Some(RefusalCode::EntryFormat));
     }
-    assert_eq!(b.code(&b.forged(|e| e.v = 2)), Some(RefusalCode::EntryFormat));
+    assert_eq!(b.code(&b.forged(|e| e.v = 3)), Some(RefusalCode::EntryFormat));
     assert_eq!(b.code(&b.forged(|e| e.position = 3)), Some(RefusalCode::Position));
     assert_eq!(b.code(&b.forged(|e| e.ledger = "other".into())), Some(RefusalCode::WrongLedger));
     assert_eq!(Bench { ledger: "other", ..bench() }.code(&good), Some(RefusalCode::WrongLedger));

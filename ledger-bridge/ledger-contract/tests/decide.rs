@@ -12,8 +12,8 @@ use ledger_contract::{
     intent::{INTENT_PAYLOAD, Intent, IntentKind, ScaleDirection, Sensitivity, ns_instance_id},
     policy::{DEFAULT_BUILDER, PolicyData},
     records::{
-        AK_PAYLOAD, ANCHOR_PAYLOAD, Event, GENESIS_PAYLOAD, Genesis, ImageRecord, PACKAGE_PAYLOAD,
-        PackageRecord, PolicyBundle, ResourceUse,
+        AK_PAYLOAD, ANCHOR_PAYLOAD, ENTRY_VERSION, Event, GENESIS_PAYLOAD, Genesis, ImageRecord,
+        PACKAGE_PAYLOAD, PackageRecord, PolicyBundle, ResourceUse,
     },
     state::{ServiceRecord, ServiceState, Usage},
 };
@@ -22,6 +22,11 @@ use trust::{Digest, Envelope, UnixTime};
 
 fn usage(chain: &Chain) -> Usage {
     chain.get("usage/acme").unwrap_or_default()
+}
+
+/// So many services, with what they use, and what of it is nowhere yet.
+fn charged(services: u32, resources: ResourceUse, unplaced: ResourceUse) -> Usage {
+    Usage { services, resources, unplaced, ..Usage::default() }
 }
 
 #[test]
@@ -37,22 +42,38 @@ fn an_approved_deployment() {
             "authorization/role",
             "authorization/organisation",
             "authorization/tenant",
+            "authorization/break-glass",
+            "authorization/attributes",
+            "authorization/signatures",
             "form/intent",
             "freshness/expiry",
             "freshness/replay",
+            "compliance/dependencies",
             "compliance/state",
             "compliance/in-flight",
             "provenance/registered",
             "provenance/constituents",
             "provenance/signature",
+            "provenance/not-revoked",
+            "provenance/supplier",
             "provenance/sbom",
+            "provenance/sbom-complete",
+            "provenance/licences",
+            "provenance/denied",
             "provenance/slsa-level",
+            "provenance/refused-digest",
+            "compliance/revision",
+            "compliance/members",
             "compliance/scaling",
             "quota/services",
             "quota/instances",
             "quota/vcpus",
             "quota/memory",
+            "quota/vfs",
+            "quota/bandwidth",
+            "quota/sites",
             "compliance/lease",
+            "compliance/window",
             "compliance/sovereignty",
             "compliance/sensitivity",
             "tenant/no-open-admin-ports",
@@ -384,7 +405,7 @@ fn life_of_a_quota() {
     };
     // Deploy, rolled back: everything is given back, and the name is free again.
     chain.approve(signed(&w, &deploy_intent("intent-0001", "edge")));
-    assert_eq!(usage(&chain), Usage { services: 1, resources: base });
+    assert_eq!(usage(&chain), charged(1, base, base));
     close(&mut chain, "op-1", "intent-0001", &ns_instance_id("acme", "edge", "intent-0001"), "ROLLED_BACK");
     assert_eq!(usage(&chain), Usage::default());
     assert!(chain.get::<ServiceRecord>("service/acme/edge").is_none());
@@ -429,7 +450,7 @@ fn an_isolated_service_keeps_what_it_has_until_it_is_terminated() {
     let mut isolated = anchor("op-1", "intent-0001", &ns, "FAILED");
     isolated.isolated = true;
     chain.approve(sign(ANCHOR_PAYLOAD, &isolated, &w.orchestrator));
-    assert_eq!(usage(&chain), Usage { services: 1, resources: nsd().resources });
+    assert_eq!(usage(&chain), charged(1, nsd().resources, ResourceUse::default()));
     let scale = scale_intent("intent-0002", "edge", ScaleDirection::ScaleOut, 1);
     chain.refuse(signed(&w, &scale), "SERVICE_NOT_ACTIVE");
     chain.refuse(signed(&w, &deploy_intent("intent-0003", "edge")), "SERVICE_EXISTS");
@@ -447,7 +468,7 @@ fn an_isolated_service_keeps_what_it_has_until_it_is_terminated() {
 fn terminate_broken(w: &World, chain: &mut Chain, ns: &str, reserved: ResourceUse) {
     let service = chain.get::<ServiceRecord>("service/acme/edge").unwrap();
     assert_eq!((service.state, service.reserved, service.in_flight), (ServiceState::Broken, reserved, None));
-    assert_eq!(usage(chain), Usage { services: 1, resources: reserved });
+    assert_eq!(usage(chain), charged(1, reserved, ResourceUse::default()));
     for direction in [ScaleDirection::ScaleOut, ScaleDirection::ScaleIn] {
         chain.refuse(signed(w, &scale_intent("intent-0007", "edge", direction, 1)), "SERVICE_NOT_ACTIVE");
         chain.state.remove("intent/intent-0007");
@@ -575,7 +596,7 @@ fn found_with(change: impl FnOnce(&mut PolicyBundle)) -> String {
     let mut policy = policy();
     change(&mut policy);
     let it = Genesis { ledger: LEDGER.into(), orgs: w.roots.orgs.clone(), operator: "op".into(), policy };
-    let tx = ledger_contract::TxInfo { ledger: LEDGER.into(), position: 0, time: NOW };
+    let tx = ledger_contract::TxInfo { v: ENTRY_VERSION, ledger: LEDGER.into(), position: 0, time: NOW };
     decide(&sign(GENESIS_PAYLOAD, &it, &w.operator), &Default::default(), &tx).verdict.code().to_owned()
 }
 

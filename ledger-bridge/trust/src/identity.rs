@@ -189,6 +189,22 @@ impl TrustRoots {
     }
 }
 
+/// Are these the roots of `org`: at least one CA certificate, each of its own name?
+pub fn check_root(org: &str, root: &OrgRoot) -> Result<(), IdentityError> {
+    if root.ca.is_empty() {
+        return Err(malformed("it has no CA certificate"));
+    }
+    for pem in &root.ca {
+        let ca = parse(&pem_to_der(pem)?)?;
+        let basic = ca.tbs_certificate().get_extension::<BasicConstraints>().map_err(malformed)?;
+        if !basic.is_some_and(|(_, basic)| basic.ca) || subject(&ca, "O")? != org {
+            return Err(IdentityError::NotIssuedBy(org.to_owned()));
+        }
+        public_key(&pem_to_der(pem)?)?;
+    }
+    Ok(())
+}
+
 fn malformed(e: impl std::fmt::Display) -> IdentityError {
     IdentityError::Malformed(e.to_string())
 }

@@ -91,6 +91,7 @@ pub fn record(
         constituents: BTreeMap::new(),
         resources: ResourceUse::default(),
         scaling: BTreeMap::new(),
+        members: BTreeMap::new(),
         images: Vec::new(),
     };
     match &package.descriptor {
@@ -111,6 +112,7 @@ fn images(verified: &VerifiedPackage) -> Vec<ImageRecord> {
     let image = |i: &descriptors::package::ImageEvidence| ImageRecord {
         digest: i.digest,
         sbom: Some(i.sbom),
+        contents: None,
         provenance: Some(i.provenance.clone()),
     };
     verified.images.iter().map(image).collect()
@@ -133,6 +135,7 @@ fn ns(
     for (index, member) in &flavour.members {
         let it = find(&member.vnfd)?;
         out.constituents.insert(member.vnfd.clone(), it.digest);
+        out.members.insert(index.clone(), member.vnfd.clone());
         out.resources = sum(&nsd.id, out.resources, it.resources)?;
         out.scaling.extend(it.scaling.iter().map(|(aspect, r)| (format!("{index}/{aspect}"), *r)));
     }

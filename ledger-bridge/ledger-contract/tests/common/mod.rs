@@ -125,6 +125,7 @@ pub fn image(w: &World) -> ImageRecord {
     ImageRecord {
         digest,
         sbom: Some(Digest::of("sbom")),
+        contents: None,
         provenance: Some(provenance(w, digest, DEFAULT_BUILDER)),
     }
 }
@@ -138,6 +139,7 @@ pub fn vnf(w: &World, id: &str) -> PackageRecord {
         constituents: BTreeMap::new(),
         resources: ResourceUse { instances: 1, vcpus: 1, memory_mib: 512, ..ResourceUse::default() },
         scaling: BTreeMap::new(),
+        members: BTreeMap::new(),
         images: vec![image(w)],
     }
 }
@@ -155,6 +157,7 @@ pub fn nsd() -> PackageRecord {
             "vlb/backends".to_owned(),
             ResourceUse { instances: 1, vcpus: 1, memory_mib: 256, ..ResourceUse::default() },
         )]),
+        members: [("vfw", "vfw_vnf"), ("vlb", "vlb_vnf")].map(|(m, v)| (m.to_owned(), v.to_owned())).into(),
         images: vec![],
     }
 }
@@ -217,6 +220,7 @@ pub fn anchor(operation: &str, intent: &str, ns: &str, outcome: &str) -> Anchor 
         bundle: Digest::of(operation),
         isolated: false,
         sla_met: None,
+        sites: None,
     }
 }
 
@@ -259,7 +263,12 @@ impl Chain {
     }
 
     pub fn tx(&self) -> TxInfo {
-        TxInfo { ledger: LEDGER.into(), position: self.entries.len() as u64, time: self.time }
+        TxInfo {
+            v: ENTRY_VERSION,
+            ledger: LEDGER.into(),
+            position: self.entries.len() as u64,
+            time: self.time,
+        }
     }
 
     pub fn decide(&self, request: &Envelope) -> Outcome {
@@ -268,9 +277,9 @@ impl Chain {
 
     pub fn submit(&mut self, request: Envelope) -> Outcome {
         let outcome = self.decide(&request);
-        let TxInfo { ledger, position, time } = self.tx();
+        let TxInfo { v, ledger, position, time } = self.tx();
         let entry = Entry {
-            v: ENTRY_VERSION,
+            v,
             ledger,
             position,
             time,

@@ -129,7 +129,7 @@ fn apply(entry: &Entry, log: &mut CommittedLog) -> Result<(), String> {
         SnapshotError::Malformed(m) => m.to_string(),
         SnapshotError::Read(never) => match never {},
     })?;
-    let tx = TxInfo { ledger: entry.ledger.clone(), position: entry.position, time: entry.time };
+    let tx = TxInfo { v: entry.v, ledger: entry.ledger.clone(), position: entry.position, time: entry.time };
     let outcome = decide(&entry.request, &state, &tx);
     let same = outcome.writes_digest() == entry.writes
         && outcome.event == entry.event

@@ -65,7 +65,7 @@ impl CommittedLog {
 
 fn entry(tx: TxInfo, request: Envelope, outcome: &Outcome) -> Entry {
     Entry {
-        v: ENTRY_VERSION,
+        v: tx.v,
         ledger: tx.ledger,
         position: tx.position,
         time: tx.time,
@@ -78,7 +78,7 @@ fn entry(tx: TxInfo, request: Envelope, outcome: &Outcome) -> Entry {
 
 /// Entry 0, if the contract approves of the genesis.
 pub(super) fn found(name: &str, genesis: Envelope, time: UnixTime) -> Result<Entry, LedgerError> {
-    let tx = TxInfo { ledger: name.to_owned(), position: 0, time };
+    let tx = TxInfo { v: ENTRY_VERSION, ledger: name.to_owned(), position: 0, time };
     let outcome = decide(&genesis, &Snapshot::default(), &tx);
     if let Some(rule) = outcome.verdict.rules.iter().find(|r| !r.passed) {
         return Err(LedgerError::Genesis { code: rule.code.clone(), detail: rule.detail.clone() });
@@ -141,7 +141,7 @@ impl Writer {
         let state = self.snapshot(&request, batch)?;
         let time = self.last_time.max(self.clock.now()?);
         let position = self.tree.size();
-        let tx = TxInfo { ledger: self.name.clone(), position, time };
+        let tx = TxInfo { v: ENTRY_VERSION, ledger: self.name.clone(), position, time };
         let outcome = decide(&request, &state, &tx);
         if !outcome.verdict.authenticated() {
             return Err(LedgerError::Unauthenticated { verdict: Box::new(outcome.verdict) });

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use ledger_contract::{
     contract::Request,
-    records::{Entry, Event},
+    records::{Change, Entry, Event, Revocable},
 };
 use trust::identity::claimed;
 
@@ -135,9 +135,30 @@ fn describe(entry: &Entry) -> (&'static str, String) {
                 Request::AttestationKey(ak) => ak.site.clone(),
                 Request::Intent(i) => format!("{} {}/{} ({})", i.action.name(), i.tenant, i.service, i.id),
                 Request::Anchor(a) => format!("{} {}", a.operation_id, a.outcome),
+                Request::Standing(g) => format!("{} for {} ({})", g.id, g.tenant, actions(&g.actions)),
+                Request::Governance(g) => format!("{} ({})", change(&g.change), g.id),
             };
             (request.kind(), subject)
         }
+    }
+}
+
+fn actions(actions: &std::collections::BTreeSet<String>) -> String {
+    actions.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A change of the rules, in a few words.
+fn change(change: &Change) -> String {
+    match change {
+        Change::Policy { bundle, .. } => format!("policy {}", bundle.digest().short()),
+        Change::Organisation { name, root: Some(_) } => format!("organisation {name}"),
+        Change::Organisation { name, root: None } => format!("organisation {name} leaves"),
+        Change::Revoke { what } => match what {
+            Revocable::Intent { id } => format!("revoke intent {id}"),
+            Revocable::StandingGrant { id } => format!("revoke standing grant {id}"),
+            Revocable::Package { digest } => format!("revoke package {}", digest.short()),
+            Revocable::AttestationKey { site } => format!("revoke key of site {site}"),
+        },
     }
 }
 

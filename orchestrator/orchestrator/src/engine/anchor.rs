@@ -96,6 +96,7 @@ impl Engine {
             bundle,
             isolated: outcome.is_some_and(|o| o.isolated),
             sla_met: fold::sla_met(operation),
+            sites: None,
         };
         let payload = serde_json::to_vec(&anchor).map_err(|e| EngineError::Encode(e.to_string()))?;
         Envelope::sign(ANCHOR_PAYLOAD, payload, &[&self.signer])
