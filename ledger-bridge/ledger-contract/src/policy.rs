@@ -272,7 +272,7 @@ impl<T: Copy> BySensitivity<T> {
 }
 
 /// What a tenant may use at once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Services.

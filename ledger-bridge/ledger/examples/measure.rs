@@ -31,8 +31,10 @@ async fn main() {
     let path = dir.path().join("ledger");
     let mut data = policy().data().unwrap();
     let most = u32::MAX;
-    data.quotas
-        .insert("acme".into(), Quota { services: most, instances: most, vcpus: most, memory_mib: most });
+    data.quotas.insert(
+        "acme".into(),
+        Quota { services: most, instances: most, vcpus: most, memory_mib: most, ..Quota::default() },
+    );
     let policy = policy().with_data(&data);
     Log::init(&path, &w.log, genesis(&w, policy.clone()), NOW).unwrap();
     let log = Arc::new(Log::open(&path, || NOW).unwrap());
