@@ -115,6 +115,9 @@ pub struct Launch {
     /// Write the process id here, after measuring and before executing.
     #[arg(long, value_name = "FILE")]
     pub pidfile: Option<PathBuf>,
+    /// Enter this cgroup (version 2) first: what is read and what runs is then within its limits.
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
     /// Arguments for the image, after `--`.
     #[arg(last = true, value_name = "EXTRA")]
     pub extra: Vec<String>,

@@ -35,6 +35,13 @@ const ARGV0: &str = "mandate-dataplane";
 
 /// Measures and executes; comes back only with an error.
 pub fn launch(args: &Launch) -> Result<Infallible, Error> {
+    if let Some(cgroup) = &args.cgroup {
+        let procs = cgroup.join("cgroup.procs");
+        // Only an existing one: that of a cgroup.
+        let enter = fs::OpenOptions::new().write(true).open(&procs);
+        let entered = enter.and_then(|mut f| f.write_all(std::process::id().to_string().as_bytes()));
+        entered.map_err(|source| Error::File { what: "cgroup", path: procs, source })?;
+    }
     let image = seal(&args.image, Purpose::Image, MAX_IMAGE_BYTES)?;
     if image.digest != args.expect_image {
         let (path, found) = (args.image.clone(), image.digest);

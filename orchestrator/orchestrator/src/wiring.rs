@@ -140,6 +140,7 @@ fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore) -> Result<S
         run_as: (first != 0).then(|| first..=first.saturating_add(config.host.instances.saturating_mul(2))),
         dataplane_arguments: Vec::new(),
         artifacts: Arc::new(artifacts.clone()),
+        home: Some(machine_wide(home, "home")),
     })?;
     let keys = LauncherKeys { site: config.name.clone(), launcher, event_log, tpm: config.host.tpm.clone() };
     let host = Arc::new(host);

@@ -8,6 +8,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,13 +18,12 @@ use dataplane_control::{
     config::PortDriver,
     protocol::{Request, Status},
 };
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use nix::unistd::{Gid, Uid, chown};
 use tokio::process::Child;
 use trust::Digest;
 use vim::{
-    ComputeSpec, ComputeState, ObjectKey, Observed, ObservedCompute, PortSpec, PortState, ProcessState,
-    Resources, port_interface,
+    ComputeSpec, ComputeState, ObjectKey, Observed, ObservedCompute, PortSpec, PortState, Resources,
+    port_interface,
 };
 
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     isolation::is_cut,
     launcher::ended,
     link::{Link, Links, Shape, alias, outer_name, parse_alias},
+    look::Found,
     netns,
     process::{Process, with_control},
     state::{InstancePaths, Record, make_dir, read_json, remove_file, write_atomic, write_json},
@@ -44,8 +46,6 @@ const START: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(10);
 /// How long a data plane may take to drain and exit when asked to.
 const DRAIN: Duration = Duration::from_secs(3);
-/// Instances asked at once when all are observed.
-const ASKED_AT_ONCE: usize = 16;
 
 /// What is reported of an executable that cannot be read, because none runs: the digest of no bytes anyone has. What
 /// was asked for is never reported in place of what was read.
@@ -93,17 +93,6 @@ fn networks_by_index(site: &str, all: &[Link]) -> BTreeMap<u32, ObjectKey> {
         _ => None,
     };
     all.iter().filter_map(ours).collect()
-}
-
-/// An instance as it is.
-struct Found {
-    process: Option<Process>,
-    /// What became of the process that was started.
-    answer: ProcessState,
-    /// Digest of what the process executes.
-    image: Option<Digest>,
-    /// What it answers.
-    status: Option<Status>,
 }
 
 impl Found {
@@ -177,33 +166,17 @@ impl Site {
         self.drop_empty_fabric().await
     }
 
-    /// What is recorded under this key.
-    pub(crate) async fn record(&self, key: &ObjectKey) -> Result<Option<Record>, HostError> {
-        let path = self.layout.instance(key).record();
-        match blocking(move || read_json::<Record>(&path)).await? {
-            Some(r) if r.key != *key => {
-                Err(HostError::KeyCollision { short: key.short("i"), other: r.key.to_string() })
-            }
-            other => Ok(other),
-        }
-    }
-
-    /// All instances in scope, as they are.
+    /// All these instances, as they are.
     pub(crate) async fn computes(
         &self,
-        records: &[Record],
+        records: &[Arc<Record>],
         fabric: &Fabric,
     ) -> Result<BTreeMap<ObjectKey, Observed>, HostError> {
-        let each: Vec<_> = records.iter().map(|r| self.observe_named(r, fabric).boxed()).collect();
-        stream::iter(each).buffer_unordered(ASKED_AT_ONCE).try_collect().await
-    }
-
-    async fn observe_named(
-        &self,
-        record: &Record,
-        fabric: &Fabric,
-    ) -> Result<(ObjectKey, Observed), HostError> {
-        Ok((record.key.clone(), self.observe_compute(record, fabric).await?))
+        let found = self.look_at_all(records).await?;
+        for (record, found) in records.iter().zip(&found) {
+            found.process.into_iter().for_each(|p| self.watch.over(&record.key, p));
+        }
+        Ok(records.iter().zip(found).map(|(r, found)| (r.key.clone(), observed(r, &found, fabric))).collect())
     }
 
     /// Every link of the fabric, and the ports of the instances that `wanted` names with their inner ends: one dump,
@@ -238,88 +211,13 @@ impl Site {
         Ok(Fabric { networks: networks_by_index(&self.name, &all), links: all, ports })
     }
 
-    /// The answer to an instance that must run: its process and status.
-    pub(crate) async fn running(&self, key: &ObjectKey) -> Result<(Process, Status), HostError> {
-        let record = self.record(key).await?.ok_or(HostError::InstanceAbsent)?;
-        let process = self.process(key).await?;
-        let paths = self.layout.instance(&record.key);
-        let Some(process) = process else {
-            return Err(HostError::InstanceDown { log: paths.log_tail() });
-        };
-        if !process.runs() {
-            let listens = control::listener(&paths.control()).await?;
-            let down = || HostError::InstanceDown { log: paths.log_tail() };
-            let replaced = |found| HostError::InstanceReplaced { recorded: process.pid, found };
-            return Err(listens.map_or_else(down, replaced));
-        }
-        let asked = control::status(&paths.control(), process.pid, Request::Status, control::ANSWER).await;
-        let status = match asked {
-            // It ended while it was asked.
-            Err(HostError::Control(_)) if !process.runs() => {
-                return Err(HostError::InstanceDown { log: paths.log_tail() });
-            }
-            other => other?,
-        };
-        match status.instance == key.as_str() && status.pid == process.pid {
-            true => Ok((process, status)),
-            false => Err(HostError::InstanceReplaced { recorded: process.pid, found: status.pid }),
-        }
-    }
-
     async fn process(&self, key: &ObjectKey) -> Result<Option<Process>, HostError> {
         let path = self.layout.instance(key).process();
         blocking(move || read_json(&path)).await
     }
 
-    async fn look(&self, record: &Record) -> Result<Found, HostError> {
-        let asked = self.running(&record.key).await;
-        let answer = match &asked {
-            Ok(_) => ProcessState::Answers,
-            Err(HostError::InstanceReplaced { .. }) => ProcessState::Replaced,
-            Err(HostError::InstanceDown { .. } | HostError::InstanceAbsent) => ProcessState::Gone,
-            Err(_) => ProcessState::Silent,
-        };
-        let process = self.process(&record.key).await?.filter(Process::runs);
-        let Some(found) = process else {
-            return Ok(Found { process: None, answer, image: None, status: None });
-        };
-        let (digests, executable) = (self.digests.clone(), found.executable());
-        let image = match blocking(move || digests.of(&executable)).await {
-            Ok(image) => image,
-            Err(error) => {
-                tracing::warn!(instance = %record.key, pid = found.pid, "what it executes: {error}");
-                None
-            }
-        };
-        let status = match asked {
-            Ok((_, status)) => Some(status),
-            Err(error) => {
-                tracing::warn!(instance = %record.key, pid = found.pid, "{error}");
-                None
-            }
-        };
-        Ok(Found { process, answer, image, status })
-    }
-
     async fn observe_compute(&self, record: &Record, fabric: &Fabric) -> Result<Observed, HostError> {
-        let found = self.look(record).await?;
-        let mac = |(i, spec): (usize, &PortSpec)| {
-            let inner = fabric.port(&record.key, i)?.inner.as_ref()?;
-            let mac = <[u8; 6]>::try_from(inner.mac.as_slice()).ok()?;
-            Some((spec.name.clone(), dataplane_control::MacAddr(mac)))
-        };
-        let link = |(i, spec): (usize, &PortSpec)| {
-            Some((spec.name.clone(), fabric.port(&record.key, i)?.state(&fabric.networks)))
-        };
-        Ok(Observed::Compute(ObservedCompute {
-            state: found.state(is_cut(record, fabric)),
-            process: found.answer,
-            image: found.image.unwrap_or(UNREAD),
-            configuration: found.status.as_ref().map(|s| s.configuration),
-            generation: found.status.as_ref().map(|s| s.generation),
-            ports: record.spec.ports.iter().enumerate().filter_map(mac).collect(),
-            links: record.spec.ports.iter().enumerate().filter_map(link).collect(),
-        }))
+        Ok(observed(record, &self.look(record).await?, fabric))
     }
 
     /// Does it run the right executable on the right ports?
@@ -397,9 +295,10 @@ impl Site {
             links.close().await;
             deleted?;
         }
-        let namespace = self.namespace(key);
+        let (namespace, limits, short) = (self.namespace(key), self.limits().0.clone(), key.short("i"));
         blocking(move || {
             netns::remove(&namespace)?;
+            limits.map_or(Ok(()), |l| l.remove(&short))?;
             remove_file(&paths.process())?;
             remove_file(&paths.control())
         })
@@ -410,6 +309,7 @@ impl Site {
         let mut processes: BTreeSet<Process> =
             self.process(key).await?.into_iter().filter(Process::runs).collect();
         let socket = paths.control();
+        processes.iter().for_each(|p| self.watch.expect_end(*p));
         for process in &processes {
             if control::shutdown(&socket, process.pid, control::ANSWER).await.is_ok() {
                 process.ended_within(DRAIN).await;
@@ -507,16 +407,25 @@ impl Site {
         spec: &ComputeSpec,
         paths: &InstancePaths,
     ) -> Result<(), HostError> {
-        let mut child = self.launch(&record.key, &record.spec.image, record.user, paths)?;
+        let cgroup = self.limit(record).await?;
+        let mut child = self.launch(record, paths, cgroup.as_deref())?;
         let spawned = child.id().and_then(Process::of);
         if let Some(process) = spawned {
             let path = paths.process();
             blocking(move || write_json(&path, &process)).await?;
+            self.watch.over(&record.key, process);
         }
         let answered = self.await_answer(&mut child, &record.key, spec, paths).await;
         // While we live, we reap it; when we die before it, init does.
         tokio::spawn(async move { child.wait().await });
         answered
+    }
+
+    /// The instance's cgroup, where there are limits.
+    async fn limit(&self, record: &Record) -> Result<Option<PathBuf>, HostError> {
+        let Some(limits) = self.limits().0.clone() else { return Ok(None) };
+        let (short, spec) = (record.key.short("i"), record.spec.clone());
+        blocking(move || limits.make(&short, &spec).map(Some)).await
     }
 
     async fn await_answer(
@@ -620,6 +529,27 @@ fn another_answers(status: &Status, pid: u32, paths: &InstancePaths) -> HostErro
     HostError::Launch { problem, log: paths.log_tail() }
 }
 
+fn observed(record: &Record, found: &Found, fabric: &Fabric) -> Observed {
+    let (ports, key) = (&record.spec.ports, &record.key);
+    let mac = |(i, spec): (usize, &PortSpec)| {
+        let inner = fabric.port(key, i)?.inner.as_ref()?;
+        let mac = <[u8; 6]>::try_from(inner.mac.as_slice()).ok()?;
+        Some((spec.name.clone(), dataplane_control::MacAddr(mac)))
+    };
+    let link = |(i, spec): (usize, &PortSpec)| {
+        Some((spec.name.clone(), fabric.port(key, i)?.state(&fabric.networks)))
+    };
+    Observed::Compute(ObservedCompute {
+        state: found.state(is_cut(record, fabric)),
+        process: found.answer,
+        image: found.image.unwrap_or(UNREAD),
+        configuration: found.status.as_ref().map(|s| s.configuration),
+        generation: found.status.as_ref().map(|s| s.generation),
+        ports: ports.iter().enumerate().filter_map(mac).collect(),
+        links: ports.iter().enumerate().filter_map(link).collect(),
+    })
+}
+
 /// The document parses, is this instance's, and has the specification's ports in their order.
 fn check(key: &ObjectKey, spec: &ComputeSpec) -> Result<Configuration, HostError> {
     let bad = |problem: String| Err(HostError::BadSpec { problem });
@@ -661,8 +591,8 @@ fn check(key: &ObjectKey, spec: &ComputeSpec) -> Result<Configuration, HostError
 }
 
 /// What these instances take.
-pub(crate) fn used(records: &[Record]) -> Resources {
-    records.iter().fold(Resources::default(), |sum, r| Resources {
+pub(crate) fn used<'r>(records: impl IntoIterator<Item = &'r Record>) -> Resources {
+    records.into_iter().fold(Resources::default(), |sum, r| Resources {
         vcpus: sum.vcpus.saturating_add(r.spec.vcpus),
         memory_mib: sum.memory_mib.saturating_add(r.spec.memory_mib),
         instances: sum.instances.saturating_add(1),
@@ -689,7 +619,7 @@ mod tests {
     fn active_is_what_answers_and_shows_what_it_executes_and_is_not_cut() {
         let found = |image: bool, answers: bool| Found {
             process: Process::of(std::process::id()),
-            answer: ProcessState::Answers,
+            answer: vim::ProcessState::Answers,
             image: image.then_some(UNREAD),
             status: answers.then(|| Status {
                 instance: "a/b".into(),

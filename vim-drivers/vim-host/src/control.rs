@@ -66,27 +66,42 @@ pub(crate) async fn exchange<T: Send + 'static>(
     f: impl FnOnce(&mut Client<Timed>) -> Result<T, ProtocolError> + Send + 'static,
 ) -> Result<T, HostError> {
     let socket = socket.to_owned();
-    blocking(move || {
-        let until = Instant::now() + limit;
-        let stream = connect(&socket, limit).map_err(ProtocolError::from)?;
-        match peer(&stream)? {
-            found if found == pid => {}
-            found => return Err(HostError::InstanceReplaced { recorded: pid, found }),
-        }
-        let mut client = Client::new(Timed { stream, until })?;
-        Ok(f(&mut client)?)
-    })
-    .await
+    blocking(move || exchange_now(&socket, pid, limit, f)).await
 }
 
-/// The process that listens on a socket; `None` when nobody does.
-pub(crate) async fn listener(socket: &Path) -> Result<Option<u32>, HostError> {
-    let socket = socket.to_owned();
-    blocking(move || match connect(&socket, ANSWER) {
+/// The same, here and now: it blocks.
+fn exchange_now<T>(
+    socket: &Path,
+    pid: u32,
+    limit: Duration,
+    f: impl FnOnce(&mut Client<Timed>) -> Result<T, ProtocolError>,
+) -> Result<T, HostError> {
+    let until = Instant::now() + limit;
+    let stream = connect(socket, limit).map_err(ProtocolError::from)?;
+    match peer(&stream)? {
+        found if found == pid => {}
+        found => return Err(HostError::InstanceReplaced { recorded: pid, found }),
+    }
+    let mut client = Client::new(Timed { stream, until })?;
+    Ok(f(&mut client)?)
+}
+
+/// A request that is answered with a status, here and now: it blocks.
+pub(crate) fn status_now(
+    socket: &Path,
+    pid: u32,
+    request: &Request,
+    limit: Duration,
+) -> Result<Status, HostError> {
+    exchange_now(socket, pid, limit, |client| client.status(request))
+}
+
+/// The process that listens on a socket; `None` when nobody does. It blocks.
+pub(crate) fn listener(socket: &Path) -> Result<Option<u32>, HostError> {
+    match connect(socket, ANSWER) {
         Ok(stream) => peer(&stream).map(Some),
         Err(_) => Ok(None),
-    })
-    .await
+    }
 }
 
 /// Connects in bounded time: without a limit it waits for as long as a stopped process's queue is full.
@@ -169,10 +184,10 @@ mod tests {
     async fn another_process_is_not_spoken_to() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control");
-        assert_eq!(listener(&socket).await.unwrap(), None);
+        assert_eq!(listener(&socket).unwrap(), None);
         let _server = UnixListener::bind(&socket).unwrap();
         let answer = status(&socket, 1, Request::Status, ANSWER).await;
         assert_eq!(answer.unwrap_err().code(), "INSTANCE_REPLACED");
-        assert_eq!(listener(&socket).await.unwrap(), Some(std::process::id()));
+        assert_eq!(listener(&socket).unwrap(), Some(std::process::id()));
     }
 }

@@ -38,6 +38,16 @@ pub(crate) enum HostError {
     NetworkInUse { ports: usize, first: String },
     #[error("the key names a {found} already: remove that, or use another key")]
     KeyInUse { found: &'static str },
+    #[error("segment {segment} of {wan} is {other}'s at this site: give every link a segment of its own")]
+    SegmentInUse { wan: String, segment: u16, other: ObjectKey },
+    #[error(
+        "site {site} has no home, so nothing connects it to {wan}: configure `home`, or place the service at one site"
+    )]
+    NoWan { site: String, wan: String },
+    #[error(
+        "cannot hold the exchange of home {home}: {source}; another site is changing it, or its process hangs"
+    )]
+    ExchangeBusy { home: String, source: io::Error },
     #[error("`{short}` is in use by {other}, whose short name is the same: use another key")]
     KeyCollision { short: String, other: String },
     #[error("link `{link}` in {namespace} is not ours (alias `{alias}`): move it out of the way")]
@@ -84,6 +94,8 @@ pub(crate) enum HostError {
     Control(ProtocolError),
     #[error("the data plane refused ({code}): {message}")]
     Refused { code: String, message: String },
+    #[error("cannot record frames: {source}; packet sockets need CAP_NET_RAW, then do it again")]
+    Capture { source: io::Error },
     #[error("site {site} has no TPM: configure one (tcti, event log, PCR) to get evidence from it")]
     NoTpm { site: String },
     #[error("mandate-launcher gave no evidence: {problem}; look at the TPM and its event log")]
@@ -121,6 +133,9 @@ impl HostError {
             Self::NetworkAbsent { .. } => ("NETWORK_ABSENT", Compensate),
             Self::NetworkInUse { .. } => ("NETWORK_IN_USE", Retry),
             Self::KeyInUse { .. } => ("KEY_IN_USE", Compensate),
+            Self::SegmentInUse { .. } => ("SEGMENT_IN_USE", Compensate),
+            Self::NoWan { .. } => ("NO_WAN", Elsewhere),
+            Self::ExchangeBusy { .. } => ("EXCHANGE_BUSY", Retry),
             Self::KeyCollision { .. } => ("KEY_COLLISION", Compensate),
             Self::Foreign { .. } => ("FOREIGN_OBJECT", Escalate),
             Self::Capacity { .. } => ("CAPACITY", Elsewhere),
@@ -139,6 +154,7 @@ impl HostError {
             Self::NotCut { .. } => ("NOT_ISOLATED", Unknown),
             Self::Control(_) => ("CONTROL_IO", Unknown),
             Self::Refused { .. } => ("DATAPLANE_REFUSED", Compensate),
+            Self::Capture { .. } => ("CAPTURE_FAILED", Retry),
             Self::NoTpm { .. } => ("NO_TPM", Compensate),
             Self::Quote { .. } => ("QUOTE_FAILED", Retry),
             Self::ProcessStuck { .. } => ("PROCESS_STUCK", Escalate),

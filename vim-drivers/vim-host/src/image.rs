@@ -158,7 +158,7 @@ impl Images<'_> {
     }
 
     /// Removes files that no key refers to, half-written ones among them.
-    fn sweep(&self) -> Result<(), HostError> {
+    pub(crate) fn sweep(&self) -> Result<(), HostError> {
         let kept: BTreeSet<String> = self.layout.all_image_refs()?.iter().map(|r| r.digest.hex()).collect();
         for name in names(&self.layout.images())?.iter().filter(|n| !kept.contains(*n)) {
             remove_file(&self.layout.images().join(name))?;

@@ -17,7 +17,12 @@ use tokio::{
 use trust::Digest;
 use vim::ObjectKey;
 
-use crate::{Site, TpmConfig, error::HostError, netns, state::InstancePaths};
+use crate::{
+    Site, TpmConfig,
+    error::HostError,
+    netns,
+    state::{InstancePaths, Record},
+};
 
 /// Longest wait for a measurement or a quote: the launcher itself waits up to 30 s for the log's lock.
 const TPM_WAIT: Duration = Duration::from_secs(60);
@@ -41,11 +46,11 @@ impl Site {
     /// Starts an instance: the process that is spawned measures itself into place and becomes the data plane.
     pub(crate) fn launch(
         &self,
-        key: &ObjectKey,
-        image: &Digest,
-        user: Option<u32>,
+        record: &Record,
         paths: &InstancePaths,
+        cgroup: Option<&Path>,
     ) -> Result<Child, HostError> {
+        let (key, image, user) = (&record.key, &record.spec.image, record.user);
         let failed = |e: std::io::Error| HostError::Launch {
             problem: format!("{}: {e}", self.config.launcher.display()),
             log: paths.log_tail(),
@@ -60,6 +65,9 @@ impl Site {
         command.arg("--user").arg(format!("{uid}:{gid}"));
         command.arg("--control").arg(paths.control()).arg("--cap").arg(CAPABILITIES);
         command.arg("--pidfile").arg(paths.pidfile());
+        if let Some(cgroup) = cgroup {
+            command.arg("--cgroup").arg(cgroup);
+        }
         command.arg("--").args(&self.config.dataplane_arguments);
         // The launcher opens a session of its own: what ends us (a terminal's interrupt, say) is not for it.
         command.stdin(Stdio::null());

@@ -3,7 +3,8 @@
 //! A [`HostVim`] drives one *site*; several sites share a machine and are disjoint by name. Per site there is one
 //! fabric namespace `mdt-<site>-fabric` with a bridge per virtual link, and per instance a namespace
 //! `mdt-<site>-i<10 hex>` with its ports and one data-plane process that `mandate-launcher` measured and started.
-//! The kernel adds no traffic of its own in any of them.
+//! Sites of one home join their links in a namespace `mdx-<home>`. The kernel adds no traffic of its own in any of
+//! them.
 //!
 //! Truth is read back from the kernel (one netlink dump), from `/proc` and from the process's own answers; files
 //! under the state directory only say what was asked for. Every call converges from whatever a crash left. A caller
@@ -37,6 +38,9 @@
 //! | `NETWORK_ABSENT` | Compensate | a port's virtual link is not there |
 //! | `NETWORK_IN_USE` | Retry | removed before its instances |
 //! | `KEY_IN_USE` | Compensate | the key names an object of another kind |
+//! | `SEGMENT_IN_USE` | Compensate | another link of this site is joined to the segment |
+//! | `NO_WAN` | Elsewhere | a link to be joined at a site that has no home |
+//! | `EXCHANGE_BUSY` | Retry | another site's change of the exchange does not end |
 //! | `KEY_COLLISION` | Compensate | another key has the same short name |
 //! | `FOREIGN_OBJECT` | Escalate | a link that is not ours has our name |
 //! | `CAPACITY` | Elsewhere | no room |
@@ -55,6 +59,7 @@
 //! | `NOT_ISOLATED` | Unknown | the kernel does not show an instance's ports down (or up) once told so |
 //! | `CONTROL_IO` | Unknown | the control socket failed or timed out |
 //! | `DATAPLANE_REFUSED` | Compensate | the data plane refused another request |
+//! | `CAPTURE_FAILED` | Retry | the kernel refused a packet socket |
 //! | `NO_TPM` | Compensate | evidence asked of a site without TPM |
 //! | `QUOTE_FAILED` | Retry | the launcher gave no evidence |
 //! | `PROCESS_STUCK` | Escalate | a process survived SIGKILL |
@@ -64,6 +69,8 @@
 //! `tests/host.rs` (a quiet kernel, sites, foreign links, user namespaces), `tests/real.rs` (the same with mandate-launcher, mandate-dataplane and swtpm).
 
 mod attest;
+mod capture;
+mod cgroup;
 mod compute;
 mod control;
 mod error;
@@ -71,10 +78,14 @@ mod image;
 mod isolation;
 mod launcher;
 mod link;
+mod look;
 mod netns;
 mod network;
 mod process;
 mod state;
+mod stray;
+mod wan;
+mod watch;
 
 use std::{
     collections::BTreeMap,
@@ -82,7 +93,7 @@ use std::{
     future::Future,
     ops::RangeInclusive,
     path::{Path, PathBuf},
-    sync::{Arc, Once},
+    sync::{Arc, Once, OnceLock},
     time::Duration,
 };
 
@@ -92,11 +103,11 @@ use dataplane_control::{
     protocol::Status,
     traffic::{TrafficProfile, TrafficReport},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use trust::Digest;
 use vim::{
-    Artifacts, Capabilities, DriverError, Inventory, Kind, ObjectKey, Observed, Resources, Scope, Spec,
-    VimDriver, VnfControl,
+    Artifacts, Capabilities, Capture, CaptureSpec, Changed, DriverError, Enforced, Inventory, Kind,
+    ObjectKey, Observed, Resources, Scope, Spec, Stray, VimDriver, VnfControl,
 };
 
 use crate::{
@@ -137,6 +148,9 @@ pub struct HostConfig {
     pub dataplane_arguments: Vec<String>,
     /// Where image bytes come from.
     pub artifacts: Arc<dyn Artifacts>,
+    /// Name of the home whose sites' links can be joined: 1 to 32 of `a-z 0-9 -`, the same for all of them. `None`:
+    /// this site's links end in it.
+    pub home: Option<String>,
 }
 
 /// The machine's TPM 2.0 as `mandate-launcher` reaches it.
@@ -165,6 +179,7 @@ pub(crate) struct Site {
     config: HostConfig,
     layout: Layout,
     digests: Arc<Digests>,
+    files: Arc<look::Files>,
     key_locks: [Mutex<()>; KEY_LOCKS],
     /// Held while networks come and go: the fabric is made with the first and removed with the last.
     fabric_lock: Mutex<()>,
@@ -172,6 +187,10 @@ pub(crate) struct Site {
     room_lock: Mutex<()>,
     image_lock: Arc<std::sync::Mutex<()>>,
     log_keeper: Once,
+    captures: Semaphore,
+    watch: Arc<watch::Watch>,
+    /// Found out when first asked for.
+    limits: OnceLock<(Option<cgroup::Limits>, Enforced)>,
     /// Lives as long as the site.
     driven: Arc<()>,
     _lock: File,
@@ -233,11 +252,15 @@ impl Site {
             config,
             layout,
             digests: Arc::default(),
+            files: Arc::default(),
             key_locks: std::array::from_fn(|_| Mutex::new(())),
             fabric_lock: Mutex::new(()),
             room_lock: Mutex::new(()),
             image_lock: Arc::default(),
             log_keeper: Once::new(),
+            captures: Semaphore::new(capture::AT_ONCE),
+            watch: Arc::default(),
+            limits: OnceLock::new(),
             driven: Arc::default(),
             _lock: lock,
         })
@@ -257,6 +280,33 @@ impl Site {
         &self.key_locks[usize::from(Digest::of(key.as_str()).0[0]) % KEY_LOCKS]
     }
 
+    /// What holds instances to their size, and what is said of it. It blocks the first time.
+    pub(crate) fn limits(&self) -> &(Option<cgroup::Limits>, Enforced) {
+        self.limits.get_or_init(|| {
+            let (limits, enforced) = cgroup::Limits::of_machine(&self.name);
+            if !enforced.why_not.is_empty() {
+                tracing::warn!(site = %self.name, "virtual CPUs and memory are counted, not enforced: {}", enforced.why_not);
+            }
+            (limits, enforced)
+        })
+    }
+
+    /// Watches every recorded process that runs.
+    async fn watch_all(&self) -> Result<(), HostError> {
+        let looker = self.looker();
+        let found = blocking(move || {
+            let mut found = Vec::new();
+            for record in looker.records()? {
+                if let Some(process) = state::read_json(&looker.layout.instance(&record.key).process())? {
+                    found.push((record.key.clone(), process));
+                }
+            }
+            Ok(found)
+        });
+        found.await?.into_iter().for_each(|(key, process)| self.watch.over(&key, process));
+        Ok(())
+    }
+
     /// Works on the images under their lock, off the runtime's workers.
     pub(crate) async fn with_images<T: Send + 'static>(
         &self,
@@ -273,6 +323,9 @@ impl Site {
 
     async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, HostError> {
         let _key = self.key_lock(key).lock().await;
+        if key.service() == Stray::SERVICE {
+            return Err(HostError::BadSpec { problem: format!("`{}` is no service's name", Stray::SERVICE) });
+        }
         self.refuse_other_kinds(key, spec.kind()).await?;
         match spec {
             Spec::Image(image) => {
@@ -287,6 +340,9 @@ impl Site {
 
     async fn remove(&self, key: &ObjectKey, kind: Kind) -> Result<(), HostError> {
         let _key = self.key_lock(key).lock().await;
+        if key.service() == Stray::SERVICE {
+            return self.remove_stray(key, kind).await;
+        }
         match kind {
             Kind::Image => {
                 let key = key.clone();
@@ -313,23 +369,41 @@ impl Site {
     }
 
     async fn observe(&self, scope: &Scope) -> Result<Inventory, HostError> {
-        let layout = self.layout.clone();
-        let records = blocking(move || layout.all_records()).await?;
-        let used = compute::used(&records);
-        let in_scope: Vec<_> = records.into_iter().filter(|r| scope.contains(&r.key)).collect();
+        let looker = self.looker();
+        let records = blocking(move || looker.records()).await?;
+        let used = compute::used(records.iter().map(Arc::as_ref));
+        let in_scope: Vec<_> = records.iter().filter(|r| scope.contains(&r.key)).cloned().collect();
         let fabric = self.fabric_links(|key| scope.contains(key)).await?;
+        let joined = self.trunks(&fabric.links).next().is_some();
+        let parts = if joined { self.parts().await? } else { BTreeMap::new() };
         let mut objects = self.computes(&in_scope, &fabric).await?;
-        objects.extend(self.networks(&fabric.links).into_iter().filter(|(k, _)| scope.contains(k)));
+        objects.extend(self.networks(&fabric.links, &parts).into_iter().filter(|(k, _)| scope.contains(k)));
         objects.extend(self.images(scope.clone()).await?);
-        Ok(Inventory { total: self.config.capacity, used, objects, extra: Vec::new() })
+        // A service's own strays cost as much to find as everybody's.
+        let extra = match scope {
+            Scope::All => self.strays(&records, &fabric).await?,
+            Scope::Service(_) => Vec::new(),
+        };
+        Ok(Inventory { total: self.config.capacity, used, objects, extra })
     }
 
     async fn images(&self, scope: Scope) -> Result<BTreeMap<ObjectKey, Observed>, HostError> {
+        let looker = self.looker();
         self.with_images(move |images| {
             let mut found = BTreeMap::new();
-            for r in images.layout.all_image_refs()?.into_iter().filter(|r| scope.contains(&r.key)) {
-                if let Some(digest) = images.digests.of(&images.layout.image(&r.digest))? {
-                    found.insert(r.key, Observed::Image { digest });
+            let mut digests: BTreeMap<Digest, Option<Digest>> = BTreeMap::new();
+            for r in looker.references()?.into_iter().filter(|r| scope.contains(&r.key)) {
+                // One file, however many refer to it.
+                let read = match digests.get(&r.digest) {
+                    Some(read) => *read,
+                    None => {
+                        let read = images.digests.of(&images.layout.image(&r.digest))?;
+                        digests.insert(r.digest, read);
+                        read
+                    }
+                };
+                if let Some(digest) = read {
+                    found.insert(r.key.clone(), Observed::Image { digest });
                 }
             }
             Ok(found)
@@ -354,7 +428,19 @@ impl Site {
 impl VimDriver for HostVim {
     async fn capabilities(&self) -> Result<Capabilities, DriverError> {
         let attestation = self.site.config.tpm.is_some();
-        Ok(Capabilities { driver: "host".into(), attestation, ..Capabilities::default() })
+        let site = self.site.clone();
+        let limits = self.run(
+            format!("site {}", site.name),
+            "capabilities",
+            blocking(move || Ok(site.limits().1.clone())),
+        );
+        Ok(Capabilities {
+            driver: "host".into(),
+            attestation,
+            inter_site_links: self.site.config.home.is_some(),
+            capture: true,
+            enforced: limits.await?,
+        })
     }
 
     async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, DriverError> {
@@ -374,6 +460,13 @@ impl VimDriver for HostVim {
             Scope::Service(service) => service.clone(),
         };
         self.run(what, "observe", async move { site.observe(&owned).await }).await
+    }
+
+    async fn changed(&self, after: u64) -> Changed {
+        if let Err(error) = self.site.watch_all().await {
+            tracing::warn!(site = %self.site.name, "instances that ran before are not watched: {error}");
+        }
+        self.site.watch.changed(after).await
     }
 }
 
@@ -404,6 +497,11 @@ impl VnfControl for HostVim {
         let (site, owned) = (self.site.clone(), key.clone());
         self.run(key, "isolate", async move { site.isolate(&owned, on).await }).await
     }
+
+    async fn capture(&self, key: &ObjectKey, spec: &CaptureSpec) -> Result<Capture, DriverError> {
+        let (site, owned, spec) = (self.site.clone(), key.clone(), *spec);
+        self.run(key, "capture", async move { site.capture(&owned, spec).await }).await
+    }
 }
 
 /// Runs what blocks off the runtime's workers.
@@ -416,13 +514,12 @@ pub(crate) async fn blocking<T: Send + 'static>(
 fn check(config: &HostConfig, run: &Path) -> Result<(), HostError> {
     let bad = |field, problem: String| Err(HostError::BadConfig { field, problem });
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let site = &config.site;
-    if !(1..=MAX_SITE).contains(&site.len())
-        || !site.chars().all(legal)
-        || site.starts_with('-')
-        || site.ends_with('-')
-    {
-        return bad("site", format!("`{site}` is not a name of 1 to {MAX_SITE} of a-z 0-9 -"));
+    for (field, name) in [("site", Some(&config.site)), ("home", config.home.as_ref())] {
+        let Some(name) = name else { continue };
+        let edge = name.starts_with('-') || name.ends_with('-');
+        if !(1..=MAX_SITE).contains(&name.len()) || !name.chars().all(legal) || edge {
+            return bad(field, format!("`{name}` is not a name of 1 to {MAX_SITE} of a-z 0-9 -"));
+        }
     }
     if !config.state_dir.is_absolute() || !run.is_absolute() {
         return bad("state_dir, run_dir", "must be absolute paths".into());

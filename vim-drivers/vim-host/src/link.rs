@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub kind: Shape,
     pub mtu: u32,
     pub up: bool,
+    /// It is up and so is what it is connected to.
+    pub carries: bool,
     pub mac: Vec<u8>,
     /// Index of the bridge it is in.
     pub bridge: Option<u32>,
@@ -138,6 +140,11 @@ impl Links {
         Ok(Some(Self { namespace: namespace.into(), handle, task }))
     }
 
+    /// Where it is.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Closes it and waits until the kernel's side is gone.
     pub(crate) async fn close(self) {
         drop(self.handle);
@@ -230,6 +237,42 @@ impl Links {
         self.act(&action, self.handle.link().add(pair.build()).execute()).await
     }
 
+    /// Makes a veth pair between a bridge here and another namespace. Neither end is up.
+    pub(crate) async fn add_trunk(
+        &self,
+        name: &str,
+        bridge: &Link,
+        namespace: &File,
+        peer_name: &str,
+    ) -> Result<(), HostError> {
+        let mut peer = LinkMessage::default();
+        peer.attributes = vec![
+            LinkAttribute::IfName(peer_name.into()),
+            LinkAttribute::Mtu(bridge.mtu),
+            LinkAttribute::NetNsFd(namespace.as_raw_fd()),
+        ];
+        let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(name)
+            .mtu(bridge.mtu)
+            .controller(bridge.index)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+        let action = format!("make trunk {name}");
+        self.act(&action, self.handle.link().add(pair.build()).execute()).await
+    }
+
+    /// Puts a link into a bridge, names it, and takes it up.
+    pub(crate) async fn attach(
+        &self,
+        index: u32,
+        bridge: u32,
+        alias: &str,
+        mtu: u32,
+    ) -> Result<(), HostError> {
+        let change = LinkUnspec::new_with_index(index).controller(bridge).mtu(mtu).alias(alias).up();
+        let action = format!("attach link {index} ({alias}) to bridge {bridge}");
+        self.act(&action, self.handle.link().change(change.build()).execute()).await
+    }
+
     /// Deletes a link (of a pair, both ends); absent is success.
     pub(crate) async fn delete(&self, link: &Link) -> Result<(), HostError> {
         match self.handle.link().del(link.index).execute().await {
@@ -279,6 +322,7 @@ async fn inner_end(handle: Handle, peer: Option<(i32, u32)>) -> Result<Option<Li
 fn read(message: &LinkMessage) -> Link {
     let mut link = Link { index: message.header.index, ..Link::default() };
     link.up = message.header.flags.contains(LinkFlags::Up);
+    link.carries = link.up && message.header.flags.contains(LinkFlags::LowerUp);
     let (mut peer_namespace, mut peer_index) = (None, None);
     for attribute in &message.attributes {
         match attribute {

@@ -21,7 +21,7 @@ use nix::{
 
 use crate::{error::HostError, state::make_dir};
 
-const DIR: &str = "/run/netns";
+pub(crate) const DIR: &str = "/run/netns";
 /// `NSFS_MAGIC` of linux/magic.h: what a named namespace's file is, once it is mounted.
 const NSFS: FsType = FsType(0x6e73_6673);
 /// Most stacked mounts taken off one name.

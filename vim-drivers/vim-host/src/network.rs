@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vim::{NetworkSpec, ObjectKey, Observed, port_interface};
+use vim::{Interconnect, NetworkSpec, ObjectKey, Observed, port_interface};
 
 use crate::{
     Site,
@@ -30,12 +30,29 @@ impl Site {
         let name = self.fabric();
         crate::blocking(move || netns::ensure(&name)).await?;
         let links = Links::open(&self.fabric()).await?.ok_or_else(|| vanished(key))?;
-        let made = self.make_bridge(&links, key, spec.mtu).await;
+        let made = self.make_network(&links, key, spec).await;
         links.close().await;
         made
     }
 
-    async fn make_bridge(&self, links: &Links, key: &ObjectKey, mtu: u16) -> Result<Observed, HostError> {
+    async fn make_network(
+        &self,
+        links: &Links,
+        key: &ObjectKey,
+        spec: &NetworkSpec,
+    ) -> Result<Observed, HostError> {
+        let to = spec.interconnect.as_ref();
+        if let Some(to) = to {
+            self.check_join(key, to, &links.dump().await?)?;
+        }
+        let bridge = self.make_bridge(links, key, spec.mtu).await?;
+        self.join(links, key, &bridge, to).await?;
+        let all = links.dump().await?;
+        let parts = if to.is_some() { self.parts().await? } else { BTreeMap::new() };
+        self.networks(&all, &parts).remove(key).ok_or_else(|| vanished(key))
+    }
+
+    async fn make_bridge(&self, links: &Links, key: &ObjectKey, mtu: u16) -> Result<Link, HostError> {
         if self.bridge(&links.dump().await?, key)?.is_none() {
             links.add_bridge(&key.short("b"), mtu).await?;
         }
@@ -50,7 +67,7 @@ impl Site {
             self.set_inner_mtu(port, mtu).await?;
         }
         let all = links.dump().await?;
-        self.bridge(&all, key)?.map(observed).ok_or_else(|| vanished(key))
+        self.bridge(&all, key)?.cloned().ok_or_else(|| vanished(key))
     }
 
     async fn set_inner_mtu(&self, outer: &Link, mtu: u32) -> Result<(), HostError> {
@@ -70,18 +87,23 @@ impl Site {
             links.close().await;
             deleted?;
         }
+        self.sweep_exchange().await?;
         self.drop_empty_fabric().await
     }
 
     async fn delete_bridge(&self, links: &Links, key: &ObjectKey) -> Result<(), HostError> {
         let all = links.dump().await?;
+        for trunk in all.iter().filter(|l| self.is_trunk_of(l, key)) {
+            links.delete(trunk).await?;
+        }
         let bridge = match self.bridge(&all, key) {
             Ok(Some(bridge)) => bridge,
             // Not this key's, or nobody's: absent.
             Ok(None) | Err(HostError::KeyCollision { .. } | HostError::Foreign { .. }) => return Ok(()),
             Err(e) => return Err(e),
         };
-        let ports: Vec<_> = all.iter().filter(|l| l.bridge == Some(bridge.index)).collect();
+        let port = |l: &&Link| l.bridge == Some(bridge.index) && !self.is_trunk_of(l, key);
+        let ports: Vec<_> = all.iter().filter(port).collect();
         match ports.first() {
             None => links.delete(bridge).await,
             Some(first) => {
@@ -121,21 +143,26 @@ impl Site {
         Ok(None)
     }
 
-    /// All virtual links among these links.
-    pub(crate) fn networks(&self, all: &[Link]) -> BTreeMap<ObjectKey, Observed> {
+    /// All virtual links among these links, with the segments that they are wholly joined to.
+    pub(crate) fn networks(
+        &self,
+        all: &[Link],
+        parts: &BTreeMap<ObjectKey, Interconnect>,
+    ) -> BTreeMap<ObjectKey, Observed> {
+        let trunk = |(link, (key, to)): (&Link, (ObjectKey, Interconnect))| {
+            let whole = link.carries && parts.get(&key) == Some(&to);
+            whole.then_some(((key, link.bridge?), to))
+        };
+        let joined: BTreeMap<(ObjectKey, u32), Interconnect> = self.trunks(all).filter_map(trunk).collect();
         let ours = |l: &Link| match parse_alias(&self.name, l.alias.as_deref()?)? {
-            (key, None) if l.kind == Shape::Bridge => Some((key, observed(l))),
+            (key, None) if l.kind == Shape::Bridge => {
+                let interconnect = joined.get(&(key.clone(), l.index)).cloned();
+                let mtu = u16::try_from(l.mtu).unwrap_or(u16::MAX);
+                Some((key, Observed::Network { up: l.up, mtu, interconnect }))
+            }
             _ => None,
         };
         all.iter().filter_map(ours).collect()
-    }
-}
-
-fn observed(bridge: &Link) -> Observed {
-    Observed::Network {
-        up: bridge.up,
-        mtu: u16::try_from(bridge.mtu).unwrap_or(u16::MAX),
-        interconnect: None,
     }
 }
 

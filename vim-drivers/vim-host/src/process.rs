@@ -7,7 +7,9 @@
 //! in its arguments, which is unique to the instance.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -78,6 +80,11 @@ impl Process {
         Err(HostError::ProcessStuck { pid: self.pid, seconds: AFTER_KILL.as_secs() })
     }
 
+    /// A descriptor that becomes readable when this very process ends; `None` when it does not run.
+    pub(crate) fn pidfd(&self) -> Option<OwnedFd> {
+        self.hold().ok().flatten().map(|hold| hold.fd)
+    }
+
     /// A hold on this very process; `None` when it does not run.
     fn hold(&self) -> Result<Option<Hold>, HostError> {
         let no_id = || HostError::Internal(format!("{} is no process id", self.pid));
@@ -115,15 +122,27 @@ fn refused(pid: u32, e: Errno) -> HostError {
 
 /// Processes started with this control socket, whether or not anyone wrote their ids down.
 pub(crate) fn with_control(socket: &Path) -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| names_control(*pid, socket)).filter_map(Process::of).collect()
+    on_sockets(|s| s == socket).into_iter().map(|(process, _)| process).collect()
 }
 
-fn names_control(pid: u32, socket: &Path) -> bool {
-    let Ok(arguments) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    let arguments: Vec<&[u8]> = arguments.split(|b| *b == 0).collect();
-    arguments.windows(2).any(|w| w[0] == b"--control" && w[1] == socket.as_os_str().as_encoded_bytes())
+/// Processes started with a control socket somewhere in this directory, and those sockets.
+pub(crate) fn on_sockets_in(dir: &Path) -> Vec<(Process, PathBuf)> {
+    on_sockets(|s| s.starts_with(dir))
+}
+
+fn on_sockets(wanted: impl Fn(&Path) -> bool) -> Vec<(Process, PathBuf)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let named = pids.filter_map(|pid| Some((pid, control_of(pid).filter(|s| wanted(s))?)));
+    named.filter_map(|(pid, socket)| Some((Process::of(pid)?, socket))).collect()
+}
+
+/// The control socket among a process's arguments.
+fn control_of(pid: u32) -> Option<PathBuf> {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut arguments = arguments.split(|b| *b == 0);
+    arguments.find(|a| *a == b"--control")?;
+    Some(PathBuf::from(OsStr::from_bytes(arguments.next()?)))
 }
 
 /// Field 22 of a stat line, unless the process is a zombie or dead. The second field may hold anything but ends

@@ -111,8 +111,12 @@ impl Layout {
     }
 
     pub(crate) fn instance(&self, key: &ObjectKey) -> InstancePaths {
-        let short = key.short("i");
-        InstancePaths { dir: self.instances().join(&short), run: self.run.join(&short) }
+        self.instance_named(&key.short("i"))
+    }
+
+    /// Where everything of the instance with this short name is.
+    pub(crate) fn instance_named(&self, short: &str) -> InstancePaths {
+        InstancePaths { dir: self.instances().join(short), run: self.run.join(short) }
     }
 
     /// Every image reference.

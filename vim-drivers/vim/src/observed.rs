@@ -114,7 +114,7 @@ pub struct Inventory {
     /// Our objects in the scope asked for.
     pub objects: BTreeMap<ObjectKey, Observed>,
     /// What carries our mark and belongs to none of `objects`: remains of what was removed, additions behind our
-    /// back. Sorted.
+    /// back. Sorted. Looked for when everything is observed; of one service a driver may leave it empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra: Vec<Stray>,
 }

@@ -109,11 +109,18 @@ pub struct Host {
     pub config: HostConfig,
     pub site: String,
     images: [Digest; 2],
+    recipe: Recipe,
     _dir: tempfile::TempDir,
 }
 
 impl Host {
     pub fn new(recipe: &Recipe) -> Result<Self, String> {
+        let home = format!("h{}-{}", std::process::id(), SITES.fetch_add(1, Ordering::Relaxed));
+        Self::of_home(recipe, &home)
+    }
+
+    /// A site of this home.
+    pub fn of_home(recipe: &Recipe, home: &str) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let site = format!("t{}-{}", std::process::id(), SITES.fetch_add(1, Ordering::Relaxed));
         let config = HostConfig {
@@ -126,9 +133,10 @@ impl Host {
             run_as: recipe.run_as.clone(),
             dataplane_arguments: recipe.dataplane_arguments.clone(),
             artifacts: Arc::new(recipe.images.clone()),
+            home: Some(home.to_owned()),
         };
         let vim = HostVim::new(config.clone()).map_err(|e| e.to_string())?;
-        Ok(Self { vim: Some(vim), config, site, images: recipe.images.1, _dir: dir })
+        Ok(Self { vim: Some(vim), config, site, images: recipe.images.1, recipe: recipe.clone(), _dir: dir })
     }
 
     pub fn vim(&self) -> &HostVim {
