@@ -1,10 +1,12 @@
-//! Placement: which site, and why not the others.
+//! A service that stays on one site: which, and why not the others.
 
 use attestation::AkRecord;
 use ledger_contract::intent::{Deploy, Sensitivity};
 use serde::{Deserialize, Serialize};
 use trust::UnixTime;
 use vim::{Capabilities, Inventory, Resources};
+
+use super::{Budget, Candidate, Leg, Member, Path, PlacementError, Problem, Rules};
 
 /// A site as observed once, at planning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,77 +53,98 @@ pub struct Demand<'a> {
 /// The site chosen, and every other one with the reason against it.
 pub type Placed<'a> = (&'a Site, Vec<(String, String)>);
 
-/// The cheapest feasible site (ties by name), and the reason for every other one.
+/// The cheapest feasible site for a service that stays together (ties by name), and the reason for every other one.
 ///
-/// Cost Z = vCPUs x the site's cost + 1 per 100 µs of its latency: an SLA counts round trips, so a near site is worth
-/// something, but a cheap one more.
+/// The special case of [`solve`](super::solve) with one member: Z is the vCPUs x the site's cost + 1 per 100 µs of its
+/// latency.
 pub fn place<'a>(demand: &Demand<'_>, sites: &'a [Site]) -> Result<Placed<'a>, NoSite> {
-    let mut refused = Vec::new();
-    let mut feasible: Vec<(u64, &Site)> = Vec::new();
-    for site in sites {
-        match refusal(demand, site) {
-            Some(why) => refused.push((site.name.clone(), why)),
-            None => feasible.push((cost(demand, site), site)),
+    let problem = problem(demand, sites);
+    let answer = match super::solve(&problem, Budget::default()) {
+        Ok(answer) => answer,
+        Err(PlacementError::Unplaceable(why)) => {
+            return Err(NoSite { refused: why.against.into_iter().map(|a| (a.site, a.text)).collect() });
+        }
+        Err(other) => return Err(NoSite { refused: vec![("every site".into(), other.to_string())] }),
+    };
+    let chosen = answer.assignment.values().next().and_then(|name| sites.iter().find(|s| s.name == *name));
+    match chosen {
+        Some(site) => Ok((site, answer.refused())),
+        None => Err(NoSite { refused: Vec::new() }),
+    }
+}
+
+const WHOLE: &str = "service";
+
+fn problem(demand: &Demand<'_>, sites: &[Site]) -> Problem {
+    let member = Member {
+        name: WHOLE.into(),
+        demand: demand.resources.into(),
+        rules: Rules::of(demand.deploy, demand.attestation),
+        ..Member::default()
+    };
+    let path = Path {
+        name: WHOLE.into(),
+        legs: vec![Leg::Access(WHOLE.into())],
+        bound_us: u64::MAX,
+        penalty_per_us: 0,
+        weight: 0,
+    };
+    Problem {
+        members: vec![member],
+        paths: vec![path],
+        sites: sites.iter().map(|s| Candidate::of(s, demand.at)).collect(),
+        ..Problem::default()
+    }
+}
+
+impl Rules {
+    /// The rules of a deployment; they hold for each of its members.
+    #[must_use]
+    pub fn of(deploy: &Deploy, attestation: bool) -> Self {
+        let hints = &deploy.placement;
+        Self {
+            sites: hints.sites.clone(),
+            jurisdictions: hints.jurisdictions.clone(),
+            sovereign: deploy.sensitivity == Sensitivity::Restricted,
+            max_latency_us: hints.max_site_latency_us,
+            attestation,
+            tee: false,
         }
     }
-    feasible.sort_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name)));
-    let Some((best, chosen)) = feasible.first().copied() else { return Err(NoSite { refused }) };
-    for (z, site) in &feasible[1..] {
-        refused
-            .push((site.name.clone(), format!("feasible, but costs {z} against {best} on {}", chosen.name)));
-    }
-    Ok((chosen, refused))
 }
 
-fn cost(demand: &Demand<'_>, site: &Site) -> u64 {
-    u64::from(demand.resources.vcpus) * u64::from(site.cost) + site.latency_us / 100
+impl Candidate {
+    /// A site as observed; `at` is the ledger time at which its attestation key must be valid.
+    #[must_use]
+    pub fn of(site: &Site, at: UnixTime) -> Self {
+        let (total, used) = (site.inventory.total, site.inventory.used);
+        let free = Resources {
+            vcpus: total.vcpus.saturating_sub(used.vcpus),
+            memory_mib: total.memory_mib.saturating_sub(used.memory_mib),
+            instances: total.instances.saturating_sub(used.instances),
+        };
+        Self {
+            name: site.name.clone(),
+            jurisdiction: site.jurisdiction.clone(),
+            latency_us: site.latency_us,
+            cost: site.cost,
+            total: total.into(),
+            free: free.into(),
+            problem: site.problem.clone(),
+            drained: None,
+            no_attestation: no_attestation(site, at),
+            no_tee: Some("the site has no trusted execution environment".into()),
+        }
+    }
 }
 
-fn refusal(demand: &Demand<'_>, site: &Site) -> Option<String> {
-    let hints = &demand.deploy.placement;
-    if let Some(problem) = &site.problem {
-        return Some(problem.clone());
-    }
-    if !hints.sites.is_empty() && !hints.sites.contains(&site.name) {
-        return Some(format!("the intent allows only {}", hints.sites.join(", ")));
-    }
-    if !hints.jurisdictions.is_empty() && !hints.jurisdictions.contains(&site.jurisdiction) {
-        return Some(format!(
-            "jurisdiction {}; the intent allows {}",
-            site.jurisdiction,
-            hints.jurisdictions.join(", ")
-        ));
-    }
-    if demand.deploy.sensitivity == Sensitivity::Restricted && hints.jurisdictions.is_empty() {
-        return Some("restricted traffic needs its jurisdictions named".into());
-    }
-    if let Some(max) = hints.max_site_latency_us.filter(|max| site.latency_us > *max) {
-        return Some(format!("latency {} µs; the intent allows {max} µs", site.latency_us));
-    }
-    capacity(&demand.resources, site).or_else(|| attestation(demand, site))
-}
-
-fn capacity(need: &Resources, site: &Site) -> Option<String> {
-    let (total, used) = (&site.inventory.total, &site.inventory.used);
-    let short = |what: &str, need: u32, total: u32, used: u32| {
-        let free = total.saturating_sub(used);
-        (need > free).then(|| format!("needs {need} {what}, {free} of {total} are free"))
-    };
-    short("vCPUs", need.vcpus, total.vcpus, used.vcpus)
-        .or_else(|| short("MiB of memory", need.memory_mib, total.memory_mib, used.memory_mib))
-        .or_else(|| short("instances", need.instances, total.instances, used.instances))
-}
-
-fn attestation(demand: &Demand<'_>, site: &Site) -> Option<String> {
-    if !demand.attestation {
-        return None;
-    }
+fn no_attestation(site: &Site, at: UnixTime) -> Option<String> {
     if !site.capabilities.attestation {
         return Some("attestation is required and the site has no TPM".into());
     }
     match &site.ak {
         None => Some("attestation is required and the site's attestation key is not registered".into()),
-        Some(ak) if demand.at < ak.not_before || demand.at > ak.not_after => {
+        Some(ak) if at < ak.not_before || at > ak.not_after => {
             Some(format!("its attestation key is valid from {} to {}", ak.not_before, ak.not_after))
         }
         Some(_) => None,
