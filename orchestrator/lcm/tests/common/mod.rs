@@ -176,11 +176,7 @@ pub fn sites() -> Vec<Site> {
         jurisdiction: "DE".into(),
         latency_us: 500,
         cost,
-        capabilities: Capabilities {
-            driver: "host".into(),
-            attestation: true,
-            ..Capabilities::default()
-        },
+        capabilities: Capabilities { driver: "host".into(), attestation: true, ..Capabilities::default() },
         inventory: Inventory {
             total: Resources { vcpus: 32, memory_mib: 16_384, instances: 64 },
             ..Inventory::default()
