@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use rustix::fd::OwnedFd;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Notify, watch},
@@ -49,8 +50,7 @@ impl Watch {
         if !self.lock().watched.insert(process) {
             return;
         }
-        let ends =
-            process.pidfd().and_then(|fd| AsyncFd::register_with_interest(fd, Interest::READABLE).ok());
+        let ends = process.pidfd().and_then(readiness);
         let Some(ends) = ends else {
             // It ended already, or there are too many descriptors: the next observation sees it.
             self.lock().watched.remove(&process);
@@ -106,6 +106,13 @@ impl Watch {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Tells when the descriptor is readable. Deprecated for types whose descriptor may change or be closed under it; an
+/// owned one is neither, and what replaces it is unsafe.
+#[allow(deprecated)]
+fn readiness(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE).ok()
 }
 
 impl Seen {
