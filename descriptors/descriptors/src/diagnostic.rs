@@ -13,15 +13,15 @@ pub const MAX_DIAGNOSTICS: usize = 200;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It can be deployed, but the standard or a peer wants it otherwise.
+    /// The standard or a peer wants it otherwise, or Mandate does not deploy it (`NOT_DEPLOYABLE`, `UNSUPPORTED`).
     Warning,
-    /// It cannot be deployed: there is no value of the model.
+    /// The descriptor is wrong: OSM refuses it, or it cannot mean what it says.
     Error,
 }
 
 /// What kind of finding it is; stable names, for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Code {
     /// Not YAML.
     YamlSyntax,
@@ -45,7 +45,15 @@ pub enum Code {
     MissingMandatory,
     /// A reference to something that is not there.
     DanglingReference,
-    /// Valid, but nothing that could be deployed.
+    /// A list, value or connection that is defined and that nothing uses.
+    Unused,
+    /// Statements of which only one can hold.
+    Conflict,
+    /// Hardware or roles that a management network does not go together with.
+    ManagementNetwork,
+    /// A node of another vendor's module: kept, not read.
+    ForeignAugment,
+    /// Nothing that Mandate could deploy; as a warning, something that OSM deploys and Mandate does not.
     NotDeployable,
     /// A scaling aspect that adds nothing, or more than the profile allows.
     Scaling,
@@ -57,6 +65,8 @@ pub enum Code {
     Day0,
     /// A file of the package is missing, unused or not what it is said to be.
     File,
+    /// The package itself: damaged, beyond a bound, or with an entry that no package may have.
+    Archive,
 }
 
 impl fmt::Display for Code {
@@ -65,7 +75,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// One finding.
+/// One finding. As JSON it has `severity`, `code`, `path`, `line`, `column`, `message` and `hint`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     /// Error or warning.
@@ -73,8 +83,10 @@ pub struct Diagnostic {
     /// The kind of finding.
     pub code: Code,
     /// The file, as the caller named it.
+    #[serde(skip)]
     pub file: String,
-    /// The node, as a JSON pointer (`/vnfd/vdu/0/name`); empty for the document.
+    /// The node, as a JSON pointer (`/vnfd/vdu/0/name`); empty for the document. In another file of the package than
+    /// its descriptor: that file's path, `#`, and the pointer (`cloud_init/vfw.cfg#/mandate`).
     pub path: String,
     /// Line, counted from 1.
     pub line: u32,
@@ -85,6 +97,7 @@ pub struct Diagnostic {
     /// What to do, if more can be said than "correct it".
     pub hint: Option<String>,
     /// Whether OSM's northbound interface refuses it too (4xx); what it lets through is found here only.
+    #[serde(skip)]
     pub refused_by_osm: bool,
 }
 
@@ -101,6 +114,12 @@ impl fmt::Display for Diagnostic {
 }
 
 impl Diagnostic {
+    /// Whether there can be no value of the model beside it: an error, or something that Mandate does not deploy.
+    #[must_use]
+    pub fn prevents_deployment(&self) -> bool {
+        self.severity == Severity::Error || matches!(self.code, Code::NotDeployable | Code::Unsupported)
+    }
+
     /// Adds what to do about it.
     pub(crate) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
         self.hint = Some(hint.into());
@@ -170,8 +189,14 @@ impl Lint {
         &mut self.out[index]
     }
 
-    pub(crate) fn has_errors(&self) -> bool {
-        has_errors(&self.out)
+    /// Whether a finding keeps a descriptor from being a value of the model.
+    pub(crate) fn prevents_deployment(&self) -> bool {
+        self.out.iter().any(Diagnostic::prevents_deployment)
+    }
+
+    /// Whether nothing more is kept: hints need not be looked up any more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.out.len() >= MAX_DIAGNOSTICS * 2
     }
 
     /// In the order of the document.

@@ -6,10 +6,13 @@ use std::{
 };
 
 use crate::{
+    day0::MAX_DAY0_BYTES,
     package::{MAX_FILES, MAX_UNPACKED_BYTES},
     parse::Files,
 };
 
+/// Where the day-0 files of a package are.
+const CLOUD_INIT: &str = "cloud_init";
 /// Deepest directory below the source.
 const MAX_DIR_DEPTH: usize = 8;
 
@@ -54,12 +57,39 @@ pub enum DirError {
     },
 }
 
+/// Reads what stands beside a descriptor that is no package's yet and that it may name: the files of `cloud_init/`.
+/// Links, devices and files larger than a day-0 file can be are left out, and so is a directory that is not there.
+pub fn beside(descriptor: &Path) -> Files {
+    let mut files = Files::new();
+    let directory = descriptor.parent().unwrap_or(Path::new("")).join(CLOUD_INIT);
+    let Ok(found) = fs::read_dir(directory) else { return files };
+    for entry in found.flatten().take(MAX_FILES) {
+        let small =
+            |e: &fs::DirEntry| e.metadata().is_ok_and(|m| m.is_file() && m.len() <= MAX_DAY0_BYTES as u64);
+        let name = entry.file_name();
+        let (Some(name), true) = (name.to_str(), small(&entry)) else { continue };
+        if let Ok(bytes) = fs::read(entry.path()) {
+            files.insert(format!("{CLOUD_INIT}/{name}"), bytes);
+        }
+    }
+    files
+}
+
+/// Reads a package's source for a verdict: as [`read`], but of the files that no verdict depends on, only the names.
+pub fn outline(path: &Path) -> Result<SourceDir, DirError> {
+    walk(path, |inside| !inside.contains('/') || inside.starts_with(CLOUD_INIT))
+}
+
 /// Reads all files below `path`. Hidden files (editors', version control's) are left out.
 pub fn read(path: &Path) -> Result<SourceDir, DirError> {
+    walk(path, |_| true)
+}
+
+fn walk(path: &Path, wanted: fn(&str) -> bool) -> Result<SourceDir, DirError> {
     let whole = fs::canonicalize(path).map_err(io_at(path))?;
     let name = whole.file_name().and_then(|n| n.to_str()).map(str::to_owned);
     let Some(name) = name else { return entry(path, "without a name in UTF-8") };
-    let mut walk = Walk { root: whole.clone(), files: Files::new(), bytes: 0 };
+    let mut walk = Walk { root: whole.clone(), files: Files::new(), bytes: 0, wanted };
     walk.directory(&whole, "", 0)?;
     Ok(SourceDir { name, files: walk.files })
 }
@@ -76,6 +106,8 @@ struct Walk {
     root: PathBuf,
     files: Files,
     bytes: u64,
+    /// Whether a file's content is read, by its path inside.
+    wanted: fn(&str) -> bool,
 }
 
 impl Walk {
@@ -114,7 +146,8 @@ impl Walk {
         if self.files.len() >= MAX_FILES {
             return Err(too_large("files", MAX_FILES as u64));
         }
-        self.files.insert(inside, fs::read(path).map_err(io_at(path))?);
+        let bytes = if (self.wanted)(&inside) { fs::read(path).map_err(io_at(path))? } else { Vec::new() };
+        self.files.insert(inside, bytes);
         Ok(())
     }
 }

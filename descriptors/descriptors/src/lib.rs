@@ -1,6 +1,6 @@
 //! SOL006 descriptors and OSM packages: everything a provider uploads, read once into types that cannot be wrong.
 //!
-//! [`parse`] reads VNF and NS descriptors (ETSI SOL006 v2.6.1 as OSM speaks it) and says what is wrong with line and
+//! [`mod@lint`] gives a verdict on whatever a provider hands over; [`parse`] reads VNF and NS descriptors (ETSI SOL006 v2.6.1 as OSM speaks it) and says what is wrong with line and
 //! column; [`day0`] reads what a VDU's cloud-init tells our planner; [`package`] opens, packs, signs and verifies OSM
 //! packages; [`sbom`] and [`provenance`] make and check the evidence that travels in them.
 //!
@@ -10,19 +10,23 @@
 //!
 //! Tests are beside each module and in `tests/` (golden diagnostics, packages end to end, the OSM corpus).
 
+mod coherence;
 pub mod day0;
 pub mod diagnostic;
 pub mod dir;
+pub mod lint;
 pub mod model;
 mod nsd;
 pub mod package;
 pub mod parse;
 pub mod provenance;
+mod references;
 pub mod sbom;
 mod schema;
 mod vnfd;
 mod yaml;
 
 pub use diagnostic::{Code, Diagnostic, Severity};
+pub use lint::Report;
 pub use package::{Package, PackageError, VerifiedPackage};
-pub use parse::Parsed;
+pub use parse::{Dialect, Parsed};

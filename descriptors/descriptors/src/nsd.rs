@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    coherence,
     diagnostic::{Code, Lint},
     model::{Member, NsFlavour, Nsd, VirtualLink},
-    parse::Reader,
+    parse::{Names, Reader},
     schema::boolean,
     yaml::Node,
 };
@@ -30,7 +31,9 @@ pub(crate) fn build(root: &Node, path: &str, lint: &mut Lint) -> Option<Nsd> {
     let vnfd_ids = it.vnfd_ids(path);
     let links = it.links();
     let saps = it.saps(path, &links);
-    let flavours = it.flavours(path, &vnfd_ids, &links);
+    let known = vnfd_ids.iter().map(String::as_str).collect();
+    let flavours = it.flavours(path, &known, &links);
+    coherence::nsd(root, path, it.r.lint);
     let id = id?;
     let text = |key: &str| root.str(key).unwrap_or_default().to_owned();
     Some(Nsd {
@@ -45,6 +48,10 @@ pub(crate) fn build(root: &Node, path: &str, lint: &mut Lint) -> Option<Nsd> {
     })
 }
 
+fn names<V>(of: &BTreeMap<String, V>) -> Names<'_> {
+    of.keys().map(String::as_str).collect()
+}
+
 struct Ns<'a, 'l> {
     r: Reader<'l>,
     root: &'a Node,
@@ -57,12 +64,8 @@ impl Ns<'_, '_> {
         {
             if let Some(found) = self.root.get(key).filter(|_| !self.root.items(key).is_empty()) {
                 let message = format!("{what} (`{key}`)");
-                self.r.not_deployable(
-                    &format!("{path}/{key}"),
-                    found.at,
-                    message,
-                    "they are not deployed here: use VNFs",
-                );
+                let hint = "they are not deployed here: use VNFs";
+                self.r.not_here(&format!("{path}/{key}"), found.at, message, hint);
             }
         }
     }
@@ -93,6 +96,7 @@ impl Ns<'_, '_> {
 
     fn saps(&mut self, path: &str, links: &BTreeMap<String, VirtualLink>) -> BTreeMap<String, String> {
         let mut out = BTreeMap::new();
+        let known = names(links);
         for (i, node) in self.root.items("sapd").iter().enumerate() {
             let path = format!("{path}/sapd/{i}");
             let Some(id) = node.str("id") else { continue };
@@ -106,9 +110,7 @@ impl Ns<'_, '_> {
                 continue;
             };
             let path = format!("{path}/virtual-link-desc");
-            if let Some(link) =
-                self.r.resolve("virtual-link-desc", target, &path, links.keys().map(String::as_str), false)
-            {
+            if let Some(link) = self.r.resolve("virtual-link-desc", target, &path, &known, false) {
                 out.insert(id.to_owned(), link);
             }
         }
@@ -118,7 +120,7 @@ impl Ns<'_, '_> {
     fn flavours(
         &mut self,
         path: &str,
-        vnfds: &[String],
+        vnfds: &Names<'_>,
         links: &BTreeMap<String, VirtualLink>,
     ) -> Vec<NsFlavour> {
         let found = self.root.items("df");
@@ -130,6 +132,7 @@ impl Ns<'_, '_> {
                 "give one with its `vnf-profile`s",
             );
         }
+        let found = self.r.flavours(found, path);
         let mut out = Vec::new();
         for (i, df) in found.iter().enumerate() {
             let path = format!("{path}/df/{i}");
@@ -149,14 +152,13 @@ impl Ns<'_, '_> {
         links: &BTreeMap<String, VirtualLink>,
     ) -> BTreeMap<String, String> {
         let mut out: BTreeMap<String, String> = links.keys().map(|id| (id.clone(), id.clone())).collect();
+        let known = names(links);
         for (i, profile) in df.items("virtual-link-profile").iter().enumerate() {
             let path = format!("{path}/virtual-link-profile/{i}");
             let (Some(id), Some(target)) = (profile.str("id"), profile.get("virtual-link-desc-id")) else {
                 continue;
             };
-            if let Some(link) =
-                self.r.resolve("virtual-link-desc", target, &path, links.keys().map(String::as_str), false)
-            {
+            if let Some(link) = self.r.resolve("virtual-link-desc", target, &path, &known, false) {
                 out.insert(id.to_owned(), link);
             }
         }
@@ -167,7 +169,7 @@ impl Ns<'_, '_> {
         &mut self,
         df: &Node,
         path: &str,
-        vnfds: &[String],
+        vnfds: &Names<'_>,
         targets: &BTreeMap<String, String>,
     ) -> BTreeMap<String, Member> {
         let mut out = BTreeMap::new();
@@ -192,7 +194,7 @@ impl Ns<'_, '_> {
         out
     }
 
-    fn member_vnfd(&mut self, node: &Node, path: &str, vnfds: &[String]) -> Option<String> {
+    fn member_vnfd(&mut self, node: &Node, path: &str, vnfds: &Names<'_>) -> Option<String> {
         let Some(target) = node.get("vnfd-id") else {
             self.r.not_deployable(
                 path,
@@ -202,7 +204,7 @@ impl Ns<'_, '_> {
             );
             return None;
         };
-        self.r.resolve("vnfd-id", target, &format!("{path}/vnfd-id"), vnfds.iter().map(String::as_str), true)
+        self.r.resolve("vnfd-id", target, &format!("{path}/vnfd-id"), vnfds, true)
     }
 
     fn connectivity(
@@ -213,15 +215,15 @@ impl Ns<'_, '_> {
         targets: &BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         let mut out = BTreeMap::new();
+        let known = names(targets);
         for (i, one) in node.items("virtual-link-connectivity").iter().enumerate() {
             let path = format!("{path}/virtual-link-connectivity/{i}");
             let Some(target) = one.get("virtual-link-profile-id") else { continue };
-            let known = targets.keys().map(String::as_str);
             let profile = self.r.resolve(
                 "virtual-link-desc",
                 target,
                 &format!("{path}/virtual-link-profile-id"),
-                known,
+                &known,
                 false,
             );
             let link = profile.and_then(|p| targets.get(&p));
@@ -231,7 +233,8 @@ impl Ns<'_, '_> {
                 if let Some(other) = out.insert(id.clone(), link.clone()) {
                     let message =
                         format!("`{id}` is on `{other}` already: a connection point has one virtual link");
-                    self.r.lint.error(Code::Duplicate, &path, cp.at, message);
+                    let hint = "keep one of the two connections";
+                    self.r.lint.error(Code::Duplicate, &path, cp.at, message).hint(hint);
                 }
             }
         }
@@ -246,7 +249,8 @@ impl Ns<'_, '_> {
                 crate::schema::clip(base.text().unwrap_or_default())
             );
             let path = format!("{path}/constituent-cpd-id");
-            let found = self.r.lint.error(Code::DanglingReference, &path, base.at, message);
+            // OSM does not look at it, and what it is inside of says it already.
+            let found = self.r.lint.warning(Code::DanglingReference, &path, base.at, message);
             found.hint("`constituent-base-element-id` is the id of the vnf-profile around it");
         }
         cp.str("constituent-cpd-id").map(str::to_owned)

@@ -33,11 +33,12 @@ pub use verify::{ImageEvidence, VerifiedPackage, verify};
 
 use crate::{
     day0::{self, Day0},
-    diagnostic::{Code, Diagnostic, Lint, has_errors},
+    diagnostic::{Code, Diagnostic, Lint},
     model::{Nsd, Vnfd},
-    parse::{self, Files, Kind, Parsed, Within},
+    parse::{self, Files, Kind, Read, Within},
     yaml::Mark,
 };
+pub(crate) use archive::descriptor_path;
 
 /// Where the signature is.
 pub const SIGNATURE: &str = "signature/package.dsse.json";
@@ -133,77 +134,39 @@ pub fn open(bytes: &[u8]) -> Result<Package, PackageError> {
     assemble(unpacked, Digest::of(bytes))
 }
 
-/// Checks a package source: what [`open`] would find in it, before images and evidence are put in.
-#[must_use]
-pub fn lint(source: &crate::dir::SourceDir) -> Vec<Diagnostic> {
-    match archive::descriptor_path(&source.files) {
-        Ok(path) => describe(&path, &source.files, false).map_or_else(|d| d, |(_, d)| d),
-        Err(e) => {
-            let mut lint = Lint::new(&source.name);
-            lint.error(Code::File, "", Mark::START, e.to_string()).osm();
-            lint.finish()
-        }
-    }
-}
-
 fn assemble(unpacked: archive::Unpacked, digest: Digest) -> Result<Package, PackageError> {
     let archive::Unpacked { name, files: contents } = unpacked;
     let descriptor_path = archive::descriptor_path(&contents)?;
-    let found = describe(&descriptor_path, &contents, true);
-    let (descriptor, mut diagnostics) = found
-        .map_err(|diagnostics| PackageError::Descriptor { file: descriptor_path.clone(), diagnostics })?;
+    let (descriptor, mut diagnostics) = describe(&descriptor_path, &contents)?;
     diagnostics.extend(pack::check_sums(&name, &contents));
     let files = contents.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))).collect();
     let kind = if descriptor.vnfd().is_some() { Kind::Vnf } else { Kind::Ns };
     Ok(Package { name, kind, digest, descriptor_path, descriptor, files, diagnostics, contents })
 }
 
-/// The descriptor with its warnings, or all its findings. `whole`: its images must be there.
-fn describe(
-    path: &str,
-    files: &Files,
-    whole: bool,
-) -> Result<(Descriptor, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let text = match files.get(path).map(|bytes| std::str::from_utf8(bytes)) {
-        Some(Ok(text)) => text,
-        _ => return Err(not_text(path)),
+/// The descriptor with its warnings, or all its findings. The files that it names must be there.
+fn describe(path: &str, files: &Files) -> Result<(Descriptor, Vec<Diagnostic>), PackageError> {
+    let bytes = files.get(path).map(Vec::as_slice).unwrap_or_default();
+    let refuse = |text: String, read: Read| PackageError::Descriptor {
+        file: path.to_owned(),
+        dialect: read.dialect,
+        text,
+        diagnostics: read.diagnostics,
     };
-    if parse::kind(text) == Some(Kind::Ns) {
-        return finish(parse::nsd(text, path), Vec::new(), Descriptor::Nsd);
-    }
-    let parsed = parse::vnfd_in(text, path, Some(Within { files, images: whole }));
-    let more = parsed.value.as_ref().map_or_else(Vec::new, check_day0);
-    finish(parsed, more, Descriptor::Vnfd)
-}
-
-fn finish<T>(
-    parsed: Parsed<T>,
-    more: Vec<Diagnostic>,
-    wrap: fn(T) -> Descriptor,
-) -> Result<(Descriptor, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let mut diagnostics = parsed.diagnostics;
-    diagnostics.extend(more);
-    match parsed.value {
-        Some(value) if !has_errors(&diagnostics) => Ok((wrap(value), diagnostics)),
-        _ => Err(diagnostics),
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        let read = Read { dialect: None, descriptor: None, diagnostics: not_text(path) };
+        return Err(refuse(String::from_utf8_lossy(bytes).into_owned(), read));
+    };
+    let read = parse::descriptor(text, path, Some(Within { files, images: true }));
+    match read {
+        Read { descriptor: Some(descriptor), diagnostics, .. } => Ok((descriptor, diagnostics)),
+        read => Err(refuse(text.to_owned(), read)),
     }
 }
 
 fn not_text(path: &str) -> Vec<Diagnostic> {
     let mut lint = Lint::new(path);
-    lint.error(Code::YamlSyntax, "", Mark::START, "it is not UTF-8 text").osm();
-    lint.finish()
-}
-
-fn check_day0(vnfd: &Vnfd) -> Vec<Diagnostic> {
-    let mut lint = Lint::new("cloud_init");
-    for vdu in vnfd.vdus.values() {
-        let Some(text) = vdu.day0.as_deref() else { continue };
-        let checked = day0::parse(text).and_then(|d| d.map_or(Ok(()), |d| d.check(vdu, vnfd)));
-        if let Err(e) = checked {
-            let found = lint.error(Code::Day0, &format!("/vnfd/vdu/{}", vdu.id), Mark::START, e.to_string());
-            found.hint("correct the VDU's cloud-init file");
-        }
-    }
+    let hint = "save the descriptor as UTF-8";
+    lint.error(Code::YamlSyntax, "", Mark::START, "it is not UTF-8 text").hint(hint).osm();
     lint.finish()
 }

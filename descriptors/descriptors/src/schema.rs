@@ -3,11 +3,11 @@
 //! The tables hold every node of SOL006 v2.6.1 and OSM's augments. What they say that OSM enforces (unknown keys,
 //! list keys, duplicates, most types) is an error; what only YANG says (`mandatory`) is a warning.
 
-use std::{cmp::Ordering, net::IpAddr, sync::LazyLock};
+use std::{cmp::Ordering, collections::HashMap, net::IpAddr, sync::LazyLock};
 
 use crate::{
     diagnostic::{Code, Lint},
-    yaml::{Entry, Mark, Node, Value, local},
+    yaml::{Entry, Mark, Node, Value, foreign, local, own},
 };
 
 /// The VNFD's nodes.
@@ -106,11 +106,12 @@ pub(crate) fn check(item: &Item, node: &Node, path: &str, lint: &mut Lint) {
         }
         (Kind::Leaf(kind), Value::Text(_)) => leaf(*kind, node, path, lint),
         (_, Value::Null) => {}
-        (kind, _) => wrong_type(kind, node, path, lint),
+        (kind, _) => wrong_type(item.name, kind, node, path, lint),
     }
 }
 
 fn leaves(kind: Type, items: &[Node], path: &str, lint: &mut Lint) {
+    let mut seen: HashMap<&str, Mark> = HashMap::new();
     for (i, node) in items.iter().enumerate() {
         let path = format!("{path}/{i}");
         if node.is_null() {
@@ -119,16 +120,20 @@ fn leaves(kind: Type, items: &[Node], path: &str, lint: &mut Lint) {
                 .osm();
         }
         leaf(kind, node, &path, lint);
-        let text = node.text();
-        if let Some(first) = items[..i].iter().find(|n| text.is_some() && n.text() == text) {
-            let message =
-                format!("`{}` again; line {} has it already", clip(text.unwrap_or_default()), first.at.line);
-            lint.error(Code::Duplicate, &path, node.at, message).osm();
+        let Some(text) = node.text() else { continue };
+        match seen.get(text) {
+            Some(first) => {
+                let message = format!("`{}` again; line {} has it already", clip(text), first.line);
+                lint.error(Code::Duplicate, &path, node.at, message).hint("remove one").osm();
+            }
+            None => {
+                seen.insert(text, node.at);
+            }
         }
     }
 }
 
-fn wrong_type(kind: &Kind, node: &Node, path: &str, lint: &mut Lint) {
+fn wrong_type(name: &str, kind: &Kind, node: &Node, path: &str, lint: &mut Lint) {
     let expected = match kind {
         Kind::Container => "a mapping",
         Kind::List(_) => "a list of mappings (lines that start with `- `)",
@@ -137,50 +142,76 @@ fn wrong_type(kind: &Kind, node: &Node, path: &str, lint: &mut Lint) {
     };
     let found =
         lint.error(Code::WrongType, path, node.at, format!("{} where {expected} belongs", node.kind()));
-    // OSM turns a list into its text where a string belongs, and reads a text as a list of letters.
+    found.hint(match (kind, &node.value) {
+        (Kind::List(_) | Kind::LeafList(_), _) => "a single one is a list too: put `- ` before it",
+        (_, Value::Seq(_)) => "keep one of the list, without its `- `",
+        _ => "check the indentation of the lines below it",
+    });
+    // OSM turns a list into its text where a string belongs, and reads a text as a list of letters; but where it looks
+    // that text up, it stumbles over it.
     let lenient =
         matches!((kind, &node.value), (Kind::Leaf(Type::Text), Value::Seq(_)) | (Kind::LeafList(_), _));
-    if !lenient {
+    if !lenient || matches!(name, "virtual-compute-desc" | "helm-chart") {
         found.osm();
     }
 }
 
 fn mapping(item: &Item, entries: &[Entry], at: Mark, path: &str, lint: &mut Lint) {
     for entry in entries {
+        if let Some(module) = foreign(&entry.key) {
+            augment(item, entry, module, path, lint);
+            continue;
+        }
         match item.child(&entry.key) {
             Some(child) => check(child, &entry.value, &format!("{path}/{}", child.name), lint),
             None => unknown(item, entry, path, lint),
         }
     }
     for child in item.children.iter().filter(|c| c.mandatory) {
-        let given =
-            |e: &Entry| item.child(&e.key).is_some_and(|c| std::ptr::eq(c, child)) && !e.value.is_null();
+        let given = |e: &Entry| own(&e.key).is_some_and(|name| name == child.name) && !e.value.is_null();
         if !entries.iter().any(given) {
             let message = format!("`{}` is missing; SOL006 calls it mandatory", child.name);
-            lint.warning(Code::MissingMandatory, path, at, message);
+            lint.warning(Code::MissingMandatory, path, at, message).hint(format!("add `{}`", child.name));
         }
     }
 }
 
+/// Another vendor's augment is its reader's business (RFC 7950, 7.17): kept as it is, never mistaken for ours.
+fn augment(item: &Item, entry: &Entry, module: &str, path: &str, lint: &mut Lint) {
+    let message = format!("`{}` is of the module `{}`: kept, not read", clip(&entry.key), clip(module));
+    let hint = match item.child(&entry.key) {
+        Some(ours) => format!("OSM ignores the module and reads it as `{}`", ours.name),
+        None => "OSM refuses it: leave it out of a package for OSM".to_owned(),
+    };
+    let path = format!("{path}/{}", pointer(&entry.key));
+    lint.warning(Code::ForeignAugment, &path, entry.at, message).hint(hint);
+}
+
+/// A key as a component of a JSON pointer (RFC 6901), short enough for a line.
+pub(crate) fn pointer(key: &str) -> String {
+    clip(key).replace('~', "~0").replace('/', "~1")
+}
+
 fn list(item: &Item, keys: &[&str], items: &[Node], path: &str, lint: &mut Lint) {
-    let mut seen: Vec<(Vec<&str>, Mark)> = Vec::new();
+    let mut seen: HashMap<Vec<&str>, Mark> = HashMap::new();
     for (i, node) in items.iter().enumerate() {
         let path = format!("{path}/{i}");
         let Value::Map(entries) = &node.value else {
             let message = format!("{} where an item of `{}` (a mapping) belongs", node.kind(), item.name);
-            lint.error(Code::WrongType, &path, node.at, message).osm();
+            let hint = "write `- key: value` lines";
+            lint.error(Code::WrongType, &path, node.at, message).hint(hint).osm();
             continue;
         };
         mapping(item, entries, node.at, &path, lint);
         let values: Vec<&str> = keys.iter().filter_map(|k| node.str(k)).collect();
         if values.len() < keys.len() {
             missing_keys(item, keys, node, &path, lint);
-        } else if let Some((_, first)) = seen.iter().find(|(v, _)| *v == values) {
+        } else if let Some(first) = seen.get(&values) {
             let message =
                 format!("`{}` again; line {} has it already", clip(&values.join("` `")), first.line);
             repeated_item(item, keys, &path, node.at, message, lint);
         } else {
-            seen.push((values, node.at));
+            seen.insert(values, node.at);
         }
     }
 }
@@ -192,6 +223,7 @@ fn repeated_item(item: &Item, keys: &[&str], path: &str, at: Mark, message: Stri
         return;
     }
     let found = lint.error(Code::Duplicate, path, at, message);
+    found.hint("give one of them another name, or remove it");
     if matches!(keys, ["id" | "name"]) {
         found.osm();
     }
@@ -200,21 +232,22 @@ fn repeated_item(item: &Item, keys: &[&str], path: &str, at: Mark, message: Stri
 fn missing_keys(item: &Item, keys: &[&str], node: &Node, path: &str, lint: &mut Lint) {
     for key in keys.iter().filter(|k| node.str(k).is_none()) {
         let message = format!("an item of `{}` without its key `{key}`", item.name);
-        lint.error(Code::MissingKey, path, node.at, message).osm();
+        lint.error(Code::MissingKey, path, node.at, message).hint(format!("give it a `{key}`")).osm();
     }
 }
 
 fn unknown(item: &Item, entry: &Entry, path: &str, lint: &mut Lint) {
-    let message = format!("unknown key `{}`", entry.key);
-    let hint = suggestion(item, &entry.key);
-    let found = lint.error(Code::UnknownKey, &format!("{path}/{}", entry.key), entry.at, message).osm();
-    if let Some(hint) = hint {
-        found.hint(hint);
-    }
+    let message = format!("unknown key `{}`", clip(&entry.key));
+    let hint = if lint.is_full() { None } else { suggestion(item, &entry.key) };
+    let path = format!("{path}/{}", pointer(&entry.key));
+    let found = lint.error(Code::UnknownKey, &path, entry.at, message).osm();
+    found.hint(hint.unwrap_or_else(|| "neither SOL006 nor OSM has it here: remove it".into()));
 }
 
 /// Most keys a hint lists.
 const MAX_LISTED: usize = 10;
+/// Most names that a misspelt one is compared with.
+const MAX_COMPARED: usize = 1000;
 /// Longest key for which a near one is looked up: the search is quadratic in it.
 const MAX_SUGGESTED_FOR: usize = 64;
 
@@ -264,17 +297,38 @@ fn leaf(kind: Type, node: &Node, path: &str, lint: &mut Lint) {
         Value::Text(text) => text.as_str(),
         _ => {
             let message = format!("{} where a single value belongs", node.kind());
-            lint.error(Code::WrongType, path, node.at, message).osm();
+            lint.error(Code::WrongType, path, node.at, message).hint("write one value").osm();
             return;
         }
     };
     if let Err(expected) = kind.accepts(text) {
         let found = lint.error(Code::BadValue, path, node.at, format!("`{}` is not {expected}", clip(text)));
-        if let Type::OneOf(names) = kind {
-            found.hint(format!("one of: {}", names.replace('|', ", ")));
-        }
+        found.hint(match kind {
+            Type::OneOf(names) => one_of(text, names),
+            _ => format!("write {expected}"),
+        });
         found.osm();
     }
+}
+
+fn one_of(text: &str, names: &str) -> String {
+    let all = format!("one of: {}", names.replace('|', ", "));
+    match near(text, names.split('|')) {
+        Some(name) => format!("did you mean `{name}`? {all}"),
+        None => all,
+    }
+}
+
+/// The name that was probably meant.
+pub(crate) fn near<'k>(text: &str, names: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    if text.len() > MAX_SUGGESTED_FOR {
+        return None;
+    }
+    let lower = text.to_ascii_lowercase();
+    let distance = |n: &str| strsim::osa_distance(&lower, &n.to_ascii_lowercase());
+    let names = names.filter(|n| n.len() <= MAX_SUGGESTED_FOR).take(MAX_COMPARED);
+    let (found, name) = names.map(|n| (distance(n), n)).min()?;
+    (found <= 1.max(text.chars().count() / 3)).then_some(name)
 }
 
 /// A value short enough for a message.

@@ -2,14 +2,15 @@
 //!
 //! Reads a tree that [`crate::schema`] has checked; skips what that has reported. Tests: `tests/lint.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 
 use trust::Digest;
 
 use crate::{
+    coherence, day0,
     diagnostic::{Code, Lint},
     model::{CpRef, IntCpd, ScalingAspect, SwImage, Vdu, VduProfile, VnfFlavour, Vnfd},
-    parse::{Reader, Within},
+    parse::{Names, Reader, Within},
     schema::thousandths,
     yaml::Node,
 };
@@ -21,16 +22,23 @@ const DEFAULT_MEMORY_MIB: u32 = 1024;
 
 /// Ids of the named lists, before anything refers to them.
 struct Ids<'a> {
-    computes: Vec<&'a str>,
-    storages: Vec<&'a str>,
-    images: Vec<&'a str>,
-    links: Vec<&'a str>,
-    vdus: Vec<&'a str>,
-    ext_cps: Vec<&'a str>,
+    computes: Names<'a>,
+    storages: Names<'a>,
+    images: Names<'a>,
+    links: Names<'a>,
+    vdus: Names<'a>,
+    ext_cps: Names<'a>,
+    /// `int-cpd`s by VDU.
+    cpds: HashMap<&'a str, Names<'a>>,
+    compute_nodes: HashMap<&'a str, &'a Node>,
 }
 
-fn ids<'a>(node: &'a Node, key: &str) -> Vec<&'a str> {
-    node.items(key).iter().filter_map(|n| n.str("id")).collect()
+fn ids<'a>(node: &'a Node, key: &str) -> Names<'a> {
+    Names::of(node, key, "id")
+}
+
+fn by_id<'a>(node: &'a Node, key: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
+    node.items(key).iter().filter_map(|n| Some((n.str("id")?, n)))
 }
 
 impl<'a> Ids<'a> {
@@ -42,6 +50,8 @@ impl<'a> Ids<'a> {
             links: ids(root, "int-virtual-link-desc"),
             vdus: ids(root, "vdu"),
             ext_cps: ids(root, "ext-cpd"),
+            cpds: by_id(root, "vdu").map(|(id, v)| (id, ids(v, "int-cpd"))).collect(),
+            compute_nodes: by_id(root, "virtual-compute-desc").collect(),
         }
     }
 }
@@ -58,19 +68,22 @@ pub(crate) fn build(root: &Node, path: &str, within: Option<Within<'_>>, lint: &
     it.management_cp(path);
     it.monitoring_references(path);
     let flavours = it.flavours(path, &vdus);
+    coherence::vnfd(root, path, it.r.lint);
     let id = id?;
-    Some(Vnfd {
+    let vnfd = Vnfd {
         product_name: root.str("product-name").unwrap_or(&id).to_owned(),
         provider: text("provider"),
         version: text("version"),
         software_version: text("software-version"),
-        internal_links: it.ids.links.iter().map(|&l| l.to_owned()).collect(),
+        internal_links: it.ids.links.iter().map(str::to_owned).collect(),
         id,
         vdus,
         external_cps,
         images,
         flavours,
-    })
+    };
+    it.check_day0(&vnfd, path);
+    Some(vnfd)
 }
 
 struct Vnf<'a, 'l> {
@@ -86,16 +99,24 @@ impl Vnf<'_, '_> {
             let message = "a KNF: its deployment units are Helm charts or Juju bundles";
             self.r
                 .lint
-                .error(Code::Unsupported, path, node.at, message)
-                .hint("write it as VDUs; KNFs are not deployed here");
+                .warning(Code::Unsupported, path, node.at, message)
+                .hint("OSM deploys it; for Mandate, write it as VDUs");
         } else if self.root.items("vdu").is_empty() {
-            self.r.not_deployable(
-                path,
-                self.root.at,
-                "no `vdu`: there is nothing to deploy",
-                "describe its VDUs",
-            );
+            let message = "no `vdu`: there is nothing to deploy";
+            self.r.not_here(path, self.root.at, message, "describe its VDUs");
         }
+        for (i, kdu) in self.root.items("kdu").iter().enumerate() {
+            if let Some(chart) = kdu.get("helm-chart") {
+                self.helm_chart(chart, &format!("{path}/kdu/{i}/helm-chart"));
+            }
+        }
+    }
+
+    fn helm_chart(&mut self, chart: &Node, path: &str) {
+        let Some(text) = chart.text().filter(|t| !is_helm_chart(t)) else { return };
+        let message = format!("`{}` is not the name of a Helm chart", crate::schema::clip(text));
+        let hint = "`repository/chart` in lower case, or a URL";
+        self.r.lint.error(Code::BadValue, path, chart.at, message).hint(hint).osm();
     }
 
     fn images(&mut self, path: &str) -> BTreeMap<String, SwImage> {
@@ -178,7 +199,7 @@ impl Vnf<'_, '_> {
     fn vdu(&mut self, node: &Node, path: &str) -> Option<Vdu> {
         if let Some(pdu) = node.get("pdu-type") {
             let message = "a physical deployment unit (`pdu-type`)";
-            self.r.not_deployable(path, pdu.at, message, "only virtual deployment units are deployed here");
+            self.r.not_here(path, pdu.at, message, "only virtual deployment units are deployed here");
             return None;
         }
         let id = node.str("id")?.to_owned();
@@ -214,19 +235,13 @@ impl Vnf<'_, '_> {
             );
             return None;
         };
-        self.r.resolve(
-            "sw-image-desc",
-            image,
-            &format!("{path}/sw-image-desc"),
-            self.ids.images.iter().copied(),
-            false,
-        )
+        self.r.resolve("sw-image-desc", image, &format!("{path}/sw-image-desc"), &self.ids.images, false)
     }
 
     fn storages(&mut self, node: &Node, path: &str) {
         for (i, one) in node.items("virtual-storage-desc").iter().enumerate() {
             let path = format!("{path}/virtual-storage-desc/{i}");
-            self.r.resolve("virtual-storage-desc", one, &path, self.ids.storages.iter().copied(), true);
+            self.r.resolve("virtual-storage-desc", one, &path, &self.ids.storages, true);
         }
     }
 
@@ -237,14 +252,8 @@ impl Vnf<'_, '_> {
             return None;
         };
         let place = format!("{path}/virtual-compute-desc");
-        let id = self.r.resolve(
-            "virtual-compute-desc",
-            target,
-            &place,
-            self.ids.computes.iter().copied(),
-            true,
-        )?;
-        let compute = self.root.items("virtual-compute-desc").iter().find(|c| c.str("id") == Some(&id))?;
+        let id = self.r.resolve("virtual-compute-desc", target, &place, &self.ids.computes, true)?;
+        let compute = *self.ids.compute_nodes.get(id.as_str())?;
         let vcpus = compute.get("virtual-cpu").and_then(|c| self.r.number(c, "num-virtual-cpu"));
         let memory = compute.get("virtual-memory").and_then(|m| m.get("size"));
         let memory_mib = memory.map_or(Some(DEFAULT_MEMORY_MIB), |size| mebibytes(size.text()?));
@@ -261,7 +270,7 @@ impl Vnf<'_, '_> {
             let Some(id) = cpd.str("id") else { continue };
             let internal_link = cpd.get("int-virtual-link-desc").and_then(|link| {
                 let path = format!("{path}/int-cpd/{i}/int-virtual-link-desc");
-                self.r.resolve("int-virtual-link-desc", link, &path, self.ids.links.iter().copied(), true)
+                self.r.resolve("int-virtual-link-desc", link, &path, &self.ids.links, true)
             });
             let interface = cpd.items("virtual-network-interface-requirement").first();
             let interface_type = interface
@@ -291,9 +300,34 @@ impl Vnf<'_, '_> {
         };
         let text = String::from_utf8(bytes.clone());
         if text.is_err() {
-            self.r.lint.error(Code::File, &path, named.at, format!("`{name}` is not UTF-8 text"));
+            self.r
+                .lint
+                .error(Code::File, &path, named.at, format!("`{name}` is not UTF-8 text"))
+                .hint("save it as UTF-8");
         }
         text.ok()
+    }
+
+    /// What the planner reads of the day-0 files must fit the VDUs.
+    fn check_day0(&mut self, vnfd: &Vnfd, path: &str) {
+        let root = self.root;
+        for (i, node) in root.items("vdu").iter().enumerate() {
+            let vdu = node.str("id").and_then(|id| vnfd.vdus.get(id));
+            let Some((vdu, text)) = vdu.and_then(|v| Some((v, v.day0.as_deref()?))) else { continue };
+            let checked = day0::parse(text).and_then(|d| d.map_or(Ok(()), |d| d.check(vdu, vnfd)));
+            let Err(e) = checked else { continue };
+            let (key, at) = match (node.get("cloud-init"), node.get("cloud-init-file")) {
+                (Some(inline), _) => ("cloud-init", inline.at),
+                (None, Some(named)) => ("cloud-init-file", named.at),
+                (None, None) => continue,
+            };
+            let file = node.str("cloud-init-file").filter(|_| key == "cloud-init-file");
+            let place = file.map_or_else(String::new, |f| format!("cloud_init/{}: ", crate::schema::clip(f)));
+            self.r
+                .lint
+                .error(Code::Day0, &format!("{path}/vdu/{i}/{key}"), at, format!("{place}{e}"))
+                .hint("correct the VDU's cloud-init");
+        }
     }
 
     fn external_cps(&mut self, path: &str, vdus: &BTreeMap<String, Vdu>) -> BTreeMap<String, CpRef> {
@@ -312,19 +346,23 @@ impl Vnf<'_, '_> {
         let Some(target) = node.get("int-cpd") else {
             if node.get("k8s-cluster-net").is_none() {
                 let message = "an external connection point without `int-cpd`: no VDU is behind it";
-                self.r.not_deployable(path, node.at, message, "give `int-cpd: {vdu-id: …, cpd: …}`");
+                self.r.not_here(path, node.at, message, "give `int-cpd: {vdu-id: …, cpd: …}`");
             }
             return None;
         };
         let path = format!("{path}/int-cpd");
         let (vdu, cpd) = (target.str("vdu-id").unwrap_or_default(), target.str("cpd").unwrap_or_default());
         // Read from the tree: a VDU that is itself in error still has its connection points.
-        let vdu_node = self.root.items("vdu").iter().find(|v| v.str("id") == Some(vdu));
-        let found = vdu_node.is_some_and(|v| ids(v, "int-cpd").contains(&cpd));
+        let cpds = self.ids.cpds.get(vdu);
+        let found = cpds.is_some_and(|known| known.contains(cpd));
         if !found {
-            let known = vdu_node.map_or_else(|| self.ids.vdus.join(", "), |v| ids(v, "int-cpd").join(", "));
+            let (vdu, cpd) = (crate::schema::clip(vdu), crate::schema::clip(cpd));
             let message = format!("VDU `{vdu}` with `int-cpd` `{cpd}` does not exist");
-            let hint = format!("there is: {}", crate::schema::clip(&known));
+            let hint = match cpds {
+                _ if self.r.lint.is_full() => String::new(),
+                None => self.ids.vdus.hint("vdu", &vdu),
+                Some(known) => known.hint("int-cpd", &cpd),
+            };
             self.r.lint.error(Code::DanglingReference, &path, target.at, message).hint(hint).osm();
             return None;
         }
@@ -339,14 +377,14 @@ impl Vnf<'_, '_> {
                 let found = self.r.lint.error(Code::MissingMandatory, path, self.root.at, message);
                 found.hint("OSM wants one: name an ext-cpd").osm();
             }
+            Some(cp) if !self.ids.vdus.is_empty() && cp.text().is_none() => {
+                let message = "`mgmt-cp` is not the name of one `ext-cpd`";
+                let found =
+                    self.r.lint.error(Code::DanglingReference, &format!("{path}/mgmt-cp"), cp.at, message);
+                found.hint(self.ids.ext_cps.hint("ext-cpd", "")).osm();
+            }
             Some(cp) if !self.ids.vdus.is_empty() => {
-                self.r.resolve(
-                    "ext-cpd",
-                    cp,
-                    &format!("{path}/mgmt-cp"),
-                    self.ids.ext_cps.iter().copied(),
-                    true,
-                );
+                self.r.resolve("ext-cpd", cp, &format!("{path}/mgmt-cp"), &self.ids.ext_cps, true);
             }
             _ => {}
         }
@@ -355,9 +393,10 @@ impl Vnf<'_, '_> {
     fn monitoring_references(&mut self, path: &str) {
         let root = self.root;
         let holders = root.items("vdu").iter().chain(root.items("df"));
-        let mut known: BTreeSet<&str> = holders.flat_map(|n| ids(n, "monitoring-parameter")).collect();
-        known
-            .extend(root.items("int-virtual-link-desc").iter().flat_map(|n| ids(n, "monitoring-parameters")));
+        let links = root.items("int-virtual-link-desc").iter();
+        let parameters = holders.flat_map(|n| n.items("monitoring-parameter"));
+        let parameters = parameters.chain(links.flat_map(|n| n.items("monitoring-parameters")));
+        let known: Names<'_> = parameters.filter_map(|p| p.str("id")).collect();
         for (d, df) in root.items("df").iter().enumerate() {
             for (a, aspect) in df.items("scaling-aspect").iter().enumerate() {
                 for policy in aspect.items("scaling-policy") {
@@ -367,7 +406,7 @@ impl Vnf<'_, '_> {
                         .filter_map(|c| c.get("vnf-monitoring-param-ref"))
                     {
                         let path = format!("{path}/df/{d}/scaling-aspect/{a}");
-                        self.r.resolve("monitoring-parameter", target, &path, known.iter().copied(), true);
+                        self.r.resolve("monitoring-parameter", target, &path, &known, true);
                     }
                 }
             }
@@ -384,6 +423,7 @@ impl Vnf<'_, '_> {
                 "give at least `df: [{id: default-df}]`",
             );
         }
+        let found = self.r.flavours(found, path);
         let flavours =
             found.iter().enumerate().filter_map(|(i, df)| self.flavour(df, &format!("{path}/df/{i}"), vdus));
         flavours.collect()
@@ -431,7 +471,7 @@ impl Vnf<'_, '_> {
                 "instantiation-level",
                 target,
                 &format!("{path}/default-instantiation-level"),
-                known,
+                &known,
                 false,
             )
         });
@@ -441,7 +481,7 @@ impl Vnf<'_, '_> {
         for (i, one) in level.map_or(&[][..], |l| l.items("vdu-level")).iter().enumerate() {
             let Some(target) = one.get("vdu-id") else { continue };
             let path = format!("{path}/instantiation-level/vdu-level/{i}");
-            let Some(vdu) = self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), false) else {
+            let Some(vdu) = self.r.resolve("vdu", target, &path, &self.ids.vdus, false) else {
                 continue;
             };
             out.insert(vdu, self.r.number(one, "number-of-instances").unwrap_or(1));
@@ -457,10 +497,11 @@ impl Vnf<'_, '_> {
         levels: &BTreeMap<String, u32>,
     ) -> BTreeMap<String, VduProfile> {
         let mut out = BTreeMap::new();
+        let groups = ids(df, "affinity-or-anti-affinity-group");
         for (i, node) in df.items("vdu-profile").iter().enumerate() {
             let path = format!("{path}/vdu-profile/{i}");
             let Some(target) = node.get("id") else { continue };
-            let Some(vdu) = self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), false) else {
+            let Some(vdu) = self.r.resolve("vdu", target, &path, &self.ids.vdus, false) else {
                 continue;
             };
             let first = levels.get(&vdu).copied().unwrap_or(0);
@@ -468,17 +509,12 @@ impl Vnf<'_, '_> {
             let max = self.r.number(node, "max-number-of-instances").unwrap_or_else(|| min.max(first).max(1));
             if max < min || max == 0 {
                 let message = format!("at least {min} and at most {max} instances");
-                self.r.lint.error(Code::BadValue, &path, node.at, message);
+                let hint =
+                    "`min-number-of-instances` is not above `max-number-of-instances`, which is at least 1";
+                self.r.lint.error(Code::BadValue, &path, node.at, message).hint(hint);
             }
-            let groups = ids(df, "affinity-or-anti-affinity-group");
             for group in node.items("affinity-or-anti-affinity-group").iter().filter_map(|g| g.get("id")) {
-                self.r.resolve(
-                    "affinity-or-anti-affinity-group",
-                    group,
-                    &path,
-                    groups.iter().copied(),
-                    false,
-                );
+                self.r.resolve("affinity-or-anti-affinity-group", group, &path, &groups, false);
             }
             out.insert(vdu, VduProfile { min, max });
         }
@@ -508,7 +544,7 @@ impl Vnf<'_, '_> {
         let mut delta = BTreeMap::new();
         for one in deltas.first().map_or(&[][..], |d| d.items("vdu-delta")) {
             let Some(target) = one.get("id") else { continue };
-            let known = self.ids.vdus.iter().copied();
+            let known = &self.ids.vdus;
             let Some(vdu) = self.r.resolve("vdu", target, &format!("{path}/vdu-delta"), known, false) else {
                 continue;
             };
@@ -528,7 +564,10 @@ impl Vnf<'_, '_> {
         }
         if deltas.len() > 1 {
             let message = "only the first of `deltas` is used, for every step";
-            self.r.lint.warning(Code::Scaling, path, node.at, message);
+            self.r
+                .lint
+                .warning(Code::Scaling, path, node.at, message)
+                .hint("one delta that says what one step adds");
         }
         Some(ScalingAspect { id, max_level: max_level?, delta })
     }
@@ -560,10 +599,21 @@ impl Vnf<'_, '_> {
             for policy in aspect.items("healing-policy") {
                 let Some(target) = policy.get("vdu-id") else { continue };
                 let path = format!("{path}/healing-aspect/{i}");
-                self.r.resolve("vdu", target, &path, self.ids.vdus.iter().copied(), true);
+                self.r.resolve("vdu", target, &path, &self.ids.vdus, true);
             }
         }
     }
+}
+
+/// What OSM takes for a chart: a URL, or at most two names of lower-case letters, digits and inner dashes.
+fn is_helm_chart(text: &str) -> bool {
+    let url =
+        text.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.starts_with('/'));
+    let part = |p: &str| {
+        let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !p.is_empty() && p.bytes().all(good) && !p.starts_with('-') && !p.ends_with('-')
+    };
+    url || text.split('/').count() <= 2 && text.split('/').all(part)
 }
 
 /// GiB as a decimal to MiB, rounded up.

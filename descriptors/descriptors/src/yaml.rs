@@ -60,7 +60,7 @@ impl Node {
     /// The value of a key; an explicit null is as good as absent.
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         let Value::Map(entries) = &self.value else { return None };
-        entries.iter().find(|e| local(&e.key) == key).map(|e| &e.value).filter(|n| !n.is_null())
+        entries.iter().find(|e| own(&e.key) == Some(key)).map(|e| &e.value).filter(|n| !n.is_null())
     }
 
     /// The items of a list under a key; none if it is absent or no list.
@@ -110,6 +110,49 @@ impl Node {
     }
 }
 
+/// YANG modules (and their prefixes) of SOL006 v2.6.1 and of OSM's augments. A key of any other one is its vendor's.
+const OWN_MODULES: [&str; 28] = [
+    "vnfd",
+    "nsd",
+    "nst",
+    "pnfd",
+    "etsi-nfv-common",
+    "etsi-nfv-descriptors",
+    "etsi-nfv-nsd",
+    "etsi-nfv-pnfd",
+    "etsi-nfv-vnfd",
+    "additional-info",
+    "alarm",
+    "alternative-images",
+    "cloud-init",
+    "day1-2",
+    "epa",
+    "exporters",
+    "healing",
+    "interface",
+    "ip-profiles",
+    "kdu",
+    "kdu-migrations",
+    "mgmt-interface",
+    "ns-configuration",
+    "ns-various",
+    "ns-vld",
+    "scaling",
+    "various",
+    "vip",
+];
+
+/// The vendor's module of a key that SOL006 and OSM do not have (`acme-nfv:turbo`).
+pub(crate) fn foreign(key: &str) -> Option<&str> {
+    let (modules, _) = key.rsplit_once(':')?;
+    modules.split(':').any(|m| !OWN_MODULES.contains(&m)).then_some(modules)
+}
+
+/// A key's name if it is SOL006's or OSM's.
+pub(crate) fn own(key: &str) -> Option<&str> {
+    foreign(key).is_none().then(|| local(key))
+}
+
 /// A key without its YANG module prefix (`day1-2:day1-2`), which OSM accepts and ignores.
 pub(crate) fn local(key: &str) -> &str {
     key.rsplit_once(':').map_or(key, |(_, local)| local)
@@ -154,7 +197,32 @@ fn fault<T>(code: Code, at: Mark, message: impl Into<String>, hint: &'static str
 /// What is open: a list, or a mapping with the key whose value comes next.
 enum Frame {
     Seq(Vec<Node>, Mark, usize),
-    Map(Vec<Entry>, Option<(String, Mark)>, Mark, usize),
+    Map(Mapping, Mark, usize),
+}
+
+/// A mapping that is being read.
+#[derive(Default)]
+struct Mapping {
+    entries: Vec<Entry>,
+    /// Where each key is: a mapping of very many keys takes no longer per key than a small one.
+    index: HashMap<String, usize>,
+    pending: Option<(String, Mark)>,
+}
+
+impl Mapping {
+    fn put(&mut self, node: Node) -> Result<Option<(Mark, String)>, Fault> {
+        let Some((key, at)) = self.pending.take() else {
+            self.pending = Some((key_text(&node)?, node.at));
+            return Ok(None);
+        };
+        let entry = Entry { key, at, value: node };
+        if let Some(first) = self.index.get(&entry.key).and_then(|i| self.entries.get(*i)) {
+            return repeated(first, &entry).map(Some);
+        }
+        self.index.insert(entry.key.clone(), self.entries.len());
+        self.entries.push(entry);
+        Ok(None)
+    }
 }
 
 struct Anchored {
@@ -207,7 +275,7 @@ impl Builder {
             }
             Event::MappingStart(_, anchor, tag) => {
                 check_tag(tag.as_deref(), at)?;
-                self.open(Frame::Map(Vec::new(), None, at, anchor), at)
+                self.open(Frame::Map(Mapping::default(), at, anchor), at)
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::Alias(id) => self.alias(id, at),
@@ -235,8 +303,8 @@ impl Builder {
     fn close(&mut self) -> Result<(), Fault> {
         match self.stack.pop() {
             Some(Frame::Seq(items, at, anchor)) => self.place(Node { value: Value::Seq(items), at }, anchor),
-            Some(Frame::Map(entries, _, at, anchor)) => {
-                self.place(Node { value: Value::Map(entries), at }, anchor)
+            Some(Frame::Map(map, at, anchor)) => {
+                self.place(Node { value: Value::Map(map.entries), at }, anchor)
             }
             None => Ok(()),
         }
@@ -279,16 +347,7 @@ impl Builder {
         match self.stack.last_mut() {
             None => self.root = Some(node),
             Some(Frame::Seq(items, ..)) => items.push(node),
-            Some(Frame::Map(entries, pending, ..)) => match pending.take() {
-                Some((key, at)) => {
-                    let entry = Entry { key, at, value: node };
-                    match entries.iter().find(|e| e.key == entry.key) {
-                        None => entries.push(entry),
-                        Some(first) => self.repeated.push(repeated(first, &entry)?),
-                    }
-                }
-                None => *pending = Some((key_text(&node)?, node.at)),
-            },
+            Some(Frame::Map(map, ..)) => self.repeated.extend(map.put(node)?),
         }
         Ok(())
     }

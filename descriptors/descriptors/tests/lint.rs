@@ -4,20 +4,25 @@
 
 use std::{fs, path::Path};
 
-use descriptors::parse::{self, Kind};
+use descriptors::{Report, lint, parse};
 
 fn findings(file: &Path) -> String {
-    let text = fs::read_to_string(file).unwrap();
+    let bytes = fs::read(file).unwrap();
     let name = file.file_name().unwrap().to_str().unwrap();
     // The name says what it is read as; what it is may be something else.
-    let found = match parse::kind(&text).filter(|_| !name.starts_with("as-vnfd")) {
-        Some(Kind::Ns) => parse::nsd(&text, name).diagnostics,
-        _ => parse::vnfd(&text, name).diagnostics,
+    let report = if name.starts_with("as-vnfd") {
+        let parsed = parse::vnfd(std::str::from_utf8(&bytes).unwrap(), name);
+        Report { diagnostics: parsed.diagnostics, ..Report::default() }
+    } else {
+        lint::bytes(&bytes, name, None)
     };
-    let line = |d: &descriptors::Diagnostic| {
-        format!("{d}{}\n", if d.refused_by_osm { " (OSM refuses it too)" } else { "" })
-    };
-    found.iter().map(line).collect()
+    let dialect = report.dialect.map_or_else(|| "none".to_owned(), |d| d.to_string());
+    let deployable = if report.is_deployable() { "" } else { ", not deployable" };
+    let mut out = format!("{} ({dialect}{deployable})\n", report.verdict());
+    for d in &report.diagnostics {
+        out.push_str(&format!("{d}{}\n", if d.refused_by_osm { " (OSM refuses it too)" } else { "" }));
+    }
+    out
 }
 
 #[test]

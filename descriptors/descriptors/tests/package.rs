@@ -10,7 +10,7 @@ use descriptors::{
     PackageError,
     day0::Day0Function,
     model::CpRef,
-    package::{self, PackInputs, SIGNATURE, open, pack, sign, verify},
+    package::{PackInputs, SIGNATURE, open, pack, sign, verify},
     parse::Kind,
 };
 use trust::{Digest, TrustRoots, UnixTime};
@@ -52,13 +52,13 @@ fn our_packages_are_whole_and_deployable() {
 #[test]
 fn sources_lint_clean_but_for_the_placeholder() {
     for name in ["vfw_vnf", "vlb_vnf", "secure_edge_ns"] {
-        let found = package::lint(&source(name));
+        let found = descriptors::lint::source(&source(name)).diagnostics;
         assert!(found.iter().all(|d| d.code == descriptors::Code::Placeholder), "{found:?}");
     }
     let mut broken = source("vlb_vnf");
     let text = "#cloud-config\nmandate: {function: reflector, ports: {port: nowhere}}\n";
     broken.files.insert("cloud_init/backend.cfg".into(), text.into());
-    assert!(package::lint(&broken).iter().any(|d| d.code == descriptors::Code::Day0));
+    assert!(descriptors::lint::source(&broken).diagnostics.iter().any(|d| d.code == descriptors::Code::Day0));
 }
 
 #[test]

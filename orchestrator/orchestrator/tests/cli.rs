@@ -229,7 +229,7 @@ fn lint_names_place_and_verdict() {
     let h = Home::new();
     for name in ["vfw_vnf", "vlb_vnf", "secure_edge_ns"] {
         let path = root().join("descriptors/packages").join(name).display().to_string();
-        assert_eq!(h.json(0, &["package", "lint", &path])["verdict"], "accepted", "{name}");
+        assert_eq!(h.json(0, &["package", "lint", &path])["verdict"], "accept", "{name}");
     }
     let good =
         fs::read_to_string(root().join("descriptors/packages/secure_edge_ns/secure_edge_nsd.yaml")).unwrap();
@@ -237,14 +237,47 @@ fn lint_names_place_and_verdict() {
     fs::write(&bad, good.replacen("virtual-link-desc: client_side", "virtual-link-desc: nowhere", 1))
         .unwrap();
     let found = h.json(1, &["package", "lint", &bad]);
-    assert_eq!(
-        (found["verdict"].as_str(), found["dialect"].as_str()),
-        (Some("rejected"), Some("sol006-nsd"))
-    );
+    assert_eq!((found["verdict"].as_str(), found["dialect"].as_str()), (Some("reject"), Some("sol006-nsd")));
     let first = &found["diagnostics"][0];
-    assert!(first["line"].as_u64().unwrap() > 1 && first["code"].is_string(), "{first}");
+    let keys: Vec<_> = first.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["code", "column", "hint", "line", "message", "path", "severity"]);
+    assert_eq!(found.as_object().unwrap().len(), 3, "{found}");
+    assert!(first["line"].as_u64().unwrap() > 1 && first["code"] == "DANGLING_REFERENCE", "{first}");
     let text = String::from_utf8(h.run(&["package", "lint", &bad]).stdout).unwrap();
     assert!(text.contains("bad.yaml:") && text.contains("rejected: sol006-nsd"), "{text}");
+    assert!(!text.contains('\x1b'), "no colour into a pipe: {text}");
+    let coloured = h.run(&["--color", "always", "package", "lint", &bad]).stdout;
+    assert!(String::from_utf8(coloured).unwrap().contains("\x1b["));
+}
+
+/// Whatever can be read has a verdict; what cannot, has none.
+#[test]
+fn lint_has_a_verdict_on_whatever_can_be_read() {
+    let h = Home::new();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = h.path(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let rejected = |path: &str, code: &str| {
+        let found = h.json(1, &["package", "lint", path]);
+        assert_eq!(found["diagnostics"][0]["code"], code, "{found}");
+    };
+    rejected(&file("binary", &[0xff; 64]), "YAML_SYNTAX");
+    rejected(&file("empty.yaml", b""), "WRONG_TYPE");
+    rejected(&file("huge.yaml", &vec![b'a'; 4 << 20]), "YAML_BOUNDS");
+    rejected(&file("damaged.tar.gz", b"\x1f\x8b\x08 no gzip"), "ARCHIVE");
+    let missing = b"vnfd: {id: x, mgmt-cp: m, vdu: [{id: v, cloud-init-file: none.cfg}], df: [{id: d}]}";
+    let found = h.json(1, &["package", "lint", &file("missing.yaml", missing)]);
+    assert!(found["diagnostics"].as_array().unwrap().iter().any(|d| d["code"] == "FILE"), "{found}");
+    let linked = h.path("linked");
+    fs::create_dir(&linked).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", format!("{linked}/passwd")).unwrap();
+    rejected(&linked, "ARCHIVE");
+    assert_eq!(h.code(2, &["package", "lint", "/dev/zero"]), "UNREADABLE");
+    let knf = b"vnfd: {id: k, kdu: [{name: a, helm-chart: stable/a}], df: [{id: d}]}";
+    let found = h.json(0, &["package", "lint", &file("knf.yaml", knf)]);
+    assert_eq!((&found["verdict"], &found["dialect"]), (&"accept".into(), &"sol006-knf".into()));
 }
 
 #[test]

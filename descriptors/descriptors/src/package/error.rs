@@ -2,7 +2,7 @@
 
 use trust::{dsse::DsseError, identity::IdentityError};
 
-use crate::diagnostic::Diagnostic;
+use crate::{diagnostic::Diagnostic, parse::Dialect};
 
 /// Why a package is not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +43,15 @@ pub enum PackageError {
         /// What to do.
         hint: &'static str,
     },
-    /// The descriptor has errors.
+    /// The descriptor has errors, or describes what is not deployed here.
     #[error("`{file}`: {}", summary(.diagnostics))]
     Descriptor {
         /// Path of the descriptor.
         file: String,
+        /// What it is written in, if anything gave that away.
+        dialect: Option<Dialect>,
+        /// Its text, which the findings point into.
+        text: String,
         /// All findings.
         diagnostics: Vec<Diagnostic>,
     },
@@ -127,9 +131,9 @@ impl PackageError {
     }
 }
 
-/// The first error, and how many there are.
+/// The first finding that prevents deployment, and how many there are.
 fn summary(diagnostics: &[Diagnostic]) -> String {
-    let errors = || diagnostics.iter().filter(|d| d.severity == crate::Severity::Error);
+    let errors = || diagnostics.iter().filter(|d| d.prevents_deployment());
     let first = errors().next().map_or_else(String::new, ToString::to_string);
     match errors().count() {
         0 | 1 => first,

@@ -115,6 +115,7 @@ fn md5(bytes: &[u8]) -> String {
 /// What `checksums.txt` says and is not so. OSM never looks, so these are warnings; [`super::verify`] refuses them.
 pub(crate) fn check_sums(name: &str, files: &Files) -> Vec<Diagnostic> {
     let mut lint = Lint::new(CHECKSUMS);
+    let place = format!("{CHECKSUMS}#");
     let text = files.get(CHECKSUMS).map(|b| String::from_utf8_lossy(b).into_owned()).unwrap_or_default();
     for (line, n) in text.lines().zip(1u32..) {
         let mut words = line.split_whitespace();
@@ -122,10 +123,12 @@ pub(crate) fn check_sums(name: &str, files: &Files) -> Vec<Diagnostic> {
         let inside = path.strip_prefix(name).and_then(|p| p.strip_prefix('/')).unwrap_or(path);
         let at = Mark { line: n, column: 1 };
         match files.get(inside) {
-            None => lint.warning(Code::File, "", at, format!("`{inside}` is not in the package")),
+            None => lint
+                .warning(Code::File, &place, at, format!("`{inside}` is not in the package"))
+                .hint("pack it again"),
             Some(bytes) if md5(bytes) != sum.to_ascii_lowercase() => {
                 let message = format!("`{inside}` has MD5 {}, not {sum}", md5(bytes));
-                lint.warning(Code::File, "", at, message)
+                lint.warning(Code::File, &place, at, message)
                     .hint("the file was changed after packing: pack again")
             }
             Some(_) => continue,

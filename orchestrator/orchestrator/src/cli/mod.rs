@@ -13,6 +13,7 @@ mod files;
 mod init;
 mod intent;
 mod ledger;
+mod lint;
 mod meta;
 mod ns;
 mod output;

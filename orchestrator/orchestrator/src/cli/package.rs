@@ -7,9 +7,8 @@ use std::{
 
 use clap::{Args, Subcommand};
 use descriptors::{
-    Diagnostic, Severity, VerifiedPackage, dir,
+    VerifiedPackage, dir,
     package::{self, ImageInput, PackInputs, PackageError},
-    parse::{self, Kind},
     provenance, sbom,
 };
 use ledger_contract::records::{PACKAGE_PAYLOAD, PackageKind, PackageRecord};
@@ -21,6 +20,7 @@ use super::{
     context::{Context, load_signer},
     failure::{Exit, Failure, chain},
     files,
+    lint::{self, LintArgs},
     output::{Cell, Paint, Style, Table, size},
     progress::{Spinner, bytes_bar},
     verdict,
@@ -48,10 +48,7 @@ const SIGN_IT: &str =
 #[derive(Debug, Subcommand)]
 pub enum PackageCommand {
     /// Say what is wrong with a descriptor, a source directory or a package
-    Lint {
-        /// YAML file, directory or package
-        path: PathBuf,
-    },
+    Lint(LintArgs),
     /// Make a package from a source directory, with images, SBOM and provenance
     Pack(PackArgs),
     /// Sign a package
@@ -125,7 +122,7 @@ pub struct PackArgs {
 /// Runs a command.
 pub async fn run(context: &Context, command: PackageCommand) -> Result<Exit, Failure> {
     match command {
-        PackageCommand::Lint { path } => lint(context, &path),
+        PackageCommand::Lint(args) => lint::run(context, &args.path),
         PackageCommand::Pack(args) => pack(context, &args),
         PackageCommand::Sign { file, who, output } => {
             sign(context, &file, &who, output.as_deref().unwrap_or(&file))
@@ -138,88 +135,6 @@ pub async fn run(context: &Context, command: PackageCommand) -> Result<Exit, Fai
 
 fn package_bytes(file: &Path) -> Result<Vec<u8>, Failure> {
     files::read(file, package::MAX_PACKAGE_BYTES)
-}
-
-// ---- lint
-
-struct Linted {
-    dialect: Option<Kind>,
-    diagnostics: Vec<Diagnostic>,
-}
-
-fn lint(context: &Context, path: &Path) -> Result<Exit, Failure> {
-    let it = if path.is_dir() { lint_dir(path)? } else { lint_file(path)? };
-    let errors = it.diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
-    let verdict = if errors == 0 { "accepted" } else { "rejected" };
-    let dialect = it.dialect.map(|k| match k {
-        Kind::Vnf => "sol006-vnfd",
-        Kind::Ns => "sol006-nsd",
-    });
-    let document =
-        serde_json::json!({ "verdict": verdict, "dialect": dialect, "diagnostics": it.diagnostics });
-    context.ui.show(&document, |style| render_lint(path, &it.diagnostics, dialect, style))?;
-    Ok(if errors == 0 { Exit::Ok } else { Exit::Refused })
-}
-
-fn lint_dir(path: &Path) -> Result<Linted, Failure> {
-    let source = dir::read(path).map_err(|e| unreadable(&e))?;
-    let yaml = source.files.iter().find(|(name, _)| !name.contains('/') && is_yaml(name));
-    let dialect = yaml.and_then(|(_, bytes)| parse::kind(std::str::from_utf8(bytes).ok()?));
-    Ok(Linted { dialect, diagnostics: package::lint(&source) })
-}
-
-fn lint_file(path: &Path) -> Result<Linted, Failure> {
-    let name = path.display().to_string();
-    let bytes = package_bytes(path)?;
-    if bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(b"PK") {
-        return match package::open(&bytes) {
-            Ok(it) => Ok(Linted { dialect: Some(it.kind), diagnostics: it.diagnostics }),
-            Err(PackageError::Descriptor { diagnostics, .. }) => Ok(Linted { dialect: None, diagnostics }),
-            Err(e) => Err(refused(path, &e)),
-        };
-    }
-    let text = String::from_utf8(bytes).map_err(|_| {
-        Failure::usage("NOT_TEXT", "Not a descriptor", format!("{name}: neither UTF-8 text nor a package"))
-    })?;
-    let dialect = parse::kind(&text);
-    let diagnostics = match dialect {
-        Some(Kind::Ns) => parse::nsd(&text, &name).diagnostics,
-        // Whatever is no NSD is best explained as a VNFD that it is not.
-        _ => parse::vnfd(&text, &name).diagnostics,
-    };
-    Ok(Linted { dialect, diagnostics })
-}
-
-fn is_yaml(name: &str) -> bool {
-    Path::new(name).extension().is_some_and(|e| e == "yaml" || e == "yml")
-}
-
-fn render_lint(path: &Path, diagnostics: &[Diagnostic], dialect: Option<&str>, style: Style) -> String {
-    let mut table = Table::new(&["WHERE", "", "CODE", "WHAT"], "");
-    for d in diagnostics {
-        let (paint, word) = match d.severity {
-            Severity::Error => (Paint::Red, "error"),
-            Severity::Warning => (Paint::Yellow, "warning"),
-        };
-        let hint = d.hint.as_ref().map_or_else(String::new, |h| format!("; {h}"));
-        let osm = if d.refused_by_osm { " (OSM refuses it too)" } else { "" };
-        table.row([
-            Cell::new(Paint::Plain, format!("{}:{}:{}", d.file, d.line, d.column)),
-            Cell::new(paint, word),
-            Cell::new(Paint::Plain, d.code),
-            Cell::new(Paint::Plain, format!("{} {}{hint}{osm}", d.path, d.message).trim_start()),
-        ]);
-    }
-    let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
-    let end =
-        if errors == 0 { style.paint(Paint::Green, "accepted") } else { style.paint(Paint::Red, "rejected") };
-    let summary = format!(
-        "{} {end}: {}, {errors} errors, {} warnings\n",
-        path.display(),
-        dialect.unwrap_or("unknown descriptor"),
-        diagnostics.len() - errors
-    );
-    if diagnostics.is_empty() { summary } else { format!("{}\n{summary}", table.render(style)) }
 }
 
 // ---- pack
@@ -538,7 +453,7 @@ fn render_list(packages: &[PackageView], style: Style) -> String {
 
 fn unreadable(e: &dir::DirError) -> Failure {
     Failure::usage("UNREADABLE", "Cannot read a package's source", chain(e))
-        .hint("name a descriptor (.yaml) or a package's directory; `mandate package lint --help`")
+        .hint("name a package's source directory; `mandate package pack --help`")
 }
 
 fn refused(path: &Path, e: &PackageError) -> Failure {
