@@ -1,38 +1,20 @@
-//! The embedded log: a directory of one machine.
-//!
-//! | file | what |
-//! |---|---|
-//! | `entries.jsonl` | one entry per line, appended only; a line without its newline is a leaf of the Merkle tree |
-//! | `checkpoint` | signed note (C2SP tlog-checkpoint) over the tree; replaced as a whole |
-//! | `log.key` | name and secret seed of the log's key, mode 0600 |
-//! | `lock` | held (`flock`) by the one process that has the log open |
-//!
-//! # The commit protocol
+//! The embedded log: a directory of one machine, in C2SP tlog-tiles ([`layout`] names its files).
 //!
 //! One thread writes. It takes the requests that wait, up to [`MAX_BATCH`], decides them in order, each over the
 //! state that the one before left and at the ledger's time. Two kinds of request are answered at once, without an
 //! entry: all of them while the clock cannot be believed ([`LedgerError::Clock`]; try again), and those that nobody
 //! known to the ledger has signed ([`LedgerError::Unauthenticated`]), for the log is kept for ever and a stranger must
-//! not be able to make it grow. Refusals of those who are known are entries like approvals. Then, for all entries
-//! together, the thread
-//!
-//! 1. appends their entries to `entries.jsonl`;
-//! 2. syncs `entries.jsonl`;
-//! 3. signs the checkpoint of the tree that includes them and writes it to `checkpoint.new`, syncs that, renames it
-//!    over `checkpoint`, and syncs the directory;
-//! 4. shows the new entries to readers;
-//! 5. answers the requests.
-//!
-//! The rename is the commit. A crash before it leaves entries that no checkpoint covers and nobody was told of:
-//! opening cuts them off. A crash after it leaves a checkpoint whose entries were durable before it was. So a
-//! checkpoint beyond the entries cannot come from a crash: it is damage, and opening refuses. When any of the steps
-//! fails the log closes, for what is on disk is no longer known; opening it again finds out. Founding a log runs the
-//! same steps with the genesis as the only request.
+//! not be able to make it grow. Refusals of those who are known are entries like approvals. Then the thread commits
+//! all entries together ([`store`] has the protocol), shows them to readers, answers the requests, and brings the
+//! derived state up to date ([`state`]). When any of that fails the log closes, for what is on disk is no longer
+//! known; opening it again finds out.
 //!
 //! # What opening verifies
 //!
-//! The checkpoint's signature, the root over all entries, and that deciding every entry again, in order, gives the
-//! writes that the entry says: the state is what that leaves.
+//! The tail, whole, against the log's key; that the published checkpoint is of the same tree; that the derived state
+//! was made from this tree, and the rows of it ([`MAX_SCAN_BYTES`] at once, more in the background). Entries that the
+//! state does not cover are decided again, and must give the writes that they say. Everything else that is read is
+//! verified when it is read; `mandate ledger fsck` reads everything ([`crate::fsck`]).
 //!
 //! # Ledger time
 //!
@@ -41,17 +23,27 @@
 //! ([`MAX_AHEAD_S`]). A ledger may have been idle for any time up to [`MAX_IDLE_S`] when it is opened; beyond that
 //! somebody has to confirm the clock ([`OpenOptions::accept_clock`]).
 //!
-//! Never: creating anything in [`Log::open`], changing or removing a committed byte. Tests: `tests/embedded.rs`,
-//! `tests/crash.rs`, `clock.rs`; figures: `examples/measure.rs`.
+//! Never: creating a log in [`Log::open`], changing or removing a committed byte. Tests: beside each module, and
+//! `tests/`; figures: `examples/measure.rs`.
 
 mod clock;
-mod files;
-mod replay;
+mod convert;
+mod decide;
+pub(crate) mod disk;
+mod edge;
+pub(crate) mod home;
+pub(crate) mod layout;
+mod publisher;
+mod reader;
+mod recover;
+pub(crate) mod state;
+pub(crate) mod store;
+pub(crate) mod tail;
 mod writer;
 
 use std::{
     path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     thread::JoinHandle,
 };
 
@@ -60,19 +52,24 @@ use ledger_contract::evidence::{InclusionProof, ProvenEntry};
 use tokio::sync::{mpsc, oneshot, watch};
 use trust::{
     Digest, Envelope, UnixTime,
-    merkle::Tree,
     note::{NoteSigner, NoteVerifier},
 };
 
 use crate::{Committed, Ledger, LedgerError, MAX_PAGE};
 use clock::LedgerClock;
 pub use clock::{MAX_AHEAD_S, MAX_IDLE_S};
-use files::{EntryFile, Files, Lock};
+use disk::{Disk, RealDisk};
+use home::Lock;
+use publisher::Publisher;
+use reader::{Tiles, View};
+pub use recover::MAX_SCAN_BYTES;
+use state::{Changes, State};
+use store::{Founding, Head, ROTATE_BYTES, Store};
 use writer::{Job, Writer};
 
 /// Most requests that wait to be decided; the next submitter waits for a place.
 pub const MAX_QUEUE: usize = 1024;
-/// Most requests that share one sync. Opening cuts off at most so many entries.
+/// Most requests that share one sync.
 pub const MAX_BATCH: usize = 256;
 
 /// What an operator has to confirm when opening.
@@ -91,6 +88,8 @@ pub struct Log {
     last_event: watch::Receiver<Option<u64>>,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    publisher: Arc<Publisher>,
+    publishing: Option<JoinHandle<()>>,
     // Dropped last: the lock is released when nothing can write any more.
     _lock: Lock,
 }
@@ -98,21 +97,19 @@ pub struct Log {
 /// What readers see: only what is committed.
 #[derive(Debug)]
 struct Shared {
-    entries: EntryFile,
+    tiles: Tiles,
     committed: RwLock<CommittedLog>,
+    /// The derived state; what it does not cover yet is in [`CommittedLog::pending`].
+    state: Mutex<State>,
     /// Why the writer stopped, once it has.
     stopped: RwLock<Option<String>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct CommittedLog {
-    tree: Tree,
-    /// Where each entry begins, and where the next one will.
-    offsets: Vec<u64>,
-    /// Positions of the entries with an event.
-    events: Vec<u64>,
-    state: std::collections::BTreeMap<String, Vec<u8>>,
-    checkpoint: String,
+    head: Arc<Head>,
+    /// What the newest commit changes and the database has not taken up yet.
+    pending: Arc<Changes>,
 }
 
 impl Log {
@@ -127,12 +124,13 @@ impl Log {
     ) -> Result<(), LedgerError> {
         let name = signer.verifier().name().to_owned();
         let entry = writer::found(&name, genesis, time)?;
-        let (mut files, _lock) = Files::create(dir, signer)?;
-        let bytes = entry.to_bytes();
-        let mut tree = Tree::default();
-        tree.push(trust::merkle::leaf_hash(&bytes));
-        let note = signer.sign_checkpoint(1, tree.root()).map_err(LedgerError::Key)?;
-        files.commit(&[&bytes[..], b"\n"].concat(), &note)
+        let _lock = home::create(dir, signer)?;
+        let disk = RealDisk::default();
+        let mut founding = Founding::new(&disk, dir);
+        founding.push(&entry.to_bytes())?;
+        let note = signer.sign_checkpoint(1, founding.root()?).map_err(LedgerError::Key)?;
+        founding.finish(&name, &note)?;
+        store::replace_checkpoint(&disk, dir, &note)
     }
 
     /// Opens the log in `dir`; never creates one.
@@ -149,46 +147,69 @@ impl Log {
         clock: impl Fn() -> UnixTime + Send + Sync + 'static,
         options: OpenOptions,
     ) -> Result<Self, LedgerError> {
-        let (mut files, lock) = Files::open(dir)?;
-        let signer = files.key()?;
-        let replayed = replay::replay(&mut files, &signer)?;
-        let (wall, uptime) = (Box::new(clock), clock::uptime());
-        let clock = LedgerClock::start(dir, wall, uptime, replayed.last_time, options.accept_clock)?;
-        let (last_event_tx, last_event) = watch::channel(replayed.log.events.last().copied());
-        let tree = replayed.log.tree.clone();
+        if !home::present(dir) {
+            return Err(LedgerError::Missing { dir: dir.to_owned() });
+        }
+        let lock = Lock::take(dir)?;
+        let signer = home::key(dir)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+        convert::convert(&*disk, dir, &signer)?;
+        let (store, mut published) = Store::open(Arc::clone(&disk), dir, signer.clone(), ROTATE_BYTES)?;
+        let tiles = Tiles::new(Arc::clone(&disk), dir);
+        let name = signer.verifier().name().to_owned();
+        let head = Arc::clone(store.head());
+        let recovered = recover::recover(dir, &name, &View::new(&tiles, &head), &head)?;
+        let clock = LedgerClock::start(
+            dir,
+            Box::new(clock),
+            clock::uptime(),
+            recovered.last_time,
+            options.accept_clock,
+        )?;
+        if published != head.size() || published == 0 {
+            published = store::publish(&*disk, dir, &head, published)?;
+        }
+        let state_path = dir.join(layout::STATE);
+        let (last_event_tx, last_event) = watch::channel(recovered.state.last_event()?);
         let shared = Arc::new(Shared {
-            entries: files.entries()?,
-            committed: RwLock::new(replayed.log),
+            tiles,
+            committed: RwLock::new(CommittedLog { head, pending: Arc::default() }),
+            state: Mutex::new(State::open(&state_path, &name)?),
             stopped: RwLock::new(None),
         });
+        let publisher = Arc::new(Publisher::default());
+        let started =
+            |source| LedgerError::Storage { doing: "start the threads of", path: dir.to_owned(), source };
+        let publishing =
+            publisher.start(Arc::clone(&shared), disk, dir.to_owned(), published).map_err(started)?;
         let (jobs, queue) = mpsc::channel(MAX_QUEUE);
-        let verifier = signer.verifier();
+        if recovered.scan_later {
+            recover::scan_in_background(&state_path, &name, &shared, jobs.downgrade()).map_err(started)?;
+        }
         let writer = Writer {
-            name: verifier.name().to_owned(),
-            files,
-            signer,
-            tree,
-            last_time: replayed.last_time,
-            seen: replayed.seen,
+            name: name.clone(),
+            store,
+            state: recovered.state,
+            state_path,
+            last_time: recovered.last_time,
             clock,
             shared: Arc::clone(&shared),
             last_event: last_event_tx,
+            publisher: Arc::clone(&publisher),
         };
         let thread = std::thread::Builder::new()
             .name("ledger-writer".to_owned())
             .spawn(move || writer.run(queue))
-            .map_err(|source| LedgerError::Storage {
-                doing: "start the writer of",
-                path: dir.to_owned(),
-                source,
-            })?;
+            .map_err(started)?;
         Ok(Self {
-            name: verifier.name().to_owned(),
-            verifier,
+            name,
+            verifier: signer.verifier(),
             shared,
             last_event,
             jobs: Some(jobs),
             thread: Some(thread),
+            publisher,
+            publishing: Some(publishing),
             _lock: lock,
         })
     }
@@ -202,7 +223,7 @@ impl Log {
     /// Number of committed entries.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.shared.read(|log| log.tree.size())
+        self.shared.head().size()
     }
 
     fn closed(&self) -> LedgerError {
@@ -213,12 +234,13 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // The writer ends when its queue does; what was queued before is committed first.
+        // The writer ends when its queue does; what was queued before is committed first, and then published.
         self.jobs = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!(ledger = %self.name, "the ledger's writer panicked");
+        let writer = self.thread.take().map(JoinHandle::join);
+        self.publisher.stop();
+        let publisher = self.publishing.take().map(JoinHandle::join);
+        if matches!(writer, Some(Err(_))) || matches!(publisher, Some(Err(_))) {
+            tracing::error!(ledger = %self.name, "a thread of the ledger panicked");
         }
     }
 }
@@ -229,23 +251,44 @@ impl Shared {
         f(&self.committed.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn proven(&self, position: u64) -> Result<Option<ProvenEntry>, LedgerError> {
-        let found = self.read(|log| {
-            let path = log.tree.inclusion(position, log.tree.size())?;
-            Some((log.extent(position)?, path, log.checkpoint.clone()))
-        });
-        let Some((extent, path, checkpoint)) = found else { return Ok(None) };
-        let entry = self.entries.read(extent)?;
-        Ok(Some(ProvenEntry { entry, proof: InclusionProof { index: position, path, checkpoint } }))
+    fn head(&self) -> Arc<Head> {
+        self.read(|log| Arc::clone(&log.head))
     }
-}
 
-impl CommittedLog {
-    /// Where an entry's bytes are, without the newline.
-    fn extent(&self, position: u64) -> Option<(u64, u64)> {
-        let i = usize::try_from(position).ok()?;
-        let (start, end) = (*self.offsets.get(i)?, *self.offsets.get(i + 1)?);
-        Some((start, end - 1))
+    fn pending(&self) -> Arc<Changes> {
+        self.read(|log| Arc::clone(&log.pending))
+    }
+
+    /// What is durable becomes visible.
+    fn show(&self, head: Arc<Head>, changes: Changes) {
+        let mut log = self.committed.write().unwrap_or_else(PoisonError::into_inner);
+        *log = CommittedLog { head, pending: Arc::new(changes) };
+    }
+
+    /// The database has taken up what was pending.
+    fn settle(&self) {
+        let mut log = self.committed.write().unwrap_or_else(PoisonError::into_inner);
+        log.pending = Arc::default();
+    }
+
+    /// Reads the state with what is pending: nothing is settled meanwhile.
+    fn state<T>(&self, f: impl FnOnce(&State, &CommittedLog) -> T) -> T {
+        self.read(|log| f(&self.state.lock().unwrap_or_else(PoisonError::into_inner), log))
+    }
+
+    fn stop(&self, name: &str, why: &LedgerError) {
+        let cause = std::error::Error::source(why).map(|s| format!(": {s}")).unwrap_or_default();
+        tracing::error!(ledger = %name, error = %why, "the ledger is closed{cause}");
+        let mut stopped = self.stopped.write().unwrap_or_else(PoisonError::into_inner);
+        stopped.get_or_insert(format!("{why}{cause}"));
+    }
+
+    fn proven(&self, head: &Head, position: u64) -> Result<Option<ProvenEntry>, LedgerError> {
+        let view = View::new(&self.tiles, head);
+        let Some(path) = view.inclusion(position)? else { return Ok(None) };
+        let Some(entry) = view.entry(position)? else { return Ok(None) };
+        let proof = InclusionProof { index: position, path, checkpoint: head.note.clone() };
+        Ok(Some(ProvenEntry { entry, proof }))
     }
 }
 
@@ -259,16 +302,20 @@ impl Ledger for Log {
         ledger_contract::Request::parse(&request).map_err(LedgerError::Malformed)?;
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(|| self.closed())?;
-        jobs.send(Job { request, reply }).await.map_err(|_| self.closed())?;
+        jobs.send(Job::Decide { request: Box::new(request), reply }).await.map_err(|_| self.closed())?;
         answer.await.map_err(|_| self.closed())?
     }
 
     async fn events(&self, after: Option<u64>, limit: usize) -> Result<Vec<ProvenEntry>, LedgerError> {
-        let positions: Vec<u64> = self.shared.read(|log| {
-            let from = after.map_or(0, |a| log.events.partition_point(|p| *p <= a));
-            log.events.iter().skip(from).take(limit.min(MAX_PAGE)).copied().collect()
-        });
-        let proven = positions.into_iter().map(|p| self.shared.proven(p));
+        let (limit, from) = (limit.min(MAX_PAGE), after.map_or(0, |a| a.saturating_add(1)));
+        let (head, positions) = self.shared.state(|state, log| {
+            let mut found = state.events(from, limit)?;
+            let known = found.last().map_or(from, |last| last + 1);
+            found.extend(log.pending.events.iter().filter(|p| **p >= known));
+            found.truncate(limit);
+            Ok::<_, LedgerError>((Arc::clone(&log.head), found))
+        })?;
+        let proven = positions.into_iter().map(|p| self.shared.proven(&head, p));
         proven.filter_map(Result::transpose).collect()
     }
 
@@ -282,36 +329,45 @@ impl Ledger for Log {
     }
 
     async fn entry(&self, position: u64) -> Result<Option<ProvenEntry>, LedgerError> {
-        self.shared.proven(position)
+        self.shared.proven(&self.shared.head(), position)
     }
 
     async fn range(&self, from: u64, limit: usize) -> Result<Vec<String>, LedgerError> {
-        let extents: Vec<_> = self.shared.read(|log| {
-            let end = from.saturating_add(limit.min(MAX_PAGE) as u64).min(log.tree.size());
-            (from..end).map_while(|p| log.extent(p)).collect()
-        });
-        extents.into_iter().map(|e| self.shared.entries.read(e)).collect()
+        let head = self.shared.head();
+        let view = View::new(&self.shared.tiles, &head);
+        let end = from.saturating_add(limit.min(MAX_PAGE) as u64).min(head.size());
+        (from..end).map(|p| view.entry(p)).filter_map(Result::transpose).collect()
     }
 
     async fn head(&self) -> Result<String, LedgerError> {
-        Ok(self.shared.read(|log| log.checkpoint.clone()))
+        let note = self.shared.head().note.clone();
+        Ok(self.shared.tiles.with_cosignatures(note))
     }
 
     async fn consistency(&self, old_size: u64) -> Result<Vec<Digest>, LedgerError> {
-        self.shared.read(|log| {
-            let size = log.tree.size();
-            log.tree.consistency(old_size, size).ok_or(LedgerError::Range { asked: old_size, size })
-        })
+        let head = self.shared.head();
+        let proof = View::new(&self.shared.tiles, &head).consistency(old_size)?;
+        proof.ok_or(LedgerError::Range { asked: old_size, size: head.size() })
     }
 
     async fn state(&self, key: &str) -> Result<Option<Vec<u8>>, LedgerError> {
-        Ok(self.shared.read(|log| log.state.get(key).cloned()))
+        self.shared.state(|state, log| match log.pending.state.get(key) {
+            Some(written) => Ok(written.clone()),
+            None => Ok(state.fresh(key)?),
+        })
     }
 
     async fn state_prefix(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
-        Ok(self.shared.read(|log| {
-            let from = log.state.range(prefix.to_owned()..);
-            from.take_while(|(k, _)| k.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect()
-        }))
+        self.shared.state(|state, log| {
+            let mut found = state.prefix(prefix)?;
+            let pending = log.pending.state.range(prefix.to_owned()..);
+            for (key, value) in pending.take_while(|(k, _)| k.starts_with(prefix)) {
+                match value {
+                    Some(value) => found.insert(key.clone(), value.clone()),
+                    None => found.remove(key),
+                };
+            }
+            Ok(found.into_iter().collect())
+        })
     }
 }

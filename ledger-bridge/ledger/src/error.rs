@@ -55,6 +55,35 @@ pub enum LedgerError {
         #[source]
         source: io::Error,
     },
+    /// There is no room for the file.
+    #[error("cannot {doing} {}: the disk is full; nothing that was not confirmed counts as committed: make room, then start again", .path.display())]
+    Full {
+        /// `append to`, `write`, …
+        doing: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The derived state failed. It is made again from the log.
+    #[error(
+        "the ledger's derived state cannot be used: {problem}; start again: what is damaged is made again from the log"
+    )]
+    State {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The entry would be too long.
+    #[error(
+        "the entry would have {bytes} bytes, more than {most}; nothing was recorded: make the request smaller"
+    )]
+    TooLarge {
+        /// How long.
+        bytes: usize,
+        /// How long it may be.
+        most: usize,
+    },
     /// Somebody else writes this log.
     #[error("the ledger in {} is in use by another process; stop that one first (its lock is {})", .dir.display(), .lock.display())]
     Locked {

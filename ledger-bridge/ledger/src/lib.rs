@@ -6,6 +6,7 @@
 
 pub mod embedded;
 mod error;
+pub mod witness;
 
 use async_trait::async_trait;
 use ledger_contract::{evidence::ProvenEntry, records::Entry};

@@ -195,10 +195,7 @@ fn creating_and_opening_are_different_things() {
     let w = world();
     let dir = init(&w);
     let path = dir.path().join("ledger");
-    assert_eq!(
-        [mode(&path), mode(&path.join("log.key")), mode(&path.join("entries.jsonl"))],
-        [0o700, 0o600, 0o600]
-    );
+    assert_eq!([mode(&path), mode(&path.join("log.key")), mode(&path.join("tail"))], [0o700, 0o600, 0o600]);
     let error = Log::init(&path, &w.log, genesis(&w, policy()), NOW).unwrap_err();
     assert!(matches!(error, LedgerError::Exists { .. }), "{error}");
     let nowhere = dir.path().join("nowhere");

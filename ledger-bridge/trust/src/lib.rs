@@ -2,7 +2,7 @@
 //!
 //! Everything Mandate hashes or signs goes through this crate: DSSE envelopes ([`dsse`]), X.509 identities and
 //! their roots ([`identity`], [`issue`]), in-toto statements ([`statement`]), RFC 6962 trees ([`merkle`]) and C2SP
-//! signed notes and checkpoints ([`note`]).
+//! signed notes and checkpoints ([`note`]) with cosignatures ([`witness`]).
 //!
 //! It never reads a clock, a file or a random source: time and randomness are arguments, so that the contract, the
 //! data plane and an offline verifier on another machine compute the same answers. Bytes are signed, not
@@ -17,6 +17,7 @@ pub mod issue;
 pub mod merkle;
 pub mod note;
 pub mod statement;
+pub mod witness;
 
 pub use digest::Digest;
 pub use dsse::{Envelope, Signer};

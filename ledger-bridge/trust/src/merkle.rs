@@ -23,10 +23,31 @@ pub fn empty_root() -> Digest {
     Digest::of([])
 }
 
+/// Where the hashes of complete subtrees are kept: in memory ([`Tree`]), in tiles, in a database.
+pub trait Nodes {
+    /// Why one cannot be had.
+    type Error;
+
+    /// Hash of the complete subtree over the leaves `index << level .. (index + 1) << level`.
+    fn node(&self, level: u32, index: u64) -> Result<Digest, Self::Error>;
+}
+
 /// A tree kept as its levels of complete subtrees: `levels[0]` are the leaf hashes.
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
     levels: Vec<Vec<Digest>>,
+}
+
+/// A subtree that is not complete in a [`Tree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incomplete;
+
+impl Nodes for Tree {
+    type Error = Incomplete;
+
+    fn node(&self, level: u32, index: u64) -> Result<Digest, Incomplete> {
+        self.subtree(level, index).ok_or(Incomplete)
+    }
 }
 
 impl Tree {
@@ -34,6 +55,18 @@ impl Tree {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.levels.first().map_or(0, |l| l.len() as u64)
+    }
+
+    /// The leaf hashes, in order.
+    #[must_use]
+    pub fn leaves(&self) -> &[Digest] {
+        self.levels.first().map_or(&[], Vec::as_slice)
+    }
+
+    /// Hash of the complete subtree of `1 << level` leaves, `None` when they are not all there.
+    #[must_use]
+    pub fn subtree(&self, level: u32, index: u64) -> Option<Digest> {
+        self.levels.get(usize::try_from(level).ok()?)?.get(usize::try_from(index).ok()?).copied()
     }
 
     /// Appends a leaf by its [`leaf_hash`]; amortised constant time.
@@ -61,73 +94,93 @@ impl Tree {
     /// Root as it was when the tree had `size` leaves; `None` if it never had.
     #[must_use]
     pub fn root_at(&self, size: u64) -> Option<Digest> {
-        (size <= self.size()).then(|| if size == 0 { empty_root() } else { self.range(0, size) })
-    }
-
-    /// MTH(D[start..end]) with `start` a multiple of the largest power of two below the length.
-    fn range(&self, start: u64, end: u64) -> Digest {
-        let n = end - start;
-        if n.is_power_of_two() && start.is_multiple_of(n) {
-            let level = n.trailing_zeros() as usize;
-            if let Some(d) = usize::try_from(start / n).ok().and_then(|i| self.levels.get(level)?.get(i)) {
-                return *d;
-            }
-        }
-        let k = split(n);
-        node_hash(&self.range(start, start + k), &self.range(start + k, end))
+        (size <= self.size()).then(|| root(self, size).ok()).flatten()
     }
 
     /// Inclusion proof (RFC 9162, 2.1.3.1) of leaf `index` in the tree of `size` leaves.
     #[must_use]
     pub fn inclusion(&self, index: u64, size: u64) -> Option<Vec<Digest>> {
-        if index >= size || size > self.size() {
-            return None;
-        }
-        let (mut start, mut end) = (0, size);
-        let mut path = Vec::new();
-        while end - start > 1 {
-            let middle = start + split(end - start);
-            if index < middle {
-                path.push(self.range(middle, end));
-                end = middle;
-            } else {
-                path.push(self.range(start, middle));
-                start = middle;
-            }
-        }
-        path.reverse();
-        Some(path)
+        (size <= self.size()).then(|| inclusion(self, index, size).ok()).flatten().flatten()
     }
 
     /// Consistency proof (RFC 9162, 2.1.4.1) between the trees of `old` and `new` leaves.
     #[must_use]
     pub fn consistency(&self, old: u64, new: u64) -> Option<Vec<Digest>> {
-        if old > new || new > self.size() {
-            return None;
-        }
-        if old == 0 || old == new {
-            return Some(Vec::new());
-        }
-        let (mut start, mut end) = (0, new);
-        let mut whole = true;
-        let mut path = Vec::new();
-        while old != end {
-            let middle = start + split(end - start);
-            if old <= middle {
-                path.push(self.range(middle, end));
-                end = middle;
-            } else {
-                path.push(self.range(start, middle));
-                start = middle;
-                whole = false;
-            }
-        }
-        if !whole {
-            path.push(self.range(start, end));
-        }
-        path.reverse();
-        Some(path)
+        (new <= self.size()).then(|| consistency(self, old, new).ok()).flatten().flatten()
     }
+}
+
+/// Root of the tree of the first `size` leaves.
+pub fn root<N: Nodes + ?Sized>(nodes: &N, size: u64) -> Result<Digest, N::Error> {
+    if size == 0 { Ok(empty_root()) } else { range(nodes, 0, size) }
+}
+
+/// Inclusion proof (RFC 9162, 2.1.3.1) of leaf `index` in the tree of `size` leaves; `None` when it is not in it.
+pub fn inclusion<N: Nodes + ?Sized>(
+    nodes: &N,
+    index: u64,
+    size: u64,
+) -> Result<Option<Vec<Digest>>, N::Error> {
+    if index >= size {
+        return Ok(None);
+    }
+    let (mut start, mut end) = (0, size);
+    let mut path = Vec::new();
+    while end - start > 1 {
+        let middle = start + split(end - start);
+        if index < middle {
+            path.push(range(nodes, middle, end)?);
+            end = middle;
+        } else {
+            path.push(range(nodes, start, middle)?);
+            start = middle;
+        }
+    }
+    path.reverse();
+    Ok(Some(path))
+}
+
+/// Consistency proof (RFC 9162, 2.1.4.1) between the trees of `old` and `new` leaves; `None` when `old` is larger.
+pub fn consistency<N: Nodes + ?Sized>(
+    nodes: &N,
+    old: u64,
+    new: u64,
+) -> Result<Option<Vec<Digest>>, N::Error> {
+    if old > new {
+        return Ok(None);
+    }
+    if old == 0 || old == new {
+        return Ok(Some(Vec::new()));
+    }
+    let (mut start, mut end) = (0, new);
+    let mut whole = true;
+    let mut path = Vec::new();
+    while old != end {
+        let middle = start + split(end - start);
+        if old <= middle {
+            path.push(range(nodes, middle, end)?);
+            end = middle;
+        } else {
+            path.push(range(nodes, start, middle)?);
+            start = middle;
+            whole = false;
+        }
+    }
+    if !whole {
+        path.push(range(nodes, start, end)?);
+    }
+    path.reverse();
+    Ok(Some(path))
+}
+
+/// MTH(D[start..end]) with `start` a multiple of the largest power of two below the length.
+fn range<N: Nodes + ?Sized>(nodes: &N, start: u64, end: u64) -> Result<Digest, N::Error> {
+    let n = end - start;
+    if n.is_power_of_two() && start.is_multiple_of(n) {
+        return nodes.node(n.trailing_zeros(), start / n);
+    }
+    let k = split(n);
+    Ok(node_hash(&range(nodes, start, start + k)?, &range(nodes, start + k, end)?))
 }
 
 /// Largest power of two smaller than `n` (n >= 2).

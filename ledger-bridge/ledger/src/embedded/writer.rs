@@ -1,79 +1,65 @@
 //! The one writer: takes what waits, decides it, commits it, answers.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    convert::Infallible,
-    sync::{Arc, PoisonError},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use ledger_contract::{
     Snapshot, TxInfo,
-    contract::{Outcome, SnapshotError, decide, snapshot},
+    contract::decide,
+    evidence::{InclusionProof, ProvenEntry},
     records::{ENTRY_VERSION, Entry},
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use trust::{
-    Digest, Envelope, UnixTime,
-    merkle::{Tree, leaf_hash},
-    note::NoteSigner,
-};
+use trust::{Envelope, UnixTime};
 
-use super::{CommittedLog, MAX_BATCH, Shared, clock::LedgerClock, files::Files};
+use super::{
+    MAX_BATCH, Shared,
+    clock::LedgerClock,
+    decide::{entry, outcome, seen},
+    layout::MAX_ENTRY_BYTES,
+    publisher::Publisher,
+    reader::View,
+    state::{self, Changes, Covers, State, StateError},
+    store::{Head, Store},
+};
 use crate::{Committed, LedgerError};
 
-/// A request that waits.
-pub(super) struct Job {
-    pub request: Envelope,
-    pub reply: oneshot::Sender<Result<Committed, LedgerError>>,
+type Reply = oneshot::Sender<Result<Committed, LedgerError>>;
+
+/// What the writer is asked for.
+pub(super) enum Job {
+    /// To decide a request.
+    Decide {
+        /// The request.
+        request: Box<Envelope>,
+        /// Who waits.
+        reply: Reply,
+    },
+    /// To end, for the reason that is in [`Shared::stopped`].
+    Stop,
 }
 
 /// Everything that only the writing thread touches.
 pub(super) struct Writer {
     pub name: String,
-    pub files: Files,
-    pub signer: NoteSigner,
-    pub tree: Tree,
+    pub store: Store,
+    pub state: State,
+    pub state_path: PathBuf,
     pub last_time: UnixTime,
-    pub seen: HashMap<Digest, u64>,
     pub clock: LedgerClock,
     pub shared: Arc<Shared>,
     pub last_event: watch::Sender<Option<u64>>,
+    pub publisher: Arc<Publisher>,
 }
 
 /// What a batch adds to the log.
 #[derive(Default)]
 struct Batch {
-    lines: Vec<u8>,
-    ends: Vec<u64>,
-    leaves: Vec<Digest>,
-    events: Vec<u64>,
-    state: BTreeMap<String, Option<Vec<u8>>>,
+    /// Their bytes, in order.
+    bytes: Vec<Vec<u8>>,
+    entries: Vec<Entry>,
+    changes: Changes,
     /// Who waits for which position.
-    replies: Vec<(u64, oneshot::Sender<Result<Committed, LedgerError>>)>,
-}
-
-impl CommittedLog {
-    pub(super) fn apply(&mut self, writes: BTreeMap<String, Option<Vec<u8>>>) {
-        for (key, value) in writes {
-            match value {
-                Some(value) => self.state.insert(key, value),
-                None => self.state.remove(&key),
-            };
-        }
-    }
-}
-
-fn entry(tx: TxInfo, request: Envelope, outcome: &Outcome) -> Entry {
-    Entry {
-        v: tx.v,
-        ledger: tx.ledger,
-        position: tx.position,
-        time: tx.time,
-        request,
-        verdict: outcome.verdict.clone(),
-        event: outcome.event.clone(),
-        writes: outcome.writes_digest(),
-    }
+    replies: Vec<(u64, Reply)>,
 }
 
 /// Entry 0, if the contract approves of the genesis.
@@ -97,109 +83,121 @@ impl Writer {
                 jobs.push(job);
             }
             let mut batch = Batch::default();
+            if jobs.iter().any(|j| matches!(j, Job::Stop)) {
+                return;
+            }
             if let Err(e) = self.commit(jobs, &mut batch) {
-                self.stop(&e);
+                self.shared.stop(&self.name, &e);
                 // Only now, that the reason is known, are those who wait told.
                 return drop(batch);
             }
         }
     }
 
-    fn stop(&self, why: &LedgerError) {
-        let cause = std::error::Error::source(why).map(|s| format!(": {s}")).unwrap_or_default();
-        tracing::error!(ledger = %self.name, error = %why, "the ledger is closed{cause}");
-        let mut stopped = self.shared.stopped.write().unwrap_or_else(PoisonError::into_inner);
-        *stopped = Some(format!("{why}{cause}"));
-    }
-
     fn commit(&mut self, jobs: Vec<Job>, batch: &mut Batch) -> Result<(), LedgerError> {
         for job in jobs {
-            match self.decide(job.request, batch) {
-                Ok(position) => batch.replies.push((position, job.reply)),
-                Err(e) => drop(job.reply.send(Err(e))),
+            let Job::Decide { request, reply } = job else { continue };
+            match self.decide(*request, batch) {
+                Ok(position) => batch.replies.push((position, reply)),
+                Err(e @ LedgerError::State { .. }) => {
+                    // Whoever waits is told why the log is closed.
+                    batch.replies.push((0, reply));
+                    return Err(self.discard_state(e));
+                }
+                Err(e) => drop(reply.send(Err(e))),
             }
         }
-        if !batch.lines.is_empty() {
-            let note =
-                self.signer.sign_checkpoint(self.tree.size(), self.tree.root()).map_err(LedgerError::Key)?;
-            self.files.commit(&batch.lines, &note)?;
-            self.publish(batch, note);
+        let first = self.store.head().size();
+        if !batch.bytes.is_empty() {
+            // What is durable becomes visible; then whoever asked is told; then the state takes it up.
+            let head = Arc::clone(self.store.commit(&batch.bytes)?);
+            self.show(&head, std::mem::take(&mut batch.changes));
         }
-        for (position, reply) in batch.replies.drain(..) {
-            // Who asked may have gone; the entry is there for whoever asks again.
-            let _ = reply.send(self.committed(position));
+        self.answer(batch, first);
+        let pending = self.shared.pending();
+        if !pending.seen.is_empty() {
+            let head = self.store.head();
+            let covers = Covers { size: head.size(), root: head.root };
+            self.state.apply(&pending, &covers).map_err(|e| self.discard_state(e.into()))?;
+            self.shared.settle();
         }
         Ok(())
+    }
+
+    /// What cannot be read is not kept: opening the log makes it again.
+    fn discard_state(&self, why: LedgerError) -> LedgerError {
+        state::remove(&self.state_path);
+        why
     }
 
     /// Decides one request over the committed state and what the batch has done to it.
     fn decide(&mut self, request: Envelope, batch: &mut Batch) -> Result<u64, LedgerError> {
         let digest = request.digest();
-        if let Some(position) = self.seen.get(&digest) {
-            return Ok(*position);
+        if let Some(position) = seen(&digest, &self.state, &batch.changes)? {
+            return Ok(position);
         }
-        let state = self.snapshot(&request, batch)?;
         let time = self.last_time.max(self.clock.now()?);
-        let position = self.tree.size();
+        let position = self.store.head().size() + batch.bytes.len() as u64;
         let tx = TxInfo { v: ENTRY_VERSION, ledger: self.name.clone(), position, time };
-        let outcome = decide(&request, &state, &tx);
+        let outcome = outcome(&request, &tx, &self.state, &batch.changes)?;
         if !outcome.verdict.authenticated() {
             return Err(LedgerError::Unauthenticated { verdict: Box::new(outcome.verdict) });
         }
-        self.last_time = time;
         let entry = entry(tx, request, &outcome);
         let bytes = entry.to_bytes();
-        let leaf = leaf_hash(&bytes);
-        self.tree.push(leaf);
-        self.seen.insert(digest, position);
-        if outcome.event.is_some() {
-            batch.events.push(position);
+        if bytes.len() > MAX_ENTRY_BYTES {
+            return Err(LedgerError::TooLarge { bytes: bytes.len(), most: MAX_ENTRY_BYTES });
         }
-        batch.state.extend(outcome.writes);
-        batch.leaves.push(leaf);
-        batch.lines.extend_from_slice(&bytes);
-        batch.lines.push(b'\n');
-        batch.ends.push(self.files.end() + batch.lines.len() as u64);
+        self.last_time = time;
+        batch.changes.add(digest, position, outcome);
+        batch.bytes.push(bytes);
+        batch.entries.push(entry);
         Ok(position)
     }
 
-    fn snapshot(&self, request: &Envelope, batch: &Batch) -> Result<Snapshot, LedgerError> {
-        let read = |log: &CommittedLog| {
-            snapshot::<Infallible>(request, |key| {
-                Ok(batch.state.get(key).cloned().unwrap_or_else(|| log.state.get(key).cloned()))
-            })
-        };
-        self.shared.read(read).map_err(|e| match e {
-            SnapshotError::Malformed(m) => LedgerError::Malformed(m),
-            SnapshotError::Read(never) => match never {},
-        })
-    }
-
-    /// Step 4: what is durable becomes visible.
-    fn publish(&self, batch: &mut Batch, note: String) {
-        let mut log = self.shared.committed.write().unwrap_or_else(PoisonError::into_inner);
-        batch.leaves.iter().for_each(|leaf| log.tree.push(*leaf));
-        log.offsets.append(&mut batch.ends);
-        let newest = batch.events.last().copied();
-        log.events.append(&mut batch.events);
-        log.apply(std::mem::take(&mut batch.state));
-        log.checkpoint = note;
-        drop(log);
+    fn show(&self, head: &Arc<Head>, changes: Changes) {
+        let newest = changes.events.last().copied();
+        self.shared.show(Arc::clone(head), changes);
+        self.publisher.dirty();
         if newest.is_some() {
             self.last_event.send_replace(newest);
         }
     }
 
-    fn committed(&self, position: u64) -> Result<Committed, LedgerError> {
-        let proven = self
-            .shared
-            .proven(position)?
-            .ok_or(LedgerError::Range { asked: position, size: self.tree.size() })?;
-        let entry = serde_json::from_str(&proven.entry).map_err(|e| LedgerError::Corrupt {
-            path: self.files.entries_path(),
-            place: format!("entry {position}"),
-            problem: e.to_string(),
-        })?;
+    /// Tells everybody who waits; `first` is the batch's first position.
+    fn answer(&self, batch: &mut Batch, first: u64) {
+        let head = self.store.head();
+        for (position, reply) in std::mem::take(&mut batch.replies) {
+            let new = position.checked_sub(first).and_then(|i| usize::try_from(i).ok());
+            let known = new.and_then(|i| Some((batch.entries.get(i)?, batch.bytes.get(i)?)));
+            let answer = match known {
+                Some((entry, bytes)) => self.fresh(head, position, entry, bytes),
+                None => self.again(head, position),
+            };
+            // Who asked may have gone; the entry is there for whoever asks again.
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn fresh(
+        &self,
+        head: &Head,
+        position: u64,
+        entry: &Entry,
+        bytes: &[u8],
+    ) -> Result<Committed, LedgerError> {
+        let path = View::new(&self.shared.tiles, head).inclusion(position)?;
+        let path = path.ok_or(LedgerError::Range { asked: position, size: head.size() })?;
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let proof = InclusionProof { index: position, path, checkpoint: head.note.clone() };
+        Ok(Committed { entry: entry.clone(), proven: ProvenEntry { entry: text, proof } })
+    }
+
+    fn again(&self, head: &Head, position: u64) -> Result<Committed, LedgerError> {
+        let proven = self.shared.proven(head, position)?;
+        let proven = proven.ok_or(LedgerError::Range { asked: position, size: head.size() })?;
+        let entry = serde_json::from_str(&proven.entry)
+            .map_err(|e| StateError::Damaged(format!("entry {position} cannot be read: {e}")))?;
         Ok(Committed { entry, proven })
     }
 }

@@ -1,0 +1,463 @@
+//! The log on disk: how it grows, what a crash leaves of it, and how it is found again.
+//!
+//! # The commit protocol
+//!
+//! What must hold, whatever stops the writer, at any call of [`Disk`], whether that call took effect or not:
+//!
+//! - an entry that was acknowledged is there for ever, in its place;
+//! - of what was not acknowledged, a commit is there as a whole or not at all;
+//! - the head never goes back: a checkpoint that anybody was given has a consistency proof to every later one.
+//!
+//! The tail makes it so. It is one file ([`super::tail`]) that only grows: a commit is one frame of it, with the new
+//! entries and the signed checkpoint over the tree that includes them, and one sync. Everything else in the
+//! directory is a copy, for readers, of what a tail once held:
+//!
+//! - a full tile or bundle is written when its last entry is committed, and synced before the tail that holds its
+//!   entries is replaced (*rotation*);
+//! - partial tiles and `checkpoint` are written by [`publish`], some time later: `checkpoint` is synced before it is
+//!   renamed into place, so that a damaged one cannot come from a crash, and it never covers more than the tail does.
+//!
+//! Opening reads the tail, verifies it against the log's key, writes every full tile that it covers once more (the
+//! same function as a commit), and is where it was. It does not read what is below the tail's base: that was durable
+//! before the tail began, and every tile is verified against the signed root when it is read ([`super::reader`]).
+//!
+//! Each step says at its line what a crash there leaves. Tests: `tests.rs` (every crash point, with the unsynced
+//! persisted, lost, and torn), `tests/damage.rs` (flipped bits, full disk, older copies).
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use trust::{
+    Digest,
+    merkle::{self, leaf_hash},
+    note::NoteSigner,
+};
+
+use super::{
+    disk::{Disk, at},
+    edge::{Edge, Hole, full, width},
+    layout::{
+        self, CHECKPOINT, CHECKPOINT_NEW, Kind, MAX_BUNDLED_BYTES, PUBLISH_LOCK, TAIL, TAIL_NEW, TILE_WIDTH,
+        push_element,
+    },
+    reader::{Tiles, View},
+    tail,
+};
+use crate::LedgerError;
+
+/// A tail that has become longer is replaced. Opening reads so much, and a rotation syncs the tiles of so much.
+pub(crate) const ROTATE_BYTES: u64 = 8 << 20;
+
+/// The tree's edge with the entries that belong to it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Growth {
+    /// The tree's edge.
+    pub edge: Edge,
+    /// Entries of the partial bundle; an empty one is in a file of its own.
+    pub partial: Vec<Arc<[u8]>>,
+}
+
+/// A committed state of the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    /// The signed checkpoint, as the log signed it.
+    pub note: String,
+    /// Root of the tree.
+    pub root: Digest,
+    /// Its edge.
+    pub growth: Growth,
+}
+
+/// A file that is written once.
+pub(crate) type NewFile = (PathBuf, Vec<u8>);
+
+/// The log, for its one writer.
+pub(crate) struct Store {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    signer: NoteSigner,
+    head: Arc<Head>,
+    tail_bytes: u64,
+    rotate_bytes: u64,
+    /// Full tiles that a rotation has to sync.
+    unsynced: BTreeSet<PathBuf>,
+}
+
+/// What contradicts what.
+pub(crate) fn corrupt(path: &Path, place: &str, problem: impl Into<String>) -> LedgerError {
+    LedgerError::Corrupt { path: path.to_owned(), place: place.to_owned(), problem: problem.into() }
+}
+
+impl Growth {
+    /// Appends an entry; the tiles and the bundle that are full now are added to `files`.
+    pub fn push(&mut self, dir: &Path, entry: &[u8], files: &mut Vec<NewFile>) {
+        let large = entry.len() > MAX_BUNDLED_BYTES;
+        self.partial.push(if large { Arc::default() } else { entry.into() });
+        let full = self.edge.push(leaf_hash(entry));
+        for tile in &full {
+            let path = layout::tile(dir, Kind::Hashes(tile.level), tile.n);
+            files.push((path, layout::tile_bytes(&tile.hashes)));
+        }
+        if let Some(lowest) = full.first() {
+            files.push((layout::tile(dir, Kind::Entries, lowest.n), self.bundle()));
+            self.partial.clear();
+        }
+    }
+
+    /// The partial bundle.
+    pub fn bundle(&self) -> Vec<u8> {
+        let mut bundle = Vec::new();
+        self.partial.iter().for_each(|e| push_element(&mut bundle, e));
+        bundle
+    }
+
+    /// Where the partial bundle begins, and the edge there.
+    fn base(&self) -> Edge {
+        self.edge.base()
+    }
+
+    fn root(&self, dir: &Path) -> Result<Digest, LedgerError> {
+        self.edge.root().map_err(|Hole| corrupt(&dir.join(TAIL), "header", "its edge of the tree has a hole"))
+    }
+}
+
+impl Head {
+    /// How many entries.
+    pub fn size(&self) -> u64 {
+        self.growth.edge.size()
+    }
+}
+
+/// Writes a file whose directory may not be there yet.
+fn write(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
+    if let Some(parent) = path.parent() {
+        disk.make_dir(parent).map_err(at("create", parent))?;
+    }
+    disk.write(path, bytes).map_err(at("write", path))
+}
+
+/// Makes files and the names of all of them durable, up to `dir`.
+fn sync_all<'a>(
+    disk: &dyn Disk,
+    dir: &Path,
+    files: impl Iterator<Item = &'a PathBuf>,
+) -> Result<(), LedgerError> {
+    let mut parents = BTreeSet::from([dir.to_owned()]);
+    for path in files {
+        disk.sync(path).map_err(at("sync", path))?;
+        let above = path.ancestors().skip(1).take_while(|p| p.starts_with(dir));
+        parents.extend(above.map(Path::to_owned));
+    }
+    parents.iter().rev().try_for_each(|parent| disk.sync_dir(parent).map_err(at("sync", parent)))
+}
+
+/// Entries that no bundle can hold get files of their own, durable before anything names them.
+fn write_large<'a>(
+    disk: &dyn Disk,
+    dir: &Path,
+    entries: impl Iterator<Item = (u64, &'a [u8])>,
+) -> Result<(), LedgerError> {
+    let mut written = Vec::new();
+    for (position, entry) in entries.filter(|(_, e)| e.len() > MAX_BUNDLED_BYTES) {
+        let path = layout::large(dir, position);
+        write(disk, &path, entry)?;
+        written.push(path);
+    }
+    if written.is_empty() { Ok(()) } else { sync_all(disk, dir, written.iter()) }
+}
+
+/// A tail that begins at the growth's base, durable and in place.
+///
+/// Whoever calls has synced every full tile below the base. A crash before the rename leaves the old tail, which covers
+/// the same entries; one after it may leave either.
+fn replace_tail(
+    disk: &dyn Disk,
+    dir: &Path,
+    ledger: &str,
+    note: &str,
+    growth: &Growth,
+) -> Result<u64, LedgerError> {
+    let mut bytes = tail::Header::new(ledger, growth.base().record()).to_frame();
+    bytes.extend(tail::commit_frame(note, growth.partial.iter().map(AsRef::as_ref)));
+    let (new, path) = (dir.join(TAIL_NEW), dir.join(TAIL));
+    disk.write(&new, &bytes).map_err(at("write", &new))?;
+    disk.sync(&new).map_err(at("sync", &new))?;
+    disk.rename(&new, &path).map_err(at("replace", &path))?;
+    disk.sync_dir(dir).map_err(at("sync", dir))?;
+    Ok(bytes.len() as u64)
+}
+
+/// Entries of a log that is written in one go: founding one, and converting one.
+pub(crate) struct Founding<'a> {
+    disk: &'a dyn Disk,
+    dir: &'a Path,
+    growth: Growth,
+    written: Vec<PathBuf>,
+}
+
+impl<'a> Founding<'a> {
+    /// No entry yet.
+    pub fn new(disk: &'a dyn Disk, dir: &'a Path) -> Self {
+        Self { disk, dir, growth: Growth::default(), written: Vec::new() }
+    }
+
+    /// The next entry; what is full is written.
+    pub fn push(&mut self, entry: &[u8]) -> Result<(), LedgerError> {
+        write_large(self.disk, self.dir, [(self.growth.edge.size(), entry)].into_iter())?;
+        let mut files = Vec::new();
+        self.growth.push(self.dir, entry, &mut files);
+        for (path, bytes) in files {
+            write(self.disk, &path, &bytes)?;
+            self.written.push(path);
+        }
+        Ok(())
+    }
+
+    /// Root over all that was pushed.
+    pub fn root(&self) -> Result<Digest, LedgerError> {
+        self.growth.root(self.dir)
+    }
+
+    /// Makes everything durable and, last, the tail: with it there is a log.
+    pub fn finish(self, ledger: &str, note: &str) -> Result<(), LedgerError> {
+        sync_all(self.disk, self.dir, self.written.iter())?;
+        replace_tail(self.disk, self.dir, ledger, note, &self.growth).map(|_| ())
+    }
+}
+
+impl Store {
+    /// Finds the log again. Nothing is changed unless everything that is read fits together.
+    ///
+    /// Returns the size of the checkpoint that is published, too.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        signer: NoteSigner,
+        rotate_bytes: u64,
+    ) -> Result<(Self, u64), LedgerError> {
+        let path = dir.join(TAIL);
+        let bytes = disk.read(&path).map_err(at("read", &path))?;
+        let bytes = bytes.ok_or_else(|| corrupt(&path, "whole file", "it is missing"))?;
+        let read = tail::parse(&bytes).map_err(|problem| corrupt(&path, "frames", problem))?;
+        let (head, files) = replay(&*disk, dir, &signer, &read)?;
+        let published = published(&disk, dir, &signer, &head)?;
+        let mut store = Self {
+            disk,
+            dir: dir.to_owned(),
+            signer,
+            head: Arc::new(head),
+            tail_bytes: read.whole as u64,
+            rotate_bytes,
+            unsynced: BTreeSet::new(),
+        };
+        if read.torn {
+            store.cut_off(bytes.len() - read.whole)?;
+        }
+        // The tail may cover full tiles that were lost: they were not synced. Written again, they are the same.
+        store.write_files(files)?;
+        Ok((store, published))
+    }
+
+    /// The committed head.
+    pub fn head(&self) -> &Arc<Head> {
+        &self.head
+    }
+
+    /// What an interrupted commit left was never confirmed to anybody.
+    fn cut_off(&self, bytes: usize) -> Result<(), LedgerError> {
+        let path = self.dir.join(TAIL);
+        tracing::warn!(
+            bytes,
+            "cutting off what an interrupted commit left at the ledger's end; none of it was confirmed"
+        );
+        self.disk.truncate(&path, self.tail_bytes).map_err(at("truncate", &path))?;
+        self.disk.sync(&path).map_err(at("sync", &path))
+    }
+
+    fn write_files(&mut self, files: Vec<NewFile>) -> Result<(), LedgerError> {
+        for (path, bytes) in files {
+            write(&*self.disk, &path, &bytes)?;
+            self.unsynced.insert(path);
+        }
+        Ok(())
+    }
+
+    /// Commits entries, all or none. After an error the log must be closed: what is on disk is no longer known.
+    pub fn commit(&mut self, entries: &[Vec<u8>]) -> Result<&Arc<Head>, LedgerError> {
+        // 1. Entries that do not fit into a bundle. A crash leaves files that nothing names; the next commit at their
+        //    positions replaces them.
+        let first = self.head.size();
+        write_large(&*self.disk, &self.dir, (first..).zip(entries.iter().map(Vec::as_slice)))?;
+        let (mut growth, mut files) = (self.head.growth.clone(), Vec::new());
+        entries.iter().for_each(|e| growth.push(&self.dir, e, &mut files));
+        let root = growth.root(&self.dir)?;
+        let note = self.signer.sign_checkpoint(growth.edge.size(), root).map_err(LedgerError::Key)?;
+        // 2. One frame: the checkpoint and its entries. A crash leaves it whole, in part, or not at all; its hash says
+        //    which. Whole, it is a commit that nobody was told of yet; otherwise opening cuts it off.
+        let path = self.dir.join(TAIL);
+        let frame = tail::commit_frame(&note, entries.iter().map(Vec::as_slice));
+        self.disk.append(&path, self.tail_bytes, &frame).map_err(at("append to", &path))?;
+        // 3. The sync is the commit: from here on the entries are there whatever happens.
+        self.disk.sync(&path).map_err(at("sync", &path))?;
+        self.tail_bytes += frame.len() as u64;
+        // 4. Tiles that have become full, for readers. Not synced: as long as this tail is in place, opening writes
+        //    them again.
+        self.write_files(files)?;
+        self.head = Arc::new(Head { note, root, growth });
+        // 5. Now and then, a new tail.
+        if self.tail_bytes > self.rotate_bytes {
+            self.rotate()?;
+        }
+        Ok(&self.head)
+    }
+
+    /// Replaces the tail by one that begins at the partial bundle.
+    fn rotate(&mut self) -> Result<(), LedgerError> {
+        // The order matters: the tiles are durable before the tail that could make them again is gone.
+        sync_all(&*self.disk, &self.dir, self.unsynced.iter())?;
+        let name = self.signer.verifier().name().to_owned();
+        let (note, growth) = (&self.head.note, &self.head.growth);
+        self.tail_bytes = replace_tail(&*self.disk, &self.dir, &name, note, growth)?;
+        self.unsynced.clear();
+        Ok(())
+    }
+}
+
+/// Verifies a tail and follows it: the head, and every full tile from its base on.
+fn replay(
+    disk: &dyn Disk,
+    dir: &Path,
+    signer: &NoteSigner,
+    read: &tail::Tail,
+) -> Result<(Head, Vec<NewFile>), LedgerError> {
+    let path = dir.join(TAIL);
+    let verifier = signer.verifier();
+    let bad = |place: &str, problem: String| corrupt(&path, place, problem);
+    if read.header.ledger != verifier.name() {
+        let problem = format!("it is of `{}`, log.key of `{}`", read.header.ledger, verifier.name());
+        return Err(bad("header", problem));
+    }
+    let edge = Edge::parse(read.header.edge.clone())
+        .ok_or_else(|| bad("header", "its edge of the tree does not fit its size".to_owned()))?;
+    let mut head =
+        Head { note: String::new(), root: merkle::empty_root(), growth: Growth { edge, partial: vec![] } };
+    let mut files = Vec::new();
+    for commit in &read.commits {
+        let mut apart = String::new();
+        for entry in &commit.entries {
+            let position = head.size();
+            let large = if entry.is_empty() { Some(read_large(disk, dir, position)?) } else { None };
+            if large.is_some() {
+                apart = format!(" (entry {position} is in {})", layout::large(dir, position).display());
+            }
+            head.growth.push(dir, large.as_deref().unwrap_or(entry), &mut files);
+        }
+        let place = format!("commit of entry {}", head.size().saturating_sub(1));
+        let checkpoint = verifier
+            .checkpoint(&commit.note)
+            .map_err(|e| bad(&place, format!("{e} (the key in log.key is {verifier})")))?;
+        head.root = head.growth.root(dir)?;
+        if checkpoint.size != head.size() || checkpoint.root != head.root {
+            let problem = format!(
+                "its checkpoint is of {} entries with root {}, the entries give {} with root {}{apart}",
+                checkpoint.size,
+                checkpoint.root,
+                head.size(),
+                head.root
+            );
+            return Err(bad(&place, problem));
+        }
+        head.note.clone_from(&commit.note);
+    }
+    match read.commits.is_empty() {
+        false => Ok((head, files)),
+        true => Err(bad("frames", "it holds no commit".to_owned())),
+    }
+}
+
+/// An entry that no bundle can hold.
+pub(crate) fn read_large(disk: &dyn Disk, dir: &Path, position: u64) -> Result<Vec<u8>, LedgerError> {
+    let path = layout::large(dir, position);
+    let bytes = disk.read(&path).map_err(at("read", &path))?;
+    bytes.ok_or_else(|| corrupt(&path, "whole file", format!("entry {position} is missing")))
+}
+
+/// The published checkpoint must be of this log's past or present: it never runs ahead of the tail.
+fn published(disk: &Arc<dyn Disk>, dir: &Path, signer: &NoteSigner, head: &Head) -> Result<u64, LedgerError> {
+    let path = dir.join(CHECKPOINT);
+    let Some(bytes) = disk.read(&path).map_err(at("read", &path))? else { return Ok(0) };
+    let bad = |problem: String| corrupt(&path, "whole file", problem);
+    let note = String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8".to_owned()))?;
+    let verifier = signer.verifier();
+    let checkpoint =
+        verifier.checkpoint(&note).map_err(|e| bad(format!("{e} (the key in log.key is {verifier})")))?;
+    let size = head.size();
+    if checkpoint.size > size {
+        let problem = format!(
+            "the published checkpoint covers {} entries, but it ends after {size}: it is cut off, altered, or an older one",
+            checkpoint.size
+        );
+        return Err(corrupt(&dir.join(TAIL), "end", problem));
+    }
+    let tiles = Tiles::new(Arc::clone(disk), dir);
+    let root = match checkpoint.size == size {
+        true => head.root,
+        false => merkle::root(&View::new(&tiles, head), checkpoint.size)?,
+    };
+    match root == checkpoint.root {
+        true => Ok(checkpoint.size),
+        false => Err(bad(format!("its root is not that of the first {} entries", checkpoint.size))),
+    }
+}
+
+/// Writes what readers of the directory need for a head: its partial tiles, then its checkpoint.
+///
+/// Only `checkpoint` is synced: a crash may lose partial tiles of a checkpoint that is there, until the log is opened
+/// again, and never a committed entry. `since` is what was published before; returns what is published now.
+pub(crate) fn publish(disk: &dyn Disk, dir: &Path, head: &Head, since: u64) -> Result<u64, LedgerError> {
+    let size = head.size();
+    let edge = &head.growth.edge;
+    for level in 0..edge.levels() {
+        let changed = since == 0 || full(since, level) != full(size, level);
+        if let Some(tree) = edge.partial(level).filter(|_| changed) {
+            let n = full(size, level + 1);
+            let path = layout::partial(dir, Kind::Hashes(level), n, tree.leaves().len());
+            write(disk, &path, &layout::tile_bytes(tree.leaves()))?;
+        }
+    }
+    if !head.growth.partial.is_empty() {
+        let path = layout::partial(dir, Kind::Entries, size / TILE_WIDTH, head.growth.partial.len());
+        write(disk, &path, &head.growth.bundle())?;
+    }
+    replace_checkpoint(disk, dir, &head.note)?;
+    // What has become full needs its partial versions no more.
+    for (kind, level) in (0..edge.levels()).map(|l| (Kind::Hashes(l), l)).chain([(Kind::Entries, 0)]) {
+        let n = full(since, level + 1);
+        if width(since, level) > 0 && n < full(size, level + 1) {
+            let path = layout::partials(dir, kind, n);
+            disk.remove_dir(&path).map_err(at("remove", &path))?;
+        }
+    }
+    Ok(size)
+}
+
+/// Replaces `checkpoint`, with every cosignature that is known of the same checkpoint.
+pub(crate) fn replace_checkpoint(disk: &dyn Disk, dir: &Path, note: &str) -> Result<(), LedgerError> {
+    let lock = dir.join(PUBLISH_LOCK);
+    let _held = disk.lock(&lock).map_err(at("lock", &lock))?;
+    let (new, path) = (dir.join(CHECKPOINT_NEW), dir.join(CHECKPOINT));
+    let mut note = note.to_owned();
+    for known in [&path, &crate::witness::cosigned_path(dir)] {
+        let bytes = disk.read(known).map_err(at("read", known))?.unwrap_or_default();
+        if let Ok(known) = std::str::from_utf8(&bytes) {
+            note = trust::witness::merge(&note, known);
+        }
+    }
+    // Synced before the rename: a checkpoint in place is whole, also after a crash.
+    disk.write(&new, note.as_bytes()).map_err(at("write", &new))?;
+    disk.sync(&new).map_err(at("sync", &new))?;
+    disk.rename(&new, &path).map_err(at("replace", &path))
+}
