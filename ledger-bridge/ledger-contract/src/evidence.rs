@@ -246,6 +246,25 @@ pub struct OutcomeClaim {
     /// Why, when it is not `COMPLETED`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Objects that were not dealt with as they should have been: `key`, or `key@site` at another site than the plan's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<String>,
+    /// What changed its course from outside, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interventions: Vec<InterventionClaim>,
+}
+
+/// Something from outside that changed an operation's course.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterventionClaim {
+    /// `expired`, `revoked`, `escalated` (a person was called), `retry`, `rollback`, `fail` (a person decided).
+    pub kind: String,
+    /// Who: a person, or the ledger's entry; empty: the orchestrator itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The last line of a bundle.

@@ -5,8 +5,8 @@
 //! the same bytes. Each line carries the digest of the line before: a bundle cannot be cut or reordered.
 
 use ledger_contract::evidence::{
-    ATTESTATION, AttestationClaim, DECISION, DecisionClaim, Link, MEASUREMENT, MeasurementClaim, OUTCOME,
-    OutcomeClaim, PLAN, PlanClaim, PlannedStep, STEP, StepClaim,
+    ATTESTATION, AttestationClaim, DECISION, DecisionClaim, InterventionClaim, Link, MEASUREMENT,
+    MeasurementClaim, OUTCOME, OutcomeClaim, PLAN, PlanClaim, PlannedStep, STEP, StepClaim,
 };
 use serde::Serialize;
 use trust::{
@@ -16,7 +16,7 @@ use trust::{
 };
 
 use crate::{
-    operation::{Failure, Operation, StepResult, StepState},
+    operation::{Failure, Intervention, Operation, Outcome, StepResult, StepState},
     plan::{Action, Plan, Step},
 };
 
@@ -26,6 +26,9 @@ pub enum FoldError {
     /// It is not over yet.
     #[error("operation {0} is not closed")]
     Open(String),
+    /// It was begun under a standing grant, and the ledger has not approved it yet.
+    #[error("operation {0} has no approval yet")]
+    Unapproved(String),
     /// Signing failed.
     #[error("the statement could not be signed: {0}")]
     Sign(#[from] DsseError),
@@ -35,16 +38,32 @@ pub enum FoldError {
 pub fn body(operation: &Operation, signer: &Signer) -> Result<Vec<u8>, FoldError> {
     let Some(outcome) = &operation.outcome else { return Err(FoldError::Open(operation.id.clone())) };
     let mut lines = Lines::new(operation, signer);
-    lines.push(DECISION, DecisionClaim { approval: operation.approval.clone() })?;
-    if let Some(plan) = &operation.plan {
+    let Some(approval) = operation.approval() else {
+        return Err(FoldError::Unapproved(operation.id.clone()));
+    };
+    lines.push(DECISION, DecisionClaim { approval: approval.clone() })?;
+    for plan in operation.plans() {
         lines.push(PLAN, plan_claim(plan))?;
         for step in plan.steps.iter().chain(&plan.isolation) {
             lines.step(step)?;
         }
     }
-    let claim = OutcomeClaim { state: outcome.state.name().into(), problem: outcome.problem.clone() };
-    lines.push(OUTCOME, claim)?;
+    lines.push(OUTCOME, outcome_claim(operation, outcome))?;
     Ok(lines.out)
+}
+
+fn outcome_claim(operation: &Operation, outcome: &Outcome) -> OutcomeClaim {
+    let intervention = |i: &Intervention| InterventionClaim {
+        kind: i.kind.to_owned(),
+        by: i.by.clone(),
+        reason: i.reason.clone(),
+    };
+    OutcomeClaim {
+        state: outcome.state.name().into(),
+        problem: outcome.problem.clone(),
+        leftovers: outcome.leftovers.clone(),
+        interventions: operation.interventions.iter().map(intervention).collect(),
+    }
 }
 
 fn plan_claim(plan: &Plan) -> PlanClaim {
@@ -63,7 +82,7 @@ fn listed(steps: &[Step]) -> Vec<PlannedStep> {
         what: s.what.clone(),
         action: s.action.name(),
         object: s.action.object().to_owned(),
-        site: String::new(),
+        site: s.site.clone(),
     };
     steps.iter().map(planned).collect()
 }
@@ -143,6 +162,12 @@ impl<'a> Lines<'a> {
             }
             (StepResult::Observed { observed }, _) => {
                 let value = serde_json::to_value(observed).unwrap_or_default();
+                self.plain(step, "DONE", value)
+            }
+            (StepResult::Captured { capture, size_bytes, frames, dropped }, _) => {
+                let value = serde_json::json!({
+                    "capture": capture, "size_bytes": size_bytes, "frames": frames, "dropped": dropped,
+                });
                 self.plain(step, "DONE", value)
             }
             _ => self.plain(step, "DONE", serde_json::Value::Null),

@@ -20,10 +20,11 @@ use vim::{ObjectKey, port_interface};
 /// Size of the Maglev table the planner configures (a prime; issue: 65,537 entries, weights within 1 %).
 pub const TABLE_SIZE: u32 = 65_537;
 
-/// A locally administered unicast MAC for a connection point of an instance.
+/// A locally administered unicast MAC for a connection point of an instance at a site: while a member moves, it stands
+/// at two of them, perhaps on one link.
 #[must_use]
-pub fn mac_of(instance: &ObjectKey, cpd: &str) -> MacAddr {
-    let d = Digest::of_parts([instance.as_str().as_bytes(), cpd.as_bytes()]).0;
+pub fn mac_of(site: &str, instance: &ObjectKey, cpd: &str) -> MacAddr {
+    let d = Digest::of_parts([site.as_bytes(), instance.as_str().as_bytes(), cpd.as_bytes()]).0;
     MacAddr([0x02, d[0], d[1], d[2], d[3], d[4]])
 }
 
@@ -48,6 +49,8 @@ pub struct Instance<'a> {
     pub vdu: &'a Vdu,
     /// Its day-0 document.
     pub day0: &'a Day0,
+    /// Its ports, in the order of its connection points.
+    pub ports: Vec<Port>,
     /// Its member's parameters.
     pub params: &'a VnfParams,
     /// Number of the instance within its VDU, from 0.
@@ -87,11 +90,10 @@ impl Instance<'_> {
                 addresses: self.addresses.clone(),
             }),
         };
-        let cpds = self.vdu.cpds.iter().map(|c| c.id.as_str());
         let it = Configuration {
             instance: self.key.to_string(),
             generation: self.generation,
-            ports: ports(self.key, cpds),
+            ports: self.ports.clone(),
             function,
         };
         it.check().map_err(|e| self.bad(e.to_string()))?;
@@ -143,15 +145,10 @@ impl Instance<'_> {
     }
 }
 
-/// The ports of an instance, in the order of its connection points.
-pub fn ports<'a>(instance: &ObjectKey, cpds: impl Iterator<Item = &'a str>) -> Vec<Port> {
-    cpds.enumerate()
-        .map(|(i, cpd)| Port {
-            name: cpd.to_owned(),
-            driver: PortDriver::AfPacket { interface: port_interface(i) },
-            mac: mac_of(instance, cpd),
-        })
-        .collect()
+/// The port behind the `index`-th connection point.
+#[must_use]
+pub fn port(index: usize, cpd: &str, mac: MacAddr) -> Port {
+    Port { name: cpd.to_owned(), driver: PortDriver::AfPacket { interface: port_interface(index) }, mac }
 }
 
 /// The number that backend instance `index` stamps into probes: from 1, because 0 means "not answered".
@@ -162,9 +159,9 @@ pub fn backend_number(index: u32) -> u16 {
 
 /// The backend entry of an instance.
 #[must_use]
-pub fn backend(key: &ObjectKey, cpd: &str, index: u32, weights: &[u32]) -> Backend {
+pub fn backend(key: &ObjectKey, mac: MacAddr, index: u32, weights: &[u32]) -> Backend {
     let weight = usize::try_from(index).ok().and_then(|i| weights.get(i)).copied().unwrap_or(1);
-    Backend { id: key.as_str().to_owned(), number: backend_number(index), mac: mac_of(key, cpd), weight }
+    Backend { id: key.as_str().to_owned(), number: backend_number(index), mac, weight }
 }
 
 /// All service addresses of a deployment, sorted, once each.

@@ -8,6 +8,7 @@
 //!
 //! Tests: beside each module; `tests/crashes.rs` enumerates every crash point x every failing step x a second crash.
 
+pub mod drift;
 pub mod fold;
 pub mod functions;
 pub mod measure;
@@ -15,6 +16,8 @@ pub mod operation;
 pub mod placement;
 pub mod plan;
 pub mod planner;
+pub mod record;
 
 pub use operation::{Command, Event, Operation};
-pub use plan::{Action, NsRecord, Plan, Step};
+pub use plan::{Action, Plan, Step};
+pub use record::{NsRecord, Object};

@@ -6,19 +6,31 @@
 //! by key. Unwinding is the same machine backwards and covers Done, Failed *and* Started steps: a call that timed
 //! out may have taken effect.
 //!
-//! States are SOL003's (`LcmOperationStateType`): STARTING until planned, PROCESSING, ROLLING_BACK, then COMPLETED,
-//! ROLLED_BACK or FAILED.
+//! States are SOL003's (`LcmOperationStateType`): STARTING until planned, PROCESSING, ROLLING_BACK, FAILED_TEMP, then
+//! COMPLETED, ROLLED_BACK or FAILED. The machine unwinds by itself. It is FAILED_TEMP when that does not work: an undo,
+//! a removal or a cut that keeps failing is escalated with the exact objects that are left, tried again at growing
+//! distances for as long as it takes, and given up by nobody but a person ([`Event::Directed`]). Expiry and revocation
+//! of what it runs under are inputs like any other: no new step forward, and then back; an operation that only goes
+//! forward (terminate, isolate, the removals that end a migration) is finished.
 mod decision;
 mod event;
+
+mod summary;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use ledger_contract::{evidence::ProvenEntry, records::Grant};
 use trust::UnixTime;
 
-pub use event::{Command, Event, Failure, FinalState, Outcome, StepResult, Then};
+pub use event::{
+    Authority, Command, Direction, Event, Failure, FinalState, Outcome, Standing, StepResult, Then,
+};
+pub use summary::ClosedOperation;
 
-use crate::plan::{Action, NsRecord, Plan, Step};
+use crate::{
+    plan::{Action, Plan, Step},
+    record::NsRecord,
+};
 use decision::Decision;
 
 /// Bounds of an operation's retries.
@@ -26,7 +38,7 @@ use decision::Decision;
 pub struct Retries {
     /// Attempts of a step before it has failed.
     pub attempts: u32,
-    /// Attempts of taking a step back, or of a step that cannot be unwound, before it is left and named.
+    /// Attempts of taking a step back, or of a step that cannot be unwound, before a person is called.
     pub undo_attempts: u32,
     /// Pause before the second attempt, ms; doubles with each, up to [`MAX_PAUSE_MS`].
     pub pause_ms: u64,
@@ -36,6 +48,10 @@ pub struct Retries {
 
 /// Longest pause between two attempts, ms.
 pub const MAX_PAUSE_MS: u64 = 10_000;
+/// Longest pause once a person was called, ms: what is left is tried again for as long as it takes, without a load.
+pub const MAX_ESCALATED_PAUSE_MS: u64 = 300_000;
+/// Most plans that one operation may supersede: it tries that many sites, each once.
+pub const MAX_REPLANS: usize = 16;
 
 impl Default for Retries {
     fn default() -> Self {
@@ -99,29 +115,56 @@ enum Phase {
     Anchored,
 }
 
+/// Something from outside that changed an operation's course, as evidence names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intervention {
+    /// `expired`, `revoked`, `escalated`, or a [`Direction::name`].
+    pub kind: &'static str,
+    /// Who: the ledger's entry, or a person; empty: the machine itself.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// An operation: the fold of its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operation {
     /// Operation.
     pub id: String,
-    /// The approval it runs under.
-    pub approval: ProvenEntry,
+    /// What it runs under.
+    pub authority: Authority,
     /// The grant.
     pub grant: Grant,
-    /// Ledger time of the decision.
+    /// Ledger time of the decision; under a standing grant, when the cause was seen.
     pub decided_at: UnixTime,
     /// When it was accepted, ms.
     pub accepted_ms: u64,
     /// The plan, once there is one.
     pub plan: Option<Arc<Plan>>,
+    /// Plans before it, which were taken back because a site had no room after all.
+    pub superseded: Vec<Arc<Plan>>,
+    /// What changed its course from outside, in order.
+    pub interventions: Vec<Intervention>,
     /// How it ended, once it did.
     pub outcome: Option<Outcome>,
     /// When it was closed, ms.
     pub closed_ms: Option<u64>,
     /// The anchor, once there is one.
-    pub receipt: Option<ProvenEntry>,
+    pub receipt: Option<Box<ProvenEntry>>,
+    /// The approval that came after it began.
+    approved: Option<Box<ProvenEntry>>,
     phase: Phase,
     problem: Option<String>,
+    /// Why there may be no new step forward.
+    halted: Option<String>,
+    /// A person was called: what is left.
+    escalated: Option<Vec<String>>,
+    /// What a person decided, as long as it holds.
+    directed: Option<Direction>,
+    /// Sites that had no room after all, and why.
+    no_room: BTreeMap<String, String>,
+    /// It is being taken back because of that alone.
+    replan: bool,
     steps: BTreeMap<u32, Progress>,
 }
 
@@ -145,27 +188,54 @@ impl Operation {
     /// The operation that an `Accepted` event begins.
     #[must_use]
     pub fn accept(event: &Event) -> Option<Self> {
-        let Event::Accepted { operation_id, approval, grant, decided_at, at_ms } = event else { return None };
+        let Event::Accepted { operation_id, authority, grant, decided_at, at_ms } = event else {
+            return None;
+        };
         Some(Self {
             id: operation_id.clone(),
-            approval: (**approval).clone(),
+            authority: authority.clone(),
             grant: (**grant).clone(),
             decided_at: *decided_at,
             accepted_ms: *at_ms,
             plan: None,
+            superseded: Vec::new(),
+            interventions: Vec::new(),
             outcome: None,
             closed_ms: None,
             receipt: None,
+            approved: None,
             phase: Phase::Starting,
             problem: None,
+            halted: None,
+            escalated: None,
+            directed: None,
+            no_room: BTreeMap::new(),
+            replan: false,
             steps: BTreeMap::new(),
         })
+    }
+
+    /// The approval it runs under; `None` while it runs under a standing grant alone.
+    #[must_use]
+    pub fn approval(&self) -> Option<&ProvenEntry> {
+        match &self.authority {
+            Authority::Approval(approval) => Some(approval),
+            Authority::Standing(_) => self.approved.as_deref(),
+        }
+    }
+
+    /// Where it stands among the operations of a service: the ledger's order, which no clock can change; what the ledger
+    /// does not know yet comes after what it knows.
+    #[must_use]
+    pub fn order(&self) -> (u64, u64) {
+        (self.approval().map_or(u64::MAX, |a| a.proof.index), self.accepted_ms)
     }
 
     /// Folds one more event.
     pub fn apply(&mut self, event: &Event) -> Result<(), IllegalTransition> {
         let legal = match event {
             Event::Accepted { .. } => false,
+            Event::Approved { approval, .. } => self.late_approval(approval),
             Event::Planned { plan, at_ms } => self.planned(plan, *at_ms),
             Event::Refused { code, detail, .. } => self.refused(code, detail),
             Event::Started { step, attempt, at_ms } => self.started(*step, *attempt, *at_ms),
@@ -174,6 +244,10 @@ impl Operation {
             Event::UndoStarted { step, attempt, at_ms } => self.undo_started(*step, *attempt, *at_ms),
             Event::Undone { step, at_ms } => self.undone(*step, *at_ms),
             Event::UndoFailed { step, failure, at_ms } => self.undo_failed(*step, failure, *at_ms),
+            Event::Expired { .. } => self.expired(),
+            Event::Revoked { position, reason, .. } => self.revoked(*position, reason),
+            Event::Escalated { problem, leftovers, .. } => self.escalate(problem, leftovers),
+            Event::Directed { by, what, reason, .. } => self.direct(by, *what, reason),
             Event::Recovered { .. } => !matches!(self.phase, Phase::Anchored),
             Event::Closed { outcome, at_ms } => self.closed(outcome, *at_ms),
             Event::Anchored { receipt, .. } => self.anchored(receipt),
@@ -189,9 +263,25 @@ impl Operation {
         })
     }
 
-    fn planned(&mut self, plan: &Arc<Plan>, at_ms: u64) -> bool {
-        if self.phase != Phase::Starting || plan.operation_id != self.id {
+    fn late_approval(&mut self, approval: &ProvenEntry) -> bool {
+        if self.approval().is_some() || self.phase == Phase::Anchored {
             return false;
+        }
+        self.approved = Some(Box::new(approval.clone()));
+        true
+    }
+
+    fn planned(&mut self, plan: &Arc<Plan>, at_ms: u64) -> bool {
+        if plan.operation_id != self.id {
+            return false;
+        }
+        let first = self.phase == Phase::Starting;
+        if !first && (!self.may_replan() || plan.steps.iter().any(|s| self.steps.contains_key(&s.id))) {
+            return false;
+        }
+        if let Some(before) = self.plan.take() {
+            self.superseded.push(before);
+            (self.problem, self.replan) = (None, false);
         }
         let fresh = Progress {
             state: StepState::Pending,
@@ -201,19 +291,115 @@ impl Operation {
             undo_failures: 0,
             since_ms: at_ms,
         };
-        self.steps = plan.steps.iter().chain(&plan.isolation).map(|s| (s.id, fresh.clone())).collect();
+        self.steps.extend(plan.steps.iter().chain(&plan.isolation).map(|s| (s.id, fresh.clone())));
         self.plan = Some(plan.clone());
         self.phase = Phase::Processing;
         true
     }
 
     fn refused(&mut self, code: &str, detail: &str) -> bool {
-        if self.phase != Phase::Starting {
+        if self.phase == Phase::Starting {
+            self.problem = Some(format!("{code}: {detail}"));
+            self.phase = Phase::Refused;
+            return true;
+        }
+        let again = self.may_replan();
+        if again {
+            let first = self.problem.take().unwrap_or_default();
+            self.problem = Some(format!("{first}; and nowhere else: {code}: {detail}"));
+            self.replan = false;
+        }
+        again
+    }
+
+    /// Was it taken back, whole, because a site had no room?
+    fn may_replan(&self) -> bool {
+        self.replan
+            && self.phase == Phase::RollingBack
+            && self.halted.is_none()
+            && self.superseded.len() < MAX_REPLANS
+            && self.plan.as_ref().is_some_and(|p| matches!(p.action.as_str(), "deploy" | "migrate"))
+            && self.steps.values().all(|p| {
+                !matches!(p.state, StepState::Started | StepState::Undoing | StepState::UndoFailed(_))
+            })
+    }
+
+    fn open(&self) -> bool {
+        !matches!(self.phase, Phase::Refused | Phase::Closed | Phase::Anchored)
+    }
+
+    fn intervene(&mut self, kind: &'static str, by: &str, reason: &str) {
+        let (by, reason) = (by.to_owned(), reason.to_owned());
+        self.interventions.push(Intervention { kind, by, reason });
+    }
+
+    fn expired(&mut self) -> bool {
+        if !self.open() || self.halted.is_some() {
             return false;
         }
-        self.problem = Some(format!("{code}: {detail}"));
-        self.phase = Phase::Refused;
+        let reason = format!("EXPIRED: the grant was good to {}", self.grant.not_after);
+        self.intervene("expired", "", &reason);
+        self.halted = Some(reason);
         true
+    }
+
+    fn revoked(&mut self, position: u64, reason: &str) -> bool {
+        if !self.open() {
+            return false;
+        }
+        self.intervene("revoked", &format!("ledger entry {position}"), reason);
+        self.halted.get_or_insert_with(|| format!("REVOKED: ledger entry {position}: {reason}"));
+        true
+    }
+
+    fn escalate(&mut self, problem: &str, leftovers: &[String]) -> bool {
+        if !self.open() || self.phase == Phase::Starting || self.escalated.is_some() {
+            return false;
+        }
+        self.intervene("escalated", "", problem);
+        self.escalated = Some(leftovers.to_vec());
+        true
+    }
+
+    fn direct(&mut self, by: &str, what: Direction, reason: &str) -> bool {
+        if !self.may(what) {
+            return false;
+        }
+        self.intervene(what.name(), by, reason);
+        self.directed = Some(what);
+        match what {
+            // What is left is left.
+            Direction::Fail => return true,
+            Direction::Retry => {}
+            Direction::Rollback => {
+                self.halted.get_or_insert_with(|| format!("ROLLBACK: {by}: {reason}"));
+            }
+        }
+        self.escalated = None;
+        for p in self.steps.values_mut() {
+            (p.failures, p.undo_failures) = (0, 0);
+        }
+        true
+    }
+
+    /// May a person direct this now?
+    #[must_use]
+    pub fn may(&self, what: Direction) -> bool {
+        let failed_temp = self.escalated.is_some() && self.open();
+        match what {
+            Direction::Retry | Direction::Fail => failed_temp,
+            Direction::Rollback => {
+                let planned = matches!(self.phase, Phase::Processing | Phase::RollingBack);
+                (failed_temp || planned) && planned && !self.committed()
+            }
+        }
+    }
+
+    /// Is there only the way forward? Some of the service before is gone for good.
+    fn committed(&self) -> bool {
+        let Some(plan) = &self.plan else { return false };
+        let begun = |s: &Step| !matches!(self.step_state(s.id), None | Some(StepState::Pending));
+        plan.forward_only() || plan.steps.iter().any(|s| plan.removes_for_good(s) && begun(s))
     }
 
     fn started(&mut self, step: u32, attempt: u32, at_ms: u64) -> bool {
@@ -252,12 +438,19 @@ impl Operation {
         p.state = StepState::Failed(failure.clone());
         p.failures += 1;
         p.since_ms = at_ms;
+        if failure.then == Then::Replan
+            && let Some(plan) = &self.plan
+            && let Some(at) = plan.step(step)
+        {
+            self.no_room.insert(plan.site_of(at).to_owned(), failure.detail.clone());
+        }
         true
     }
 
     fn undo_started(&mut self, step: u32, attempt: u32, at_ms: u64) -> bool {
         // The failed step may be the next to be taken back: keep what it said.
         let problem = self.problem();
+        let replan = self.root_cause().is_some_and(|(_, f)| f.then == Then::Replan);
         let Some(p) = self.steps.get_mut(&step) else { return false };
         let undoable = !matches!(p.state, StepState::Pending | StepState::Undone);
         if !undoable
@@ -269,6 +462,9 @@ impl Operation {
         p.state = StepState::Undoing;
         p.undo_attempts = attempt;
         p.since_ms = at_ms;
+        if self.phase != Phase::RollingBack {
+            self.replan = replan && self.halted.is_none();
+        }
         self.phase = Phase::RollingBack;
         self.problem = problem;
         true
@@ -296,7 +492,8 @@ impl Operation {
     }
 
     fn closed(&mut self, outcome: &Outcome, at_ms: u64) -> bool {
-        if matches!(self.phase, Phase::Starting | Phase::Closed | Phase::Anchored) {
+        let unplanned = self.phase == Phase::Starting && self.halted.is_none();
+        if unplanned || matches!(self.phase, Phase::Closed | Phase::Anchored) {
             return false;
         }
         self.outcome = Some(outcome.clone());
@@ -306,12 +503,23 @@ impl Operation {
     }
 
     fn anchored(&mut self, receipt: &ProvenEntry) -> bool {
-        if self.phase != Phase::Closed {
+        if self.phase != Phase::Closed || self.approval().is_none() {
             return false;
         }
-        self.receipt = Some(receipt.clone());
+        self.receipt = Some(Box::new(receipt.clone()));
         self.phase = Phase::Anchored;
         true
+    }
+
+    /// All its plans, in order; the last is the one it follows.
+    pub fn plans(&self) -> impl Iterator<Item = &Arc<Plan>> {
+        self.superseded.iter().chain(&self.plan)
+    }
+
+    /// The step of this id, of whichever plan.
+    #[must_use]
+    pub fn step(&self, id: u32) -> Option<&Step> {
+        self.plans().find_map(|p| p.step(id))
     }
 
     /// Where a step is.
@@ -325,10 +533,17 @@ impl Operation {
     pub fn state(&self) -> &'static str {
         match (self.phase, &self.outcome) {
             (_, Some(outcome)) => outcome.state.name(),
+            (_, None) if self.escalated.is_some() => "FAILED_TEMP",
             (Phase::Starting | Phase::Refused, None) => "STARTING",
             (Phase::RollingBack | Phase::Isolating, None) => "ROLLING_BACK",
             _ => "PROCESSING",
         }
+    }
+
+    /// What is left, when a person was called; `None`: nobody was.
+    #[must_use]
+    pub fn leftovers(&self) -> Option<&[String]> {
+        self.escalated.as_deref()
     }
 
     /// Is there nothing more to do?
@@ -352,12 +567,13 @@ impl Operation {
         if let Some(problem) = self.outcome.as_ref().and_then(|o| o.problem.clone()) {
             return Some(problem);
         }
-        self.problem.clone().or_else(|| self.root_cause().map(|(s, f)| describe(s, f)))
+        let failed = || self.root_cause().map(|(s, f)| describe(s, f));
+        self.problem.clone().or_else(failed).or_else(|| self.halted.clone())
     }
 
     fn root_cause(&self) -> Option<(&Step, &Failure)> {
         let plan = self.plan.as_ref()?;
-        plan.steps.iter().find_map(|s| match self.step_state(s.id) {
+        plan.steps.iter().filter(|s| !s.dispensable()).find_map(|s| match self.step_state(s.id) {
             Some(StepState::Failed(f)) => Some((s, f)),
             _ => None,
         })
@@ -378,25 +594,20 @@ impl Operation {
     fn as_it_stands(&self, plan: &Plan) -> Option<NsRecord> {
         let mut record = plan.after.clone().or_else(|| plan.before.clone())?;
         record.objects = plan.before.as_ref().map(|b| b.objects.clone()).unwrap_or_default();
+        record.isolated = plan.before.as_ref().map(|b| b.isolated.clone()).unwrap_or_default();
         for step in plan.steps.iter().chain(&plan.isolation) {
+            let site = plan.site_of(step);
             match (&step.action, self.step_state(step.id)) {
-                (_, None | Some(StepState::Pending)) => {}
-                (Action::Ensure { key, .. }, Some(StepState::Undone)) => match &step.undo {
-                    Some(Action::Ensure { spec, .. }) => record.put(key.clone(), (**spec).clone()),
-                    _ => record.objects.retain(|(k, _)| k != key),
-                },
-                (Action::Remove { key, .. }, Some(StepState::Undone)) => {
-                    if let Some(Action::Ensure { spec, .. }) = &step.undo {
-                        record.put(key.clone(), (**spec).clone());
-                    }
-                }
-                (Action::Ensure { key, spec }, _) => record.put(key.clone(), (**spec).clone()),
-                (Action::Remove { key, .. }, Some(StepState::Done(_))) => {
-                    record.objects.retain(|(k, _)| k != key);
+                (_, None | Some(StepState::Pending | StepState::Undone)) => {}
+                (Action::Ensure { key, spec }, _) => record.put(site, key.clone(), (**spec).clone()),
+                (Action::Remove { key, .. }, Some(StepState::Done(_))) => record.take(site, key),
+                (Action::Isolate { key }, Some(StepState::Done(_))) => {
+                    record.isolated.insert((site.to_owned(), key.clone()));
                 }
                 _ => {}
             }
         }
+        self.take_back(plan, &mut record);
         Some(record)
     }
 
@@ -404,27 +615,48 @@ impl Operation {
     fn unwound(&self, plan: &Plan) -> Option<NsRecord> {
         let mut record = plan.before.clone()?;
         record.flows = plan.after.as_ref().map_or(record.flows, |a| a.flows);
-        for step in &plan.steps {
-            if let (Some(StepState::Undone), Some(Action::Ensure { key, spec })) =
-                (self.step_state(step.id), &step.undo)
-            {
-                record.put(key.clone(), (**spec).clone());
+        self.take_back(plan, &mut record);
+        Some(record)
+    }
+
+    /// What was taken back, in the order in which it was.
+    fn take_back(&self, plan: &Plan, record: &mut NsRecord) {
+        for step in plan.steps.iter().rev() {
+            if self.step_state(step.id) == Some(&StepState::Undone) {
+                self.restore(plan, step, record);
             }
         }
-        Some(record)
+    }
+
+    fn restore(&self, plan: &Plan, step: &Step, record: &mut NsRecord) {
+        let site = plan.site_of(step);
+        match &step.undo {
+            Some(Action::Ensure { key, spec }) => record.put(site, key.clone(), (**spec).clone()),
+            // What was cut off and then replaced is not there any more, and not cut off.
+            Some(Action::Remove { key, .. }) if plan.had(site, key) => {
+                record.isolated.remove(&(site.to_owned(), key.clone()));
+            }
+            Some(Action::Remove { key, .. }) => record.take(site, key),
+            _ => {}
+        }
     }
 
     /// What to do now; `in_flight` are the steps whose effect is being taken at this moment.
     #[must_use]
     pub fn next(&self, retries: &Retries, now_ms: u64, in_flight: &[u32]) -> Vec<Command> {
-        match self.phase {
-            Phase::Starting => vec![Command::Plan],
-            Phase::Refused => vec![Command::Close(Outcome {
+        let over = |problem: &Option<String>| {
+            vec![Command::Close(Outcome {
                 state: FinalState::RolledBack,
-                problem: self.problem.clone(),
+                problem: problem.clone(),
                 isolated: false,
                 leftovers: Vec::new(),
-            })],
+            })]
+        };
+        match self.phase {
+            Phase::Starting if self.halted.is_some() => over(&self.halted),
+            Phase::Starting => vec![Command::Plan],
+            Phase::Refused => over(&self.problem),
+            Phase::Closed if self.approval().is_none() => vec![Command::Await],
             Phase::Closed => vec![Command::Anchor],
             Phase::Anchored => Vec::new(),
             Phase::Processing | Phase::RollingBack | Phase::Isolating => match &self.plan {

@@ -1,13 +1,15 @@
 //! The plan: every step with its key, its order and its undo, decided before the first effect.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use attestation::{AkRecord, ReferenceValues, Workload};
-use dataplane_control::{Configuration, Function, config::Backend, traffic::TrafficProfile};
-use ledger_contract::intent::{Deploy, Sla};
+use attestation::{ReferenceValues, Workload};
+use dataplane_control::traffic::TrafficProfile;
+use ledger_contract::intent::Sla;
 use serde::{Deserialize, Serialize};
 use trust::Digest;
-use vim::{Kind, ObjectKey, Spec};
+use vim::{CaptureSpec, Kind, ObjectKey, Spec};
+
+pub use crate::record::{NsRecord, Object};
 
 /// Most steps a plan may have: a bound on one operation's journal.
 pub const MAX_STEPS: usize = 4096;
@@ -22,9 +24,9 @@ pub struct Plan {
     pub intent_id: String,
     /// NS instance.
     pub ns_instance_id: String,
-    /// `deploy`, `scale`, `terminate`.
+    /// One of [`ledger_contract::intent::ACTIONS`].
     pub action: String,
-    /// Site chosen (deploy) or in use.
+    /// The site of every step that names no other: chosen (deploy, migrate) or in use.
     pub site: String,
     /// Every other candidate, and why not.
     pub refused: Vec<(String, String)>,
@@ -57,14 +59,57 @@ impl Plan {
     pub fn step(&self, id: u32) -> Option<&Step> {
         self.steps.iter().chain(&self.isolation).find(|s| s.id == id)
     }
+
+    /// Where a step takes effect.
+    #[must_use]
+    pub fn site_of<'a>(&'a self, step: &'a Step) -> &'a str {
+        if step.site.is_empty() { &self.site } else { &step.site }
+    }
+
+    /// Every site that a step takes effect at.
+    #[must_use]
+    pub fn sites(&self) -> BTreeSet<&str> {
+        self.steps.iter().chain(&self.isolation).map(|s| self.site_of(s)).collect()
+    }
+
+    /// The highest step id: a plan that supersedes this one goes on counting.
+    #[must_use]
+    pub fn last_id(&self) -> u32 {
+        self.steps.iter().chain(&self.isolation).map(|s| s.id).max().unwrap_or(0)
+    }
+
+    /// Was this object there before?
+    #[must_use]
+    pub fn had(&self, site: &str, key: &ObjectKey) -> bool {
+        self.before.as_ref().is_some_and(|b| b.spec(site, key).is_some())
+    }
+
+    /// Does the step remove an object that the service then has no more, without a way back?
+    #[must_use]
+    pub fn removes_for_good(&self, step: &Step) -> bool {
+        let Action::Remove { key, .. } = &step.action else { return false };
+        let site = self.site_of(step);
+        let kept = self.after.as_ref().is_some_and(|a| a.spec(site, key).is_some());
+        step.undo.is_none() && self.had(site, key) && !kept
+    }
+
+    /// Can it only go forward? What is to be cut off or to go away is never brought back.
+    #[must_use]
+    pub fn forward_only(&self) -> bool {
+        matches!(self.action.as_str(), "terminate" | "isolate")
+    }
 }
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// Counted from 1; isolation steps go on counting after the last ordinary one.
+    /// Counted from 1 over the operation; isolation steps go on counting after the last ordinary one, a plan that
+    /// supersedes another after that one's last.
     pub id: u32,
+    /// Where; empty: at the plan's site ([`Plan::site_of`]).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub site: String,
     /// Steps that must be done first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<u32>,
@@ -75,6 +120,20 @@ pub struct Step {
     /// What takes it back; absent: nothing to take back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Action>,
+}
+
+impl Step {
+    /// A removal or a cut without an undo: it can only be tried again.
+    #[must_use]
+    pub fn forward_only(&self) -> bool {
+        self.undo.is_none() && matches!(self.action, Action::Remove { .. } | Action::Isolate { .. })
+    }
+
+    /// May it fail without anything else failing? A capture that cannot be had must not keep traffic from being cut.
+    #[must_use]
+    pub fn dispensable(&self) -> bool {
+        matches!(self.action, Action::Capture { .. })
+    }
 }
 
 /// An effect. Every one is idempotent by key.
@@ -118,6 +177,13 @@ pub enum Action {
         /// Its key.
         key: ObjectKey,
     },
+    /// Record an instance's traffic, before it is cut. An operation goes on without a capture that cannot be had.
+    Capture {
+        /// The instance's key.
+        key: ObjectKey,
+        /// How long, and how much.
+        spec: CaptureSpec,
+    },
 }
 
 impl Action {
@@ -135,6 +201,7 @@ impl Action {
             Self::Attest { .. } => "attest".into(),
             Self::Measure { .. } => "measure".into(),
             Self::Isolate { .. } => "isolate".into(),
+            Self::Capture { .. } => "capture".into(),
         }
     }
 
@@ -142,76 +209,13 @@ impl Action {
     #[must_use]
     pub fn object(&self) -> &str {
         match self {
-            Self::Ensure { key, .. } | Self::Remove { key, .. } | Self::Isolate { key } => key.as_str(),
+            Self::Ensure { key, .. }
+            | Self::Remove { key, .. }
+            | Self::Isolate { key }
+            | Self::Capture { key, .. } => key.as_str(),
             Self::Measure { probe, .. } => probe.as_str(),
             Self::Attest { .. } => "",
         }
-    }
-}
-
-/// A network service as it is desired: what the next operation starts from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NsRecord {
-    /// NS instance.
-    pub id: String,
-    /// Tenant.
-    pub tenant: String,
-    /// Service.
-    pub service: String,
-    /// Site.
-    pub site: String,
-    /// NSD id.
-    pub nsd: String,
-    /// Packages by descriptor id, as granted at deployment.
-    pub packages: BTreeMap<String, Digest>,
-    /// The deployment's parameters.
-    pub deploy: Deploy,
-    /// Instances by member and VDU.
-    pub instances: BTreeMap<String, BTreeMap<String, u32>>,
-    /// Everything that must be there, in the order it was made.
-    pub objects: Vec<(ObjectKey, Spec)>,
-    /// The attestation key of the site, when it attests.
-    pub ak: Option<AkRecord>,
-    /// Flows that measurements have used. A balancer remembers a flow longer than two operations are apart, so each
-    /// measurement takes new ones.
-    #[serde(default)]
-    pub flows: u32,
-}
-
-impl NsRecord {
-    /// The desired spec of an object.
-    #[must_use]
-    pub fn spec(&self, key: &ObjectKey) -> Option<&Spec> {
-        self.objects.iter().find(|(k, _)| k == key).map(|(_, s)| s)
-    }
-
-    /// Replaces or appends an object.
-    pub fn put(&mut self, key: ObjectKey, spec: Spec) {
-        match self.objects.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, s)) => *s = spec,
-            None => self.objects.push((key, spec)),
-        }
-    }
-
-    /// Backends of its (first) load balancer, as its configuration has them.
-    #[must_use]
-    pub fn backends(&self) -> Vec<Backend> {
-        let documents = self.objects.iter().filter_map(|(_, s)| match s {
-            Spec::Compute(c) => Configuration::parse(c.configuration.as_bytes()).ok(),
-            _ => None,
-        });
-        let mut balancers = documents.filter_map(|c| match c.function {
-            Function::LoadBalancer(l) => Some(l.backends),
-            _ => None,
-        });
-        balancers.next().unwrap_or_default()
-    }
-
-    /// What its instances must be measured to be.
-    #[must_use]
-    pub fn workloads(&self) -> BTreeMap<String, Workload> {
-        self.objects.iter().filter_map(|(k, s)| workload(s).map(|w| (k.to_string(), w))).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use common::{deploy, grant, intent, plan, scale};
 use lcm::{
     Action, Command, Event, NsRecord, Operation, Plan, fold,
-    operation::{Failure, FinalState, Retries, StepResult, Then},
+    operation::{Authority, Failure, FinalState, Retries, StepResult, Then},
 };
 use ledger_contract::{
     IntentKind,
@@ -67,7 +67,7 @@ impl World {
                 self.objects.remove(key.as_str());
             }
             Action::Isolate { .. } => self.isolated += 1,
-            Action::Attest { .. } | Action::Measure { .. } => {}
+            Action::Attest { .. } | Action::Measure { .. } | Action::Capture { .. } => {}
         }
     }
 
@@ -195,6 +195,7 @@ impl Runner<'_> {
                     Command::Wait { until_ms } => self.clock = until_ms,
                     Command::Close(outcome) => self.append(operation, Event::Closed { outcome, at_ms })?,
                     Command::Anchor => return Ok(()),
+                    other => panic!("{other:?}"),
                 }
             }
             if in_flight.is_empty() {
@@ -295,7 +296,7 @@ fn sorted(mut v: Vec<String>) -> Vec<String> {
 }
 
 fn objects_of(record: &NsRecord) -> Vec<(String, Spec)> {
-    record.objects.iter().map(|(k, s)| (k.to_string(), s.clone())).collect()
+    record.objects.iter().map(|o| (o.key.to_string(), o.spec.clone())).collect()
 }
 
 fn accepted(plan: &Plan) -> Event {
@@ -307,7 +308,7 @@ fn accepted(plan: &Plan) -> Event {
     let proof = InclusionProof { index: 3, path: vec![], checkpoint: "log\n1\n\n".into() };
     Event::Accepted {
         operation_id: plan.operation_id.clone(),
-        approval: Box::new(ProvenEntry { entry: "{}".into(), proof }),
+        authority: Authority::Approval(Box::new(ProvenEntry { entry: "{}".into(), proof })),
         grant: Box::new(grant(&intent(action))),
         decided_at: UnixTime(1_000),
         at_ms: 1,

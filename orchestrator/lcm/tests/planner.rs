@@ -55,8 +55,8 @@ fn the_same_inputs_give_the_same_bytes() {
 #[test]
 fn every_configuration_parses_and_names_its_instance() {
     let p = deployed();
-    for (key, spec) in &p.after.unwrap().objects {
-        if let Spec::Compute(c) = spec {
+    for o in &p.after.unwrap().objects {
+        if let (key, Spec::Compute(c)) = (&o.key, &o.spec) {
             let configuration = Configuration::parse(c.configuration.as_bytes()).unwrap();
             assert_eq!(configuration.instance, key.as_str());
             assert_eq!(configuration.ports.len(), c.ports.len());
@@ -160,7 +160,7 @@ fn refusals_say_what_to_do() {
     full.iter_mut().for_each(|s| s.inventory.total.vcpus = 4);
     let refusal = try_plan(IntentKind::Deploy(Box::new(deploy())), None, &full).unwrap_err();
     assert_eq!(refusal.code, "NO_SITE");
-    assert!(refusal.detail.contains("edge-a: needs 5 vCPUs, 4 of 4 are free"), "{refusal}");
+    assert!(refusal.detail.contains("needs 5 vCPUs, 4 of 4 are free"), "{refusal}");
 }
 
 #[test]
@@ -176,6 +176,9 @@ fn nothing_runs_that_was_not_granted_and_no_key_means_no_plan() {
             grant: &grant,
             catalogue: Some(&common::catalogue()),
             sites: &sites(),
+            wan: None,
+            without: &Default::default(),
+            last_id: 0,
             before: Some(&before),
             entropy: &trust::Digest([7; 32]),
             at: trust::UnixTime(1_000),

@@ -329,6 +329,7 @@ fn insert(tx: &Transaction<'_>, operation: &str, event: &Event) -> Result<(), Jo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lcm::operation::Authority;
     use ledger_contract::{
         evidence::{InclusionProof, ProvenEntry},
         records::Grant,
@@ -339,7 +340,7 @@ mod tests {
         let proof = InclusionProof { index: 0, path: vec![], checkpoint: String::new() };
         Event::Accepted {
             operation_id: id.into(),
-            approval: Box::new(ProvenEntry { entry: "{}".into(), proof }),
+            authority: Authority::Approval(Box::new(ProvenEntry { entry: "{}".into(), proof })),
             grant: Box::new(Grant {
                 ledger: "l".into(),
                 intent_id: intent.into(),

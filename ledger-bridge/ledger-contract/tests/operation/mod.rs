@@ -261,7 +261,12 @@ fn of(w: World, mut chain: Chain, it: &Intent) -> Operation {
             isolation: vec![planned(5, "isolate", "vfw")],
         },
         told,
-        outcome: OutcomeClaim { state: "COMPLETED".into(), problem: None },
+        outcome: OutcomeClaim {
+            state: "COMPLETED".into(),
+            problem: None,
+            leftovers: vec![],
+            interventions: vec![],
+        },
         anchor: Anchor {
             sla_met: Some(true),
             ..anchor("op-1", &it.id, &ns_instance_id("acme", "edge", "intent-0001"), "COMPLETED")
@@ -387,6 +392,11 @@ impl Operation {
     /// Ends otherwise.
     pub fn end(&mut self, outcome: &str) {
         self.anchor.outcome = outcome.into();
-        self.outcome = OutcomeClaim { state: outcome.into(), problem: Some("no space".into()) };
+        self.outcome = OutcomeClaim {
+            state: outcome.into(),
+            problem: Some("no space".into()),
+            leftovers: vec![],
+            interventions: vec![],
+        };
     }
 }

@@ -1,6 +1,6 @@
 //! What is journaled of an operation, and what it asks for: the vocabulary of the state machine.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use attestation::{AttestationResult, Evidence};
 use dataplane_control::traffic::TrafficReport;
@@ -9,7 +9,7 @@ use ledger_contract::{
     records::Grant,
 };
 use serde::{Deserialize, Serialize};
-use trust::UnixTime;
+use trust::{Digest, Envelope, UnixTime};
 use vim::{Disposition, Observed};
 
 use crate::plan::Plan;
@@ -18,12 +18,14 @@ use crate::plan::Plan;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Event {
-    /// An approval was verified and taken; shares a transaction with the ledger checkpoint.
+    /// An approval, or what a standing grant entitles to, was verified and taken; the approval shares a transaction with
+    /// the ledger checkpoint.
     Accepted {
         /// Operation.
         operation_id: String,
-        /// The approval, as verified.
-        approval: Box<ProvenEntry>,
+        /// What it runs under, as verified.
+        #[serde(rename = "approval")]
+        authority: Authority,
         /// What it entitles to.
         grant: Box<Grant>,
         /// Ledger time of the decision.
@@ -31,7 +33,14 @@ pub enum Event {
         /// Wall clock, ms.
         at_ms: u64,
     },
-    /// The plan is made.
+    /// The ledger approved what was begun under a standing grant.
+    Approved {
+        /// The approval, as verified.
+        approval: Box<ProvenEntry>,
+        /// Wall clock, ms.
+        at_ms: u64,
+    },
+    /// The plan is made. A second one supersedes the first, which was taken back.
     Planned {
         /// The plan.
         plan: Arc<Plan>,
@@ -99,6 +108,40 @@ pub enum Event {
         /// Wall clock, ms.
         at_ms: u64,
     },
+    /// The grant ran out in mid-operation: no new step forward.
+    Expired {
+        /// Wall clock, ms.
+        at_ms: u64,
+    },
+    /// The ledger took the intent back in mid-operation: no new step forward.
+    Revoked {
+        /// Position of the ledger's entry.
+        position: u64,
+        /// Why.
+        reason: String,
+        /// Wall clock, ms.
+        at_ms: u64,
+    },
+    /// It cannot end by itself: SOL003 FAILED_TEMP. It keeps trying, slowly, or waits for a direction.
+    Escalated {
+        /// Why.
+        problem: String,
+        /// The objects that are left, exactly.
+        leftovers: Vec<String>,
+        /// Wall clock, ms.
+        at_ms: u64,
+    },
+    /// A person decided (SOL003 §5.4.14 to 5.4.17: retry, rollback, fail).
+    Directed {
+        /// Who: `name@org`.
+        by: String,
+        /// What is to be done.
+        what: Direction,
+        /// Why.
+        reason: String,
+        /// Wall clock, ms.
+        at_ms: u64,
+    },
     /// The orchestrator was restarted and took the operation up again.
     Recovered {
         /// Wall clock, ms.
@@ -120,6 +163,50 @@ pub enum Event {
     },
 }
 
+/// What an operation runs under.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Authority {
+    /// An approval.
+    Approval(Box<ProvenEntry>),
+    /// A standing grant, while the ledger does not answer: the approval comes later ([`Event::Approved`]).
+    Standing(Box<Standing>),
+}
+
+/// What entitles the orchestrator to act by itself until the ledger answers again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// The standing grant's entry.
+    pub grant: ProvenEntry,
+    /// The orchestrator's signed intent, which it will submit.
+    pub intent: Envelope,
+}
+
+/// What a person can have done about an operation that cannot end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Try again at once.
+    Retry,
+    /// Take everything back; also of an operation under way.
+    Rollback,
+    /// Leave everything as it is, with the leftovers on record.
+    Fail,
+}
+
+impl Direction {
+    /// As SOL003 names the task resource.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Rollback => "rollback",
+            Self::Fail => "fail",
+        }
+    }
+}
+
 /// What a step found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case", deny_unknown_fields)]
@@ -139,6 +226,17 @@ pub enum StepResult {
         at: UnixTime,
         /// Every check.
         appraisal: AttestationResult,
+    },
+    /// A capture was taken and is kept.
+    Captured {
+        /// Digest of the pcapng file, under which it is kept.
+        capture: Digest,
+        /// Its size.
+        size_bytes: u64,
+        /// Frames in it.
+        frames: u64,
+        /// Frames that were seen and not kept.
+        dropped: u64,
     },
     /// A measurement.
     Measured {
@@ -178,6 +276,8 @@ pub enum Then {
     Isolate,
     /// Leave everything as it is and call a person.
     Escalate,
+    /// There is no room at this site: take back what was made, and plan again without it.
+    Replan,
 }
 
 impl From<Disposition> for Then {
@@ -185,7 +285,8 @@ impl From<Disposition> for Then {
         match d {
             Disposition::Retry => Self::Retry,
             // Placing it again is for who plans; here it is unwound.
-            Disposition::Compensate | Disposition::Elsewhere => Self::Compensate,
+            Disposition::Compensate => Self::Compensate,
+            Disposition::Elsewhere => Self::Replan,
             Disposition::Unknown => Self::Unknown,
             Disposition::Escalate => Self::Escalate,
         }
@@ -252,10 +353,28 @@ pub enum Command {
         /// From 1.
         attempt: u32,
     },
-    /// Nothing before this moment (wall clock, ms).
+    /// Plan again, without these sites; the plan's step ids go on after `last_id`.
+    Replan {
+        /// Sites that had no room after all, and why.
+        without: BTreeMap<String, String>,
+        /// Last step id that was used.
+        last_id: u32,
+    },
+    /// Nothing before this moment (wall clock, ms), or before another event comes.
     Wait {
         /// When to ask again.
         until_ms: u64,
+    },
+    /// Nothing before another event comes: a direction, or the approval.
+    Await,
+    /// Journal `Expired`.
+    Expire,
+    /// Journal `Escalated`.
+    Escalate {
+        /// Why.
+        problem: String,
+        /// The objects that are left, exactly.
+        leftovers: Vec<String>,
     },
     /// Journal `Closed` together with the outbox entry.
     Close(Outcome),

@@ -261,7 +261,10 @@ pub fn try_plan(action: IntentKind, before: Option<&NsRecord>, sites: &[Site]) -
         grant: &grant,
         catalogue: Some(&catalogue),
         sites,
+        wan: None,
         before,
+        without: &BTreeMap::new(),
+        last_id: 0,
         entropy: &Digest([7; 32]),
         at: UnixTime(1_000),
     })

@@ -48,7 +48,7 @@ impl Engine {
     }
 
     fn is_behind(&self, operation: &Operation) -> bool {
-        let ended = |o: &Operation| (o.closed_ms, o.approval.proof.index);
+        let ended = |o: &Operation| (o.closed_ms, o.order());
         let waits =
             |t: &Tracked| t.operation.outcome.is_some() && !t.operation.is_anchored() && t.problem.is_none();
         self.read().live().any(|t| waits(t) && ended(&t.operation) < ended(operation))

@@ -6,18 +6,22 @@ use attestation::{AttestationResult, ReferenceValues, appraise};
 use dataplane_control::traffic::TrafficProfile;
 use lcm::{
     Action,
+    drift::Wanted,
     operation::{Failure, StepResult, Then},
 };
 use ledger_contract::{evidence::objectives, intent::Sla};
 use trust::Digest;
-use vim::{ComputeState, DriverError, ObjectKey, Observed, Spec, VimDriver, VnfControl};
+use vim::{CaptureSpec, DriverError, ObjectKey, Observed, Spec, VimDriver, VnfControl};
 
 use super::now;
+use crate::artifacts::ArtifactStore;
 
 /// A site's ports, for one effect.
 pub(super) struct Ports {
     pub(super) vim: Arc<dyn VimDriver>,
     pub(super) control: Arc<dyn VnfControl>,
+    /// Where captures are kept.
+    pub(super) artifacts: ArtifactStore,
 }
 
 /// Takes an effect within a time limit. A call that runs into the limit may have taken effect.
@@ -69,35 +73,26 @@ async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
             ports.control.isolate(key, true).await.map_err(DriverErrorOf)?;
             Ok(StepResult::Acknowledged {})
         }
+        Action::Capture { key, spec } => capture(ports, key, spec).await,
     }
 }
 
 /// What was read back must be what was asked for: an answer of "done" is not enough.
 fn as_specified(spec: &Spec, observed: &Observed) -> Result<(), String> {
-    match (spec, observed) {
-        (Spec::Image(i), Observed::Image { digest }) if i.digest == *digest => Ok(()),
-        (Spec::Network(n), Observed::Network { up: true, mtu, interconnect })
-            if n.mtu == *mtu && n.interconnect == *interconnect =>
-        {
-            Ok(())
-        }
-        (Spec::Compute(c), Observed::Compute(o)) => {
-            let configuration = Digest::of(c.configuration.as_bytes());
-            let ports = c.ports.iter().all(|p| o.ports.get(&p.name) == Some(&p.mac));
-            if o.state != ComputeState::Active {
-                Err(format!("the instance is {:?}, not active", o.state))
-            } else if o.image != c.image {
-                Err(format!("it runs image {}, asked for {}", o.image, c.image))
-            } else if o.configuration != Some(configuration) {
-                Err(format!("it runs configuration {:?}, asked for {configuration}", o.configuration))
-            } else if !ports {
-                Err(format!("its connection points are {:?}", o.ports))
-            } else {
-                Ok(())
-            }
-        }
-        _ => Err(format!("found {observed:?}")),
-    }
+    Wanted::of(spec, false).check(observed).map_err(|(_, detail)| detail)
+}
+
+/// Takes a capture and keeps it: the digest that the evidence names is that of the kept bytes.
+async fn capture(ports: &Ports, key: &ObjectKey, spec: &CaptureSpec) -> Result<StepResult, Failure> {
+    let taken = ports.control.capture(key, spec).await.map_err(DriverErrorOf)?;
+    let (frames, dropped) = (taken.frames, taken.dropped);
+    let size_bytes = u64::try_from(taken.pcapng.len()).unwrap_or(u64::MAX);
+    let store = ports.artifacts.clone();
+    let kept = tokio::task::spawn_blocking(move || store.put(&taken.pcapng)).await;
+    let lost =
+        |why: String| failure("CAPTURE_NOT_KEPT", format!("the capture of {key}: {why}"), Then::Compensate);
+    let capture = kept.map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))?;
+    Ok(StepResult::Captured { capture, size_bytes, frames, dropped })
 }
 
 /// Challenges and appraises. What cannot be affirmed is isolated; what cannot be asked is a driver's error.

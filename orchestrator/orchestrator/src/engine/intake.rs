@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use lcm::{Event, Operation};
+use lcm::{Event, Operation, operation::Authority};
 use ledger::LedgerError;
 use ledger_contract::{
     approval::{self, ActuatorPolicy, Approved, Refusal, RefusalCode},
@@ -56,7 +56,7 @@ pub(super) fn waiting(operation: &Operation) -> Option<Waiting> {
         tenant: operation.grant.tenant.clone(),
         ns: operation.grant.ns_instance_id.clone(),
         class: Class::of(&operation.grant.action, intent.as_ref().is_some_and(|i| i.emergency.is_some())),
-        position: operation.approval.proof.index,
+        position: operation.order().0,
         depends_on: intent.map(|i| i.depends_on).unwrap_or_default(),
     })
 }
@@ -208,7 +208,7 @@ impl Engine {
         let id = operation_id(&approved.entry.ledger, approved.position);
         let event = Event::Accepted {
             operation_id: id.clone(),
-            approval: Box::new(approval),
+            authority: Authority::Approval(Box::new(approval)),
             grant: Box::new(approved.grant.clone()),
             decided_at: approved.entry.time,
             at_ms: now_ms(),

@@ -9,6 +9,7 @@ mod anchor;
 mod book;
 mod catalogue;
 mod effect;
+mod inbox;
 mod intake;
 mod runner;
 mod schedule;
@@ -43,6 +44,7 @@ use crate::{
 
 use book::{Book, Tracked, Turn};
 pub use catalogue::CatalogueError;
+use inbox::Inbox;
 pub(crate) use runner::intent_of;
 use schedule::Rate;
 
@@ -104,6 +106,8 @@ pub struct Engine {
     site_slots: BTreeMap<String, Arc<Semaphore>>,
     /// Does the ledger answer?
     ledger_up: AtomicBool,
+    /// Directions, revocations and late approvals for operations under way.
+    inbox: Inbox,
 }
 
 /// Why the engine stopped or could not start.
@@ -164,6 +168,7 @@ impl Engine {
             wake: Notify::new(),
             planning: Mutex::new(()),
             ledger_up: AtomicBool::new(true),
+            inbox: Inbox::default(),
         };
         engine.read_journal()?;
         Ok(Arc::new(engine))

@@ -1,10 +1,14 @@
 //! Drives one operation: asks it what to do next, does it, journals what happened, and asks again.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use lcm::{
     Command, Event, Operation, Plan,
-    operation::{Failure, StepResult},
+    operation::{Authority, Failure, StepResult},
     planner::{self, Input},
 };
 use ledger_contract::{Intent, IntentKind};
@@ -38,7 +42,13 @@ impl Engine {
         let mut slots: Option<Vec<OwnedSemaphorePermit>> = None;
         let mut effects: JoinSet<Ended> = JoinSet::new();
         let mut in_flight: Vec<u32> = Vec::new();
+        let mut arrivals = self.inbox.arrivals();
         loop {
+            arrivals.mark_unchanged();
+            let told = self.inbox.take(&operation);
+            if !told.is_empty() {
+                self.record(&mut operation, told).await?;
+            }
             let commands = match *stop.borrow() {
                 true => Vec::new(),
                 false => operation.next(&self.retries, now_ms(), &in_flight),
@@ -49,7 +59,25 @@ impl Engine {
             let mut pause = None;
             for command in commands {
                 match command {
-                    Command::Plan => self.make_plan(&mut operation).await?,
+                    Command::Plan => self.make_plan(&mut operation, &BTreeMap::new(), 0).await?,
+                    Command::Replan { without, last_id } => {
+                        tracing::info!(operation = id, ?without, "no room: planned again");
+                        slots = None;
+                        self.make_plan(&mut operation, &without, last_id).await?;
+                    }
+                    Command::Expire => {
+                        self.record(&mut operation, vec![Event::Expired { at_ms: now_ms() }]).await?;
+                    }
+                    Command::Escalate { problem, leftovers } => {
+                        tracing::error!(operation = id, problem, ?leftovers, "a person is needed");
+                        let event = Event::Escalated { problem, leftovers, at_ms: now_ms() };
+                        self.record(&mut operation, vec![event]).await?;
+                    }
+                    Command::Await => {
+                        // Somebody else may use the place meanwhile.
+                        slots = None;
+                        pause = Some(u64::MAX);
+                    }
                     Command::Run { step, attempt } => {
                         if slots.is_none() && !self.take_slots(&operation, &mut slots, &mut stop).await {
                             break;
@@ -83,7 +111,7 @@ impl Engine {
                     }
                 }
             }
-            if let Some(ended) = wait(&mut effects, &mut stop, pause).await? {
+            if let Some(ended) = wait(&mut effects, &mut stop, &mut arrivals, pause).await? {
                 in_flight.retain(|s| *s != ended.step);
                 self.record(&mut operation, vec![event_of(ended)]).await?;
             }
@@ -116,8 +144,12 @@ impl Engine {
     fn begin(&self, effects: &mut JoinSet<Ended>, operation: &Operation, id: u32, undo: bool) {
         let step = operation.plan.as_ref().and_then(|p| p.step(id)).cloned();
         let action = step.and_then(|s| if undo { s.undo } else { Some(s.action) });
-        let site = operation.plan.as_ref().and_then(|p| self.sites.get(&p.site));
-        let ports = site.map(|s| effect::Ports { vim: s.vim.clone(), control: s.control.clone() });
+        let site = step_site(operation, id).and_then(|s| self.sites.get(s));
+        let ports = site.map(|s| effect::Ports {
+            vim: s.vim.clone(),
+            control: s.control.clone(),
+            artifacts: self.artifacts.clone(),
+        });
         let limit = Duration::from_secs(self.config.limits.step_timeout_s);
         effects.spawn(async move {
             let outcome = match (action, ports) {
@@ -130,16 +162,26 @@ impl Engine {
     }
 
     /// Observes every site once and plans; a refusal closes the operation without an effect.
-    async fn make_plan(&self, operation: &mut Operation) -> Result<(), EngineError> {
+    async fn make_plan(
+        &self,
+        operation: &mut Operation,
+        without: &BTreeMap<String, String>,
+        last_id: u32,
+    ) -> Result<(), EngineError> {
         let _alone = self.planning.lock().await;
-        let event = match self.plan_of(operation).await {
+        let event = match self.plan_of(operation, without, last_id).await {
             Ok(plan) => Event::Planned { plan: Arc::new(plan), at_ms: now_ms() },
             Err(r) => Event::Refused { code: r.code.to_owned(), detail: r.detail, at_ms: now_ms() },
         };
         self.record(operation, vec![event]).await
     }
 
-    async fn plan_of(&self, operation: &Operation) -> Result<Plan, planner::Refusal> {
+    async fn plan_of(
+        &self,
+        operation: &Operation,
+        without: &BTreeMap<String, String>,
+        last_id: u32,
+    ) -> Result<Plan, planner::Refusal> {
         let bad = |code, detail: String| planner::Refusal { code, detail };
         if let Some((code, detail)) = self.inadmissible(&operation.grant) {
             return Err(bad(code, detail));
@@ -149,9 +191,14 @@ impl Engine {
             .journal
             .record(&operation.grant.ns_instance_id)
             .map_err(|e| bad("JOURNAL", e.to_string()))?;
+        let granted = &operation.grant.packages;
         let catalogue = match (&intent.action, &before) {
-            (IntentKind::Deploy(d), _) => Some(self.catalogue(d.nsd_package, &operation.grant.packages)),
-            (IntentKind::Scale(_), Some(b)) => Some(self.catalogue(b.deploy.nsd_package, &b.packages)),
+            (IntentKind::Deploy(d), _) => Some(self.catalogue(d.nsd_package, granted)),
+            (IntentKind::Update(u), _) => Some(self.catalogue(u.nsd_package, granted)),
+            (IntentKind::Rollback(r), _) => Some(self.catalogue(r.nsd_package, granted)),
+            (IntentKind::Scale(_) | IntentKind::Heal(_) | IntentKind::Migrate(_), Some(b)) => {
+                Some(self.catalogue(b.deploy.nsd_package, &b.packages))
+            }
             _ => None,
         };
         let catalogue = catalogue.transpose().map_err(|e| bad("PACKAGES", e.to_string()))?;
@@ -164,7 +211,10 @@ impl Engine {
             grant: &operation.grant,
             catalogue: catalogue.as_ref(),
             sites: &sites,
+            wan: None,
             before: before.as_ref(),
+            without,
+            last_id,
             entropy: &Digest(entropy),
             at: operation.decided_at,
         })
@@ -173,39 +223,53 @@ impl Engine {
 
 /// Every site that a plan has steps at.
 fn sites_of(plan: &Plan) -> BTreeSet<String> {
-    std::iter::once(plan.site.clone()).filter(|s| !s.is_empty()).collect()
+    plan.sites().into_iter().filter(|s| !s.is_empty()).map(str::to_owned).collect()
 }
 
-/// The intent inside an operation's approval, which was verified when it was accepted.
+/// Where a step of the operation's plan takes effect.
+fn step_site(operation: &Operation, id: u32) -> Option<&str> {
+    let plan = operation.plan.as_ref()?;
+    plan.step(id).map(|step| plan.site_of(step))
+}
+
+/// The intent that an operation carries out, which was verified when it was accepted.
 pub(crate) fn intent_of(operation: &Operation) -> Result<Intent, String> {
-    let entry: ledger_contract::records::Entry =
-        serde_json::from_str(&operation.approval.entry).map_err(|e| format!("the approval's entry: {e}"))?;
-    serde_json::from_slice(&entry.request.payload).map_err(|e| format!("the approval's intent: {e}"))
+    let payload = match &operation.authority {
+        Authority::Approval(approval) => {
+            let entry: ledger_contract::records::Entry =
+                serde_json::from_str(&approval.entry).map_err(|e| format!("the approval's entry: {e}"))?;
+            entry.request.payload
+        }
+        Authority::Standing(standing) => standing.intent.payload.clone(),
+    };
+    serde_json::from_slice(&payload).map_err(|e| format!("the approval's intent: {e}"))
 }
 
 /// The next effect that ends; `None` when the pause is over, or there is nothing to wait for, or `stop` came.
 async fn wait(
     effects: &mut JoinSet<Ended>,
     stop: &mut watch::Receiver<bool>,
+    arrivals: &mut watch::Receiver<u64>,
     pause: Option<u64>,
 ) -> Result<Option<Ended>, EngineError> {
-    if effects.is_empty() {
-        if let Some(ms) = pause {
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(ms)) => {}
-                _ = stop.wait_for(|s| *s) => {}
-            }
-        }
+    let idle = effects.is_empty();
+    if idle && pause.is_none() {
         return Ok(None);
     }
-    let ended = match pause {
-        None => effects.join_next().await,
-        Some(ms) => tokio::select! {
-            ended = effects.join_next() => ended,
-            () = tokio::time::sleep(Duration::from_millis(ms)) => return Ok(None),
-        },
-    };
-    Ok(ended.transpose()?)
+    tokio::select! {
+        Some(ended) = effects.join_next() => Ok(Some(ended?)),
+        () = sleep(pause) => Ok(None),
+        _ = arrivals.changed() => Ok(None),
+        // What is in flight ends by itself.
+        _ = stop.wait_for(|s| *s), if idle => Ok(None),
+    }
+}
+
+async fn sleep(pause: Option<u64>) {
+    match pause {
+        Some(u64::MAX) | None => std::future::pending().await,
+        Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+    }
 }
 
 fn event_of(ended: Ended) -> Event {

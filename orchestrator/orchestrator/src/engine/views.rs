@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lcm::{
     Event, Operation, Step,
-    operation::{FinalState, StepResult, StepState},
+    operation::{Authority, FinalState, StepResult, StepState},
 };
 use ledger_contract::evidence::Objective;
 
@@ -76,18 +76,20 @@ pub(super) fn timeline(operation: &Operation, events: &[Event]) -> Vec<TimelineL
 /// Line of the bundle for each step, as [`lcm::fold::body`] writes them: decision, plan, then the steps that began.
 fn bundle_lines(operation: &Operation) -> BTreeMap<u32, u32> {
     let mut lines = BTreeMap::new();
-    let Some(plan) = &operation.plan else { return lines };
-    let mut line = 3;
-    for step in plan.steps.iter().chain(&plan.isolation) {
-        match operation.step_state(step.id) {
-            None | Some(StepState::Pending) => {}
-            Some(StepState::Failed(f)) => {
-                lines.insert(step.id, line);
-                line += 1 + u32::from(f.refused.is_some());
-            }
-            Some(_) => {
-                lines.insert(step.id, line);
-                line += 1;
+    let mut line = 2;
+    for plan in operation.plans() {
+        line += 1;
+        for step in plan.steps.iter().chain(&plan.isolation) {
+            match operation.step_state(step.id) {
+                None | Some(StepState::Pending) => {}
+                Some(StepState::Failed(f)) => {
+                    lines.insert(step.id, line);
+                    line += 1 + u32::from(f.refused.is_some());
+                }
+                Some(_) => {
+                    lines.insert(step.id, line);
+                    line += 1;
+                }
             }
         }
     }
@@ -117,10 +119,39 @@ impl Timeline<'_> {
 
     fn event(&mut self, event: &Event, bundle: &BTreeMap<u32, u32>) {
         match event {
-            Event::Accepted { approval, grant, at_ms, .. } => {
+            Event::Accepted { authority: Authority::Approval(approval), grant, at_ms, .. } => {
                 let what = format!("{} approved and verified", grant.action);
                 self.push(*at_ms, "decision", "done", what).evidence =
                     Some(format!("ledger entry {}", approval.proof.index));
+            }
+            Event::Accepted { authority: Authority::Standing(standing), grant, at_ms, .. } => {
+                let what =
+                    format!("{} begun under a standing grant, the ledger does not answer", grant.action);
+                self.push(*at_ms, "decision", "done", what).evidence =
+                    Some(format!("ledger entry {}", standing.grant.proof.index));
+            }
+            Event::Approved { approval, at_ms } => {
+                let what = "approved by the ledger".to_owned();
+                self.push(*at_ms, "decision", "done", what).evidence =
+                    Some(format!("ledger entry {}", approval.proof.index));
+            }
+            Event::Expired { at_ms } => {
+                let until = self.operation.grant.not_after;
+                let what = format!("the grant was good to {until}: no new step forward");
+                self.push(*at_ms, "grant", "expired", what);
+            }
+            Event::Revoked { position, reason, at_ms } => {
+                let what = format!("the intent was revoked: {reason}");
+                self.push(*at_ms, "grant", "revoked", what).evidence =
+                    Some(format!("ledger entry {position}"));
+            }
+            Event::Escalated { problem, leftovers, at_ms } => {
+                let what = format!("a person is needed: {problem}; left: {}", leftovers.join(", "));
+                self.push(*at_ms, "escalation", "failed", what);
+            }
+            Event::Directed { by, what, reason, at_ms } => {
+                let what = format!("{} directed by {by}: {reason}", what.name());
+                self.push(*at_ms, "direction", "done", what);
             }
             Event::Planned { plan, at_ms } => {
                 let mut what = format!("planned {} steps on {}", plan.steps.len(), plan.site);
@@ -176,7 +207,7 @@ impl Timeline<'_> {
     }
 
     fn step(&self, id: u32) -> Option<&Step> {
-        self.operation.plan.as_ref().and_then(|p| p.step(id))
+        self.operation.step(id)
     }
 
     fn what(&self, id: u32) -> String {
@@ -197,6 +228,9 @@ impl Timeline<'_> {
                     report.loss_ppm,
                     kept(objectives)
                 ));
+            }
+            StepResult::Captured { capture, frames, .. } => {
+                what.push_str(&format!(": {frames} frames, kept as {capture}"));
             }
             StepResult::Observed { .. } | StepResult::Acknowledged {} => {}
         }

@@ -5,7 +5,6 @@ use lcm::{Event, NsRecord, Operation, operation::FinalState};
 use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use trust::UnixTime;
-use vim::Kind;
 
 use super::{Journal, JournalError};
 
@@ -123,8 +122,7 @@ impl ServiceRow {
 }
 
 fn instances(record: &NsRecord) -> Vec<String> {
-    let computes = record.objects.iter().filter(|(_, s)| s.kind() == Kind::Compute);
-    computes.map(|(k, _)| k.to_string()).collect()
+    record.computes().map(|o| o.key.to_string()).collect()
 }
 
 /// When the ledger did not answer.

@@ -1,0 +1,204 @@
+//! Which site each member goes to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ledger_contract::intent::Deploy;
+
+use super::{Counts, Input, Refusal, refuse, topology::Topology};
+use crate::{
+    placement::{
+        Budget, Candidate, Connection, Exclusion, Group, Leg, Link, Member, Path, PlacementError, Problem,
+        Rules, Site, solve,
+    },
+    record::NsRecord,
+};
+
+/// Where each member is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seats {
+    /// Where the service's traffic comes in.
+    pub(super) main: String,
+    members: BTreeMap<String, String>,
+}
+
+impl Seats {
+    /// Where the members of a service are now; one that it has not yet goes to the main site.
+    pub(super) fn of(topology: &Topology<'_>, before: &NsRecord) -> Result<Self, Refusal> {
+        let mut members = BTreeMap::new();
+        for (member, vdus) in &before.instances {
+            for vdu in vdus.keys() {
+                let key = topology.instance_key(member, vdu, 0)?;
+                if let Some(o) = before.computes().find(|o| o.key == key) {
+                    members.insert(member.clone(), o.site.clone());
+                }
+            }
+        }
+        Ok(Self { main: before.site.clone(), members })
+    }
+
+    /// The site of a member.
+    pub(super) fn of_member(&self, member: &str) -> &str {
+        self.members.get(member).unwrap_or(&self.main)
+    }
+}
+
+/// Every other site, and why not.
+type Refused = Vec<(String, String)>;
+
+/// Looks for sites.
+pub(super) struct Siting<'a> {
+    input: &'a Input<'a>,
+    topology: &'a Topology<'a>,
+    asked: &'a Deploy,
+}
+
+impl<'a> Siting<'a> {
+    pub(super) fn new(input: &'a Input<'a>, topology: &'a Topology<'a>, asked: &'a Deploy) -> Self {
+        Self { input, topology, asked }
+    }
+
+    /// A site for every member.
+    pub(super) fn everything(&self, counts: &Counts) -> Result<(Seats, Refused), Refusal> {
+        let all = counts.keys().cloned().collect();
+        self.seat(counts, None, &all)
+    }
+
+    /// Another site for some of the members; the others stay.
+    pub(super) fn moving(
+        &self,
+        counts: &Counts,
+        now: &Seats,
+        moving: &BTreeSet<String>,
+    ) -> Result<(Seats, Refused), Refusal> {
+        self.seat(counts, Some(now), moving)
+    }
+
+    fn seat(
+        &self,
+        counts: &Counts,
+        now: Option<&Seats>,
+        moving: &BTreeSet<String>,
+    ) -> Result<(Seats, Refused), Refusal> {
+        let rules = Rules::of(self.asked, self.input.grant.attestation_required);
+        let stays = |m: &&str| now.is_some() && !moving.contains(*m);
+        let members: Vec<&str> = counts.keys().map(String::as_str).collect();
+        let member = |m: &&str| Member {
+            name: (*m).to_owned(),
+            demand: self.topology.demand(counts, m),
+            held: None,
+            pinned: now.filter(|_| stays(m)).map(|n| n.of_member(m).to_owned()),
+            rules: rules.clone(),
+        };
+        let at = self.input.at;
+        let mut sites: Vec<Candidate> = self.input.sites.iter().map(|s| Candidate::of(s, at)).collect();
+        for site in &mut sites {
+            // What stays has its room already.
+            let staying = members.iter().filter(|m| stays(m));
+            for m in staying.filter(|m| now.is_some_and(|n| n.of_member(m) == site.name)) {
+                let held = self.topology.demand(counts, m);
+                site.free.vcpus = site.free.vcpus.saturating_add(held.vcpus);
+                site.free.memory_mib = site.free.memory_mib.saturating_add(held.memory_mib);
+                site.free.instances = site.free.instances.saturating_add(held.instances);
+            }
+        }
+        let problem = Problem {
+            members: members.iter().map(member).collect(),
+            links: self.links(&members),
+            paths: self.paths(&members),
+            sites,
+            connections: self.connections(),
+            affinity: self.together(&members),
+            exclusions: self.exclusions(now, moving),
+            ..Problem::default()
+        };
+        match solve(&problem, Budget::default()) {
+            Ok(answer) => {
+                let refused = answer.refused();
+                Ok((self.seats(answer.assignment), refused))
+            }
+            Err(e @ (PlacementError::Unplaceable(_) | PlacementError::Undecided { .. })) => {
+                refuse("NO_SITE", e.to_string())
+            }
+            Err(e @ PlacementError::Malformed(_)) => refuse("DESCRIPTOR", e.to_string()),
+        }
+    }
+
+    fn seats(&self, members: BTreeMap<String, String>) -> Seats {
+        let first = self.topology.probe().and_then(|p| self.topology.first_on(p.link));
+        let entry = first.and_then(|m| members.get(m)).or_else(|| members.values().next());
+        Seats { main: entry.cloned().unwrap_or_default(), members }
+    }
+
+    /// Members that share a link of the NSD, pairwise along it.
+    fn links(&self, members: &[&str]) -> Vec<Link> {
+        let mut out = Vec::new();
+        for link in self.topology.catalogue.nsd.links.keys() {
+            let on: Vec<&str> = self.topology.on_link(link).filter(|m| members.contains(m)).collect();
+            for pair in on.windows(2) {
+                let [a, b] = pair else { continue };
+                out.push(Link {
+                    name: format!("{link}/{a}-{b}"),
+                    a: (*a).to_owned(),
+                    b: (*b).to_owned(),
+                    traffic_kbps: self.asked.sla.throughput_kbps,
+                });
+            }
+        }
+        out
+    }
+
+    /// The way in: from the tenants to the member at the service access point.
+    fn paths(&self, members: &[&str]) -> Vec<Path> {
+        let first = self.topology.probe().and_then(|p| self.topology.first_on(p.link));
+        let entry = first.or_else(|| members.first().copied());
+        let path = |member: &str| Path {
+            name: "access".into(),
+            legs: vec![Leg::Access(member.to_owned())],
+            bound_us: u64::MAX,
+            penalty_per_us: 0,
+            weight: 0,
+        };
+        entry.map(path).into_iter().collect()
+    }
+
+    /// Sites that a link may span.
+    fn connections(&self) -> Vec<Connection> {
+        let joins = |name: &String| {
+            let site = self.input.sites.iter().find(|s| s.name == *name);
+            site.is_some_and(|s| s.capabilities.inter_site_links)
+        };
+        let all = self.input.wan.map(|w| w.connections.as_slice()).unwrap_or_default();
+        all.iter().filter(|c| joins(&c.a) && joins(&c.b)).cloned().collect()
+    }
+
+    /// Without a wide-area network, a service stays in one piece.
+    fn together(&self, members: &[&str]) -> Vec<Group> {
+        if self.input.wan.is_some() || members.len() < 2 {
+            return Vec::new();
+        }
+        let members = members.iter().map(|m| (*m).to_owned()).collect();
+        vec![Group { name: "one site".into(), members }]
+    }
+
+    /// Where nothing new goes: sites that had no room, and, when moving, where the members are now.
+    fn exclusions(&self, now: Option<&Seats>, moving: &BTreeSet<String>) -> Vec<Exclusion> {
+        let known = |site: &str| self.input.sites.iter().any(|s: &Site| s.name == site);
+        let stayers = moving.len() < now.map_or(0, |n| n.members.len());
+        let full = self.input.without.iter().filter(|(s, _)| known(s)).flat_map(|(site, why)| {
+            let all: Vec<Option<String>> =
+                if stayers { moving.iter().cloned().map(Some).collect() } else { vec![None] };
+            all.into_iter().map(move |member| Exclusion {
+                site: site.clone(),
+                member,
+                why: format!("it had no room: {why}"),
+            })
+        });
+        let left = moving.iter().filter_map(|m| now.map(|n| (m, n.of_member(m).to_owned())));
+        let left = left.filter(|(_, s)| known(s)).map(|(m, site)| Exclusion {
+            site,
+            member: Some(m.clone()),
+            why: "it is to move away from there".into(),
+        });
+        full.chain(left).collect()
+    }
+}
