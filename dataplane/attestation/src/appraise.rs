@@ -23,6 +23,7 @@ pub const MAX_CLAIMS_BYTES: usize = 16 << 20;
 
 /// An attestation key as the operator registered it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AkRecord {
     /// The site whose TPM holds it.

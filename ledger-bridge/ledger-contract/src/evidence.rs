@@ -42,6 +42,7 @@ pub struct Link<P> {
 
 /// A ledger entry with the proof that it is in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ProvenEntry {
     /// Exact bytes of the entry.
@@ -52,6 +53,7 @@ pub struct ProvenEntry {
 
 /// RFC 6962 inclusion in a signed checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct InclusionProof {
     /// Leaf index.

@@ -17,6 +17,7 @@ pub const GENESIS_PAYLOAD: &str = "application/vnd.mandate.genesis.v1+json";
 
 /// A package as its provider registers it. Names say nothing; the digest does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PackageRecord {
     /// Digest of the package file.
@@ -45,6 +46,7 @@ pub struct PackageRecord {
 
 /// `vnf` or `ns`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PackageKind {
     /// A VNF package.
@@ -55,6 +57,7 @@ pub enum PackageKind {
 
 /// A software image of a package, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImageRecord {
     /// Digest of the image.
@@ -72,6 +75,7 @@ pub struct ImageRecord {
 
 /// What an SBOM says of an image. Orchestrator and provider read it from the same document, independently.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImageContents {
     /// Does it claim to list everything (CycloneDX `compositions`: complete), with a name and a digest or purl each?
@@ -86,6 +90,7 @@ pub struct ImageContents {
 
 /// Countable use, for quotas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResourceUse {
     /// VDU instances.
@@ -232,6 +237,7 @@ pub struct Anchor {
 
 /// One rule's result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RuleResult {
     /// Stable id, `group/name`: `authorization/role`, `quota/vcpus`, `provenance/slsa-level`, …
@@ -250,6 +256,7 @@ pub const AUTHENTICATION: &str = "authentication/signature";
 
 /// A decision, with every rule that was evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Verdict {
     /// True only when every rule passed.

@@ -16,6 +16,8 @@ pub mod identity;
 pub mod issue;
 pub mod merkle;
 pub mod note;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod statement;
 pub mod witness;
 

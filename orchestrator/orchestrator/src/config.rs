@@ -18,6 +18,34 @@ pub struct Config {
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
+    /// The API over TCP; without it there is the UNIX socket alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ApiConfig>,
+    /// Traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<TelemetryConfig>,
+}
+
+/// The API over mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig {
+    /// `ADDRESS:PORT`.
+    pub listen: String,
+    /// Certificate chain, PEM; default: the orchestrator's own identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
+/// Where traces go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// An OpenTelemetry collector's OTLP/HTTP endpoint, for example `http://127.0.0.1:4318`.
+    pub otlp: String,
 }
 
 /// One site.
@@ -156,6 +184,18 @@ impl Config {
         let bad = |key: String, problem: &str| {
             Err(ConfigError::Value { file: file.into(), key, problem: problem.into() })
         };
+        if let Some(api) = &self.api {
+            if api.listen.parse::<std::net::SocketAddr>().is_err() {
+                return bad("api.listen".into(), "ADDRESS:PORT, for example 127.0.0.1:8443 or [::]:8443");
+            }
+            if api.certificate.is_some() != api.key.is_some() {
+                return bad("api".into(), "certificate and key belong together: name both or neither");
+            }
+        }
+        let otlp = self.telemetry.as_ref().map(|t| t.otlp.as_str());
+        if otlp.is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+            return bad("telemetry.otlp".into(), "a URL: http://127.0.0.1:4318");
+        }
         if self.sites.is_empty() {
             return bad("site".into(), "at least one [[site]] is needed");
         }

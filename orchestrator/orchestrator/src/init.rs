@@ -253,6 +253,8 @@ fn write_config(home: &Home, plan: &Plan, policy: Digest) -> Result<(), InitErro
         accepted_policies: vec![policy],
         sites: plan.sites.clone(),
         limits: crate::config::Limits::default(),
+        api: None,
+        telemetry: None,
     };
     let body = toml::to_string(&config).map_err(|e| InitError::document("config.toml", e))?;
     let text = format!(

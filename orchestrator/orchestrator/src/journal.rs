@@ -7,20 +7,27 @@
 //!
 //! A normal start never creates a journal: [`Journal::create`] is `mandate init`'s.
 
+mod feed;
+mod replies;
 mod rows;
 mod schema;
+mod traces;
 
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lcm::Event;
+use prometheus_client::metrics::histogram::Histogram;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 
+pub use feed::Happened;
+pub use replies::{MAX_REPLIES, REPLY_TTL_MS, Reply};
 pub use rows::{ClosedRow, Gap, ServiceRow};
 use schema::SCHEMA;
+pub use traces::MAX_TRACES;
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +110,8 @@ pub struct RefusedApproval {
 /// The journal.
 pub struct Journal {
     connection: Mutex<Connection>,
+    /// Where the time of each durable commit of events is observed.
+    timed: Option<Histogram>,
 }
 
 impl Journal {
@@ -126,12 +135,38 @@ impl Journal {
         connection.busy_timeout(Duration::ZERO)?;
         configure(&connection).map_err(|e| locked(e, path))?;
         schema::upgrade(&mut connection, path).map_err(|e| locked(e, path))?;
-        Ok(Self { connection: Mutex::new(connection) })
+        feed::prepare(&connection)?;
+        replies::prepare(&connection)?;
+        traces::prepare(&connection)?;
+        Ok(Self { connection: Mutex::new(connection), timed: None })
+    }
+
+    /// With its commits timed.
+    #[must_use]
+    pub fn timed(self, histogram: Histogram) -> Self {
+        Self { timed: Some(histogram), ..self }
+    }
+
+    fn commit(&self, tx: Transaction<'_>) -> Result<(), JournalError> {
+        let began = Instant::now();
+        tx.commit()?;
+        if let Some(histogram) = &self.timed {
+            histogram.observe(began.elapsed().as_secs_f64());
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic elsewhere leaves no transaction open: rusqlite rolls back on drop.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits something that says nothing: can we still write?
+    pub fn probe(&self) -> Result<(), JournalError> {
+        let sql = "INSERT INTO meta (key, value) VALUES ('probe', '1')
+                   ON CONFLICT (key) DO UPDATE SET value=CAST(value AS INTEGER)%2+1";
+        self.lock().execute(sql, [])?;
+        Ok(())
     }
 
     /// Position of the last ledger event that was consumed.
@@ -179,7 +214,7 @@ impl Journal {
         )?;
         insert(&tx, operation_id, first)?;
         rows::announce(&tx, first)?;
-        tx.commit()?;
+        self.commit(tx)?;
         Ok(Accepted::New)
     }
 
@@ -228,7 +263,7 @@ impl Journal {
         for event in events {
             insert(&tx, operation, event)?;
         }
-        Ok(tx.commit()?)
+        self.commit(tx)
     }
 
     /// The last event of an operation together with its bundle, and what is kept at hand of it.
@@ -336,7 +371,7 @@ mod tests {
     };
     use trust::{Digest, UnixTime};
 
-    fn accepted(id: &str, intent: &str) -> Event {
+    pub(super) fn accepted(id: &str, intent: &str) -> Event {
         let proof = InclusionProof { index: 0, path: vec![], checkpoint: String::new() };
         Event::Accepted {
             operation_id: id.into(),

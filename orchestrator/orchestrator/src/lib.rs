@@ -1,6 +1,6 @@
 //! The service orchestrator: consumes approvals, journals, plans, actuates, attests, measures and anchors.
 //!
-//! Read top-down: `main` (the command line) -> [`config`] -> `wiring` (the one place that names concrete drivers)
+//! Read top-down: `main` (the command line) -> [`config`] -> [`serve`] -> `wiring` (the one place that names concrete drivers)
 //! -> `engine` (the loop) -> ports (`ledger::Ledger`, `vim::VimDriver`, `vim::VnfControl`). [`service`] is what
 //! the HTTP API in `api` calls; [`views`] is what it answers.
 
@@ -15,6 +15,8 @@ pub mod init;
 pub mod journal;
 pub mod problem;
 pub mod record;
+pub mod serve;
 pub mod service;
+pub mod telemetry;
 pub mod views;
 pub mod wiring;

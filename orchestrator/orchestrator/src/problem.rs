@@ -1,9 +1,10 @@
 //! RFC 9457 problem details: the one form in which anything is refused at our interfaces.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A refusal: what, where, why, and what to do next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{title} ({code}): {detail}{}", hint.as_ref().map(|h| format!(" — {h}")).unwrap_or_default())]
 pub struct Problem {
     /// HTTP status.

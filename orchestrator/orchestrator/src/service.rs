@@ -1,5 +1,7 @@
 //! What the HTTP API calls: the orchestrator as a service, as values in and values out.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use attestation::AkRecord;
 use ledger_contract::evidence::ProvenEntry;
@@ -7,9 +9,11 @@ use tokio::sync::watch;
 use trust::{Digest, Envelope};
 
 use crate::{
+    journal::Journal,
     problem::Problem,
     views::{
-        CommittedView, DeliveredView, IntentView, NsView, OperationView, PackageView, SiteView, TimelineLine,
+        CommittedView, ComponentView, DeliveredView, EventView, IntentView, NsView, OperationView,
+        PackageView, SiteView, StepView, TimelineLine,
     },
 };
 
@@ -24,14 +28,36 @@ pub trait Service: Send + Sync {
     async fn packages(&self) -> Result<Vec<PackageView>, Problem>;
     /// An intent and what became of it.
     async fn intent(&self, id: &str) -> Result<IntentView, Problem>;
-    /// All intents, newest first, at most `limit`.
-    async fn intents(&self, limit: usize) -> Result<Vec<IntentView>, Problem>;
+    /// Intents, newest first, at most `limit`: of one tenant or all, decided before a position or up to now.
+    async fn intents(
+        &self,
+        tenant: Option<&str>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<IntentView>, Problem>;
     /// All services that live, or with `all` every one there ever was.
     async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem>;
     /// One service, by instance id or by `tenant/service`.
     async fn ns(&self, id: &str) -> Result<NsView, Problem>;
     /// Everything that happened to a service, in order.
     async fn timeline(&self, ns: &str) -> Result<Vec<TimelineLine>, Problem>;
+    /// Operations, newest first, at most `limit`: all, or those that are not anchored; older than `before`, or up to now.
+    async fn operations(
+        &self,
+        open: bool,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<OperationView>, Problem>;
+    /// The steps of an operation's plan with every attempt; none before it is planned.
+    async fn steps(&self, operation: &str) -> Result<Vec<StepView>, Problem>;
+    /// What became durable after number `after`, in order, at most `limit`.
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<(u64, EventView)>, Problem>;
+    /// Number of the newest event.
+    async fn newest_event(&self) -> Result<u64, Problem>;
+    /// How each part, and each peer, does.
+    async fn components(&self) -> Vec<ComponentView>;
+    /// Where the interfaces keep what must survive a restart.
+    fn journal(&self) -> Arc<Journal>;
     /// One operation.
     async fn operation(&self, id: &str) -> Result<OperationView, Problem>;
     /// The evidence bundle of an anchored operation (JSON Lines).

@@ -1,11 +1,12 @@
 //! What the API answers: shapes for people and programs; never stored.
 
 use ledger_contract::records::{PackageRecord, Verdict};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use trust::{Digest, UnixTime};
 
 /// A request that the ledger has decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CommittedView {
     /// Position in the ledger.
     pub position: u64,
@@ -21,7 +22,7 @@ pub struct CommittedView {
 }
 
 /// A package that is registered, or stored and not yet registered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PackageView {
     /// Digest of the file.
     pub digest: Digest,
@@ -40,7 +41,7 @@ pub struct PackageView {
 }
 
 /// An intent and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IntentView {
     /// Its id.
     pub id: String,
@@ -60,10 +61,16 @@ pub struct IntentView {
 }
 
 /// An operation occurrence (SOL003 `VnfLcmOpOcc`, SOL005 `NsLcmOpOcc`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OperationView {
     /// Operation id.
     pub id: String,
+    /// The tenant whose service it is.
+    #[serde(default)]
+    pub tenant: String,
+    /// The intent that it carries out.
+    #[serde(default)]
+    pub intent_id: String,
     /// NS instance.
     pub ns_instance_id: String,
     /// `deploy`, `scale`, `terminate`.
@@ -88,7 +95,7 @@ pub struct OperationView {
 }
 
 /// A network service instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NsView {
     /// NS instance id.
     pub id: String,
@@ -116,7 +123,7 @@ pub struct NsView {
 }
 
 /// One line of a timeline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TimelineLine {
     /// When, ms since the epoch.
     pub at_ms: u64,
@@ -137,7 +144,7 @@ pub struct TimelineLine {
 }
 
 /// A site.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SiteView {
     /// Name.
     pub name: String,
@@ -159,8 +166,184 @@ pub struct SiteView {
 }
 
 /// An approval that was delivered by hand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeliveredView {
     /// The operation that was accepted.
     pub operation_id: String,
+}
+
+/// One attempt of a step, or of taking it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AttemptView {
+    /// From 1.
+    pub number: u32,
+    /// Is the step being taken back?
+    pub undo: bool,
+    /// When it began, ms since the epoch.
+    pub started_ms: u64,
+    /// When it ended, ms since the epoch; absent while it runs, or when a crash swallowed its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<u64>,
+    /// Why it failed, `CODE: detail`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A step of an operation's plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StepView {
+    /// Number in the plan.
+    pub id: u32,
+    /// What it does, for people.
+    pub what: String,
+    /// `ensure`, `remove`, `attest`, `measure`, `isolate`.
+    pub action: String,
+    /// Object it is about.
+    pub object: String,
+    /// Steps that must be done before.
+    pub needs: Vec<u32>,
+    /// `pending`, `started`, `done`, `failed`, `undoing`, `undone`.
+    pub state: String,
+    /// Every attempt, in order.
+    pub attempts: Vec<AttemptView>,
+}
+
+/// Something that became durable: the data of an event (CloudEvents 1.0.2 carries it).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EventView {
+    /// `accepted`, `planned`, `refused`, `started`, `done`, `failed`, `undo_started`, `undone`, `undo_failed`,
+    /// `recovered`, `closed`, `anchored`, … as the journal names it.
+    pub event: String,
+    /// Wall clock, ms since the epoch.
+    pub at_ms: u64,
+    /// Tenant; empty for an approval that was refused.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
+    /// NS instance, when the event is an operation's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ns_instance_id: Option<String>,
+    /// The operation, as it is *now*, when the event is an operation's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationView>,
+    /// Step, when the event is a step's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u32>,
+    /// What the step does, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+    /// Reason code of a failure or refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// An event in CloudEvents' JSON format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CloudEvent {
+    /// `1.0`.
+    pub specversion: String,
+    /// Number in the feed: what `Last-Event-ID` takes.
+    pub id: String,
+    /// `/v1/operations/ID`, or `/v1/approvals` for a refused one.
+    pub source: String,
+    /// `dev.mandate.operation.EVENT`, or `dev.mandate.approval.refused`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// NS instance, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// `application/json`.
+    pub datacontenttype: String,
+    /// What happened.
+    pub data: EventView,
+}
+
+/// A part of the orchestrator, or a peer of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ComponentView {
+    /// `journal`, `ledger`, `clock`, `outbox`, `site/NAME`.
+    pub name: String,
+    /// Does it do its part?
+    pub ready: bool,
+    /// Can the orchestrator do its work without it for a while? A component that is not ready and not optional makes
+    /// the whole not ready.
+    pub optional: bool,
+    /// What was found, for people.
+    pub detail: String,
+    /// What was found, for programs: names carry their units.
+    pub values: std::collections::BTreeMap<String, i64>,
+}
+
+/// `GET /readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadyView {
+    /// Can it do its work?
+    pub ready: bool,
+    /// `serving`, or `draining` after it was told to stop.
+    pub phase: String,
+    /// Version of the orchestrator.
+    pub version: String,
+    /// Every part.
+    pub components: Vec<ComponentView>,
+}
+
+/// `GET /healthz`: the process answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AliveView {
+    /// `ok`.
+    pub status: String,
+}
+
+/// `GET /v1/health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HealthView {
+    /// `ok`.
+    pub status: String,
+    /// Version of the orchestrator.
+    pub version: String,
+    /// Number of the newest change.
+    pub change: u64,
+}
+
+/// `GET /v1/ledger/head`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckpointView {
+    /// C2SP checkpoint, a signed note.
+    pub checkpoint: String,
+}
+
+/// `GET /v1/ledger/entries`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EntriesView {
+    /// Position of the first.
+    pub from: u64,
+    /// Exact bytes of each entry.
+    pub entries: Vec<String>,
+}
+
+/// `GET /v1/policy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicyView {
+    /// The policy bundle in force.
+    pub digest: Digest,
+}
+
+/// `GET /v1/changes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChangeView {
+    /// Number of the newest change.
+    pub change: u64,
+}
+
+/// `GET /v1`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct IndexView {
+    /// Where the OpenAPI document is.
+    pub openapi: String,
+    /// Method and path of each route.
+    pub routes: Vec<String>,
 }

@@ -3,8 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::IsTerminal as _,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,86 +13,34 @@ use async_trait::async_trait;
 use attestation::AkRecord;
 use ledger::embedded::{Log, OpenOptions};
 use serde::Deserialize;
-use tokio::{
-    net::UnixListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
-use tracing_subscriber::EnvFilter;
 use trust::{Digest, Signer, TrustRoots};
-use vim::Resources;
+use vim::{Resources, VimDriver, VnfControl};
 use vim_host::{HostConfig, HostVim, TpmConfig};
 
 use crate::{
-    api,
     artifacts::ArtifactStore,
     config::{Config, HostSite, SiteConfig, TpmSite},
     engine::{Engine, KeyAdmin, Parts, Site},
     home::Home,
     journal::Journal,
+    telemetry::{Telemetry, vim::Watched},
 };
 
 /// How long a freshly issued attestation key record is valid: 90 days, as short-lived certificates are.
 const AK_VALIDITY_S: u64 = 90 * 24 * 3600;
-/// Worker threads: the work waits for others, it does not compute.
-const WORKERS: usize = 2;
-
-/// Runs the orchestrator until SIGTERM or SIGINT; `ready` is called once the socket answers.
-pub fn serve(home: Home, config: Config, options: OpenOptions, ready: impl FnOnce()) -> Result<()> {
-    log_to_stderr();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
-    runtime.block_on(run(home, config, options, ready))
-}
-
-/// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere); without it, what an operator wants to know.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("MANDATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    // A second call, as in tests, keeps the first subscriber.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .with_target(false)
-        .try_init();
-}
-
-async fn run(home: Home, config: Config, options: OpenOptions, ready: impl FnOnce()) -> Result<()> {
-    let engine = build(&home, config, options)?;
-    let listener = listen(&home.socket())?;
-    let (stop, stopped) = watch::channel(false);
-    let api = tokio::spawn(api::serve(listener, engine.clone(), stopped.clone()));
-    let mut work = tokio::spawn(engine.run(stopped));
-    ready();
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let early = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = tokio::signal::ctrl_c() => None,
-        ended = &mut work => Some(ended),
-    };
-    // Effects in flight end and are journaled; nothing new begins.
-    stop.send_replace(true);
-    let ended = match early {
-        Some(ended) => ended,
-        None => work.await,
-    };
-    api.await.context("the API's task")?.context("the API")?;
-    // Absent is what we want.
-    let _ = fs::remove_file(home.socket());
-    ended.context("the engine's task")?.context("the engine stopped")
-}
 
 /// Puts the engine together; the home must have been made by `mandate init`.
-pub fn build(home: &Home, config: Config, options: OpenOptions) -> Result<Arc<Engine>> {
+pub fn build(
+    home: &Home,
+    config: Config,
+    options: OpenOptions,
+    telemetry: &Telemetry,
+) -> Result<Arc<Engine>> {
     let roots: TrustRoots = serde_json::from_slice(&read(&home.trust())?)
         .with_context(|| format!("{}: not a set of trust roots", home.trust().display()))?;
     let artifacts = ArtifactStore::new(home.artifacts());
     artifacts.sweep().with_context(|| format!("{}: run `mandate init`", home.artifacts().display()))?;
-    let journal = Journal::open(&home.journal())?;
+    let journal = Journal::open(&home.journal())?.timed(telemetry.metrics.journal());
     let ledger = Log::open_with(&home.ledger(), crate::engine::now, options)?;
     let (key, certificate) = home.identity(&config.operator, "orchestrator");
     let signer = Signer::from_pem(
@@ -104,7 +51,7 @@ pub fn build(home: &Home, config: Config, options: OpenOptions) -> Result<Arc<En
     let sites = config
         .sites
         .iter()
-        .map(|s| Ok((s.name.clone(), site(home, s, &artifacts)?)))
+        .map(|s| Ok((s.name.clone(), site(home, s, &artifacts, telemetry)?)))
         .collect::<Result<BTreeMap<_, _>>>()?;
     let parts = Parts { config, roots, ledger: Arc::new(ledger), journal, artifacts, sites, signer };
     Ok(Engine::new(parts)?)
@@ -114,7 +61,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}; a home is made by `mandate init`", path.display()))
 }
 
-fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore) -> Result<Site> {
+fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore, telemetry: &Telemetry) -> Result<Site> {
     let state_dir = home.site(&config.name);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir)?;
     let launcher = launcher(&config.host)?;
@@ -144,7 +91,14 @@ fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore) -> Result<S
     })?;
     let keys = LauncherKeys { site: config.name.clone(), launcher, event_log, tpm: config.host.tpm.clone() };
     let host = Arc::new(host);
-    Ok(Site { config: config.clone(), vim: host.clone(), control: host, keys: Arc::new(keys) })
+    let vim: Arc<dyn VimDriver> = host.clone();
+    let control: Arc<dyn VnfControl> = host;
+    Ok(Site {
+        config: config.clone(),
+        vim: Arc::new(Watched::new(&config.name, telemetry, vim)),
+        control: Arc::new(Watched::new(&config.name, telemetry, control)),
+        keys: Arc::new(keys),
+    })
 }
 
 /// A site's name on this machine, where another home may have a site of the same name. Control sockets are in a
@@ -175,25 +129,6 @@ fn launcher(host: &HostSite) -> Result<PathBuf> {
         );
     }
     Ok(beside)
-}
-
-/// A socket that only we can connect to. One that somebody answers on is not replaced.
-fn listen(path: &Path) -> Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        bail!("another `mandate serve` answers on {}", path.display());
-    }
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("replacing {}", path.display()));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// The attestation key of a host site, through its launcher.

@@ -11,9 +11,10 @@ use std::{
 
 use common::{Recorder, approval};
 use orchestrator::{
-    api::{self, Bounds, ROUTES},
-    client::{Client, ClientError},
+    api::{Api, Bounds, MAX_BEHIND, Signals, catalogue},
+    client::{Client, ClientError, Message},
     problem::Problem,
+    views::{EventView, OperationView},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -30,6 +31,7 @@ struct Server {
     client: Client,
     socket: PathBuf,
     stop: watch::Sender<bool>,
+    drain: watch::Sender<bool>,
     task: tokio::task::JoinHandle<std::io::Result<()>>,
     _dir: tempfile::TempDir,
 }
@@ -40,10 +42,15 @@ fn start() -> Server {
     let listener = UnixListener::bind(&socket).unwrap();
     let recorder = Arc::new(Recorder::default());
     let (stop, stopped) = watch::channel(false);
+    let (drain, draining) = watch::channel(false);
     let bounds = Bounds { package_bytes: 1 << 16 };
-    let task = tokio::spawn(api::serve_with(listener, recorder.clone(), stopped, bounds));
-    Server { recorder, client: Client::new(&socket).unwrap(), socket, stop, task, _dir: dir }
+    let api = Api::new(recorder.clone(), Signals { draining, stop: stopped }).bounds(bounds);
+    let task = tokio::spawn(api.serve_unix(listener));
+    Server { recorder, client: Client::new(&socket).unwrap(), socket, stop, drain, task, _dir: dir }
 }
+
+const JSON: &str = "content-type: application/json\r\n";
+const BYTES: &str = "content-type: application/octet-stream\r\n";
 
 /// One exchange in plain bytes: what a client that is not ours sees. Status, headers (lower case), body.
 async fn raw(socket: &Path, request: &str) -> (u16, String, String) {
@@ -101,7 +108,7 @@ async fn every_call_reaches_the_service_with_what_was_asked() {
         s.recorder.asked(),
         [
             "submit text/x",
-            "intents 5",
+            "intents None None 6",
             "services true",
             "ns acme/edge",
             "timeline acme/edge",
@@ -122,26 +129,26 @@ async fn every_call_reaches_the_service_with_what_was_asked() {
 }
 
 #[tokio::test]
-async fn a_service_can_be_named_by_path_segments() {
+async fn a_service_can_be_named_by_tenant_and_name() {
     let s = start();
-    exchange(&s.socket, "GET", "/v1/ns/acme/edge", "", "").await;
-    exchange(&s.socket, "GET", "/v1/ns/acme/edge/timeline", "", "").await;
+    exchange(&s.socket, "GET", "/v1/ns/acme%2Fedge", "", "").await;
+    exchange(&s.socket, "GET", "/v1/ns/acme%2Fedge/timeline", "", "").await;
     exchange(&s.socket, "GET", "/v1/ns/ns-1/timeline", "", "").await;
     assert_eq!(s.recorder.asked(), ["ns acme/edge", "timeline acme/edge", "timeline ns-1"]);
 }
 
 #[tokio::test]
-async fn every_listed_route_is_there() {
+async fn every_operation_of_the_catalogue_is_there() {
     let s = start();
     let index = exchange(&s.socket, "GET", "/v1", "", "").await;
-    for route in ROUTES {
-        assert!(index.2.contains(route), "{route}");
-        let (method, path) = route.split_once(' ').unwrap();
-        let path = path.split('?').next().unwrap().replace("{position}", "1").replace(['{', '}'], "");
+    for operation in catalogue::ALL {
+        let method = operation.verb.name();
+        assert!(index.2.contains(&format!("{method} {}", operation.path)), "{}", operation.id);
+        let path = operation.path.replace("{position}", "1").replace(['{', '}'], "");
         let query = if path.ends_with("changes") { "?after=9" } else { "" };
         let answer = exchange(&s.socket, method, &format!("{path}{query}"), "", "").await;
-        for code in ["NO_ROUTE", "METHOD_NOT_ALLOWED"] {
-            assert!(!answer.2.contains(code), "{route}: {}", answer.2);
+        for code in ["NO_ROUTE", "METHOD_NOT_ALLOWED", "\"CALLER\""] {
+            assert!(!answer.2.contains(code), "{}: {}", operation.id, answer.2);
         }
     }
 }
@@ -154,9 +161,12 @@ async fn whatever_is_refused_is_a_problem_with_its_status() {
         ("GET", "/v1/nowhere", "", 404, "NO_ROUTE"),
         ("DELETE", "/v1/ns", "", 405, "METHOD_NOT_ALLOWED"),
         ("GET", "/v1/requests", "", 405, "METHOD_NOT_ALLOWED"),
-        ("POST", "/v1/requests", "{}", 400, "MALFORMED"),
+        ("POST", "/v1/requests", "{}", 422, "UNPROCESSABLE"),
         ("POST", "/v1/requests", "", 400, "MALFORMED"),
-        ("POST", "/v1/approvals", "{\"entry\":1}", 400, "MALFORMED"),
+        ("POST", "/v1/approvals", "{\"entry\":1}", 422, "UNPROCESSABLE"),
+        ("GET", "/v1/ns?nextpage_opaque_marker=AB", "", 400, "MARKER"),
+        ("GET", "/v1/ns/%ff", "", 404, "NOT_FOUND"),
+        ("PUT", "/v1/packages/content", "x", 415, "MEDIA_TYPE"),
         ("GET", "/v1/intents?limit=0", "", 400, "LIMIT"),
         ("GET", "/v1/intents?limit=1001", "", 400, "LIMIT"),
         ("GET", "/v1/intents?limit=x", "", 400, "QUERY"),
@@ -166,7 +176,7 @@ async fn whatever_is_refused_is_a_problem_with_its_status() {
         ("GET", "/v1/operations/op-9", "", 500, "BROKEN"),
         ("GET", "/v1/ns/none", "", 404, "NOT_FOUND"),
     ] {
-        let answer = exchange(&s.socket, method, path, "", body).await;
+        let answer = exchange(&s.socket, method, path, JSON, body).await;
         assert_eq!(answer.0, status, "{method} {path}: {}", answer.2);
         assert_eq!(problem(&answer).code, code, "{method} {path}");
     }
@@ -180,10 +190,10 @@ async fn bodies_are_bounded_with_and_without_a_length() {
     let fits = vec![b'x'; 1 << 16];
     s.client.put_package(fits).await.unwrap_err();
     assert_eq!(s.recorder.asked(), ["put 65536"]);
-    let answer = exchange(&s.socket, "PUT", "/v1/packages/content", "", &"x".repeat((1 << 16) + 1)).await;
+    let answer = exchange(&s.socket, "PUT", "/v1/packages/content", BYTES, &"x".repeat((1 << 16) + 1)).await;
     assert_eq!(problem(&answer).code, "BODY_TOO_LARGE");
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 15, "x".repeat(1 << 15));
-    let head = "PUT /v1/packages/content HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "PUT /v1/packages/content HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     let answer = raw(&s.socket, &format!("{head}{chunk}{chunk}{chunk}0\r\n\r\n")).await;
     assert_eq!((answer.0, problem(&answer).code.as_str()), (413, "BODY_TOO_LARGE"));
     assert!(s.recorder.asked().is_empty(), "the service saw nothing of it");
@@ -232,4 +242,153 @@ async fn nobody_on_the_socket_is_said_so() {
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     let error = Client::new(&stale).unwrap().health().await.unwrap_err();
     assert!(matches!(error, ClientError::NotRunning { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_same_key_gets_the_same_answer_and_another_request_under_it_none() {
+    let s = start();
+    let body = String::from_utf8(envelope().to_json()).unwrap();
+    let keyed = |key: &str| format!("{JSON}idempotency-key: {key}\r\n");
+    let first = exchange(&s.socket, "POST", "/v1/requests", &keyed("k-1"), &body).await;
+    assert_eq!((first.0, s.recorder.asked().len()), (201, 1));
+    let again = exchange(&s.socket, "POST", "/v1/requests", &keyed("\"k-1\""), &body).await;
+    assert_eq!((again.0, &again.2), (201, &first.2));
+    assert!(again.1.contains("idempotency-replayed: true"), "{}", again.1);
+    assert!(s.recorder.asked().is_empty(), "carried out once");
+    let other = exchange(&s.socket, "POST", "/v1/requests", &keyed("k-1"), &format!("{body} ")).await;
+    assert_eq!((other.0, problem(&other).code.as_str()), (422, "IDEMPOTENCY_KEY_REUSED"));
+    let elsewhere = exchange(&s.socket, "POST", "/v1/sites/edge-a/attestation-key", &keyed("k-1"), "").await;
+    assert_eq!(problem(&elsewhere).code, "IDEMPOTENCY_KEY_REUSED");
+    let anew = exchange(&s.socket, "POST", "/v1/requests", &keyed("k-2"), &body).await;
+    assert_eq!((anew.0, s.recorder.asked().len()), (201, 1));
+    for bad in ["", &"x".repeat(129), "a b"] {
+        let answer = exchange(&s.socket, "POST", "/v1/requests", &keyed(bad), &body).await;
+        assert_eq!(problem(&answer).code, "IDEMPOTENCY_KEY", "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_in_use_is_busy_and_a_refusal_is_an_answer_too() {
+    let s = start();
+    *s.recorder.submission.lock().unwrap() = Duration::from_millis(500);
+    let body = String::from_utf8(envelope().to_json()).unwrap();
+    let headers = format!("{JSON}idempotency-key: k\r\n");
+    let (socket, h, b) = (s.socket.clone(), headers.clone(), body.clone());
+    let first = tokio::spawn(async move { exchange(&socket, "POST", "/v1/requests", &h, &b).await });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let busy = exchange(&s.socket, "POST", "/v1/requests", &headers, &body).await;
+    assert_eq!((busy.0, problem(&busy).code.as_str()), (409, "IDEMPOTENCY_KEY_BUSY"));
+    assert!(busy.1.contains("retry-after: 1"), "{}", busy.1);
+    assert_eq!(first.await.unwrap().0, 201);
+
+    let headers = format!("{JSON}idempotency-key: r\r\n");
+    for _ in 0..2 {
+        let refused = exchange(&s.socket, "POST", "/v1/requests", &headers, "{}").await;
+        assert_eq!(problem(&refused).code, "UNPROCESSABLE");
+    }
+}
+
+#[tokio::test]
+async fn draining_takes_nothing_new_and_goes_on_answering() {
+    let s = start();
+    s.drain.send_replace(true);
+    let refused = exchange(&s.socket, "POST", "/v1/requests", JSON, "{}").await;
+    assert_eq!((refused.0, problem(&refused).code.as_str()), (503, "DRAINING"));
+    assert!(refused.1.contains("retry-after: 5"), "{}", refused.1);
+    assert_eq!(exchange(&s.socket, "GET", "/v1/policy", "", "").await.0, 200);
+    let ready = s.client.ready().await.unwrap();
+    assert_eq!((ready.ready, ready.phase.as_str()), (false, "draining"));
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_only_when_it_is_still_the_one_that_was_seen() {
+    let s = start();
+    let path = "/v1/sites/edge-a/attestation-key";
+    let seen = exchange(&s.socket, "GET", path, "", "").await;
+    let tag = seen.1.lines().find_map(|l| l.strip_prefix("etag: ")).unwrap().to_owned();
+    let stale = exchange(&s.socket, "POST", path, "if-match: \"x\"\r\n", "").await;
+    assert_eq!((stale.0, problem(&stale).code.as_str()), (412, "PRECONDITION"));
+    assert_eq!(exchange(&s.socket, "POST", path, &format!("if-match: {tag}\r\n"), "").await.0, 200);
+}
+
+fn event(kind: &str, tenant: &str, op: &str) -> EventView {
+    let operation = OperationView {
+        id: op.into(),
+        tenant: tenant.into(),
+        intent_id: "i".into(),
+        ns_instance_id: format!("ns-{tenant}"),
+        action: "deploy".into(),
+        state: "PROCESSING".into(),
+        site: None,
+        progress: (0, 1),
+        problem: None,
+        anchored: false,
+        accepted_at: UnixTime(1),
+        duration_ms: None,
+    };
+    EventView {
+        event: kind.into(),
+        at_ms: 1,
+        tenant: tenant.into(),
+        ns_instance_id: Some(operation.ns_instance_id.clone()),
+        operation: Some(operation),
+        step: None,
+        what: None,
+        code: None,
+        detail: None,
+    }
+}
+
+fn happens(s: &Server, event: EventView) {
+    s.recorder.events.lock().unwrap().push(event);
+    s.recorder.changes.send_modify(|n| *n += 1);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_where_it_was_and_ends_with_the_server() {
+    let s = start();
+    happens(&s, event("accepted", "acme", "op-1"));
+    let mut stream = s.client.events(None, None).await.unwrap();
+    happens(&s, event("started", "acme", "op-1"));
+    happens(&s, event("done", "other", "op-2"));
+    let Some(Message::Event(e)) = stream.next().await.unwrap() else { panic!() };
+    assert_eq!((e.id.as_str(), e.kind.as_str()), ("2", "dev.mandate.operation.started"), "from now on");
+    assert_eq!(stream.last(), Some(2));
+    let mut again = s.client.events(Some("ns-other"), Some(1)).await.unwrap();
+    let Some(Message::Event(e)) = again.next().await.unwrap() else { panic!() };
+    assert_eq!((e.id.as_str(), e.source.as_str()), ("3", "/v1/operations/op-2"), "only of that service");
+    s.stop.send_replace(true);
+    assert_eq!(stream.next().await.unwrap().map(|_| ()), Some(()), "what had happened is still sent");
+    assert!(stream.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn who_is_too_far_behind_is_told_so() {
+    let s = start();
+    let many = u64::try_from(s.recorder.events.lock().unwrap().len()).unwrap() + MAX_BEHIND + 5;
+    *s.recorder.events.lock().unwrap() =
+        vec![event("started", "acme", "op-1"); usize::try_from(many).unwrap()];
+    let mut stream = s.client.events(None, Some(1)).await.unwrap();
+    assert_eq!(stream.next().await.unwrap(), Some(Message::Lagged(many - 1)));
+    happens(&s, event("done", "acme", "op-1"));
+    let Some(Message::Event(e)) = stream.next().await.unwrap() else { panic!() };
+    assert_eq!(e.id, (many + 1).to_string());
+}
+
+#[tokio::test]
+async fn events_are_pages_too() {
+    let s = start();
+    for n in 0..5 {
+        happens(&s, event(&format!("e{n}"), "acme", "op-1"));
+    }
+    let page = exchange(&s.socket, "GET", "/v1/events?limit=2", "", "").await;
+    let link = page.1.lines().find_map(|l| l.strip_prefix("link: <")).unwrap().split('>').next().unwrap();
+    let next = exchange(&s.socket, "GET", link, "", "").await;
+    assert!(
+        next.2.contains("\"e2\"") && next.2.contains("\"e3\"") && !next.2.contains("\"e1\""),
+        "{}",
+        next.2
+    );
+    let after = exchange(&s.socket, "GET", "/v1/events", "last-event-id: 4\r\n", "").await;
+    assert!(after.2.contains("\"e4\"") && !after.2.contains("\"e3\""), "{}", after.2);
 }

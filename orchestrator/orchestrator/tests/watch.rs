@@ -14,7 +14,7 @@ use std::{
 use common::Recorder;
 use ledger_contract::records::{RuleResult, Verdict};
 use orchestrator::{
-    api,
+    api::{Api, Signals},
     views::{IntentView, OperationView, TimelineLine},
 };
 use tokio::{net::UnixListener, process::Command, sync::watch, task::JoinHandle};
@@ -31,7 +31,8 @@ impl Server {
     fn start(socket: &Path, service: Arc<Recorder>) -> Self {
         let listener = UnixListener::bind(socket).unwrap();
         let (stop, stopped) = watch::channel(false);
-        Self { stop, task: tokio::spawn(api::serve(listener, service, stopped)) }
+        let api = Api::new(service, Signals { draining: stopped.clone(), stop: stopped });
+        Self { stop, task: tokio::spawn(api.serve_unix(listener)) }
     }
 
     async fn stop(self, socket: &Path) {
@@ -55,6 +56,8 @@ fn verdict(approved: bool) -> Verdict {
 fn intent(approved: bool, state: Option<(&str, bool)>) -> IntentView {
     let operation = state.map(|(state, anchored)| OperationView {
         id: "op-1".into(),
+        tenant: "acme".into(),
+        intent_id: "i-1".into(),
         ns_instance_id: "ns-1".into(),
         action: "deploy".into(),
         state: state.into(),

@@ -142,6 +142,7 @@ impl Stray {
 
 /// Countable resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Resources {
     /// Virtual CPUs.
     pub vcpus: u32,

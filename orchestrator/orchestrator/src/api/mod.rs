@@ -1,27 +1,38 @@
-//! The HTTP API over a UNIX socket: SOL013's conventions (problem+json, ETag) on our own resources.
+//! The HTTP API over a UNIX socket, and over mutual TLS where configured: SOL013's conventions (problem+json, ETag,
+//! opaque page markers) on our own resources.
 //!
-//! It translates and bounds, nothing else: every decision is [`Service`]'s. It never trusts a length it was told,
-//! and never answers anything but JSON, an evidence bundle or a problem. Access control is the socket's directory
-//! (mode 0700); who asks for a change is proven by the signature inside the request, never by the connection.
+//! It translates and bounds, nothing else: every decision is [`Service`]'s. Read top-down: [`catalogue`] (every
+//! operation as data) -> [`openapi`] (the document made from it) -> `gate` (who calls, once and only once) ->
+//! `routes` (the handlers). It never trusts a length it was told, never answers anything but what the catalogue
+//! says, and nobody changes anything by reaching it: who asks for a change is proven by the signature inside the
+//! request.
 //!
-//! Tests: `tests/api.rs`, over a real socket.
+//! Tests: `tests/api.rs` and `tests/openapi.rs`, over a real socket; `cargo testbed test api` has schemathesis look
+//! for what they miss.
 
+pub mod caller;
+pub mod catalogue;
+mod events;
+mod gate;
+pub mod openapi;
+pub mod page;
 mod reply;
 mod routes;
+pub mod tls;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, middleware};
 use tokio::{
     net::UnixListener,
     sync::{Semaphore, watch},
 };
+use trust::TrustRoots;
 
-use crate::service::Service;
+use crate::{service::Service, telemetry::metrics::Metrics};
 
-pub use routes::{
-    ChangeView, CheckpointView, EntriesView, HealthView, IndexView, PolicyView, ROUTES, RotateQuery,
-};
+pub use events::{MAX_BEHIND, MAX_STREAMS};
+pub use routes::RotateQuery;
 
 /// Largest request document, bytes: the ledger's bound on a payload in base64, and room for its signatures.
 pub const MAX_REQUEST_BYTES: usize = 8 << 20;
@@ -40,7 +51,7 @@ pub const MAX_PAGE: usize = 1000;
 /// Items of a list when nobody says how many.
 pub const DEFAULT_PAGE: usize = 100;
 /// How long connections may finish what they do when the server stops.
-const DRAIN: Duration = Duration::from_secs(5);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Bounds that an installation may choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,51 +66,106 @@ impl Default for Bounds {
     }
 }
 
+/// When the API refuses new work, and when it ends.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    /// True: whatever would change something is answered with 503.
+    pub draining: watch::Receiver<bool>,
+    /// True, or its sender gone: the server ends, and long polls and streams with it.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The API over a service; each listener is served by a clone of it.
+#[derive(Clone)]
+pub struct Api {
+    context: Context,
+}
+
 /// What every handler sees.
 #[derive(Clone)]
 struct Context {
     service: Arc<dyn Service>,
+    roots: Arc<TrustRoots>,
+    metrics: Arc<Metrics>,
     bounds: Bounds,
     uploads: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    busy: gate::Busy,
+    draining: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
 }
 
-/// The routes over a service; long polls end when `stop` becomes true.
-pub fn router(service: Arc<dyn Service>, bounds: Bounds, stop: watch::Receiver<bool>) -> Router {
-    let bounds = Bounds { package_bytes: bounds.package_bytes.min(MAX_PACKAGE_BYTES) };
-    routes::all().with_state(Context {
-        service,
-        bounds,
-        uploads: Arc::new(Semaphore::new(CONCURRENT_UPLOADS)),
-        stop,
-    })
-}
-
-/// Serves with default bounds until `stop` becomes true (or its sender is gone).
-pub async fn serve(
-    listener: UnixListener,
-    service: Arc<dyn Service>,
-    stop: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    serve_with(listener, service, stop, Bounds::default()).await
-}
-
-/// Serves until `stop` becomes true (or its sender is gone); what is under way then has a few seconds to finish.
-pub async fn serve_with(
-    listener: UnixListener,
-    service: Arc<dyn Service>,
-    stop: watch::Receiver<bool>,
-    bounds: Bounds,
-) -> std::io::Result<()> {
-    let app = router(service, bounds, stop.clone());
-    let server = axum::serve(listener, app).with_graceful_shutdown(stopped(stop.clone())).into_future();
-    tokio::select! {
-        done = server => done,
-        () = async { stopped(stop).await; tokio::time::sleep(DRAIN).await } => Ok(()),
+impl Api {
+    /// The API over a service. Without trust roots nobody is known over TCP.
+    #[must_use]
+    pub fn new(service: Arc<dyn Service>, signals: Signals) -> Self {
+        Self {
+            context: Context {
+                service,
+                roots: Arc::default(),
+                metrics: Arc::default(),
+                bounds: Bounds::default(),
+                uploads: Arc::new(Semaphore::new(CONCURRENT_UPLOADS)),
+                streams: Arc::new(Semaphore::new(events::MAX_STREAMS)),
+                busy: gate::Busy::default(),
+                draining: signals.draining,
+                stop: signals.stop,
+            },
+        }
     }
-}
 
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop too.
-    let _ = stop.wait_for(|s| *s).await;
+    /// With these bounds.
+    #[must_use]
+    pub fn bounds(mut self, bounds: Bounds) -> Self {
+        self.context.bounds = Bounds { package_bytes: bounds.package_bytes.min(MAX_PACKAGE_BYTES) };
+        self
+    }
+
+    /// Members of these organisations are known over TCP.
+    #[must_use]
+    pub fn roots(mut self, roots: TrustRoots) -> Self {
+        self.context.roots = Arc::new(roots);
+        self
+    }
+
+    /// Counts into these metrics, and shows them.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.context.metrics = metrics;
+        self
+    }
+
+    fn router(&self) -> Router {
+        let gate = middleware::from_fn_with_state(self.context.clone(), gate::pass);
+        routes::all().layer(gate).with_state(self.context.clone())
+    }
+
+    /// Serves the operator until `stop`; what is under way then has a few seconds to finish.
+    pub async fn serve_unix(self, listener: UnixListener) -> std::io::Result<()> {
+        let app = self.router().into_make_service_with_connect_info::<caller::Peer>();
+        let server = axum::serve(listener, app).with_graceful_shutdown(self.stopped());
+        self.until_stop(server.into_future()).await
+    }
+
+    /// Serves members over TCP until `stop`.
+    pub async fn serve_tls(self, listener: tls::TlsListener) -> std::io::Result<()> {
+        let app = self.router().into_make_service_with_connect_info::<caller::Peer>();
+        let server = axum::serve(listener, app).with_graceful_shutdown(self.stopped());
+        self.until_stop(server.into_future()).await
+    }
+
+    fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stop = self.context.stop.clone();
+        async move {
+            // An error means that the sender is gone, which is a stop too.
+            let _ = stop.wait_for(|s| *s).await;
+        }
+    }
+
+    async fn until_stop(&self, server: impl Future<Output = std::io::Result<()>>) -> std::io::Result<()> {
+        tokio::select! {
+            done = server => done,
+            () = async { self.stopped().await; tokio::time::sleep(LAST_WORDS).await } => Ok(()),
+        }
+    }
 }

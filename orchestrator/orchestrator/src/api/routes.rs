@@ -1,64 +1,39 @@
-//! The resources and their handlers.
+//! The handlers: one for each operation of the [catalogue](super::catalogue).
 
 use axum::{
     Router,
     body::Body,
-    extract::{Path, Query, State, rejection::QueryRejection},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri},
-    routing::{get, post, put},
+    extract::State,
+    handler::Handler,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    response::IntoResponse as _,
+    routing::MethodFilter,
 };
-use ledger_contract::evidence::ProvenEntry;
+use ledger_contract::{evidence::ProvenEntry, intent::INTENT_PAYLOAD};
 use serde::{Deserialize, Serialize};
-use trust::{Digest, Envelope};
+use trust::Envelope;
 
 use super::{
-    Context, DEFAULT_PAGE, LONG_POLL, MAX_APPROVAL_BYTES, MAX_PAGE, MAX_REQUEST_BYTES,
-    reply::{self, Reply},
+    Context, LONG_POLL, MAX_APPROVAL_BYTES, MAX_PAGE, MAX_REQUEST_BYTES,
+    catalogue::{self as op, Operation, Verb},
+    events::{self, Filter},
+    openapi,
+    page::{Page, Paging},
+    reply::{self, Asked, Asking, Named, Reply},
 };
-use crate::problem::Problem;
+use crate::{
+    problem::Problem,
+    telemetry::trace::TraceParent,
+    views::{
+        AliveView, ChangeView, CheckpointView, EntriesView, HealthView, IndexView, OperationView, PolicyView,
+        ReadyView,
+    },
+};
 
+/// Most pages of operations that are looked through for one page of a tenant's.
+const MAX_LOOKS: usize = 20;
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonl");
-
-/// `GET /v1/health`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HealthView {
-    /// `ok`.
-    pub status: String,
-    /// Version of the orchestrator.
-    pub version: String,
-    /// Number of the newest change.
-    pub change: u64,
-}
-
-/// `GET /v1/ledger/head`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckpointView {
-    /// C2SP checkpoint, a signed note.
-    pub checkpoint: String,
-}
-
-/// `GET /v1/ledger/entries`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntriesView {
-    /// Position of the first.
-    pub from: u64,
-    /// Exact bytes of each entry.
-    pub entries: Vec<String>,
-}
-
-/// `GET /v1/policy`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyView {
-    /// The policy bundle in force.
-    pub digest: Digest,
-}
-
-/// `GET /v1/changes`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangeView {
-    /// Number of the newest change.
-    pub change: u64,
-}
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Query of an attestation key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,137 +44,193 @@ pub struct RotateQuery {
     pub rotate: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Limit {
-    limit: Option<usize>,
+// `flatten` reads every value as text, so each query names its paging itself.
+macro_rules! query {
+    ($name:ident { $($field:ident: $type:ty),* }) => {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct $name {
+            $(#[serde(default)] $field: $type,)*
+            limit: Option<usize>,
+            nextpage_opaque_marker: Option<String>,
+        }
+        impl $name {
+            fn paging(&self) -> Paging {
+                Paging::new(self.limit, self.nextpage_opaque_marker.clone())
+            }
+        }
+    };
 }
+query!(ListQuery {});
+query!(ServicesQuery { all: bool });
+query!(OperationsQuery { open: bool });
+query!(EventsQuery { after: Option<Number>, ns: Option<String> });
+query!(EntriesQuery { from: Number });
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct All {
-    #[serde(default)]
-    all: bool,
-}
+/// A number that every JSON parser keeps.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(try_from = "u64")]
+struct Number(u64);
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Page {
-    #[serde(default)]
-    from: u64,
-    limit: Option<usize>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct After {
-    #[serde(default)]
-    after: u64,
-}
-
-type Asked<T> = Result<Query<T>, QueryRejection>;
-
-fn query<T>(asked: Asked<T>) -> Result<T, Problem> {
-    asked.map(|q| q.0).map_err(|e| Problem::new(400, "QUERY", "The query is malformed", e.body_text()))
-}
-
-fn page(limit: Option<usize>) -> Result<usize, Problem> {
-    match limit.unwrap_or(DEFAULT_PAGE) {
-        n @ 1..=MAX_PAGE => Ok(n),
-        n => Err(Problem::new(400, "LIMIT", "The query is malformed", format!("limit={n}; 1 to {MAX_PAGE}"))),
+impl TryFrom<u64> for Number {
+    type Error = String;
+    fn try_from(n: u64) -> Result<Self, String> {
+        if n <= op::MAX_NUMBER { Ok(Self(n)) } else { Err(format!("{n} is more than {}", op::MAX_NUMBER)) }
     }
 }
 
-/// What `GET /v1` lists. An NS is named by its instance id, by `tenant%2Fservice`, or by the two as path segments.
-pub const ROUTES: [&str; 23] = [
-    "GET /v1",
-    "GET /v1/health",
-    "POST /v1/requests",
-    "GET /v1/packages",
-    "PUT /v1/packages/content",
-    "GET /v1/intents?limit",
-    "GET /v1/intents/{id}",
-    "GET /v1/ns?all",
-    "GET /v1/ns/{id}",
-    "GET /v1/ns/{id}/timeline",
-    "GET /v1/ns/{tenant}/{service}",
-    "GET /v1/ns/{tenant}/{service}/timeline",
-    "GET /v1/operations/{id}",
-    "GET /v1/operations/{id}/evidence",
-    "GET /v1/sites",
-    "GET /v1/sites/{name}/attestation-key",
-    "POST /v1/sites/{name}/attestation-key?rotate",
-    "POST /v1/approvals",
-    "GET /v1/ledger/head",
-    "GET /v1/ledger/entries?from&limit",
-    "GET /v1/ledger/entries/{position}",
-    "GET /v1/policy",
-    "GET /v1/changes?after",
-];
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangesQuery {
+    #[serde(default)]
+    after: Number,
+}
+
+trait On {
+    fn on<H: Handler<T, Context>, T: 'static>(self, operation: &Operation, handler: H) -> Self;
+}
+
+impl On for Router<Context> {
+    fn on<H: Handler<T, Context>, T: 'static>(self, operation: &Operation, handler: H) -> Self {
+        let filter = match operation.verb {
+            Verb::Get => MethodFilter::GET,
+            Verb::Post => MethodFilter::POST,
+            Verb::Put => MethodFilter::PUT,
+        };
+        self.route(operation.path, axum::routing::on(filter, handler))
+    }
+}
 
 /// All routes.
 pub fn all() -> Router<Context> {
     Router::new()
-        .route("/v1", get(index))
-        .route("/v1/health", get(health))
-        .route("/v1/requests", post(submit))
-        .route("/v1/packages", get(packages))
-        .route("/v1/packages/content", put(put_package))
-        .route("/v1/intents", get(intents))
-        .route("/v1/intents/{id}", get(intent))
-        .route("/v1/ns", get(services))
-        .route("/v1/ns/{id}", get(ns))
-        .route("/v1/ns/{id}/timeline", get(timeline))
-        .route("/v1/ns/{id}/{service}", get(ns_by_name))
-        .route("/v1/ns/{id}/{service}/timeline", get(timeline_by_name))
-        .route("/v1/operations/{id}", get(operation))
-        .route("/v1/operations/{id}/evidence", get(bundle))
-        .route("/v1/sites", get(sites))
-        .route("/v1/sites/{name}/attestation-key", get(attestation_key).post(new_attestation_key))
-        .route("/v1/approvals", post(deliver))
-        .route("/v1/ledger/head", get(head))
-        .route("/v1/ledger/entries", get(entries))
-        .route("/v1/ledger/entries/{position}", get(entry))
-        .route("/v1/policy", get(policy))
-        .route("/v1/changes", get(changes))
+        .on(&op::ALIVE, alive)
+        .on(&op::READY, ready)
+        .on(&op::METRICS, metrics)
+        .on(&op::OPENAPI, document)
+        .on(&op::INDEX, index)
+        .on(&op::HEALTH, health)
+        .on(&op::SUBMIT, submit)
+        .on(&op::PACKAGES, packages)
+        .on(&op::PUT_PACKAGE, put_package)
+        .on(&op::INTENTS, intents)
+        .on(&op::INTENT, intent)
+        .on(&op::SERVICES, services)
+        .on(&op::SERVICE, ns)
+        .on(&op::TIMELINE, timeline)
+        .on(&op::OPERATIONS, operations)
+        .on(&op::GET_OPERATION, operation)
+        .on(&op::STEPS, steps)
+        .on(&op::EVIDENCE, bundle)
+        .on(&op::EVENTS, all_events)
+        .on(&op::OPERATION_EVENTS, operation_events)
+        .on(&op::SITES, sites)
+        .on(&op::ATTESTATION_KEY, attestation_key)
+        .on(&op::NEW_ATTESTATION_KEY, new_attestation_key)
+        .on(&op::DELIVER, deliver)
+        .on(&op::LEDGER_HEAD, head)
+        .on(&op::LEDGER_ENTRIES, entries)
+        .on(&op::LEDGER_ENTRY, entry)
+        .on(&op::POLICY, policy)
+        .on(&op::CHANGES, changes)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
 }
 
-/// `GET /v1`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IndexView {
-    /// Method, path and query of each route.
-    pub routes: Vec<String>,
-}
-
-async fn index(headers: HeaderMap) -> Reply {
-    reply::resource(&headers, &IndexView { routes: ROUTES.map(str::to_owned).into() })
-}
-
 async fn no_route(uri: Uri) -> Problem {
     Problem::new(404, "NO_ROUTE", "Not found", format!("this API has no `{}`", uri.path()))
-        .hint("GET /v1 lists what there is")
+        .hint("GET /openapi.json lists what there is")
 }
 
-async fn no_method(method: Method, uri: Uri) -> Problem {
+async fn no_method(method: Method, uri: Uri, path: axum::extract::MatchedPath) -> axum::response::Response {
     let detail = format!("`{}` does not take {method}", uri.path());
-    Problem::new(405, "METHOD_NOT_ALLOWED", "Method not allowed", detail)
+    let known = op::ALL.iter().filter(|o| o.path == path.as_str());
+    let mut allowed: Vec<&str> = known.map(|o| o.verb.name()).collect();
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    let mut response = Problem::new(405, "METHOD_NOT_ALLOWED", "Method not allowed", detail)
+        .hint(format!("it takes {}", allowed.join(", ")))
+        .into_response();
+    if let Ok(value) = HeaderValue::from_str(&allowed.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
+
+async fn alive() -> Reply {
+    reply::document(StatusCode::OK, &AliveView { status: "ok".into() })
+}
+
+async fn ready(State(c): State<Context>) -> Reply {
+    let view = c.ready().await;
+    let status = if view.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    reply::document(status, &view)
+}
+
+impl Context {
+    async fn ready(&self) -> ReadyView {
+        let components = self.service.components().await;
+        let draining = *self.draining.borrow();
+        ReadyView {
+            ready: !draining && components.iter().all(|c| c.ready || c.optional),
+            phase: if draining { "draining" } else { "serving" }.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            components,
+        }
+    }
+}
+
+async fn metrics(State(c): State<Context>) -> Reply {
+    let components = c.service.components().await;
+    let open = c.service.operations(true, None, MAX_PAGE).await?;
+    let text = c.metrics.render(&components, &open).map_err(|e| Problem::internal("METRICS", e))?;
+    let media = op::METRICS.answers[0].contents[0].media_type;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(media))], text).into_response())
+}
+
+async fn document(asked: Asked) -> Reply {
+    reply::resource(&asked.headers, &openapi::document())
+}
+
+async fn index(asked: Asked) -> Reply {
+    let routes = op::ALL.iter().map(|o| format!("{} {}", o.verb.name(), o.path)).collect();
+    reply::resource(&asked.headers, &IndexView { openapi: op::OPENAPI.path.into(), routes })
 }
 
 async fn health(State(c): State<Context>) -> Reply {
     let change = *c.service.changes().borrow();
-    reply::document(
-        StatusCode::OK,
-        &HealthView { status: "ok".into(), version: env!("CARGO_PKG_VERSION").into(), change },
-    )
+    let version = env!("CARGO_PKG_VERSION").into();
+    reply::document(StatusCode::OK, &HealthView { status: "ok".into(), version, change })
 }
 
-async fn submit(State(c): State<Context>, body: Body) -> Reply {
+async fn submit(State(c): State<Context>, asked: Asked, body: Body) -> Reply {
     let bytes = reply::body(body, MAX_REQUEST_BYTES).await?;
-    let envelope = Envelope::from_json(&bytes)
-        .map_err(|e| Problem::new(400, "MALFORMED", "The request is malformed", e))?;
-    reply::document(StatusCode::CREATED, &c.service.submit(envelope).await?)
+    let envelope: Envelope = reply::parse(&bytes, "a DSSE envelope")?;
+    let signer = envelope.signatures.first().and_then(|s| trust::identity::claimed(&s.certificate).ok());
+    if signer.is_some_and(|(org, _)| !asked.caller.speaks_for(&org)) {
+        let detail = format!("`{}` submits what another organisation signed", asked.caller.name());
+        return Err(Problem::new(403, "FORBIDDEN", "Not allowed", detail)
+            .hint("connect with a certificate of the organisation that signed"));
+    }
+    remember_trace(&c, &asked.headers, &envelope).await?;
+    let committed = c.service.submit(envelope).await?;
+    c.metrics.decision(&committed.verdict);
+    reply::document(StatusCode::CREATED, &committed)
+}
+
+/// Before the ledger decides: the approval may be taken before the answer is written.
+async fn remember_trace(c: &Context, headers: &HeaderMap, envelope: &Envelope) -> Result<(), Problem> {
+    #[derive(Deserialize)]
+    struct Id {
+        id: String,
+    }
+    let parent = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok()).and_then(TraceParent::parse);
+    let (Some(parent), true) = (parent, envelope.payload_type == INTENT_PAYLOAD) else { return Ok(()) };
+    let Ok(Id { id }) = serde_json::from_slice(&envelope.payload) else { return Ok(()) };
+    let journal = c.service.journal();
+    let kept = tokio::task::spawn_blocking(move || journal.keep_trace(&id, &parent.to_string())).await;
+    kept.map_err(|e| Problem::internal("TASK", e))?.map_err(|e| Problem::internal("JOURNAL", e))
 }
 
 async fn put_package(State(c): State<Context>, body: Body) -> Reply {
@@ -208,72 +239,140 @@ async fn put_package(State(c): State<Context>, body: Body) -> Reply {
     reply::document(StatusCode::OK, &c.service.put_package(bytes.into()).await?)
 }
 
-async fn packages(State(c): State<Context>, headers: HeaderMap) -> Reply {
-    reply::resource(&headers, &c.service.packages().await?)
+async fn packages(State(c): State<Context>, asked: Asked, Asking(q): Asking<ListQuery>) -> Reply {
+    let all = c.service.packages().await?;
+    reply::list(&asked, q.paging().of(all, |p| p.digest.to_string(), |_| true)?)
 }
 
-async fn intents(State(c): State<Context>, headers: HeaderMap, asked: Asked<Limit>) -> Reply {
-    let limit = page(query(asked)?.limit)?;
-    reply::resource(&headers, &c.service.intents(limit).await?)
+async fn intents(State(c): State<Context>, asked: Asked, Asking(q): Asking<ListQuery>) -> Reply {
+    let paging = q.paging();
+    let (before, limit) = (paging.after()?.and_then(|k| k.parse().ok()), paging.limit()?);
+    let own = (!asked.caller.sees_all()).then(|| asked.caller.tenant().to_owned());
+    // One more than asked for says whether there is another page.
+    let mut items = c.service.intents(own.as_deref(), before, limit + 1).await?;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|i| i.position.to_string());
+    reply::paged(&asked, &items, next.as_deref())
 }
 
-async fn intent(State(c): State<Context>, headers: HeaderMap, Path(id): Path<String>) -> Reply {
-    reply::resource(&headers, &c.service.intent(&id).await?)
+async fn intent(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
+    let view = c.service.intent(&id).await?;
+    own(&asked, &view.tenant, "intent", &id)?;
+    reply::resource(&asked.headers, &view)
 }
 
-async fn services(State(c): State<Context>, headers: HeaderMap, asked: Asked<All>) -> Reply {
-    let all = query(asked)?.all;
-    reply::resource(&headers, &c.service.services(all).await?)
+/// What is another tenant's is not there.
+fn own(asked: &Asked, tenant: &str, what: &str, name: &str) -> Result<(), Problem> {
+    if asked.caller.sees(tenant) { Ok(()) } else { Err(Problem::not_found(what, name)) }
 }
 
-async fn ns(State(c): State<Context>, headers: HeaderMap, Path(id): Path<String>) -> Reply {
-    reply::resource(&headers, &c.service.ns(&id).await?)
+async fn services(State(c): State<Context>, asked: Asked, Asking(q): Asking<ServicesQuery>) -> Reply {
+    // A service that ends between two pages stays in the list that the marker points into.
+    let all = c.service.services(true).await?;
+    let keep =
+        |s: &crate::views::NsView| asked.caller.sees(&s.tenant) && (q.all || s.state != "NOT_INSTANTIATED");
+    reply::list(&asked, q.paging().of(all, |s| s.id.clone(), keep)?)
 }
 
-async fn ns_by_name(
+async fn ns(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
+    let view = c.service.ns(&id).await?;
+    own(&asked, &view.tenant, "network service", &id)?;
+    reply::resource(&asked.headers, &view)
+}
+
+async fn timeline(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
+    if !asked.caller.sees_all() {
+        own(&asked, &c.service.ns(&id).await?.tenant, "network service", &id)?;
+    }
+    reply::resource(&asked.headers, &c.service.timeline(&id).await?)
+}
+
+async fn operations(State(c): State<Context>, asked: Asked, Asking(q): Asking<OperationsQuery>) -> Reply {
+    let paging = q.paging();
+    let (mut before, limit) = (paging.after()?, paging.limit()?);
+    let mut items: Vec<OperationView> = Vec::new();
+    // A tenant to whom few belong looks through many, up to a bound; then the page is short and has a next one.
+    for _ in 0..MAX_LOOKS {
+        let page = c.service.operations(q.open, before.as_deref(), MAX_PAGE).await?;
+        let Some(last) = page.last().map(|o| o.id.clone()) else {
+            return reply::list(&asked, Page { items, next: None });
+        };
+        let end = page.len() < MAX_PAGE;
+        items.extend(page.into_iter().filter(|o| asked.caller.sees(&o.tenant)));
+        if items.len() > limit {
+            items.truncate(limit);
+            let next = items.last().map(|o| o.id.clone());
+            return reply::list(&asked, Page { items, next });
+        }
+        if end {
+            return reply::list(&asked, Page { items, next: None });
+        }
+        before = Some(last);
+    }
+    reply::list(&asked, Page { items, next: before })
+}
+
+async fn found(c: &Context, asked: &Asked, id: &str) -> Result<OperationView, Problem> {
+    let view = c.service.operation(id).await?;
+    own(asked, &view.tenant, "operation", id)?;
+    Ok(view)
+}
+
+async fn operation(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
+    reply::resource(&asked.headers, &found(&c, &asked, &id).await?)
+}
+
+async fn steps(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
+    found(&c, &asked, &id).await?;
+    reply::resource(&asked.headers, &c.service.steps(&id).await?)
+}
+
+async fn bundle(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
+    if !asked.caller.sees_all() {
+        found(&c, &asked, &id).await?;
+    }
+    reply::tagged(&asked.headers, JSON_LINES, c.service.bundle(&id).await?)
+}
+
+async fn all_events(State(c): State<Context>, asked: Asked, Asking(q): Asking<EventsQuery>) -> Reply {
+    let filter = Filter { caller: asked.caller.clone(), ns: q.ns.clone(), operation: None };
+    events::answer(&c, &asked, filter, q.after.map(|n| n.0), &q.paging()).await
+}
+
+async fn operation_events(
     State(c): State<Context>,
-    headers: HeaderMap,
-    Path(name): Path<(String, String)>,
+    asked: Asked,
+    Named(id): Named,
+    Asking(q): Asking<EventsQuery>,
 ) -> Reply {
-    reply::resource(&headers, &c.service.ns(&format!("{}/{}", name.0, name.1)).await?)
+    found(&c, &asked, &id).await?;
+    // From its beginning, unless the client says otherwise.
+    let after = q.after.map(|n| n.0).or(Some(0));
+    let filter = Filter { caller: asked.caller.clone(), ns: q.ns.clone(), operation: Some(id) };
+    events::answer(&c, &asked, filter, after, &q.paging()).await
 }
 
-async fn timeline(State(c): State<Context>, headers: HeaderMap, Path(id): Path<String>) -> Reply {
-    reply::resource(&headers, &c.service.timeline(&id).await?)
+async fn sites(State(c): State<Context>, asked: Asked, Asking(q): Asking<ListQuery>) -> Reply {
+    let all = c.service.sites().await?;
+    reply::list(&asked, q.paging().of(all, |s| s.name.clone(), |_| true)?)
 }
 
-async fn timeline_by_name(
-    State(c): State<Context>,
-    headers: HeaderMap,
-    Path(name): Path<(String, String)>,
-) -> Reply {
-    reply::resource(&headers, &c.service.timeline(&format!("{}/{}", name.0, name.1)).await?)
-}
-
-async fn operation(State(c): State<Context>, headers: HeaderMap, Path(id): Path<String>) -> Reply {
-    reply::resource(&headers, &c.service.operation(&id).await?)
-}
-
-async fn bundle(State(c): State<Context>, headers: HeaderMap, Path(id): Path<String>) -> Reply {
-    reply::tagged(&headers, JSON_LINES, c.service.bundle(&id).await?)
-}
-
-async fn sites(State(c): State<Context>, headers: HeaderMap) -> Reply {
-    reply::resource(&headers, &c.service.sites().await?)
-}
-
-async fn attestation_key(State(c): State<Context>, headers: HeaderMap, Path(site): Path<String>) -> Reply {
-    reply::resource(&headers, &c.service.attestation_key(&site, false).await?)
+async fn attestation_key(State(c): State<Context>, asked: Asked, Named(site): Named) -> Reply {
+    reply::resource(&asked.headers, &c.service.attestation_key(&site, false).await?)
 }
 
 /// Making a key changes the TPM, so only POST rotates.
 async fn new_attestation_key(
     State(c): State<Context>,
-    Path(site): Path<String>,
-    asked: Asked<RotateQuery>,
+    asked: Asked,
+    Named(site): Named,
+    Asking(q): Asking<RotateQuery>,
 ) -> Reply {
-    let rotate = query(asked)?.rotate;
-    reply::document(StatusCode::OK, &c.service.attestation_key(&site, rotate).await?)
+    if asked.headers.contains_key(header::IF_MATCH) {
+        reply::if_match(&asked.headers, &c.service.attestation_key(&site, false).await?)?;
+    }
+    reply::document(StatusCode::OK, &c.service.attestation_key(&site, q.rotate).await?)
 }
 
 async fn deliver(State(c): State<Context>, body: Body) -> Reply {
@@ -281,31 +380,32 @@ async fn deliver(State(c): State<Context>, body: Body) -> Reply {
     reply::document(StatusCode::ACCEPTED, &c.service.deliver(approval).await?)
 }
 
-async fn head(State(c): State<Context>, headers: HeaderMap) -> Reply {
-    reply::resource(&headers, &CheckpointView { checkpoint: c.service.ledger_head().await? })
+async fn head(State(c): State<Context>, asked: Asked) -> Reply {
+    reply::resource(&asked.headers, &CheckpointView { checkpoint: c.service.ledger_head().await? })
 }
 
-async fn entries(State(c): State<Context>, headers: HeaderMap, asked: Asked<Page>) -> Reply {
-    let asked = query(asked)?;
-    let entries = c.service.ledger_range(asked.from, page(asked.limit)?).await?;
-    reply::resource(&headers, &EntriesView { from: asked.from, entries })
+async fn entries(State(c): State<Context>, asked: Asked, Asking(q): Asking<EntriesQuery>) -> Reply {
+    let paging = q.paging();
+    let (limit, from) = (paging.limit()?, paging.after()?.and_then(|k| k.parse().ok()).unwrap_or(q.from.0));
+    let entries = c.service.ledger_range(from, limit).await?;
+    let next = (entries.len() == limit).then(|| (from + limit as u64).to_string());
+    reply::paged(&asked, &EntriesView { from, entries }, next.as_deref())
 }
 
-async fn entry(State(c): State<Context>, headers: HeaderMap, Path(position): Path<String>) -> Reply {
+async fn entry(State(c): State<Context>, asked: Asked, Named(position): Named) -> Reply {
     let position = position.parse().map_err(|_| Problem::not_found("ledger entry", &position))?;
-    reply::resource(&headers, &c.service.ledger_entry(position).await?)
+    reply::resource(&asked.headers, &c.service.ledger_entry(position).await?)
 }
 
-async fn policy(State(c): State<Context>, headers: HeaderMap) -> Reply {
-    reply::resource(&headers, &PolicyView { digest: c.service.policy().await? })
+async fn policy(State(c): State<Context>, asked: Asked) -> Reply {
+    reply::resource(&asked.headers, &PolicyView { digest: c.service.policy().await? })
 }
 
 /// Answers as soon as the number differs from `after` (also when it is lower: the orchestrator started again).
-async fn changes(State(mut c): State<Context>, asked: Asked<After>) -> Reply {
-    let after = query(asked)?.after;
+async fn changes(State(mut c): State<Context>, Asking(q): Asking<ChangesQuery>) -> Reply {
     let mut changes = c.service.changes();
     tokio::select! {
-        _ = tokio::time::timeout(LONG_POLL, changes.wait_for(|n| *n != after)) => {}
+        _ = tokio::time::timeout(LONG_POLL, changes.wait_for(|n| *n != q.after.0)) => {}
         _ = c.stop.wait_for(|stop| *stop) => {}
     }
     let change = *changes.borrow();

@@ -99,9 +99,9 @@ impl Context {
         let text = chain(&error);
         match error {
             ClientError::Problem(problem) => problem.into(),
-            ClientError::NotRunning { socket, source } => {
+            ClientError::NotRunning { server, source } => {
                 let why = source.as_ref().map_or_else(String::new, |e| format!(": {}", root(e)));
-                let detail = format!("nobody listens on {}{why}", socket.display());
+                let detail = format!("nobody listens on {server}{why}");
                 let problem = Problem::new(503, "SERVE_NOT_RUNNING", "mandate serve is not running", detail);
                 let next = if self.home.config().exists() {
                     format!("start it with `mandate serve --home {}`", self.home.path().display())
@@ -113,16 +113,18 @@ impl Context {
                 };
                 Failure { exit: Exit::Unreachable, problem: problem.hint(next) }
             }
-            ClientError::Broken { socket, source } => Failure {
+            ClientError::Broken { server, source } => Failure {
                 exit: Exit::Unreachable,
                 problem: Problem::new(
                     504,
                     "NO_ANSWER",
                     "mandate serve did not answer",
-                    format!("on {}: {}", socket.display(), root(&source)),
+                    format!("on {server}: {}", root(&source)),
                 )
                 .hint("the request is idempotent: look at `mandate intent list`, then try again"),
             },
+            ClientError::Tls(e) => Failure::usage("TLS", "No TLS", e)
+                .hint("name the identity to connect with as --client ORG/NAME, and check trust.json"),
             ClientError::Answer { .. } => Failure::internal("ANSWER", text)
                 .hint("is that socket `mandate serve`'s, of the same version? see `mandate --version`"),
         }

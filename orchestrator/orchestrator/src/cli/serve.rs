@@ -8,7 +8,7 @@ use super::{
     failure::{Exit, Failure},
     files,
 };
-use crate::{config::Config, journal::JournalError, problem::Problem};
+use crate::{config::Config, journal::JournalError, problem::Problem, serve::Reachable};
 
 /// Largest configuration file read, bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -33,15 +33,21 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<Exit, Failure> {
     })?;
     let socket = context.home.socket();
     let ui = context.ui;
-    let ready = move || {
+    let ready = move |reachable: &Reachable| {
+        let tcp = reachable.tcp.map(|a| format!("https://{a}"));
         if ui.json {
-            let _ = ui.document(&serde_json::json!({ "ready": true, "socket": socket }));
+            let mut document = serde_json::json!({ "ready": true, "socket": socket });
+            if let Some(url) = tcp {
+                document["url"] = url.into();
+            }
+            let _ = ui.document(&document);
         } else {
-            let _ = ui.print(&format!("mandate serves on {}\n", socket.display()));
+            let also = tcp.map_or_else(String::new, |url| format!(" and {url}"));
+            let _ = ui.print(&format!("mandate serves on {}{also}\n", socket.display()));
         }
     };
     let options = OpenOptions { accept_clock: args.accept_clock };
-    crate::wiring::serve(context.home.clone(), config, options, ready).map_err(|e| failed(&e))?;
+    crate::serve::run(&context.home, config, options, ready).map_err(|e| failed(&e))?;
     Ok(Exit::Ok)
 }
 

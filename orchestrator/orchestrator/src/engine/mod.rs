@@ -11,6 +11,7 @@ mod catalogue;
 mod effect;
 mod inbox;
 mod intake;
+mod observe;
 mod runner;
 mod schedule;
 mod service;
@@ -97,6 +98,8 @@ pub struct Engine {
     signer: Signer,
     book: RwLock<Book>,
     changes: watch::Sender<u64>,
+    /// Have the operations that were open at the start been taken up again?
+    recovered: watch::Sender<bool>,
     retries: Retries,
     /// Something may begin, or there is room for more.
     wake: Notify,
@@ -164,6 +167,7 @@ impl Engine {
             signer: parts.signer,
             book: RwLock::new(Book::new(rate)),
             changes: watch::Sender::new(0),
+            recovered: watch::Sender::new(false),
             retries,
             wake: Notify::new(),
             planning: Mutex::new(()),
@@ -201,6 +205,7 @@ impl Engine {
             tracing::info!(operation = id, "taken up again after a restart");
             self.spawn(&mut tasks, id, true, &stop);
         }
+        self.recovered.send_replace(true);
         let (intake, stopped) = (self.clone(), stop.clone());
         tasks.spawn(async move { intake.follow(stopped).await });
         loop {
@@ -254,6 +259,12 @@ impl Engine {
         self.journal.append(id, std::slice::from_ref(&event))?;
         self.write().apply(id, &[event])?;
         Ok(())
+    }
+
+    /// Waits until every operation that was open at the start has been taken up again.
+    pub async fn recovered(&self) {
+        // The sender is ours: it does not end before we do.
+        let _ = self.recovered.subscribe().wait_for(|done| *done).await;
     }
 
     fn spawn(

@@ -19,6 +19,7 @@ use tokio::{
 use trust::Digest;
 
 use super::{Engine, EngineError, anchor::Anchored, effect, now_ms};
+use crate::telemetry::{follow, trace, vim::within};
 
 /// How a step's effect, or its undoing, ended.
 struct Ended {
@@ -85,13 +86,13 @@ impl Engine {
                         let event = Event::Started { step, attempt, at_ms: now_ms() };
                         self.record(&mut operation, vec![event]).await?;
                         in_flight.push(step);
-                        self.begin(&mut effects, &operation, step, false);
+                        self.begin(&mut effects, &operation, step, (attempt, false));
                     }
                     Command::Undo { step, attempt } => {
                         let event = Event::UndoStarted { step, attempt, at_ms: now_ms() };
                         self.record(&mut operation, vec![event]).await?;
                         in_flight.push(step);
-                        self.begin(&mut effects, &operation, step, true);
+                        self.begin(&mut effects, &operation, step, (attempt, true));
                     }
                     Command::Wait { until_ms } => pause = Some(until_ms.saturating_sub(now_ms())),
                     Command::Close(outcome) => {
@@ -141,7 +142,13 @@ impl Engine {
         true
     }
 
-    fn begin(&self, effects: &mut JoinSet<Ended>, operation: &Operation, id: u32, undo: bool) {
+    fn begin(
+        &self,
+        effects: &mut JoinSet<Ended>,
+        operation: &Operation,
+        id: u32,
+        (attempt, undo): (u32, bool),
+    ) {
         let step = operation.plan.as_ref().and_then(|p| p.step(id)).cloned();
         let action = step.and_then(|s| if undo { s.undo } else { Some(s.action) });
         let site = step_site(operation, id).and_then(|s| self.sites.get(s));
@@ -151,9 +158,11 @@ impl Engine {
             artifacts: self.artifacts.clone(),
         });
         let limit = Duration::from_secs(self.config.limits.step_timeout_s);
+        let name = trace::attempt(id, attempt, undo);
+        let context = follow::step_context(&self.journal, &operation.id, &operation.grant.intent_id, &name);
         effects.spawn(async move {
             let outcome = match (action, ports) {
-                (Some(action), Some(ports)) => effect::take(&ports, &action, limit).await,
+                (Some(action), Some(ports)) => within(context, effect::take(&ports, &action, limit)).await,
                 (None, _) => Ok(StepResult::Acknowledged {}),
                 (_, None) => Err(effect::no_site()),
             };

@@ -1,5 +1,7 @@
 //! The engine as the API's [`Service`].
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use attestation::AkRecord;
 use lcm::{Operation, placement};
@@ -13,13 +15,14 @@ use tokio::sync::watch;
 use trust::{Digest, Envelope};
 use vim::{Inventory, Scope};
 
-use super::{Engine, Tracked, now, views};
+use super::{Engine, Tracked, now, observe, views};
 use crate::{
-    journal::{JournalError, ServiceRow},
+    journal::{Journal, JournalError, ServiceRow},
     problem::Problem,
     service::Service,
     views::{
-        CommittedView, DeliveredView, IntentView, NsView, OperationView, PackageView, SiteView, TimelineLine,
+        CommittedView, ComponentView, DeliveredView, EventView, IntentView, NsView, OperationView,
+        PackageView, SiteView, StepView, TimelineLine,
     },
 };
 
@@ -79,18 +82,27 @@ impl Service for Engine {
         self.intent_view(id, &decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?).await
     }
 
-    async fn intents(&self, limit: usize) -> Result<Vec<IntentView>, Problem> {
+    async fn intents(
+        &self,
+        tenant: Option<&str>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<IntentView>, Problem> {
         let all = self.ledger.state_prefix(&intent_key("")).await.map_err(ledger_problem)?;
         let mut records = Vec::with_capacity(all.len());
         for (key, value) in all {
             let record: IntentRecord =
                 decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
             let id = key.trim_start_matches(&intent_key("")).to_owned();
-            records.push((id, record));
+            let wanted =
+                tenant.is_none_or(|t| t == record.tenant) && before.is_none_or(|b| record.position < b);
+            if wanted {
+                records.push((id, record));
+            }
         }
         records.sort_by_key(|(_, r)| std::cmp::Reverse(r.position));
         let mut out = Vec::new();
-        for (id, record) in records.iter().take(limit.min(MAX_ROWS)) {
+        for (id, record) in records.iter().take(limit) {
             out.push(self.intent_view(id, record).await?);
         }
         Ok(out)
@@ -125,6 +137,43 @@ impl Service for Engine {
 
     async fn operation(&self, id: &str) -> Result<OperationView, Problem> {
         self.operation_view(id)?.ok_or_else(|| Problem::not_found("operation", id))
+    }
+
+    async fn operations(
+        &self,
+        open: bool,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<OperationView>, Problem> {
+        let ids =
+            self.journal.newest_operations(open, before, limit.min(MAX_ROWS)).map_err(journal_problem)?;
+        let views = ids.iter().map(|id| self.operation_view(id));
+        views.filter_map(Result::transpose).collect()
+    }
+
+    async fn steps(&self, operation: &str) -> Result<Vec<StepView>, Problem> {
+        let events = self.journal.events(operation).map_err(journal_problem)?;
+        if events.is_empty() {
+            return Err(Problem::not_found("operation", operation));
+        }
+        let folded = Operation::fold(&events).map_err(|e| Problem::internal("JOURNAL", e))?;
+        Ok(observe::steps(&folded, &events))
+    }
+
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<(u64, EventView)>, Problem> {
+        self.feed(after, limit.min(MAX_ROWS)).await
+    }
+
+    async fn newest_event(&self) -> Result<u64, Problem> {
+        self.journal.newest().map_err(|e| Problem::internal("JOURNAL", e))
+    }
+
+    async fn components(&self) -> Vec<ComponentView> {
+        self.component_views().await
+    }
+
+    fn journal(&self) -> Arc<Journal> {
+        self.journal.clone()
     }
 
     async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem> {
@@ -176,6 +225,10 @@ impl Service for Engine {
             .get(site)
             .ok_or_else(|| Problem::not_found("site", site).hint("see `mandate site list`"))?;
         found.keys.attestation_key(rotate).await.map_err(|e| {
+            if found.config.host.tpm.is_none() {
+                return Problem::new(409, "NO_TPM", "The site cannot attest", format!("`{site}`: {e}"))
+                    .hint("name its TPM under [site.host.tpm] in config.toml and restart");
+            }
             Problem::new(502, "ATTESTATION_KEY", "The site's attestation key cannot be had", e)
                 .hint("is the site's TPM there? See [site.host.tpm] in config.toml")
         })
@@ -219,12 +272,13 @@ fn journal_problem(e: JournalError) -> Problem {
 
 impl Engine {
     /// From memory while it is under way, from the journal before and after.
-    fn operation_view(&self, id: &str) -> Result<Option<OperationView>, Problem> {
+    pub(super) fn operation_view(&self, id: &str) -> Result<Option<OperationView>, Problem> {
         if let Some(tracked) = self.read().get(id) {
             return Ok(Some(views::operation(tracked)));
         }
         if let Some(row) = self.journal.closed_row(id).map_err(journal_problem)? {
-            return Ok(Some(views::closed(id, &row)));
+            let tenant = self.read().service(&row.ns).map(|s| s.tenant.clone());
+            return Ok(Some(views::closed(id, &row, tenant.unwrap_or_default())));
         }
         let events = self.journal.events(id).map_err(journal_problem)?;
         let folded = Operation::fold(&events).ok();

@@ -18,6 +18,8 @@ pub(super) fn operation(tracked: &Tracked) -> OperationView {
     let o = &tracked.operation;
     OperationView {
         id: o.id.clone(),
+        tenant: o.grant.tenant.clone(),
+        intent_id: o.grant.intent_id.clone(),
         ns_instance_id: o.grant.ns_instance_id.clone(),
         action: o.grant.action.clone(),
         state: o.state().to_owned(),
@@ -31,9 +33,11 @@ pub(super) fn operation(tracked: &Tracked) -> OperationView {
 }
 
 /// An anchored operation.
-pub(super) fn closed(id: &str, row: &ClosedRow) -> OperationView {
+pub(super) fn closed(id: &str, row: &ClosedRow, tenant: String) -> OperationView {
     OperationView {
         id: id.to_owned(),
+        tenant,
+        intent_id: row.intent_id.clone(),
         ns_instance_id: row.ns.clone(),
         action: row.action.clone(),
         state: row.state.clone(),

@@ -1,7 +1,7 @@
 //! A service for tests of the interfaces.
 #![allow(dead_code, reason = "each test uses its part")]
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use attestation::AkRecord;
@@ -10,10 +10,12 @@ use ledger_contract::{
     records::Verdict,
 };
 use orchestrator::{
+    journal::Journal,
     problem::Problem,
     service::Service,
     views::{
-        CommittedView, DeliveredView, IntentView, NsView, OperationView, PackageView, SiteView, TimelineLine,
+        CommittedView, ComponentView, DeliveredView, EventView, IntentView, NsView, OperationView,
+        PackageView, SiteView, StepView, TimelineLine,
     },
 };
 use tokio::sync::watch;
@@ -28,11 +30,32 @@ pub struct Recorder {
     pub intent: Mutex<Option<IntentView>>,
     /// The only timeline there is.
     pub timeline: Mutex<Vec<TimelineLine>>,
+    /// All services.
+    pub services: Mutex<Vec<NsView>>,
+    /// All operations.
+    pub operations: Mutex<Vec<OperationView>>,
+    /// What happened.
+    pub events: Mutex<Vec<EventView>>,
+    /// The parts.
+    pub components: Mutex<Vec<ComponentView>>,
+    /// How long a submission takes.
+    pub submission: Mutex<std::time::Duration>,
+    journal: Arc<Journal>,
+    _dir: tempfile::TempDir,
 }
 
 impl Default for Recorder {
     fn default() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Journal::create(&dir.path().join("journal.db")).unwrap();
         Self {
+            journal: Arc::new(Journal::open(&dir.path().join("journal.db")).unwrap()),
+            _dir: dir,
+            services: Mutex::default(),
+            operations: Mutex::default(),
+            events: Mutex::default(),
+            components: Mutex::default(),
+            submission: Mutex::default(),
             asked: Mutex::default(),
             changes: watch::channel(1).0,
             intent: Mutex::default(),
@@ -60,6 +83,8 @@ fn none<T>(what: &str) -> Result<T, Problem> {
 impl Service for Recorder {
     async fn submit(&self, request: Envelope) -> Result<CommittedView, Problem> {
         self.note(format!("submit {}", request.payload_type));
+        let takes = *self.submission.lock().unwrap();
+        tokio::time::sleep(takes).await;
         let verdict = Verdict { approved: false, rules: Vec::new(), policy: Digest([0; 32]) };
         Ok(CommittedView {
             position: 7,
@@ -80,24 +105,60 @@ impl Service for Recorder {
         self.note(format!("intent {id}"));
         self.intent.lock().unwrap().clone().map_or_else(|| none(id), Ok)
     }
-    async fn intents(&self, limit: usize) -> Result<Vec<IntentView>, Problem> {
-        self.note(format!("intents {limit}"));
-        Ok(Vec::new())
+    async fn intents(
+        &self,
+        tenant: Option<&str>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<IntentView>, Problem> {
+        self.note(format!("intents {tenant:?} {before:?} {limit}"));
+        Ok(self.intent.lock().unwrap().clone().into_iter().collect())
     }
     async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem> {
         self.note(format!("services {all}"));
-        Ok(Vec::new())
+        Ok(self.services.lock().unwrap().clone())
     }
     async fn ns(&self, id: &str) -> Result<NsView, Problem> {
         self.note(format!("ns {id}"));
-        none(id)
+        let found = self.services.lock().unwrap().iter().find(|s| s.id == id).cloned();
+        found.map_or_else(|| none(id), Ok)
+    }
+    async fn operations(
+        &self,
+        open: bool,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<OperationView>, Problem> {
+        let mut all = self.operations.lock().unwrap().clone().into_iter();
+        if let Some(before) = before {
+            all.find(|o| o.id == before);
+        }
+        Ok(all.filter(|o| !open || !o.anchored).take(limit).collect())
+    }
+    async fn steps(&self, _: &str) -> Result<Vec<StepView>, Problem> {
+        Ok(Vec::new())
+    }
+    async fn events(&self, after: u64, limit: usize) -> Result<Vec<(u64, EventView)>, Problem> {
+        let all = self.events.lock().unwrap().clone();
+        let numbered = (1..).zip(all).skip_while(|(n, _)| *n <= after);
+        Ok(numbered.take(limit).collect())
+    }
+    async fn newest_event(&self) -> Result<u64, Problem> {
+        Ok(self.events.lock().unwrap().len() as u64)
+    }
+    async fn components(&self) -> Vec<ComponentView> {
+        self.components.lock().unwrap().clone()
+    }
+    fn journal(&self) -> Arc<Journal> {
+        self.journal.clone()
     }
     async fn timeline(&self, ns: &str) -> Result<Vec<TimelineLine>, Problem> {
         self.note(format!("timeline {ns}"));
         Ok(self.timeline.lock().unwrap().clone())
     }
     async fn operation(&self, id: &str) -> Result<OperationView, Problem> {
-        Err(Problem::internal("BROKEN", format!("operation {id}")))
+        let found = self.operations.lock().unwrap().iter().find(|o| o.id == id).cloned();
+        found.ok_or_else(|| Problem::internal("BROKEN", format!("operation {id}")))
     }
     async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem> {
         Ok(format!("{{\"op\":\"{operation}\"}}\n").into_bytes())

@@ -205,7 +205,7 @@ async fn a_genuine_approval_counts_once() {
     let head = last.last().unwrap().proof.index;
     for _ in 0..200 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        if !life.engine.intents(1).await.unwrap().is_empty() {
+        if !life.engine.intents(None, None, 1).await.unwrap().is_empty() {
             break;
         }
     }

@@ -133,8 +133,10 @@ async fn a_home_is_open_once() {
     let life = Life::start(&world);
     let refused = |e: anyhow::Error| format!("{e:#}");
     let at = std::time::Instant::now();
-    let journal =
-        wiring::build(&world.home, world.config.clone(), Default::default()).err().map(refused).unwrap();
+    let journal = wiring::build(&world.home, world.config.clone(), Default::default(), &Default::default())
+        .err()
+        .map(refused)
+        .unwrap();
     assert!(journal.contains("journal.db") && journal.contains("another"), "{journal}");
     assert!(at.elapsed().as_secs() < 2, "refused at once, not after {:?}", at.elapsed());
     let ledger =

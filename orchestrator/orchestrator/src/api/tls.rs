@@ -1,0 +1,183 @@
+//! Mutual TLS 1.3 over TCP: only members of the organisations among the trust roots get as far as HTTP.
+//!
+//! Handshakes run beside each other, bounded in number and in time, so that a client that stalls holds nobody up.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
+    version::TLS13,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use trust::TrustRoots;
+
+use super::caller::Peer;
+
+/// Handshakes at once.
+const MAX_HANDSHAKES: usize = 64;
+/// Longest handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Finished handshakes that wait to be served.
+const ARRIVALS: usize = 16;
+/// Pause after the machine had no socket for us.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate or key that cannot be used.
+    #[error("{what}: {reason}")]
+    Material {
+        /// Which.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The one provider of cryptography for TLS.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// The organisations' CAs.
+pub fn root_store(roots: &TrustRoots) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for (org, root) in &roots.orgs {
+        for pem in &root.ca {
+            let bad = |reason: String| TlsError::Material { what: format!("the CA of `{org}`"), reason };
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| bad(e.to_string()))?;
+            store.add(der).map_err(|e| bad(e.to_string()))?;
+        }
+    }
+    Ok(store)
+}
+
+/// A chain and its key, PEM.
+pub fn identity(
+    certificate_pem: &[u8],
+    key_pem: &[u8],
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let bad = |what: &str, reason: String| TlsError::Material { what: what.to_owned(), reason };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate_pem)
+        .collect::<Result<_, _>>()
+        .map_err(|e| bad("the certificate", e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem).map_err(|e| bad("the key", e.to_string()))?;
+    Ok((chain, key))
+}
+
+/// TLS for the server: who connects must have a certificate of one of the organisations.
+pub fn server(roots: &TrustRoots, certificate_pem: &[u8], key_pem: &[u8]) -> Result<ServerConfig, TlsError> {
+    let bad = |what: &str, reason: String| TlsError::Material { what: what.to_owned(), reason };
+    let (chain, key) = identity(certificate_pem, key_pem)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(root_store(roots)?), provider())
+        .build()
+        .map_err(|e| bad("the trust roots", e.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|e| bad("TLS 1.3", e.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|e| bad("the server's certificate", e.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Connections whose client has proven its certificate.
+#[derive(Debug)]
+pub struct TlsListener {
+    ready: mpsc::Receiver<(TlsStream<TcpStream>, Peer)>,
+    address: SocketAddr,
+}
+
+impl TlsListener {
+    /// Listens.
+    pub async fn bind(address: &str, config: ServerConfig) -> Result<Self, TlsError> {
+        let failed = |source| TlsError::Listen { address: address.to_owned(), source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        let (send, ready) = mpsc::channel(ARRIVALS);
+        tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), send));
+        Ok(Self { ready, address: bound })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Until nobody takes connections any more.
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    ready: mpsc::Sender<(TlsStream<TcpStream>, Peer)>,
+) {
+    let turns = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    loop {
+        let Ok(turn) = turns.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = ready.closed() => return,
+        };
+        let Ok((stream, from)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        tokio::spawn(async move {
+            let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+            drop(turn);
+            match shaken {
+                Ok(Ok(stream)) => {
+                    if let Some(peer) = peer_of(&stream) {
+                        // Closed: the server has stopped.
+                        let _ = ready.send((stream, peer)).await;
+                    }
+                }
+                Ok(Err(error)) => tracing::info!(%from, %error, "no TLS"),
+                Err(_) => tracing::info!(%from, "the TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+fn peer_of(stream: &TlsStream<TcpStream>) -> Option<Peer> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    Some(Peer::Certificate(certificate.as_ref().into()))
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.ready.recv().await {
+            Some(connection) => connection,
+            // The accepting task is gone, which happens only when the runtime ends.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        Ok(Peer::Local)
+    }
+}

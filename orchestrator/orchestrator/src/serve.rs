@@ -1,0 +1,220 @@
+//! `mandate serve` as a process: what is started in which order, and how it ends.
+//!
+//! Ledger, journal and sites first; then the sockets; then the engine takes its open operations up, and only then is
+//! the service manager told that we are ready. On SIGTERM it drains: nothing new is taken (the API answers 503 to
+//! whatever would change something, and goes on answering everything else), effects in flight end and are journaled,
+//! then the API ends, then the exporter has a moment for the last spans.
+
+use std::{
+    fs,
+    io::IsTerminal as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use ledger::embedded::OpenOptions;
+use sd_notify::NotifyState;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tracing_subscriber::EnvFilter;
+use trust::TrustRoots;
+
+use crate::{
+    api::{Api, MAX_PAGE, Signals, tls},
+    config::{ApiConfig, Config},
+    engine::{Engine, EngineError},
+    home::Home,
+    service::Service as _,
+    telemetry::{Telemetry, follow, otlp},
+    wiring,
+};
+
+/// Worker threads: the work waits for others, it does not compute.
+const WORKERS: usize = 2;
+/// Beyond the longest step: for its record in the journal and for calls that end late.
+const DRAIN_MARGIN: Duration = Duration::from_secs(10);
+/// Longest time for the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+/// Pause between two looks at how the parts do, for the service manager's status line.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+
+/// Where it can be reached, once it can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reachable {
+    /// The TCP address, if configured.
+    pub tcp: Option<std::net::SocketAddr>,
+}
+
+/// Runs the orchestrator until SIGTERM or SIGINT; `ready` is called once it answers.
+pub fn run(home: &Home, config: Config, options: OpenOptions, ready: impl FnOnce(&Reachable)) -> Result<()> {
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(serve(home, config, options, ready))
+}
+
+/// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere); without it, what an operator wants to know.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("MANDATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    // A second call, as in tests, keeps the first subscriber.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .try_init();
+}
+
+async fn serve(
+    home: &Home,
+    config: Config,
+    options: OpenOptions,
+    ready: impl FnOnce(&Reachable),
+) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    tell(&[NotifyState::Status("opening the ledger and the journal")]);
+    let (telemetry, exporter) = telemetry(&config);
+    let limit = Duration::from_secs(config.limits.step_timeout_s) + DRAIN_MARGIN;
+    let (api_config, operator) = (config.api.clone(), config.operator.clone());
+    let engine = wiring::build(home, config, options, &telemetry)?;
+    let (drain, draining) = watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+
+    let signals = Signals { draining: draining.clone(), stop: stopped.clone() };
+    let api = Api::new(engine.clone(), signals).roots(roots(home)?).metrics(telemetry.metrics.clone());
+    let unix = listen(&home.socket())?;
+    let tcp = match &api_config {
+        Some(config) => Some(listen_tls(home, &operator, config).await?),
+        None => None,
+    };
+    let reachable = Reachable { tcp: tcp.as_ref().map(tls::TlsListener::address) };
+    let mut servers = vec![tokio::spawn(api.clone().serve_unix(unix))];
+    servers.extend(tcp.map(|listener| tokio::spawn(api.serve_tls(listener))));
+    let follower = tokio::spawn(follow::run(engine.clone(), telemetry.clone(), stopped));
+    let mut work = tokio::spawn(engine.clone().run(draining));
+    let told = async {
+        engine.recovered().await;
+        ready(&reachable);
+        tell(&[NotifyState::Ready]);
+        report(engine.clone()).await;
+    };
+    let early = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = tokio::signal::ctrl_c() => None,
+        ended = &mut work => Some(ended),
+        () = told => None,
+    };
+    tell(&[NotifyState::Stopping, NotifyState::Status("effects in flight end and are journaled")]);
+    tracing::info!(limit_s = limit.as_secs(), "stopping: nothing new is taken, effects in flight end");
+    drain.send_replace(true);
+    let ended = match early {
+        Some(ended) => ended.context("the engine's task")?.context("the engine stopped"),
+        None => drained(work, limit).await,
+    };
+    stop.send_replace(true);
+    for server in servers {
+        server.await.context("the API's task")?.context("the API")?;
+    }
+    follower.await.context("the follower's task")?;
+    // Absent is what we want.
+    let _ = fs::remove_file(home.socket());
+    // The last spans: the queue ends with its senders, which the engine's sites hold too.
+    drop((telemetry, engine));
+    if let Some(exporter) = exporter {
+        let _ = tokio::time::timeout(LAST_SPANS, exporter).await;
+    }
+    ended
+}
+
+/// Waits for the engine, within a bound: what it could not end is taken up again by the next start.
+async fn drained(work: JoinHandle<Result<(), EngineError>>, limit: Duration) -> Result<()> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(ended) => ended.context("the engine's task")?.context("the engine stopped"),
+        Err(_) => {
+            tracing::warn!("an effect in flight did not end; the next start finds out what became of it");
+            Ok(())
+        }
+    }
+}
+
+fn telemetry(config: &Config) -> (Telemetry, Option<JoinHandle<()>>) {
+    let Some(traces) = &config.telemetry else { return (Telemetry::default(), None) };
+    let (send, queue) = mpsc::channel(otlp::QUEUE);
+    let telemetry = Telemetry::with_spans(send);
+    let exporter =
+        otlp::export(traces.otlp.clone(), config.operator.clone(), queue, telemetry.metrics.clone());
+    (telemetry, Some(tokio::spawn(exporter)))
+}
+
+fn roots(home: &Home) -> Result<TrustRoots> {
+    let text = fs::read(home.trust()).with_context(|| format!("reading {}", home.trust().display()))?;
+    serde_json::from_slice(&text).with_context(|| home.trust().display().to_string())
+}
+
+async fn listen_tls(home: &Home, operator: &str, config: &ApiConfig) -> Result<tls::TlsListener> {
+    let (own_key, own_certificate) = home.identity(operator, "orchestrator");
+    let certificate = config.certificate.clone().unwrap_or(own_certificate);
+    let key = config.key.clone().unwrap_or(own_key);
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let tls = tls::server(&roots(home)?, &read(&certificate)?, &read(&key)?)
+        .with_context(|| format!("TLS with {} and {}", certificate.display(), key.display()))?;
+    Ok(tls::TlsListener::bind(&config.listen, tls).await?)
+}
+
+/// A socket that only we can connect to. One that somebody answers on is not replaced.
+fn listen(path: &Path) -> Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        bail!("another `mandate serve` answers on {}", path.display());
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("replacing {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("listening on {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Tells systemd, if it is there; whoever runs us otherwise does not listen.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager could not be told");
+    }
+}
+
+/// Keeps the service manager's watchdog quiet while the journal takes commits, and its status line true.
+async fn report(engine: Arc<Engine>) {
+    let every = sd_notify::watchdog_enabled().map_or(STATUS_EVERY, |limit| (limit / 2).min(STATUS_EVERY));
+    loop {
+        let components = engine.components().await;
+        let bad: Vec<_> = components.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
+        let open = engine.operations(true, None, MAX_PAGE).await.map_or(0, |o| o.len());
+        let status = match bad.as_slice() {
+            [] => format!("{open} operations open; all parts do well"),
+            some => format!("{open} operations open; not well: {}", some.join(", ")),
+        };
+        let mut states = vec![NotifyState::Status(&status)];
+        // A ledger or a site that is away is no reason to be restarted; a journal that takes nothing is.
+        if components.iter().all(|c| c.ready || c.optional || c.name == "clock") {
+            states.push(NotifyState::Watchdog);
+        }
+        tell(&states);
+        tokio::time::sleep(every).await;
+    }
+}

@@ -1,0 +1,140 @@
+//! VIM calls, counted and traced where they happen: a port in front of a port.
+//!
+//! A call is a span of the step that it is made for: the engine says which through [`within`], and a driver that talks
+//! HTTP finds the context to pass on in [`current`].
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use attestation::Evidence;
+use dataplane_control::{
+    protocol::Status,
+    traffic::{TrafficProfile, TrafficReport},
+};
+use trust::Digest;
+use vim::{
+    Capabilities, Capture, CaptureSpec, Disposition, DriverError, Inventory, Kind, ObjectKey, Observed,
+    Scope, Spec, VimDriver, VnfControl,
+};
+
+use super::{
+    Telemetry, now_ns,
+    otlp::Span,
+    trace::{TraceParent, span_id},
+};
+
+tokio::task_local! {
+    static STEP: TraceParent;
+}
+
+/// Runs an effect as part of a step's span.
+pub async fn within<F: Future>(step: TraceParent, effect: F) -> F::Output {
+    STEP.scope(step, effect).await
+}
+
+/// The span that is being worked in, if any: what a driver sends as `traceparent`.
+#[must_use]
+pub fn current() -> Option<TraceParent> {
+    STEP.try_with(|step| *step).ok()
+}
+
+/// A port that is watched.
+pub struct Watched<P: ?Sized> {
+    site: String,
+    telemetry: Telemetry,
+    port: Arc<P>,
+}
+
+impl<P: ?Sized> Watched<P> {
+    /// Watches the port of a site.
+    pub fn new(site: &str, telemetry: &Telemetry, port: Arc<P>) -> Self {
+        Self { site: site.to_owned(), telemetry: telemetry.clone(), port }
+    }
+
+    async fn call<T>(
+        &self,
+        verb: &'static str,
+        object: &str,
+        call: impl Future<Output = Result<T, DriverError>>,
+    ) -> Result<T, DriverError> {
+        let (began, start_ns) = (Instant::now(), now_ns());
+        let answer = call.await;
+        let result = match &answer {
+            Ok(_) => "ok",
+            Err(e) => match e.disposition {
+                Disposition::Retry => "retry",
+                Disposition::Compensate => "compensate",
+                Disposition::Unknown => "unknown",
+                Disposition::Escalate => "escalate",
+                Disposition::Elsewhere => "elsewhere",
+            },
+        };
+        self.telemetry.metrics.vim_call(&self.site, verb, result, began.elapsed());
+        if let Some(step) = current() {
+            let error = answer.as_ref().err().map(|e| format!("{}: {}", e.code, e.reason));
+            self.telemetry.span(self.span(step, verb, object, start_ns, error));
+        }
+        answer
+    }
+
+    fn span(
+        &self,
+        step: TraceParent,
+        verb: &str,
+        object: &str,
+        start_ns: u64,
+        error: Option<String>,
+    ) -> Span {
+        let id = span_id(&hex::encode(step.span_id), &format!("{verb} {object} {start_ns}"));
+        Span {
+            trace_id: step.trace_id,
+            span_id: id,
+            parent: Some(step.span_id),
+            name: format!("vim {verb}"),
+            client: true,
+            start_ns,
+            end_ns: now_ns(),
+            error,
+            attributes: vec![("mandate.site", self.site.clone()), ("mandate.object", object.to_owned())],
+        }
+    }
+}
+
+#[async_trait]
+impl VimDriver for Watched<dyn VimDriver> {
+    async fn capabilities(&self) -> Result<Capabilities, DriverError> {
+        self.call("capabilities", "", self.port.capabilities()).await
+    }
+    async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, DriverError> {
+        self.call("ensure", key.as_str(), self.port.ensure(key, spec)).await
+    }
+    async fn remove(&self, key: &ObjectKey, kind: Kind) -> Result<(), DriverError> {
+        self.call("remove", key.as_str(), self.port.remove(key, kind)).await
+    }
+    async fn observe(&self, scope: &Scope) -> Result<Inventory, DriverError> {
+        self.call("observe", "", self.port.observe(scope)).await
+    }
+}
+
+#[async_trait]
+impl VnfControl for Watched<dyn VnfControl> {
+    async fn status(&self, key: &ObjectKey) -> Result<Status, DriverError> {
+        self.call("status", key.as_str(), self.port.status(key)).await
+    }
+    async fn attest(&self, keys: &[ObjectKey], nonce: &Digest) -> Result<Evidence, DriverError> {
+        self.call("attest", "", self.port.attest(keys, nonce)).await
+    }
+    async fn run_traffic(
+        &self,
+        key: &ObjectKey,
+        profile: &TrafficProfile,
+    ) -> Result<TrafficReport, DriverError> {
+        self.call("run_traffic", key.as_str(), self.port.run_traffic(key, profile)).await
+    }
+    async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError> {
+        self.call("isolate", key.as_str(), self.port.isolate(key, on)).await
+    }
+    async fn capture(&self, key: &ObjectKey, spec: &CaptureSpec) -> Result<Capture, DriverError> {
+        self.call("capture", key.as_str(), self.port.capture(key, spec)).await
+    }
+}
