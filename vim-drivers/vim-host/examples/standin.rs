@@ -37,6 +37,10 @@ fn value(arguments: &[String], name: &str) -> String {
 }
 
 fn launch(arguments: &[String]) {
+    if arguments.iter().any(|a| a == "--cgroup") {
+        let procs = PathBuf::from(value(arguments, "--cgroup")).join("cgroup.procs");
+        fs::write(procs, std::process::id().to_string()).unwrap();
+    }
     let image = value(arguments, "--image");
     let found = Digest::of(fs::read(&image).unwrap()).to_string();
     assert_eq!(found, value(arguments, "--expect-image"), "another image");

@@ -228,7 +228,10 @@ impl Site {
                 let inner = p.inner.as_ref();
                 p.outer.up != record.isolated
                     && p.outer.bridge == Some(bridge.index)
-                    && inner.is_some_and(|l| l.up && l.name == port_interface(i) && l.mac == spec.mac.0)
+                    && p.outer.mtu == bridge.mtu
+                    && inner.is_some_and(|l| {
+                        l.up && l.mtu == bridge.mtu && l.name == port_interface(i) && l.mac == spec.mac.0
+                    })
             })
         };
         found.process.is_some()

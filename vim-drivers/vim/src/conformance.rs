@@ -2,7 +2,7 @@
 //!
 //! A driver's tests give a [`Fixture`]: the driver, the VIM's own view of things (what is left, what is half made,
 //! what is not ours), and two images that run a data plane. [`run`] makes a fresh one per case. The suite has no
-//! clock and no runtime of its own, and it changes nothing outside the fixture.
+//! runtime of its own (the few cases that wait use a timer of the fake's), and it changes nothing outside the fixture.
 //!
 //! Tests of the suite itself: `tests/fake.rs` runs it on the fake and on a fake that breaks each promise in turn.
 
@@ -53,6 +53,32 @@ pub trait Fixture: Send + Sync {
 
     /// Is all that [`Self::make_foreign`] made still there, unchanged?
     async fn foreign_intact(&mut self) -> Result<bool, String>;
+
+    /// Sends a frame out of the instance's `port`-th connection point, as its process would.
+    async fn emit(&self, key: &ObjectKey, port: usize, frame: &[u8]) -> Result<(), String>;
+
+    /// Changes a whole service of one instance, network and image behind the driver's back, in the `way`-th way this
+    /// VIM knows, and says what it did. What can be changed without the driver can be put right by it: with `ensure`
+    /// of all three, the instance's document being of generation 9. `None`: there are only `way` ways.
+    async fn alter(
+        &mut self,
+        instance: &ObjectKey,
+        network: &ObjectKey,
+        image: &ObjectKey,
+        way: usize,
+    ) -> Result<Option<String>, String>;
+
+    /// Makes something that carries our mark and belongs to no object, in the `way`-th way this VIM knows, and says
+    /// what. `None`: there are only `way` ways.
+    async fn make_stray(&mut self, way: usize) -> Result<Option<String>, String>;
+
+    /// Another site that links can be joined to, for a VIM that has such.
+    async fn other_site(&mut self) -> Result<Option<Self>, String>
+    where
+        Self: Sized,
+    {
+        Ok(None)
+    }
 
     /// A new driver over the same VIM, as after a crash of the orchestrator.
     async fn restart(&mut self) -> Result<(), String>;
@@ -118,6 +144,15 @@ macro_rules! cases {
     )+};
 }
 
+mod drift;
+use drift::{
+    a_capture_has_what_passes_in_order_and_within_its_bound,
+    a_dead_instance_says_so_whether_or_not_it_is_cut, an_end_is_noticed_and_our_own_doing_is_not,
+    every_change_behind_its_back_is_seen_and_put_right,
+    joined_links_carry_frames_between_sites_and_nothing_else_does,
+    strays_are_found_and_removed_by_their_keys,
+};
+
 /// Runs every case whose name contains `only`, each on a fixture of its own, to the end whatever fails.
 pub async fn run<F: Fixture>(make: impl AsyncFn() -> Result<F, String>, only: Option<&str>) -> Report {
     let mut report = Report::default();
@@ -145,6 +180,12 @@ pub async fn run<F: Fixture>(make: impl AsyncFn() -> Result<F, String>, only: Op
         images_are_shared_and_kept_while_referred_to,
         keys_never_collide,
         a_removed_service_leaves_nothing,
+        a_capture_has_what_passes_in_order_and_within_its_bound,
+        every_change_behind_its_back_is_seen_and_put_right,
+        a_dead_instance_says_so_whether_or_not_it_is_cut,
+        strays_are_found_and_removed_by_their_keys,
+        an_end_is_noticed_and_our_own_doing_is_not,
+        joined_links_carry_frames_between_sites_and_nothing_else_does,
     );
     report
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod bench;
+pub mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -110,6 +111,7 @@ pub struct Host {
     pub site: String,
     images: [Digest; 2],
     recipe: Recipe,
+    squatters: Vec<std::os::unix::net::UnixListener>,
     _dir: tempfile::TempDir,
 }
 
@@ -136,7 +138,15 @@ impl Host {
             home: Some(home.to_owned()),
         };
         let vim = HostVim::new(config.clone()).map_err(|e| e.to_string())?;
-        Ok(Self { vim: Some(vim), config, site, images: recipe.images.1, recipe: recipe.clone(), _dir: dir })
+        Ok(Self {
+            vim: Some(vim),
+            config,
+            site,
+            images: recipe.images.1,
+            recipe: recipe.clone(),
+            squatters: Vec::new(),
+            _dir: dir,
+        })
     }
 
     pub fn vim(&self) -> &HostVim {
@@ -201,6 +211,18 @@ impl Host {
             found.push(self.run_dir().display().to_string());
         }
         found
+    }
+
+    /// Another configuration, told to the process without the driver.
+    fn reconfigure(&self, instance: &ObjectKey, socket: &Path, generation: u64) -> Result<(), String> {
+        let path = self.instance_dir(instance).join("configuration.json");
+        let bytes = fs::read(path).map_err(|e| e.to_string())?;
+        let mut document: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        document["generation"] = generation.into();
+        let stream = std::os::unix::net::UnixStream::connect(socket).map_err(|e| e.to_string())?;
+        let mut client = dataplane_control::protocol::Client::new(stream).map_err(|e| e.to_string())?;
+        let request = dataplane_control::protocol::Request::Configure { document: document.to_string() };
+        client.status(&request).map(drop).map_err(|e| e.to_string())
     }
 
     async fn ensured(&self, key: &ObjectKey, spec: &Spec) -> Result<(), String> {
@@ -346,6 +368,112 @@ impl Fixture for Host {
         Ok(intact.is_ok())
     }
 
+    async fn emit(&self, key: &ObjectKey, port: usize, frame: &[u8]) -> Result<(), String> {
+        wire::emit(&self.namespace(key), &vim::port_interface(port), &[frame.to_vec()])
+    }
+
+    async fn alter(
+        &mut self,
+        instance: &ObjectKey,
+        network: &ObjectKey,
+        image: &ObjectKey,
+        way: usize,
+    ) -> Result<Option<String>, String> {
+        self.squatters.clear();
+        let (fabric, ns) = (self.fabric(), self.namespace(instance));
+        let (port, bridge) = (format!("{}p0", instance.short("v")), network.short("b"));
+        let socket = self.run_dir().join(instance.short("i")).join("control");
+        let file = self.config.state_dir.join("images").join(self.images[0].hex());
+        let (file, reference) = (file.display(), format!("{}.json", image.short("m")));
+        let references = self.config.state_dir.join("image-refs");
+        let pid = self.vim().status(instance).await.map_err(|e| e.to_string())?.pid;
+        let kill = format!("kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done");
+        let command = match way {
+            0 => kill,
+            1 => {
+                sh(&kill)?;
+                self.squatters.push(wire::squat(&socket)?);
+                "true".into()
+            }
+            2 => format!("kill -STOP {pid}"),
+            3 => {
+                self.reconfigure(instance, &socket, 5)?;
+                "true".into()
+            }
+            4 => format!("ip -n {fabric} link set {port} down"),
+            5 => format!("ip -n {ns} link set cp0 down"),
+            6 => format!("ip -n {fabric} link set {port} nomaster"),
+            7 => format!("ip -n {fabric} link del {port}"),
+            8 => format!("ip -n {ns} link set cp0 address 02:00:00:00:be:ef"),
+            9 => format!("ip -n {ns} link set cp0 mtu 900"),
+            10 => format!("ip -n {fabric} link set {bridge} down"),
+            11 => format!("ip -n {fabric} link set {bridge} mtu 1280"),
+            12 => format!("ip -n {fabric} link del {bridge}"),
+            13 => format!("cp {file} {file}.n; printf x >> {file}.n; chmod 555 {file}.n; mv {file}.n {file}"),
+            14 => format!("rm {file}"),
+            15 => format!("rm {}", references.join(reference).display()),
+            16 => {
+                // Uncut behind our back.
+                self.vim().isolate(instance, true).await.map_err(|e| e.to_string())?;
+                let cut = self.vim().observe(&vim::Scope::All).await.map_err(|e| e.to_string())?;
+                sh(&format!("ip -n {fabric} link set {port} up"))?;
+                let uncut = self.vim().observe(&vim::Scope::All).await.map_err(|e| e.to_string())?;
+                self.vim().isolate(instance, false).await.map_err(|e| e.to_string())?;
+                if cut == uncut {
+                    return Err("uncut behind our back is not seen".into());
+                }
+                format!("ip -n {fabric} link set {port} down")
+            }
+            _ => return Ok(None),
+        };
+        sh(&command)?;
+        Ok(Some(format!("way {way}: {command}")))
+    }
+
+    async fn make_stray(&mut self, way: usize) -> Result<Option<String>, String> {
+        const SHORT: &str = "i00000000ff";
+        let (site, fabric, run) = (&self.site, self.fabric(), self.run_dir());
+        let (gone, stays) = (key("gone/vdu"), key("stays/vdu"));
+        let standin = standin().display().to_string();
+        let serve = |dir: &Path, instance: &ObjectKey| {
+            format!(
+                "mkdir -p {d}; setsid {standin} --config {}/configuration.json --control {d}/control                  </dev/null >/dev/null 2>&1 & while ! test -S {d}/control; do sleep 0.01; done",
+                self.instance_dir(instance).display(),
+                d = dir.display()
+            )
+        };
+        let command = match way {
+            0 => format!("ip netns add mdt-{site}-{SHORT}"),
+            1 => format!("mkdir -p {}/{SHORT}; touch {0}/{SHORT}/control", run.display()),
+            2 => format!(
+                "mkdir -p {0}/instances/{SHORT}; touch {0}/instances/{SHORT}/log",
+                self.config.state_dir.display()
+            ),
+            3 => serve(&run.join(SHORT), &stays),
+            4 => format!(
+                "ip -n {fabric} link add va type veth peer name vb; \
+                 ip -n {fabric} link set va alias 'mandate {site} {gone}#0'"
+            ),
+            5 => format!(
+                "ip -n {fabric} link add va type veth peer name vb; \
+                 ip -n {fabric} link set va alias 'mandate {site} gone/net@wan/7'"
+            ),
+            6 => format!("ip -n {fabric} link add b00000000ff type bridge"),
+            7 => format!("ip -n {fabric} link add v00000000ffp1 type veth peer name vb"),
+            8 => {
+                format!("touch {}/images/{}", self.config.state_dir.display(), Digest::of(b"nobody's").hex())
+            }
+            _ => return Ok(None),
+        };
+        sh(&command)?;
+        Ok(Some(format!("way {way}: {command}")))
+    }
+
+    async fn other_site(&mut self) -> Result<Option<Self>, String> {
+        let home = self.config.home.clone().unwrap_or_default();
+        Self::of_home(&self.recipe, &home).map(Some)
+    }
+
     async fn restart(&mut self) -> Result<(), String> {
         self.vim = None;
         self.vim = Some(HostVim::new(self.config.clone()).map_err(|e| e.to_string())?);
@@ -359,6 +487,13 @@ impl Fixture for Host {
             let links = sh(&format!("ip -n {namespace} -br link 2>/dev/null || true"))?;
             let names = links.lines().filter_map(|l| l.split([' ', '@']).next()).filter(|n| *n != "lo");
             found.extend(names.map(|n| format!("link {n} in {namespace}")));
+        }
+        let exchange = format!("mdx-{}", self.config.home.as_deref().unwrap_or_default());
+        if Path::new("/run/netns").join(&exchange).exists() {
+            let parts = sh(&format!("ip -n {exchange} -j link"))?;
+            if parts.contains(&format!("mandate-part {} ", self.site)) || !parts.contains("mandate-part ") {
+                found.push(format!("{exchange}: {parts}"));
+            }
         }
         found.extend(self.processes().iter().map(|p| format!("process {p}")));
         found.sort();
@@ -387,6 +522,8 @@ impl Drop for Host {
             drop(sh(&command));
         }
         drop(fs::remove_dir_all(self.run_dir()));
+        let exchange = format!("mdx-{}", self.config.home.as_deref().unwrap_or_default());
+        drop(sh(&format!("umount /run/netns/{exchange} 2>/dev/null && rm -f /run/netns/{exchange}")));
     }
 }
 
