@@ -94,11 +94,10 @@ async fn sites_join_and_part_at_the_same_time() {
     let west = east.other_site().await.unwrap().unwrap();
     let net = key("ns/net");
     for _ in 0..5 {
-        let spec = joined("wan", 7);
+        let (spec, nine) = (joined("wan", 7), joined("wan", 9));
         let (one, two) = tokio::join!(east.vim().ensure(&net, &spec), west.vim().ensure(&net, &spec));
         assert!(is_joined(&one.unwrap()) && is_joined(&two.unwrap()));
-        let (one, two) =
-            tokio::join!(east.vim().remove(&net, Kind::Network), west.vim().ensure(&net, &joined("wan", 9)));
+        let (one, two) = tokio::join!(east.vim().remove(&net, Kind::Network), west.vim().ensure(&net, &nine));
         one.unwrap();
         assert!(is_joined(&two.unwrap()));
         west.vim().remove(&net, Kind::Network).await.unwrap();

@@ -522,8 +522,13 @@ impl Drop for Host {
             drop(sh(&command));
         }
         drop(fs::remove_dir_all(self.run_dir()));
+        // Unless another site of the home is in it still.
         let exchange = format!("mdx-{}", self.config.home.as_deref().unwrap_or_default());
-        drop(sh(&format!("umount /run/netns/{exchange} 2>/dev/null && rm -f /run/netns/{exchange}")));
+        let others =
+            sh(&format!("ip -n {exchange} link | grep mandate-part | grep -qv 'mandate-part {site} '"));
+        if others.is_err() {
+            drop(sh(&format!("umount /run/netns/{exchange} 2>/dev/null; rm -f /run/netns/{exchange}")));
+        }
     }
 }
 
