@@ -125,6 +125,8 @@ pub struct Against {
     pub code: Code,
     /// For people.
     pub text: String,
+    /// Does it hold whatever the other members do?
+    pub alone: bool,
     /// By how much Z rises when it alone moves there (with what is bound to it by affinity); absent: it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worse_by: Option<Cost>,
@@ -240,7 +242,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Sites that no member is on, each with the reason of the first member that has one; those that cannot be first.
+    /// Sites that no member is on, each with one reason: of the first member that cannot be there
+    /// whatever the others do, else that cannot as the others are, else the first. Sites that cannot be come first.
     ///
     /// What a plan says about the candidates that it did not choose.
     #[must_use]
@@ -248,7 +251,8 @@ impl Answer {
         let mut first: BTreeMap<&str, &Against> = BTreeMap::new();
         for a in self.against.iter().filter(|a| !self.assignment.values().any(|s| *s == a.site)) {
             let known = first.entry(&a.site).or_insert(a);
-            if known.worse_by.is_some() && a.worse_by.is_none() {
+            let rank = |a: &Against| (a.worse_by.is_some(), !a.alone);
+            if rank(a) < rank(known) {
                 *known = a;
             }
         }
@@ -374,13 +378,14 @@ impl View<'_> {
         let mut all = Vec::new();
         for position in 0..self.model.members.len() {
             let block = self.model.block_of[position];
-            for site in (0..self.model.width()).filter(|s| *s != self.sites[block]) {
-                let (code, text, worse_by) = match &self.model.reasons[position][site] {
+            for index in (0..self.model.width()).filter(|s| *s != self.sites[block]) {
+                let (code, text, worse_by) = match &self.model.reasons[position][index] {
                     Some(reason) => (reason.code, reason.text.clone(), None),
-                    None => self.moved(block, site, z),
+                    None => self.moved(block, index, z),
                 };
-                let (member, site) = (self.member(position).name.clone(), self.site_name(site).to_owned());
-                all.push(Against { member, site, code, text, worse_by });
+                let (member, site) = (self.member(position).name.clone(), self.site_name(index).to_owned());
+                let alone = self.model.reasons[position][index].is_some();
+                all.push(Against { member, site, code, text, alone, worse_by });
             }
         }
         all

@@ -2,7 +2,8 @@
 //!
 //! A node assigns some blocks; every other has the sites left that the assigned ones allow. Its bound is the best of
 //! the relaxations'; a site whose bound alone reaches the best known Z is taken from its block. The block with the
-//! fewest sites left is next, its cheapest sites first.
+//! fewest sites left is next, along the paths when their sums are penalised (what is behind is then known exactly), its
+//! cheapest sites first.
 //!
 //! Two symmetries are cut. Sites that are alike and not in use yet stand for each other: only the first is tried.
 //! Blocks that are alike stand for each other: once a site was tried for one of them, it is not tried for the others
@@ -356,7 +357,12 @@ impl<'a> Search<'a> {
                 }
             }
             let few = node.domains[*b].count_ones();
-            (few, std::cmp::Reverse(second.saturating_sub(first)), *b)
+            let along = self.model.touching[*b].iter().any(|e| {
+                let edge = &self.model.edges[*e];
+                node.unassigned & bit(edge.a) == 0 || node.unassigned & bit(edge.b) == 0
+            });
+            let apart = few > 1 && !self.model.ways.is_empty() && !along;
+            (apart, few, std::cmp::Reverse(second.saturating_sub(first)), *b)
         };
         each(node.unassigned).min_by_key(key)
     }

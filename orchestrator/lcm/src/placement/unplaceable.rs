@@ -80,7 +80,14 @@ pub(super) fn explain(problem: &Problem, model: &Model) -> Unplaceable {
         for (site, reason) in model.sites.iter().zip(reasons) {
             if let Some(r) = reason {
                 let (site, text) = (problem.sites[*site].name.clone(), r.text.clone());
-                against.push(Against { member: name(p), site, code: r.code, text, worse_by: None });
+                against.push(Against {
+                    member: name(p),
+                    site,
+                    code: r.code,
+                    text,
+                    alone: true,
+                    worse_by: None,
+                });
             }
         }
     }
