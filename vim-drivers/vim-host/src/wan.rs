@@ -150,7 +150,10 @@ impl Site {
     ) -> Result<(), HostError> {
         let all = links.dump().await?;
         let (Some(home), Some(to)) = (&self.config.home, to) else {
-            return self.part(links, key).await;
+            return match all.iter().any(|l| self.is_trunk_of(l, key)) {
+                true => self.part(links, key).await,
+                false => Ok(()),
+            };
         };
         let parts = self.parts().await?;
         let mtu_is = |l: &Link| l.mtu == bridge.mtu;
