@@ -4,14 +4,13 @@
 //! checkpoint, the inclusion of the entry, the tenant's signature, and that the grant is what the intent asked for.
 //! Whether the approval was consumed before is the journal's to say, not this module's.
 
-use std::collections::BTreeSet;
-
 use trust::{
     Digest, Envelope, Identity, TrustRoots, UnixTime, merkle,
     note::{Checkpoint, NoteVerifier},
 };
 
 use crate::{
+    constitution::Constitution,
     evidence::ProvenEntry,
     intent::{INTENT_PAYLOAD, Intent, IntentKind, Sensitivity, ns_instance_id},
     records::{ENTRY_VERSION, Entry, Event, Grant},
@@ -20,12 +19,10 @@ use crate::{
 /// What the actuator accepts.
 #[derive(Debug, Clone, Copy)]
 pub struct ActuatorPolicy<'a> {
-    /// Organisations and log keys.
-    pub roots: &'a TrustRoots,
-    /// Name of the ledger whose approvals count.
-    pub ledger: &'a str,
-    /// Digests of the policy bundles whose decisions are accepted.
-    pub policies: &'a BTreeSet<Digest>,
+    /// The ledger, its organisations and log keys, and the policies that are accepted, at every position.
+    pub constitution: &'a Constitution,
+    /// A policy that is accepted besides, whoever brought it into force.
+    pub also: Option<Digest>,
     /// Now.
     pub at: UnixTime,
 }
@@ -80,12 +77,16 @@ pub enum RefusalCode {
     NotApproved,
     /// The grant is not for this intent.
     GrantMismatch,
-    /// Decided under a policy bundle that is not accepted here.
+    /// Who signed it was revoked after the decision.
+    SignerRevoked,
+    /// Decided under a policy bundle that was not in force, or is not accepted here.
     PolicyNotAccepted,
     /// Too late to start.
     Expired,
     /// The entry lies in the future of who verifies.
     NotYet,
+    /// A change of policy or organisations was not made as the rules before it ask.
+    Constitution,
 }
 
 impl RefusalCode {
@@ -104,6 +105,8 @@ impl RefusalCode {
             Self::TenantMismatch => "TENANT_MISMATCH",
             Self::NotApproved => "NOT_APPROVED",
             Self::GrantMismatch => "GRANT_MISMATCH",
+            Self::SignerRevoked => "SIGNER_REVOKED",
+            Self::Constitution => "CONSTITUTION",
             Self::PolicyNotAccepted => "POLICY_NOT_ACCEPTED",
             Self::Expired => "EXPIRED",
             Self::NotYet => "NOT_YET",
@@ -133,13 +136,22 @@ fn ensure(holds: bool, code: RefusalCode, detail: impl FnOnce() -> String) -> Ch
 
 /// Verifies an approval.
 pub fn verify(approval: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<Approved, Refusal> {
-    let entry = proven_entry(approval, policy.roots)?;
-    ensure(entry.ledger == policy.ledger, RefusalCode::WrongLedger, || {
-        format!("it is of ledger `{}`, approvals of `{}` count here", entry.ledger, policy.ledger)
+    let rules = policy.constitution;
+    let entry = proven_entry(approval, &rules.at(approval.proof.index).roots)?;
+    ensure(entry.ledger == rules.ledger(), RefusalCode::WrongLedger, || {
+        format!("it is of ledger `{}`, approvals of `{}` count here", entry.ledger, rules.ledger())
     })?;
-    let approved = approved_intent(entry, policy.roots)?;
-    ensure(policy.policies.contains(&approved.grant.policy), RefusalCode::PolicyNotAccepted, || {
-        format!("decided under policy bundle {}, which is not accepted here", approved.grant.policy)
+    let approved = approved_intent(entry, &rules.at(approval.proof.index).roots)?;
+    let who = &approved.tenant_identity;
+    ensure(!rules.revoked_since(who), RefusalCode::SignerRevoked, || {
+        format!("the certificate of {who} (serial {}) was revoked since", who.serial)
+    })?;
+    let decided_by = approved.grant.policy;
+    let accepted = rules.accepts(approved.position, &decided_by) || policy.also == Some(decided_by);
+    ensure(accepted, RefusalCode::PolicyNotAccepted, || {
+        format!(
+            "decided under policy bundle {decided_by}, which was not in force then, or is not accepted here"
+        )
     })?;
     let (now, until) = (policy.at, approved.grant.not_after);
     ensure(now <= until, RefusalCode::Expired, || format!("it is {now}; the grant was valid to {until}"))?;

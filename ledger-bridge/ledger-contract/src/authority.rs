@@ -149,29 +149,33 @@ impl<'a> Context<'a> {
 
     /// May the signer's organisation vouch for that role, and for that tenant?
     pub fn vouched(&self, who: &Identity) -> Checked<String> {
-        let (org, role) = (&who.org, who.role());
-        if matches!(role, "operator" | "orchestrator") {
-            return match *org == self.genesis.operator {
-                true => Ok(format!("`{org}` operates this ledger")),
-                false => fault(
-                    "ORG_NOT_ALLOWED",
-                    format!("`{org}` has no {role}s: `{}` operates this ledger", self.genesis.operator),
-                ),
-            };
-        }
-        if self.data.orgs.is_empty() {
-            return Ok(format!("the policy lets every organisation vouch for its members; `{org}` is one"));
-        }
-        let allowed = self.data.orgs.get(org).is_some_and(|policy| {
-            policy.roles.contains(role) && (role != "tenant" || policy.tenants.contains(who.tenant()))
-        });
-        match allowed {
-            true => Ok(format!("`{org}` may vouch for a {role}")),
-            false => fault(
-                "ORG_NOT_ALLOWED",
-                format!("the policy does not let `{org}` vouch for {role} `{}`", who.tenant()),
-            ),
-        }
+        vouched(&self.genesis.operator, &self.data, who)
+    }
+}
+
+/// May the signer's organisation vouch for that role, and for that tenant?
+pub(crate) fn vouched(operator: &str, data: &PolicyData, who: &Identity) -> Checked<String> {
+    let (org, role) = (&who.org, who.role());
+    if matches!(role, "operator" | "orchestrator") {
+        return match *org == operator {
+            true => Ok(format!("`{org}` operates this ledger")),
+            false => {
+                fault("ORG_NOT_ALLOWED", format!("`{org}` has no {role}s: `{operator}` operates this ledger"))
+            }
+        };
+    }
+    if data.orgs.is_empty() {
+        return Ok(format!("the policy lets every organisation vouch for its members; `{org}` is one"));
+    }
+    let allowed = data.orgs.get(org).is_some_and(|policy| {
+        policy.roles.contains(role) && (role != "tenant" || policy.tenants.contains(who.tenant()))
+    });
+    match allowed {
+        true => Ok(format!("`{org}` may vouch for a {role}")),
+        false => fault(
+            "ORG_NOT_ALLOWED",
+            format!("the policy does not let `{org}` vouch for {role} `{}`", who.tenant()),
+        ),
     }
 }
 

@@ -104,7 +104,7 @@ pub fn assemble(body: &[u8], receipt: &Receipt) -> Vec<u8> {
 pub fn verify_bundle(bytes: &[u8], roots: &TrustRoots) -> Result<VerifiedBundle, BundleError> {
     let (body, last) = split(bytes)?;
     let receipt = receipt::verify(last, roots)?;
-    let mut story = story::Story::new(roots, &receipt);
+    let mut story = story::Story::new(&receipt);
     for (index, line) in body.split_inclusive(|b| *b == b'\n').enumerate() {
         // `split` made sure that every line ends in a newline.
         story.line(index, &line[..line.len().saturating_sub(1)])?;

@@ -275,4 +275,8 @@ pub struct InterventionClaim {
 pub struct Receipt {
     /// The ledger entry that anchored the body.
     pub anchor: ProvenEntry,
+    /// Genesis and every change of policy or organisations before the anchor, when there was one: a verifier follows
+    /// them from its own trust roots ([`crate::constitution`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constitution: Vec<ProvenEntry>,
 }

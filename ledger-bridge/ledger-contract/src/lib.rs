@@ -9,6 +9,7 @@ mod anchoring;
 pub mod approval;
 mod authority;
 pub mod bundle;
+pub mod constitution;
 pub mod contract;
 pub mod evidence;
 mod governance;
@@ -28,6 +29,7 @@ mod verdict;
 pub mod waive;
 
 pub use bundle::{VerifiedBundle, verify_bundle};
+pub use constitution::Constitution;
 pub use contract::{Outcome, Request, TxInfo, decide, read_set};
 pub use intent::{Intent, IntentKind};
 pub use state::Snapshot;

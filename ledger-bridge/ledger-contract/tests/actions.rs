@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use common::*;
 use ledger_contract::{
+    Constitution,
     approval::{ActuatorPolicy, verify},
     intent::{
         Heal, Intent, IntentKind, Isolate, Migrate, PlacementHints, Rollback, ScaleDirection, Target, Update,
@@ -28,8 +29,11 @@ fn usage(chain: &Chain) -> Usage {
 fn approve(w: &World, chain: &mut Chain, it: &Intent) -> Grant {
     let outcome = chain.approve(signed(w, it));
     let policies = [policy().digest()].into();
-    let policy =
-        ActuatorPolicy { roots: &w.roots, ledger: LEDGER, policies: &policies, at: chain.time.plus(10) };
+    let policy = ActuatorPolicy {
+        constitution: &Constitution::pinned(LEDGER, &w.roots, policies),
+        also: None,
+        at: chain.time.plus(10),
+    };
     verify(&chain.last(), &policy).unwrap();
     match outcome.event {
         Some(Event::IntentApproved { grant }) => *grant,

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use common::*;
 use ledger_contract::{
+    Constitution,
     approval::{ActuatorPolicy, RefusalCode, verify},
     evidence::ProvenEntry,
     intent::{Intent, IntentKind, ScaleDirection, Sensitivity},
@@ -31,12 +32,8 @@ fn bench() -> Bench {
 
 impl Bench {
     fn code(&self, approval: &ProvenEntry) -> Option<RefusalCode> {
-        let policy = ActuatorPolicy {
-            roots: &self.w.roots,
-            ledger: self.ledger,
-            policies: &self.policies,
-            at: self.at,
-        };
+        let constitution = Constitution::pinned(self.ledger, &self.w.roots, self.policies.clone());
+        let policy = ActuatorPolicy { constitution: &constitution, also: None, at: self.at };
         verify(approval, &policy).err().map(|r| r.code)
     }
 
@@ -61,7 +58,11 @@ impl Bench {
 #[test]
 fn an_approval_verifies_and_says_what_it_is() {
     let b = bench();
-    let policy = ActuatorPolicy { roots: &b.w.roots, ledger: LEDGER, policies: &b.policies, at: b.at };
+    let policy = ActuatorPolicy {
+        constitution: &Constitution::pinned(LEDGER, &b.w.roots, b.policies.clone()),
+        also: None,
+        at: b.at,
+    };
     let approved = verify(&b.chain.last(), &policy).unwrap();
     assert_eq!(approved.intent.id, "intent-0001");
     assert_eq!(approved.tenant_identity.to_string(), "alice@acme");

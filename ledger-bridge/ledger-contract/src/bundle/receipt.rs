@@ -1,10 +1,13 @@
 //! The last line: the anchor's ledger entry and its proof.
 
+use std::collections::BTreeSet;
+
 use trust::{Identity, TrustRoots, UnixTime};
 
 use super::{BundleError, broken};
 use crate::{
     approval::{proven_entry, signer},
+    constitution::Constitution,
     evidence,
     records::{ANCHOR_PAYLOAD, Anchor, Entry, Event},
 };
@@ -17,6 +20,8 @@ pub(super) struct Receipt {
     pub anchor: Anchor,
     pub orchestrator: Identity,
     pub size: u64,
+    /// The rules at every position of the log, as far as the receipt proves their changes.
+    pub constitution: Constitution,
 }
 
 impl Receipt {
@@ -34,6 +39,8 @@ pub(super) fn verify(line: &[u8], roots: &TrustRoots) -> Result<Receipt, BundleE
         return broken(PLACE, "it is not in its canonical encoding: a byte of it was altered");
     }
     let proof = &receipt.anchor.proof;
+    let constitution = constitution(&receipt, roots)?;
+    let roots = &constitution.at(proof.index).roots;
     let entry = proven_entry(&receipt.anchor, roots)
         .or_else(|refusal| broken(PLACE, format!("{} ({})", refusal.detail, refusal.code)))?;
     if entry.request.payload_type != ANCHOR_PAYLOAD {
@@ -60,7 +67,17 @@ pub(super) fn verify(line: &[u8], roots: &TrustRoots) -> Result<Receipt, BundleE
         return broken(PLACE, "the ledger did not accept the anchor");
     }
     let size = checkpoint_size(&proof.checkpoint);
-    Ok(Receipt { entry, anchor, orchestrator, size })
+    Ok(Receipt { entry, anchor, orchestrator, size, constitution })
+}
+
+/// Follows the changes of the rules that the receipt brings, from the verifier's own roots.
+fn constitution(receipt: &evidence::Receipt, roots: &TrustRoots) -> Result<Constitution, BundleError> {
+    // Which ledger it is, the anchor says; that all are of one is compared.
+    let ledger = serde_json::from_str::<Entry>(&receipt.anchor.entry).map(|e| e.ledger).unwrap_or_default();
+    let pinned = Constitution::pinned(&ledger, roots, BTreeSet::new());
+    pinned.followed(&receipt.constitution).or_else(|refusal| {
+        broken(PLACE, format!("the rules at its time: {} ({})", refusal.detail, refusal.code))
+    })
 }
 
 /// Second line of a checkpoint whose signature was verified.

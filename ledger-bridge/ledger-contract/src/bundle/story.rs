@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, de::DeserializeOwned};
-use trust::{Digest, Envelope, TrustRoots, statement::Statement};
+use trust::{Digest, Envelope, statement::Statement};
 
 use super::{
     BundleCheck, BundleError, VerifiedBundle, broken,
@@ -23,7 +23,6 @@ use crate::{
 
 /// What the lines so far have told.
 pub(super) struct Story<'a> {
-    roots: &'a TrustRoots,
     receipt: &'a Receipt,
     checks: Vec<BundleCheck>,
     previous: Option<Digest>,
@@ -85,9 +84,8 @@ fn describe(payload: &[u8]) -> Option<String> {
 }
 
 impl<'a> Story<'a> {
-    pub fn new(roots: &'a TrustRoots, receipt: &'a Receipt) -> Self {
+    pub fn new(receipt: &'a Receipt) -> Self {
         Self {
-            roots,
             receipt,
             checks: Vec::new(),
             previous: None,
@@ -118,7 +116,8 @@ impl<'a> Story<'a> {
         if envelope.to_json() != line {
             return Err("the line is not in its canonical encoding: a byte of it was altered".to_owned());
         }
-        let who = signer(&envelope, self.roots, self.receipt.time())?;
+        let roots = &self.receipt.constitution.at(self.receipt.entry.position).roots;
+        let who = signer(&envelope, roots, self.receipt.time())?;
         if who.role() != "orchestrator" {
             return Err(format!("{who} has the role `{}`, not `orchestrator`", who.role()));
         }
@@ -198,8 +197,9 @@ impl<'a> Story<'a> {
     }
 
     fn decision(&mut self, claim: &DecisionClaim, subject: BTreeSet<Digest>) -> Result<Detail, String> {
-        let approved = proven_entry(&claim.approval, self.roots)
-            .and_then(|entry| approved_intent(entry, self.roots))
+        let roots = &self.receipt.constitution.at(claim.approval.proof.index).roots;
+        let approved = proven_entry(&claim.approval, roots)
+            .and_then(|entry| approved_intent(entry, roots))
             .map_err(|refusal| format!("the approval: {} ({})", refusal.detail, refusal.code))?;
         if !subject.contains(&approved.grant.intent) {
             return Err("its subject is not the intent".to_owned());
@@ -229,7 +229,7 @@ impl<'a> Story<'a> {
             }
         }
         let grant = &self.approval()?.grant;
-        if grant.attestation_required && grant.action != "terminate" {
+        if grant.attestation_required && !["terminate", "isolate"].contains(&grant.action.as_str()) {
             attested_last(&plan)?;
         }
         let steps = Steps::of(&plan)?;
@@ -422,6 +422,7 @@ impl<'a> Story<'a> {
             return broken("receipt", "it was anchored before it was decided");
         }
         self.receipt_checks(body);
+        self.break_glass(&approved);
         Ok(VerifiedBundle {
             checks: self.checks,
             operation_id,
@@ -440,6 +441,18 @@ impl<'a> Story<'a> {
             body,
             anchored: (receipt.entry.position, receipt.time()),
         })
+    }
+
+    /// What was done outside of the rules stands first.
+    fn break_glass(&mut self, approved: &Approved) {
+        let Some(emergency) = &approved.intent.emergency else { return };
+        let waived = match approved.grant.waived.as_slice() {
+            [] => "no rule had to be waived".to_owned(),
+            some => format!("waived: {}", some.join(", ")),
+        };
+        let detail = format!("{} declared an emergency: {}; {waived}", approved.tenant_identity, emergency.reason);
+        let check = BundleCheck { name: "BREAK-GLASS".to_owned(), ok: approved.grant.waived.is_empty(), detail };
+        self.checks.insert(0, check);
     }
 
     fn receipt_checks(&mut self, body: Digest) {

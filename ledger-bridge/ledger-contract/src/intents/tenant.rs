@@ -10,6 +10,11 @@ use crate::{
     verdict::{Rules, fault},
 };
 
+/// Somebody who signed, as rules see them.
+fn person(i: &trust::Identity) -> serde_json::Value {
+    json!({"org": i.org, "name": i.name, "role": i.role(), "tenant": i.tenant(), "attributes": i.attrs})
+}
+
 pub(super) fn skip(ctx: &Context<'_>, rules: &mut Rules) {
     let names = rego::declared(&ctx.bundle).unwrap_or_default();
     let names: Vec<String> = names.iter().map(|n| format!("tenant/{n}")).collect();
@@ -64,7 +69,6 @@ impl Case<'_> {
             "time": self.ctx.tx.time,
         });
         if self.ctx.tx.v >= 2 {
-            let person = |i: &trust::Identity| json!({"org": i.org, "name": i.name, "role": i.role(), "tenant": i.tenant(), "attributes": i.attrs});
             input["identity"] = person(who);
             input["cosigners"] = signers.rest().iter().map(person).collect();
             input["service"] = json!(self.service);

@@ -327,7 +327,10 @@ impl Operation {
         let anchor = Anchor { bundle: Digest::of(&body), ..self.anchor.clone() };
         chain.submit(sign(ANCHOR_PAYLOAD, &anchor, &self.w.orchestrator));
         chain.submit(signed(&self.w, &deploy_intent("intent-0002", "later")));
-        assemble(&body, &Receipt { anchor: chain.proven(chain.entries.len() as u64 - 2) })
+        assemble(
+            &body,
+            &Receipt { anchor: chain.proven(chain.entries.len() as u64 - 2), constitution: vec![] },
+        )
     }
 
     pub fn verify(&self) -> Result<VerifiedBundle, BundleError> {
