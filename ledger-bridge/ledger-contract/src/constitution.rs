@@ -121,6 +121,12 @@ impl Constitution {
         }
     }
 
+    /// Is a policy accepted at any position?
+    #[must_use]
+    pub fn ever_accepted(&self, policy: &Digest) -> bool {
+        self.accepted.contains(policy) || self.epochs.iter().any(|e| e.accepted && e.policy == Some(*policy))
+    }
+
     /// Was the certificate of who signed revoked since, as far as is known?
     #[must_use]
     pub fn revoked_since(&self, who: &Identity) -> bool {

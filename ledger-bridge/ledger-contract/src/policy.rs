@@ -330,6 +330,7 @@ impl PolicyBundle {
         let files = [
             (DATA_FILE, include_str!("../policy/default/data.json")),
             ("tenant.rego", include_str!("../policy/default/tenant.rego")),
+            ("tenant_test.rego", include_str!("../policy/default/tenant_test.rego")),
         ];
         Self { files: files.into_iter().map(|(p, c)| (p.to_owned(), c.to_owned())).collect() }
     }

@@ -450,8 +450,10 @@ impl<'a> Story<'a> {
             [] => "no rule had to be waived".to_owned(),
             some => format!("waived: {}", some.join(", ")),
         };
-        let detail = format!("{} declared an emergency: {}; {waived}", approved.tenant_identity, emergency.reason);
-        let check = BundleCheck { name: "BREAK-GLASS".to_owned(), ok: approved.grant.waived.is_empty(), detail };
+        let detail =
+            format!("{} declared an emergency: {}; {waived}", approved.tenant_identity, emergency.reason);
+        let check =
+            BundleCheck { name: "BREAK-GLASS".to_owned(), ok: approved.grant.waived.is_empty(), detail };
         self.checks.insert(0, check);
     }
 

@@ -97,6 +97,7 @@ pub fn policy() -> PolicyBundle {
     let bundle = PolicyBundle::default_bundle();
     let mut data = bundle.data().unwrap();
     let set = |s: &[&str]| s.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
+    data.orgs.insert("op".into(), OrgPolicy { roles: set(&["auditor"]), tenants: set(&[]) });
     data.orgs.insert("prov".into(), OrgPolicy { roles: set(&["provider"]), tenants: set(&[]) });
     for tenant in ["acme", "globex"] {
         data.orgs.insert(tenant.into(), OrgPolicy { roles: set(&["tenant"]), tenants: set(&[tenant]) });

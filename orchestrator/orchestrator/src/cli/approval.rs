@@ -7,6 +7,7 @@ use std::{
 
 use clap::Subcommand;
 use ledger_contract::{
+    Constitution,
     approval::{self, ActuatorPolicy},
     evidence::ProvenEntry,
     records::{Entry, Event},
@@ -120,7 +121,11 @@ fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, 
     let roots = context.roots(trust)?;
     let policies = policies(context, &proven)?;
     let ledger = ledger(&roots)?;
-    let policy = ActuatorPolicy { roots: &roots, ledger: &ledger, policies: &policies, at: context.now()? };
+    let policy = ActuatorPolicy {
+        constitution: &Constitution::pinned(&ledger, &roots, policies),
+        also: None,
+        at: context.now()?,
+    };
     let approved = approval::verify(&proven, &policy)
         .map_err(|e| {
             Failure::refused(e.code.as_str(), "The approval is refused", e.detail)

@@ -79,7 +79,10 @@ impl Engine {
             self.set_problem(&operation.id, format!("evidence refused by the ledger ({code}), entry {at}"));
             return Ok(Anchored::Refused);
         }
-        let receipt = Receipt { anchor: committed.proven.clone() };
+        let receipt = Receipt {
+            anchor: committed.proven.clone(),
+            constitution: self.constitution(|c| c.proofs(committed.entry.position)),
+        };
         bundle.extend(serde_json::to_vec(&receipt).map_err(|e| EngineError::Encode(e.to_string()))?);
         bundle.push(b'\n');
         self.keep(operation, committed.proven, bundle).await?;

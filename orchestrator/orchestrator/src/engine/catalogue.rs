@@ -75,7 +75,7 @@ impl Engine {
 
     /// Verifies and stores a package with its images; the answer has the record that its content makes.
     pub(super) async fn take_package(&self, content: Vec<u8>) -> Result<PackageView, Problem> {
-        let roots = self.roots.clone();
+        let roots = self.roots();
         let verified = blocking(move || {
             let verified = package::verify(&content, &roots, now()).map_err(refused_package)?;
             Ok((verified, content))
@@ -175,7 +175,7 @@ impl Engine {
             Problem::new(409, "PACKAGE_CONTENT", title, e)
                 .hint("upload the content first: `mandate package push`")
         })?;
-        let roots = self.roots.clone();
+        let roots = self.roots();
         let verified = blocking(move || package::verify(&bytes, &roots, at).map_err(refused_package)).await?;
         // The provider's own choice among what is registered counts, not ours.
         let computed = self.record_of_package(&verified, &claimed.constituents).await?;

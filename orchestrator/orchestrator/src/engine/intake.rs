@@ -3,7 +3,7 @@
 //! Both ways lead through [`Engine::take`]: the approval is verified from the trust roots alone, and the journal takes
 //! each one once. A refused approval is journaled too, and never looked at again.
 
-use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use lcm::{Event, Operation, operation::Authority};
 use ledger::LedgerError;
@@ -86,6 +86,9 @@ impl Engine {
             Err(error) => return self.ledger_is_down(&error).await,
         };
         self.ledger_is_up()?;
+        if let Err(error) = self.learn_rules().await {
+            return self.ledger_is_down(&error).await;
+        }
         for event in events {
             let Ok(entry) = serde_json::from_str::<Entry>(&event.entry) else {
                 return Err(EngineError::Encode(format!(
@@ -93,6 +96,9 @@ impl Engine {
                     event.proof.index
                 )));
             };
+            if super::constitution::changes_rules(&entry) {
+                self.follow_rules(&event);
+            }
             if !matches!(entry.event, Some(LedgerEvent::IntentApproved { .. })) {
                 self.journal.skip(entry.position)?;
                 continue;
@@ -168,10 +174,9 @@ impl Engine {
         at: UnixTime,
         also: Option<Digest>,
     ) -> Result<Approved, Refusal> {
-        let policies: BTreeSet<Digest> = self.policies.iter().copied().chain(also).collect();
-        let policy =
-            ActuatorPolicy { roots: &self.roots, ledger: self.ledger.name(), policies: &policies, at };
-        approval::verify(approval, &policy)
+        self.constitution(|rules| {
+            approval::verify(approval, &ActuatorPolicy { constitution: rules, also, at })
+        })
     }
 
     /// An approval that is genuine in everything but what the refusal says.
@@ -192,7 +197,7 @@ impl Engine {
                 format!("the approval was good until {}, it is {now}", grant.not_after),
             ));
         }
-        if !self.policies.contains(&grant.policy) {
+        if !self.constitution(|c| c.ever_accepted(&grant.policy)) {
             let detail = format!("decided under policy {}, which config.toml does not accept", grant.policy);
             return Some(("POLICY_NOT_ACCEPTED", detail));
         }

@@ -8,6 +8,7 @@
 mod anchor;
 mod book;
 mod catalogue;
+mod constitution;
 mod effect;
 mod inbox;
 mod intake;
@@ -18,7 +19,7 @@ mod service;
 mod views;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -30,11 +31,12 @@ use async_trait::async_trait;
 use attestation::AkRecord;
 use lcm::{Event, Operation, operation::Retries};
 use ledger::Ledger;
+use ledger_contract::Constitution;
 use tokio::{
     sync::{Mutex, Notify, Semaphore, watch},
     task::JoinSet,
 };
-use trust::{Digest, Signer, TrustRoots, UnixTime};
+use trust::{Signer, TrustRoots, UnixTime};
 use vim::{VimDriver, VnfControl};
 
 use crate::{
@@ -89,8 +91,7 @@ pub struct Parts {
 /// The engine.
 pub struct Engine {
     config: Config,
-    policies: BTreeSet<Digest>,
-    roots: TrustRoots,
+    constitution: RwLock<Constitution>,
     ledger: Arc<dyn Ledger>,
     journal: Arc<Journal>,
     artifacts: ArtifactStore,
@@ -156,10 +157,13 @@ impl Engine {
         let rate = Rate { per_minute: limits.tenant_operations_per_minute, burst: limits.tenant_burst };
         let slots = |s: &Site| Arc::new(Semaphore::new(s.config.concurrent_operations));
         let engine = Self {
-            policies: parts.config.accepted_policies.iter().copied().collect(),
+            constitution: RwLock::new(Constitution::pinned(
+                parts.ledger.name(),
+                &parts.roots,
+                parts.config.accepted_policies.iter().copied().collect(),
+            )),
             site_slots: parts.sites.iter().map(|(name, s)| (name.clone(), slots(s))).collect(),
             config: parts.config,
-            roots: parts.roots,
             ledger: parts.ledger,
             journal: Arc::new(parts.journal),
             artifacts: parts.artifacts,

@@ -1,0 +1,64 @@
+//! The rules in force: what `trust.json` and `config.toml` pin, and what the ledger proves to have been changed since.
+//!
+//! The ledger's state says only where the changes are; each is verified from the pins before it counts
+//! ([`ledger_contract::constitution`]). A change that does not verify is none: what is decided under it is refused.
+
+use std::sync::PoisonError;
+
+use ledger::LedgerError;
+use ledger_contract::{
+    Constitution,
+    evidence::ProvenEntry,
+    records::{Entry, Event as LedgerEvent},
+};
+use trust::TrustRoots;
+
+use super::Engine;
+
+/// Where the state keeps the positions of the changes.
+const CHANGES: &str = "governance/";
+
+impl Engine {
+    pub(super) fn constitution<T>(&self, f: impl FnOnce(&Constitution) -> T) -> T {
+        f(&self.constitution.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Organisations and log keys as of now.
+    pub(super) fn roots(&self) -> TrustRoots {
+        self.constitution(|c| c.now().roots.clone())
+    }
+
+    /// Reads the changes that came before the place in the stream where we go on; once.
+    pub(super) async fn learn_rules(&self) -> Result<(), LedgerError> {
+        if self.constitution(|c| c.followed_to().is_some()) {
+            return Ok(());
+        }
+        let mut positions = vec![0];
+        for (_, value) in self.ledger.state_prefix(CHANGES).await? {
+            positions.extend(serde_json::from_slice::<u64>(&value).ok());
+        }
+        positions.sort_unstable();
+        for position in positions {
+            if let Some(proven) = self.ledger.entry(position).await? {
+                self.follow_rules(&proven);
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows one change of the stream, or of the past.
+    pub(super) fn follow_rules(&self, proven: &ProvenEntry) {
+        let mut rules = self.constitution.write().unwrap_or_else(PoisonError::into_inner);
+        match rules.follow(proven) {
+            Ok(()) => tracing::info!(position = proven.proof.index, "rules followed"),
+            Err(refusal) => {
+                tracing::error!(position = proven.proof.index, %refusal, "a change of the rules is not accepted");
+            }
+        }
+    }
+}
+
+/// Does this entry change who decides what?
+pub(super) fn changes_rules(entry: &Entry) -> bool {
+    matches!(entry.event, Some(LedgerEvent::PolicyChanged { .. } | LedgerEvent::OrganisationChanged { .. }))
+}
