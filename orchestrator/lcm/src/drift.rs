@@ -6,12 +6,18 @@
 //!
 //! Tests: `tests/drift.rs`.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use dataplane_control::MacAddr;
 use serde::{Deserialize, Serialize};
 use trust::Digest;
-use vim::{ComputeState, Interconnect, Inventory, Kind, ObjectKey, Observed, ObservedCompute, Spec};
+use vim::{
+    ComputeState, Interconnect, Inventory, Kind, ObjectKey, Observed, ObservedCompute, PortState,
+    ProcessState, Spec,
+};
 
 use crate::record::NsRecord;
 
@@ -45,18 +51,57 @@ pub enum Wanted {
 
 /// How an object is not as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Deviation {
     /// It is not there.
     Missing,
-    /// It is there and does not work.
+    /// The instance's process is gone, or parts of it are.
     Down,
-    /// It is not what was asked for: other bytes, another configuration, other connection points.
-    Wrong,
-    /// Its traffic is cut, and nobody asked for it; or it is not, and somebody did.
-    Isolation,
-    /// It carries the service's name and is not in its record.
+    /// The instance's process does not answer.
+    Silent,
+    /// Another process is in the instance's place.
+    Replaced,
+    /// The instance runs another image, or the image's bytes are others.
+    ImageChanged,
+    /// The instance runs another configuration: a rule, a backend, a generation.
+    ConfigurationChanged,
+    /// A connection point is missing, has another MAC address, MTU or link, or is down.
+    PortChanged,
+    /// A virtual link is down, has another MTU or another interconnect.
+    LinkChanged,
+    /// Traffic is cut, though nobody isolated it.
+    Cut,
+    /// Traffic is not cut, though it was isolated.
+    NotCut,
+    /// Something of ours that nobody asked for.
     Extra,
+}
+
+impl Deviation {
+    /// As in `UPPER_SNAKE_CASE` codes.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Missing => "MISSING",
+            Self::Down => "DOWN",
+            Self::Silent => "SILENT",
+            Self::Replaced => "REPLACED",
+            Self::ImageChanged => "IMAGE_CHANGED",
+            Self::ConfigurationChanged => "CONFIGURATION_CHANGED",
+            Self::PortChanged => "PORT_CHANGED",
+            Self::LinkChanged => "LINK_CHANGED",
+            Self::Cut => "CUT",
+            Self::NotCut => "NOT_CUT",
+            Self::Extra => "EXTRA",
+        }
+    }
+
+    /// Does it mean that something else than what was approved may run? Then it is to be cut off, not repaired in
+    /// silence.
+    #[must_use]
+    pub fn suspicious(self) -> bool {
+        matches!(self, Self::Replaced | Self::NotCut)
+    }
 }
 
 /// One object that is not as it should be.
@@ -107,60 +152,101 @@ impl Wanted {
 
     /// Is what was observed what is wanted?
     pub fn check(&self, observed: &Observed) -> Result<(), (Deviation, String)> {
-        match (self, observed) {
-            (Self::Image(d), Observed::Image { digest }) if d == digest => Ok(()),
-            (Self::Network(..), Observed::Network { up: false, .. }) => {
-                Err((Deviation::Down, "the link is down".into()))
+        let wrong = match (self, observed) {
+            (Self::Image(want), Observed::Image { digest }) => (want != digest)
+                .then(|| (Deviation::ImageChanged, format!("its bytes are {digest}, expected {want}"))),
+            (Self::Network(mtu, joined), Observed::Network { up, mtu: is, interconnect }) => {
+                link(*up, (*mtu, joined.as_ref()), (*is, interconnect.as_ref()))
             }
-            (Self::Network(mtu, joined), Observed::Network { mtu: m, interconnect, .. })
-                if mtu == m && joined == interconnect =>
-            {
-                Ok(())
+            (Self::Compute { image, configuration, ports, isolated }, Observed::Compute(o)) => {
+                process(o, *isolated)
+                    .or_else(|| software(o, *isolated, image, configuration))
+                    .or_else(|| ports.iter().find_map(|p| port(o, p, *isolated)))
             }
-            (Self::Compute { isolated, .. }, Observed::Compute(o)) => match (o.state, isolated) {
-                (ComputeState::Isolated, false) => {
-                    Err((Deviation::Isolation, "its traffic is cut: it is Isolated, not active".into()))
-                }
-                (ComputeState::Active, true) => {
-                    Err((Deviation::Isolation, "its traffic is to be cut, and is not".into()))
-                }
-                (ComputeState::Down, false) => {
-                    let state = o.process;
-                    Err((Deviation::Down, format!("the instance is Down, not active (process: {state:?})")))
-                }
-                // The process is kept as it is; what became of it is for forensics to say.
-                (ComputeState::Isolated | ComputeState::Down, true) => Ok(()),
-                (ComputeState::Active, false) => {
-                    self.check_running(o).map_err(|detail| (Deviation::Wrong, detail))
-                }
-            },
-            _ => Err((Deviation::Wrong, format!("found {observed:?}"))),
-        }
-    }
-
-    fn check_running(&self, o: &ObservedCompute) -> Result<(), String> {
-        let Self::Compute { image, configuration, ports, .. } = self else { return Ok(()) };
-        if o.image != *image {
-            return Err(format!("it runs image {}, asked for {image}", o.image));
-        }
-        if o.configuration != Some(*configuration) {
-            return Err(format!("it runs configuration {:?}, asked for {configuration}", o.configuration));
-        }
-        if !ports.iter().all(|(name, mac, _)| o.ports.get(name) == Some(mac)) {
-            return Err(format!("its connection points are {:?}", o.ports));
-        }
-        // A driver that cannot see links says nothing about them.
-        let plugged = |(name, _, network): &(String, MacAddr, ObjectKey)| match o.links.get(name) {
-            Some(link) => link.up && link.network.as_ref() == Some(network),
-            None => o.links.is_empty(),
+            (_, other) => Some((Deviation::Missing, format!("there is {:?} in its place", other.kind()))),
         };
-        match ports.iter().find(|p| !plugged(p)) {
-            Some((name, _, network)) => {
-                Err(format!("its connection point `{name}` is not up on {network}: {:?}", o.links.get(name)))
-            }
-            None => Ok(()),
-        }
+        wrong.map_or(Ok(()), Err)
     }
+}
+
+fn link(
+    up: bool,
+    (mtu, joined): (u16, Option<&Interconnect>),
+    (is, found): (u16, Option<&Interconnect>),
+) -> Option<(Deviation, String)> {
+    let wrong = if !up {
+        "the link is down".to_owned()
+    } else if mtu != is {
+        format!("its MTU is {is}, expected {mtu}")
+    } else if joined != found {
+        format!("it is joined to {found:?}, expected {joined:?}")
+    } else {
+        return None;
+    };
+    Some((Deviation::LinkChanged, wrong))
+}
+
+fn process(o: &ObservedCompute, isolated: bool) -> Option<(Deviation, String)> {
+    match (o.process, o.state) {
+        (ProcessState::Replaced, _) => {
+            Some((Deviation::Replaced, "another process answers in its place".to_owned()))
+        }
+        // What is isolated is kept as it is, whatever becomes of its process.
+        (_, ComputeState::Active) if isolated => {
+            Some((Deviation::NotCut, "its traffic is not cut".to_owned()))
+        }
+        _ if isolated => None,
+        (ProcessState::Gone, _) | (_, ComputeState::Down) => {
+            Some((Deviation::Down, "it does not run".to_owned()))
+        }
+        (ProcessState::Silent, _) => Some((Deviation::Silent, "it runs and does not answer".to_owned())),
+        (_, ComputeState::Isolated) => Some((Deviation::Cut, "its traffic is cut".to_owned())),
+        (ProcessState::Answers, ComputeState::Active) => None,
+    }
+}
+
+fn software(
+    o: &ObservedCompute,
+    isolated: bool,
+    image: &Digest,
+    configuration: &Digest,
+) -> Option<(Deviation, String)> {
+    if o.image != *image {
+        return Some((Deviation::ImageChanged, format!("it runs image {}, expected {image}", o.image)));
+    }
+    // An isolated instance that does not answer any more says nothing; what it says must be right.
+    match o.configuration {
+        Some(is) if is != *configuration => Some((
+            Deviation::ConfigurationChanged,
+            format!(
+                "it runs configuration {is} (generation {}), expected {configuration}",
+                o.generation.unwrap_or_default()
+            ),
+        )),
+        None if o.process == ProcessState::Answers && !isolated => Some((
+            Deviation::ConfigurationChanged,
+            format!("it has no configuration, expected {configuration}"),
+        )),
+        _ => None,
+    }
+}
+
+fn port(
+    o: &ObservedCompute,
+    (name, mac, network): &(String, MacAddr, ObjectKey),
+    isolated: bool,
+) -> Option<(Deviation, String)> {
+    let wrong = match (o.ports.get(name), o.links.get(name)) {
+        (None, _) => "is not there".to_owned(),
+        (Some(is), _) if is != mac => format!("has the address {is}, expected {mac}"),
+        (_, Some(PortState { network: is, .. })) if is.as_ref() != Some(network) => match is {
+            Some(is) => format!("is on {is}, expected {network}"),
+            None => format!("is on no link of ours, expected {network}"),
+        },
+        (_, Some(PortState { up: false, .. })) if !isolated => "is down".to_owned(),
+        _ => return None,
+    };
+    Some((Deviation::PortChanged, format!("connection point {name} {wrong}")))
 }
 
 impl Desired {
@@ -245,4 +331,66 @@ fn difference(
         (None, None) => return None,
     };
     Some(Difference { site: site.to_owned(), key: key.clone(), kind, deviation, detail })
+}
+
+/// Every difference between what should be at the sites and one observation of them, by NS instance, sorted; what
+/// belongs to no service that is known comes under the service of its key.
+///
+/// `sites` are those that could be observed: an unseen one says nothing about what is there. `leave_out` are NS
+/// instances that an operation is working on, or whose state nobody answers for.
+#[must_use]
+pub fn compare<'a>(
+    desired: impl IntoIterator<Item = &'a Desired>,
+    sites: &BTreeMap<String, Inventory>,
+    leave_out: &BTreeSet<String>,
+) -> BTreeMap<String, Vec<Difference>> {
+    let mut out: BTreeMap<String, Vec<Difference>> = BTreeMap::new();
+    let mut known: BTreeSet<&str> = leave_out.iter().map(String::as_str).collect();
+    for service in desired {
+        known.insert(service.service());
+        if leave_out.contains(service.service()) {
+            continue;
+        }
+        // At sites where it should have nothing, too.
+        for (site, inventory) in sites {
+            let found = service.differences(site, inventory);
+            if !found.is_empty() {
+                out.entry(service.service.clone()).or_default().extend(found);
+            }
+        }
+    }
+    for (site, inventory) in sites {
+        orphans(site, inventory, &known, &mut out);
+    }
+    out
+}
+
+/// What carries our mark and belongs to no service that is known.
+fn orphans(
+    site: &str,
+    inventory: &Inventory,
+    known: &BTreeSet<&str>,
+    out: &mut BTreeMap<String, Vec<Difference>>,
+) {
+    let mut put = |key: &ObjectKey, kind, detail: String| {
+        let (site, key, deviation) = (site.to_owned(), key.clone(), Deviation::Extra);
+        let of = out.entry(key.service().to_owned()).or_default();
+        of.push(Difference { site, key, kind, deviation, detail });
+    };
+    // Objects are sorted by key, so those of one service follow each other: it is looked up once.
+    let mut last: Option<(&str, bool)> = None;
+    for (key, found) in &inventory.objects {
+        let ns = key.service();
+        let foreign = match last {
+            Some((same, foreign)) if same == ns => foreign,
+            _ => !known.contains(ns),
+        };
+        last = Some((ns, foreign));
+        if foreign {
+            put(key, found.kind(), "it is of a service that does not exist".to_owned());
+        }
+    }
+    for stray in inventory.extra.iter().filter(|s| !known.contains(s.key.service())) {
+        put(&stray.key, stray.kind, format!("a {} that belongs to nothing: {}", stray.what, stray.place));
+    }
 }

@@ -18,6 +18,9 @@ pub struct Config {
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
+    /// Comparison of what should be with what is.
+    #[serde(default)]
+    pub drift: Drift,
     /// The API over TCP; without it there is the UNIX socket alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<ApiConfig>,
@@ -46,6 +49,21 @@ pub struct ApiConfig {
 pub struct TelemetryConfig {
     /// An OpenTelemetry collector's OTLP/HTTP endpoint, for example `http://127.0.0.1:4318`.
     pub otlp: String,
+}
+
+/// How drift is looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drift {
+    /// Time between two looks at every site, s. A VIM that tells of changes is looked at sooner.
+    pub interval_s: u64,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        // A look costs some milliseconds per hundred instances.
+        Self { interval_s: 10 }
+    }
 }
 
 /// One site.
@@ -233,6 +251,9 @@ impl Config {
             if site.host.tpm.as_ref().is_some_and(|t| t.pcr > 15) {
                 return bad(key("host.tpm.pcr"), "0 to 15 (software can reset the others)");
             }
+        }
+        if !(1..=86_400).contains(&self.drift.interval_s) {
+            return bad("drift.interval_s".into(), "1 to 86400 seconds");
         }
         let limits = &self.limits;
         let least = [limits.step_attempts, limits.tenant_operations_per_minute, limits.tenant_burst];

@@ -251,6 +251,7 @@ fn write_config(home: &Home, plan: &Plan, policy: Digest) -> Result<(), InitErro
     let config = Config {
         operator: plan.operator.clone(),
         accepted_policies: vec![policy],
+        drift: crate::config::Drift::default(),
         sites: plan.sites.clone(),
         limits: crate::config::Limits::default(),
         api: None,

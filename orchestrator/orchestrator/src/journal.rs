@@ -8,6 +8,7 @@
 //! A normal start never creates a journal: [`Journal::create`] is `mandate init`'s.
 
 mod feed;
+mod mitigations;
 mod replies;
 mod rows;
 mod schema;
@@ -24,6 +25,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 
 pub use feed::Happened;
+pub use mitigations::{Mitigation, Proposal, StandingRow};
 pub use replies::{MAX_REPLIES, REPLY_TTL_MS, Reply};
 pub use rows::{ClosedRow, Gap, ServiceRow};
 use schema::SCHEMA;

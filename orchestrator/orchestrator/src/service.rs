@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use trust::{Digest, Envelope};
 
 use crate::{
-    journal::Journal,
+    journal::{Journal, Mitigation},
     problem::Problem,
     views::{
-        CommittedView, ComponentView, DeliveredView, EventView, IntentView, NsView, OperationView,
+        CommittedView, ComponentView, DeliveredView, DriftView, EventView, IntentView, NsView, OperationView,
         PackageView, SiteView, StepView, TimelineLine,
     },
 };
@@ -76,6 +76,10 @@ pub trait Service: Send + Sync {
     async fn ledger_range(&self, from: u64, limit: usize) -> Result<Vec<String>, Problem>;
     /// The policy bundle digest in force.
     async fn policy(&self) -> Result<Digest, Problem>;
+    /// What the last look at the sites found, and what is proposed about it.
+    async fn drift(&self) -> Result<DriftView, Problem>;
+    /// What the orchestrator did about drift, oldest first, at most the newest 1000.
+    async fn mitigations(&self) -> Result<Vec<Mitigation>, Problem>;
     /// Counts up with every change of any operation: for following.
     fn changes(&self) -> watch::Receiver<u64>;
 }

@@ -1,5 +1,7 @@
 //! What the API answers: shapes for people and programs; never stored.
 
+use std::collections::BTreeMap;
+
 use ledger_contract::records::{PackageRecord, Verdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -129,7 +131,8 @@ pub struct TimelineLine {
     pub at_ms: u64,
     /// Operation it belongs to.
     pub operation_id: String,
-    /// `decision`, `plan`, `step`, `attestation`, `measurement`, `outcome`, `anchor`, `recovery`, `refusal`.
+    /// `decision`, `plan`, `step`, `attestation`, `measurement`, `outcome`, `anchor`, `recovery`, `refusal`; `gap` (the
+    /// ledger did not answer) and `mitigation` (what was done about drift) belong to no operation.
     pub kind: String,
     /// `done`, `failed`, `started`, `undone`, `refused`.
     pub state: String,
@@ -163,6 +166,23 @@ pub struct SiteView {
     /// Why it cannot be used now, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+/// What the last look at the sites found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DriftView {
+    /// When, ms since the epoch; 0: there was no look yet.
+    pub at_ms: u64,
+    /// How long it took, ms.
+    pub took_ms: u64,
+    /// Services that were compared.
+    pub services: usize,
+    /// Sites that could not be observed, and why.
+    pub unseen: BTreeMap<String, String>,
+    /// Every difference, by NS instance; `stray` for what belongs to none.
+    pub findings: BTreeMap<String, Vec<lcm::drift::Difference>>,
+    /// Intents that wait for somebody who may sign them, by NS instance.
+    pub proposals: BTreeMap<String, crate::journal::Proposal>,
 }
 
 /// An approval that was delivered by hand.

@@ -13,10 +13,14 @@ mod attester;
 mod completed;
 #[path = "engine/crashes.rs"]
 mod crashes;
+#[path = "engine/drift.rs"]
+mod drift;
 #[path = "engine/faults.rs"]
 mod faults;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/order.rs"]
+mod order;
 #[path = "engine/outage.rs"]
 mod outage;
 #[path = "engine/trust_broken.rs"]

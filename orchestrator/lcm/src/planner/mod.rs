@@ -226,7 +226,7 @@ fn revision(input: &Input<'_>, to: &Revision<'_>) -> Result<Plan, Refusal> {
         IntentKind::Rollback(_) => deviations(input, before)?.wrong,
         _ => BTreeMap::new(),
     };
-    replace.extend(before.isolated.iter().map(|p| (p.clone(), Some(Deviation::Isolation))));
+    replace.extend(before.isolated.iter().map(|p| (p.clone(), Some(Deviation::Cut))));
     replace.retain(|(site, key), _| after.spec(site, key).is_some());
     let kept =
         if replace.is_empty() && steps::flows_survive(before, &after) { Kept::Both } else { Kept::None };
@@ -243,7 +243,7 @@ fn healing(input: &Input<'_>, heal: &Heal) -> Result<Plan, Refusal> {
     for target in &heal.targets {
         let object = instance(before, target)?;
         let place = (object.site.clone(), object.key.clone());
-        let cut = before.is_isolated(object).then_some(Deviation::Isolation);
+        let cut = before.is_isolated(object).then_some(Deviation::Cut);
         replace.entry(place).or_insert(cut);
     }
     let mut after = before.clone();
@@ -366,7 +366,7 @@ fn deviations(input: &Input<'_>, before: &NsRecord) -> Result<Deviations, Refusa
                 // A part that goes by the key of something wanted can only go together with it.
                 Deviation::Extra if before.spec(&place.0, &place.1).is_some() => {
                     if d.kind == Kind::Compute {
-                        found.wrong.entry(place).or_insert(Some(Deviation::Wrong));
+                        found.wrong.entry(place).or_insert(Some(Deviation::ImageChanged));
                     }
                 }
                 Deviation::Extra => found.extra.push((place, d.kind)),

@@ -3,9 +3,12 @@
 //! Everything else is in the journal and is read when somebody asks. So memory grows with what is under way and with
 //! the number of services, not with what was ever done.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use lcm::{Event, Operation, operation::FinalState};
+use lcm::{Event, NsRecord, Operation, drift::Desired, operation::FinalState};
 
 use super::schedule::{Next, Parent, Rate, Schedule, Waiting};
 use crate::journal::{Journal, JournalError, ServiceRow};
@@ -38,6 +41,8 @@ pub(super) struct Book {
     /// Operation of each intent that waits or is under way.
     by_intent: BTreeMap<String, String>,
     services: BTreeMap<String, ServiceRow>,
+    /// What should be there, in short, of every service that is instantiated or isolated.
+    desired: BTreeMap<String, Arc<Desired>>,
     /// Operations that have begun and are not closed.
     begun: usize,
 }
@@ -49,6 +54,7 @@ impl Book {
             queue: Schedule::new(rate),
             by_intent: BTreeMap::new(),
             services: BTreeMap::new(),
+            desired: BTreeMap::new(),
             begun: 0,
         }
     }
@@ -69,8 +75,33 @@ impl Book {
         self.services.get(ns)
     }
 
-    pub(super) fn put_service(&mut self, row: ServiceRow) {
+    /// A service as an operation left it, with what should be there.
+    pub(super) fn put_service(&mut self, row: ServiceRow, record: Option<&NsRecord>) {
+        match record.filter(|_| ["INSTANTIATED", "ISOLATED"].contains(&row.state.as_str())) {
+            Some(record) => drop(self.desired.insert(row.id.clone(), Arc::new(record.desired()))),
+            None => drop(self.desired.remove(&row.id)),
+        }
         self.services.insert(row.id.clone(), row);
+    }
+
+    /// A service that nothing has been made of yet.
+    pub(super) fn announce(&mut self, row: ServiceRow) {
+        self.services.entry(row.id.clone()).or_insert(row);
+    }
+
+    /// What should be there, and the services that are not to be compared with it: those that an operation waits for
+    /// or works on, and those that are broken.
+    pub(super) fn desired(&self) -> (BTreeMap<String, Arc<Desired>>, BTreeSet<String>) {
+        let live = self.live.values().filter(|t| t.operation.outcome.is_none());
+        let mut out: BTreeSet<_> = live.map(|t| t.operation.grant.ns_instance_id.clone()).collect();
+        out.extend(self.services.values().filter(|r| r.state == "BROKEN").map(|r| r.id.clone()));
+        (self.desired.clone(), out)
+    }
+
+    /// Has this service an operation that waits or is under way?
+    pub(super) fn is_busy(&self, ns: &str) -> bool {
+        let live = |t: &Tracked| t.operation.outcome.is_none() && t.operation.grant.ns_instance_id == ns;
+        self.queue.concerns(ns) || self.live.values().any(live)
     }
 
     /// Operations that wait for their turn.

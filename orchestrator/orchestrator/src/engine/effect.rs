@@ -60,6 +60,7 @@ async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
     match action {
         Action::Ensure { key, spec } => {
             let observed = ports.vim.ensure(key, spec).await.map_err(DriverErrorOf)?;
+            // What was read back must be what was asked for: an answer of "done" is not enough.
             as_specified(spec, &observed).map_err(|why| failure("NOT_AS_SPECIFIED", why, Then::Retry))?;
             Ok(StepResult::Observed { observed })
         }

@@ -232,7 +232,7 @@ impl Engine {
         let row = self.journal.service_row(&operation.grant.ns_instance_id)?;
         let mut book = self.write();
         if let Some(row) = row {
-            book.put_service(row);
+            book.announce(row);
         }
         if let Some(waiting) = waiting(&operation) {
             book.enqueue(waiting, now_ms(), &self.journal);

@@ -10,9 +10,11 @@ mod book;
 mod catalogue;
 mod constitution;
 mod effect;
+mod guard;
 mod inbox;
 mod intake;
 mod observe;
+mod reconcile;
 mod runner;
 mod schedule;
 mod service;
@@ -48,6 +50,7 @@ use crate::{
 use book::{Book, Tracked, Turn};
 pub use catalogue::CatalogueError;
 use inbox::Inbox;
+use reconcile::Look;
 pub(crate) use runner::intent_of;
 use schedule::Rate;
 
@@ -112,6 +115,8 @@ pub struct Engine {
     ledger_up: AtomicBool,
     /// Directions, revocations and late approvals for operations under way.
     inbox: Inbox,
+    /// What the last look at the sites found.
+    looked: watch::Sender<Look>,
 }
 
 /// Why the engine stopped or could not start.
@@ -177,6 +182,7 @@ impl Engine {
             planning: Mutex::new(()),
             ledger_up: AtomicBool::new(true),
             inbox: Inbox::default(),
+            looked: watch::Sender::new(Look::default()),
         };
         engine.read_journal()?;
         Ok(Arc::new(engine))
@@ -186,7 +192,8 @@ impl Engine {
     fn read_journal(&self) -> Result<(), EngineError> {
         let mut book = self.write();
         for row in self.journal.services()? {
-            book.put_service(row);
+            let record = self.journal.record(&row.id)?;
+            book.put_service(row, record.as_ref());
         }
         for id in self.journal.open_operations()? {
             let events = self.journal.events(&id)?;
@@ -212,6 +219,7 @@ impl Engine {
         self.recovered.send_replace(true);
         let (intake, stopped) = (self.clone(), stop.clone());
         tasks.spawn(async move { intake.follow(stopped).await });
+        tasks.spawn(self.clone().reconcile(stop.clone()));
         loop {
             let until = self.begin_what_may(&mut tasks, &stop)?;
             tokio::select! {
@@ -310,7 +318,7 @@ impl Engine {
         let mut book = self.write();
         book.apply(&operation.id, &[event])?;
         if let Some(row) = row {
-            book.put_service(row);
+            book.put_service(row, operation.record().as_ref());
         }
         book.closed(&operation.id, &self.journal);
         drop(book);

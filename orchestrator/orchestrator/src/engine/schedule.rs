@@ -241,6 +241,11 @@ impl Schedule {
         }
     }
 
+    /// Has this service an operation that waits or has begun?
+    pub(super) fn concerns(&self, ns: &str) -> bool {
+        self.busy.contains(ns) || self.tenants.values().any(|t| t.services.contains_key(ns))
+    }
+
     /// Marks a service as busy with an operation that began before the queue existed (after a restart).
     pub(super) fn resume(&mut self, ns: &str) {
         self.busy.insert(ns.to_owned());

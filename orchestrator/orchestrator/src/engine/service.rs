@@ -15,13 +15,13 @@ use tokio::sync::watch;
 use trust::{Digest, Envelope};
 use vim::{Inventory, Scope};
 
-use super::{Engine, Tracked, now, observe, views};
+use super::{Engine, Tracked, now, observe, reconcile::Look, views};
 use crate::{
-    journal::{Journal, JournalError, ServiceRow},
+    journal::{Journal, JournalError, Mitigation, ServiceRow},
     problem::Problem,
     service::Service,
     views::{
-        CommittedView, ComponentView, DeliveredView, EventView, IntentView, NsView, OperationView,
+        CommittedView, ComponentView, DeliveredView, DriftView, EventView, IntentView, NsView, OperationView,
         PackageView, SiteView, StepView, TimelineLine,
     },
 };
@@ -128,9 +128,10 @@ impl Service for Engine {
             lines.extend(views::timeline(&operation, &events));
         }
         let gaps = self.journal.gaps(row.since_ms).map_err(journal_problem)?;
-        for gap in gaps.iter().map(views::gap) {
-            let at = lines.iter().position(|l| l.at_ms > gap.at_ms).unwrap_or(lines.len());
-            lines.insert(at, gap);
+        let mitigations = self.journal.mitigations(Some(&row.id), 0).map_err(journal_problem)?;
+        for line in gaps.iter().map(views::gap).chain(mitigations.iter().map(views::mitigation)) {
+            let at = lines.iter().position(|l| l.at_ms > line.at_ms).unwrap_or(lines.len());
+            lines.insert(at, line);
         }
         Ok(lines)
     }
@@ -259,6 +260,17 @@ impl Service for Engine {
         let value =
             value.ok_or_else(|| Problem::internal("LEDGER_STATE", "the ledger has no policy bundle"))?;
         decode(key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))
+    }
+
+    async fn drift(&self) -> Result<DriftView, Problem> {
+        let Look { at_ms, took_ms, services, unseen, findings } = self.looked.borrow().clone();
+        let proposals = self.journal.proposals().map_err(journal_problem)?.into_iter().collect();
+        Ok(DriftView { at_ms, took_ms, services, unseen, findings, proposals })
+    }
+
+    async fn mitigations(&self) -> Result<Vec<Mitigation>, Problem> {
+        let mut all = self.journal.mitigations(None, 0).map_err(journal_problem)?;
+        Ok(all.split_off(all.len().saturating_sub(MAX_ROWS)))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -10,7 +10,7 @@ use ledger_contract::evidence::Objective;
 
 use super::Tracked;
 use crate::{
-    journal::{ClosedRow, Gap, ServiceRow},
+    journal::{ClosedRow, Gap, Mitigation, ServiceRow},
     views::{NsView, OperationView, TimelineLine},
 };
 
@@ -280,6 +280,25 @@ pub(super) fn gap(gap: &Gap) -> TimelineLine {
         what,
         duration_ms: gap.to_ms.map(|t| t.saturating_sub(gap.from_ms)),
         evidence: None,
+    }
+}
+
+/// What was done about drift.
+pub(super) fn mitigation(m: &Mitigation) -> TimelineLine {
+    let under = m.grant.as_ref().map(|g| format!(" under standing grant {g}")).unwrap_or_default();
+    let state = match m.decision.as_str() {
+        "REPAIR" => "done",
+        "REFUSED" => "refused",
+        _ => "started",
+    };
+    TimelineLine {
+        at_ms: m.at_ms,
+        operation_id: String::new(),
+        kind: "mitigation".into(),
+        state: state.into(),
+        what: format!("{} {}{under}, by {}: {}", m.decision.to_lowercase(), m.action, m.who, m.reason),
+        duration_ms: None,
+        evidence: m.intent_id.as_ref().map(|i| format!("intent {i}")),
     }
 }
 

@@ -136,15 +136,15 @@ pub struct Gap {
     pub reason: String,
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String, JournalError> {
+pub(super) fn json<T: Serialize>(value: &T) -> Result<String, JournalError> {
     serde_json::to_string(value).map_err(JournalError::Row)
 }
 
-fn read<T: DeserializeOwned>(text: &str) -> Result<T, JournalError> {
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, JournalError> {
     serde_json::from_str(text).map_err(JournalError::Row)
 }
 
-fn number(n: u64) -> i64 {
+pub(super) fn number(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 

@@ -181,6 +181,12 @@ impl Service for Recorder {
         self.note(format!("deliver {}", approval.entry));
         Ok(DeliveredView { operation_id: "op-1".into() })
     }
+    async fn drift(&self) -> Result<orchestrator::views::DriftView, Problem> {
+        Ok(orchestrator::views::DriftView::default())
+    }
+    async fn mitigations(&self) -> Result<Vec<orchestrator::journal::Mitigation>, Problem> {
+        Ok(Vec::new())
+    }
     async fn ledger_head(&self) -> Result<String, Problem> {
         Ok("origin\n1\nroot\n".into())
     }
