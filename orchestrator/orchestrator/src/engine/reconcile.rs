@@ -79,8 +79,8 @@ impl Engine {
                 tokio::time::sleep(Duration::from_millis(LEAST_PAUSE_MS)).await;
             }
             let look = self.look().await;
+            self.looked.send_replace(look.clone());
             self.mitigate(&look).await?;
-            self.looked.send_replace(look);
             self.changed();
         }
     }

@@ -38,7 +38,7 @@ async fn what_changes_behind_our_back_is_found_and_proposed_once() {
     let (ns, vim) = (ns_of(&deploy), world.vim());
     let key = vim.left().into_iter().find(|k| k.as_str().ends_with("/0")).unwrap();
     vim.vanish(&key);
-    let found = look(&life, |l| !l.proposals.is_empty()).await;
+    let found = look(&life, |l| !l.proposals.is_empty() && !l.findings.is_empty()).await;
     assert_eq!(found.findings.len(), 1, "{found:?}");
     assert_eq!((found.findings[0].fault, &found.findings[0].key), (Fault::Missing, &key));
     let proposal = &found.proposals[&ns];

@@ -42,16 +42,18 @@ async fn a_child_begins_when_its_parents_are_complete() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_child_of_what_failed_is_refused_and_a_restart_knows_it_too() {
     let world = World::new();
-    let first = world.deploy("first");
+    let (line, first) = (Line::to(&world), world.deploy("first"));
     let child = after(world.deploy("second"), &[&first]);
     world.vim().script(Call::Ensure, None, [Fault::Before(vim::Disposition::Compensate)]);
-    let life = Life::start(&world);
+    line.held.send_replace(true);
+    let life = Life::of(world.parts(line.clone(), plain));
+    // Both are approved before either begins: later the ledger would refuse the child itself.
     life.submit(&world, &first).await;
-    let view = life.anchored(&first.id).await;
-    assert_eq!(view.state, "ROLLED_BACK");
-    life.end().await;
-    let life = Life::start(&world);
     life.submit(&world, &child).await;
+    life.end().await;
+    line.held.send_replace(false);
+    let life = Life::of(world.parts(line, plain));
+    assert_eq!(life.anchored(&first.id).await.state, "ROLLED_BACK");
     let view = life.anchored(&child.id).await;
     assert_eq!(view.state, "ROLLED_BACK");
     assert!(view.problem.unwrap().contains("DEPENDENCY_NOT_COMPLETED: intent `acme-first-deploy`"));
