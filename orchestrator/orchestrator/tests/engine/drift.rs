@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lcm::drift::Fault;
+use lcm::drift::Deviation;
 use orchestrator::{service::Service as _, views::DriftView};
 
 use crate::{
@@ -34,13 +34,14 @@ async fn what_changes_behind_our_back_is_found_and_proposed_once() {
     let deploy = world.deploy("edge");
     life.carry_out(&world, &deploy).await;
     let calm = look(&life, |l| l.services == 1).await;
-    assert_eq!(calm.findings, []);
+    assert!(calm.findings.is_empty());
     let (ns, vim) = (ns_of(&deploy), world.vim());
     let key = vim.left().into_iter().find(|k| k.as_str().ends_with("/0")).unwrap();
     vim.vanish(&key);
     let found = look(&life, |l| !l.proposals.is_empty() && !l.findings.is_empty()).await;
-    assert_eq!(found.findings.len(), 1, "{found:?}");
-    assert_eq!((found.findings[0].fault, &found.findings[0].key), (Fault::Missing, &key));
+    let findings = &found.findings[&ns];
+    assert_eq!(findings.len(), 1, "{found:?}");
+    assert_eq!((findings[0].deviation, &findings[0].key), (Deviation::Missing, &key));
     let proposal = &found.proposals[&ns];
     assert_eq!((proposal.code.as_str(), proposal.intent.action.name()), ("NO_STANDING_GRANT", "heal"));
     assert_eq!(life.engine.mitigations().await.unwrap().len(), 1);
