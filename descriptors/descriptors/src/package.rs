@@ -17,6 +17,7 @@
 
 mod archive;
 mod error;
+mod evidence;
 mod pack;
 mod sign;
 mod verify;
@@ -26,16 +27,19 @@ use std::collections::BTreeMap;
 use trust::Digest;
 
 pub use archive::{MAX_FILES, MAX_PACKAGE_BYTES, MAX_PATH_BYTES, MAX_RATIO, MAX_UNPACKED_BYTES};
+pub(crate) use archive::{RATIO_FLOOR_BYTES, components};
 pub use error::PackageError;
+pub use evidence::{ImageEvidence, LAYOUT};
 pub use pack::{ImageInput, PackInputs, pack, provenance_path, sbom_path};
 pub use sign::{PREDICATE_TYPE, PackagePredicate, sign};
-pub use verify::{ImageEvidence, VerifiedPackage, verify};
+pub use verify::{SignatureKind, SignedBy, VerifiedPackage, verify, verify_with_bundle};
 
 use crate::{
     day0::{self, Day0},
     diagnostic::{Code, Diagnostic, Lint},
     model::{Nsd, Vnfd},
     parse::{self, Files, Kind, Read, Within},
+    sol004,
     yaml::Mark,
 };
 pub(crate) use archive::descriptor_path;
@@ -104,6 +108,7 @@ pub struct Package {
     /// Warnings; a package with errors is not opened.
     pub diagnostics: Vec<Diagnostic>,
     contents: Files,
+    signed: bool,
 }
 
 impl Package {
@@ -124,24 +129,65 @@ impl Package {
     /// Whether it carries a signature; says nothing about it.
     #[must_use]
     pub fn is_signed(&self) -> bool {
-        self.contents.contains_key(SIGNATURE)
+        self.signed
     }
 }
 
-/// Opens an OSM package (tar.gz, everything in one directory).
+/// Opens a package: OSM's (tar.gz, everything in one directory), or SOL004's (zip CSAR, with or without a zip of
+/// option 2 around it).
 pub fn open(bytes: &[u8]) -> Result<Package, PackageError> {
-    let unpacked = archive::read(bytes)?;
-    assemble(unpacked, Digest::of(bytes))
+    let digest = Digest::of(bytes);
+    if !sol004::is_zip(bytes) {
+        return assemble(archive::read(bytes)?, digest);
+    }
+    match sol004::unwrap(bytes)? {
+        Some(wrapped) if !sol004::is_zip(&wrapped.package) => {
+            let mut it = assemble(archive::read(&wrapped.package)?, digest)?;
+            it.signed |= wrapped.cms.is_some() || wrapped.bundle.is_some();
+            Ok(it)
+        }
+        Some(wrapped) => {
+            let mut it = from_csar(sol004::open(&wrapped.package)?, digest)?;
+            it.signed |= wrapped.cms.is_some() || wrapped.bundle.is_some();
+            Ok(it)
+        }
+        None => from_csar(sol004::open(bytes)?, digest),
+    }
+}
+
+/// A CSAR as what every package is here.
+fn from_csar(csar: sol004::Csar, digest: Digest) -> Result<Package, PackageError> {
+    let (manifest, by) = (csar.manifest.clone(), csar.manifest_path.clone());
+    let descriptor_path = csar.descriptor_path.clone();
+    let unpacked = archive::Unpacked { name: csar.name.clone(), files: csar.into_files()? };
+    let mut package = assemble_at(unpacked, digest, descriptor_path)?;
+    package.signed = manifest.signed.is_some();
+    for (what, found) in [("vnfd_id", package.descriptor.id()), ("nsd_id", package.descriptor.id())] {
+        if let Some(said) = manifest.metadata.get(what).filter(|s| *s != found) {
+            let (said, found) = (said.clone(), found.to_owned());
+            return Err(sol004::Sol004Error::OtherProduct { by, what, said, found }.into());
+        }
+    }
+    Ok(package)
 }
 
 fn assemble(unpacked: archive::Unpacked, digest: Digest) -> Result<Package, PackageError> {
+    let descriptor_path = archive::descriptor_path(&unpacked.files)?;
+    assemble_at(unpacked, digest, descriptor_path)
+}
+
+fn assemble_at(
+    unpacked: archive::Unpacked,
+    digest: Digest,
+    descriptor_path: String,
+) -> Result<Package, PackageError> {
     let archive::Unpacked { name, files: contents } = unpacked;
-    let descriptor_path = archive::descriptor_path(&contents)?;
     let (descriptor, mut diagnostics) = describe(&descriptor_path, &contents)?;
     diagnostics.extend(pack::check_sums(&name, &contents));
     let files = contents.iter().map(|(path, bytes)| (path.clone(), Digest::of(bytes))).collect();
     let kind = if descriptor.vnfd().is_some() { Kind::Vnf } else { Kind::Ns };
-    Ok(Package { name, kind, digest, descriptor_path, descriptor, files, diagnostics, contents })
+    let signed = contents.contains_key(SIGNATURE);
+    Ok(Package { name, kind, digest, descriptor_path, descriptor, files, diagnostics, contents, signed })
 }
 
 /// The descriptor with its warnings, or all its findings. The files that it names must be there.

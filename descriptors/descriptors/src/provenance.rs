@@ -7,11 +7,15 @@ use serde_json::Value;
 use trust::{
     Digest, Envelope, UnixTime,
     dsse::DsseError,
-    statement::{ResourceDescriptor, Statement},
+    statement::{IN_TOTO_PAYLOAD, ResourceDescriptor, STATEMENT_TYPE, Statement},
 };
 
 /// `predicateType` of SLSA provenance v1.
 pub const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
+/// `predicateType` of SLSA provenance v0.2, which is read only.
+pub const PREDICATE_TYPE_V0_2: &str = "https://slsa.dev/provenance/v0.2";
+/// `_type` of the statements of that time, which is read only.
+const STATEMENT_V0_1: &str = "https://in-toto.io/Statement/v0.1";
 /// Our `buildType`: `cargo build --locked -p {package} --profile {profile}`.
 pub const BUILD_TYPE: &str = "https://mandate.dev/build/cargo/v1";
 
@@ -139,7 +143,11 @@ pub fn check(envelope: &Envelope, image: &Digest) -> Result<String, ProvenanceEr
     if !statement.subject.iter().any(|s| s.sha256().as_ref() == Some(image)) {
         return Err(ProvenanceError::OtherSubject(*image));
     }
-    let Provenance { build_definition: build, run_details: run } = statement.predicate;
+    complete(statement.predicate)
+}
+
+fn complete(predicate: Provenance) -> Result<String, ProvenanceError> {
+    let Provenance { build_definition: build, run_details: run } = predicate;
     let must = [
         ("buildDefinition.buildType", build.build_type.is_empty()),
         ("buildDefinition.resolvedDependencies", build.resolved_dependencies.is_empty()),
@@ -148,5 +156,49 @@ pub fn check(envelope: &Envelope, image: &Digest) -> Result<String, ProvenanceEr
     match must.iter().find(|(_, empty)| *empty) {
         Some((field, _)) => Err(ProvenanceError::Empty(field)),
         None => Ok(run.builder.id),
+    }
+}
+
+/// SLSA v0.2; what it has beyond this is read over. <https://slsa.dev/spec/v0.2/provenance>
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProvenanceV02 {
+    builder: Builder,
+    build_type: String,
+    #[serde(default)]
+    materials: Vec<ResourceDescriptor>,
+}
+
+/// [`check`] for what others sign: the payload of a verified envelope, SLSA v1 or v0.2, in-toto Statement v1 or v0.1.
+pub fn check_payload(payload_type: &str, payload: &[u8], image: &Digest) -> Result<String, ProvenanceError> {
+    let format = |e: String| ProvenanceError::Format(DsseError::Payload(e));
+    let other = |expected: &str, found: String| {
+        ProvenanceError::Format(DsseError::PayloadType { expected: expected.to_owned(), found })
+    };
+    if payload_type != IN_TOTO_PAYLOAD {
+        return Err(other(IN_TOTO_PAYLOAD, payload_type.to_owned()));
+    }
+    let it: Statement<Value> = serde_json::from_slice(payload).map_err(|e| format(e.to_string()))?;
+    if it.kind != STATEMENT_TYPE && it.kind != STATEMENT_V0_1 {
+        return Err(other(STATEMENT_TYPE, it.kind));
+    }
+    if !it.subject.iter().any(|s| s.sha256().as_ref() == Some(image)) {
+        return Err(ProvenanceError::OtherSubject(*image));
+    }
+    match it.predicate_type.as_str() {
+        PREDICATE_TYPE => complete(serde_json::from_value(it.predicate).map_err(|e| format(e.to_string()))?),
+        PREDICATE_TYPE_V0_2 => {
+            let old: ProvenanceV02 =
+                serde_json::from_value(it.predicate).map_err(|e| format(e.to_string()))?;
+            complete(Provenance {
+                build_definition: BuildDefinition {
+                    build_type: old.build_type,
+                    external_parameters: Value::Null,
+                    resolved_dependencies: old.materials,
+                },
+                run_details: RunDetails { builder: old.builder, metadata: None },
+            })
+        }
+        _ => Err(other(PREDICATE_TYPE, it.predicate_type)),
     }
 }

@@ -84,7 +84,7 @@ fn a_good_package_verifies_and_says_who_made_it() {
     let bytes = signed(&w, "vlb_vnf", IMAGE);
     let verified = verify(&bytes, &w.roots, NOW).unwrap();
     assert_eq!(verified.signer.to_string(), "provider@provider-org");
-    assert_eq!(verified.signer.role(), "provider");
+    assert_eq!(verified.signer.kind, descriptors::package::SignatureKind::Dsse);
     assert_eq!(verified.package.digest, Digest::of(&bytes));
     let [image] = verified.images.as_slice() else { panic!("{:?}", verified.images) };
     assert_eq!((image.image.as_str(), image.digest), ("mandate-dataplane", Digest::of(IMAGE)));

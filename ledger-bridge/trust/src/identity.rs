@@ -121,9 +121,35 @@ pub struct OrgRoot {
     /// Serial numbers (lower-case hex) of revoked certificates.
     #[serde(default)]
     pub revoked: BTreeSet<String>,
+    /// Public keys (PEM) that sign packages for it without a certificate (cosign, in-toto), by the key's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, String>,
+    /// Identities that sign packages for it without a key of their own (Sigstore's keyless signatures).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigstore: Option<SigstoreTrust>,
     /// What its CA may say of its members. Absent: anything, which is right only where every CA is trusted alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vouches: Option<Vouches>,
+}
+
+/// A Sigstore instance, and who in it speaks for the organisation.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigstoreTrust {
+    /// The instance's `trusted_root.json`.
+    pub trusted_root: serde_json::Value,
+    /// Identities that count.
+    pub identities: Vec<SigstoreIdentity>,
+}
+
+/// An identity as Fulcio certifies it: exact texts, no patterns.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigstoreIdentity {
+    /// The identity provider, a URL.
+    pub issuer: String,
+    /// Mail address or URI of the subject alternative name.
+    pub subject: String,
 }
 
 /// The attributes that an organisation's CA may give.

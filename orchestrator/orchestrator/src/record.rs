@@ -10,8 +10,9 @@ use descriptors::{
     VerifiedPackage,
     model::{Nsd, VnfFlavour, Vnfd},
     package::Descriptor,
+    sbom::{ComponentRef, SbomSummary},
 };
-use ledger_contract::records::{ImageRecord, PackageKind, PackageRecord, ResourceUse};
+use ledger_contract::records::{ImageContents, ImageRecord, PackageKind, PackageRecord, ResourceUse};
 use trust::Digest;
 
 /// Why there is no record.
@@ -112,10 +113,20 @@ fn images(verified: &VerifiedPackage) -> Vec<ImageRecord> {
     let image = |i: &descriptors::package::ImageEvidence| ImageRecord {
         digest: i.digest,
         sbom: Some(i.sbom),
-        contents: None,
-        provenance: Some(i.provenance.clone()),
+        contents: Some(contents(&i.summary)),
+        provenance: i.provenance.clone(),
     };
     verified.images.iter().map(image).collect()
+}
+
+/// What the ledger's rules look at, of everything that the SBOM says.
+fn contents(summary: &SbomSummary) -> ImageContents {
+    let names = |c: &ComponentRef| c.digests.iter().chain(&c.purl).cloned().collect::<Vec<_>>();
+    ImageContents {
+        complete: summary.complete,
+        licences: summary.licences.clone(),
+        components: summary.components.iter().flat_map(names).collect(),
+    }
 }
 
 fn ns(

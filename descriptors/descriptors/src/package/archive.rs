@@ -19,7 +19,7 @@ pub const MAX_UNPACKED_BYTES: u64 = 768 << 20;
 /// Largest ratio of unpacked to packed bytes; executables have 3 to 5.
 pub const MAX_RATIO: u64 = 100;
 /// Below this size the ratio says nothing: a tar archive of three small files is mostly zeros.
-const RATIO_FLOOR_BYTES: u64 = 1 << 20;
+pub(crate) const RATIO_FLOOR_BYTES: u64 = 1 << 20;
 /// Most files and directories.
 pub const MAX_FILES: usize = 1024;
 /// Longest path, bytes: what a ustar header holds.
@@ -97,9 +97,6 @@ fn check_format(bytes: &[u8]) -> Result<(), PackageError> {
     let refuse = |found, hint| Err(PackageError::Format { found, hint });
     match bytes {
         [0x1f, 0x8b, ..] => Ok(()),
-        [b'P', b'K', 3 | 5, 4 | 6, ..] => {
-            refuse("a zip archive (an ETSI SOL004 CSAR?)", "SOL004 is not read yet: pack it as OSM's tar.gz")
-        }
         [0xfd, b'7', b'z', ..] => refuse("an xz archive", "compress it with gzip"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => refuse("a zstd archive", "compress it with gzip"),
         _ if bytes.get(257..262) == Some(b"ustar") => refuse("a tar archive", "compress it with gzip"),
@@ -220,7 +217,11 @@ fn refuse_size_override(entry: &mut tar::Entry<'_, impl Read>, path: &str) -> Re
 }
 
 /// A path's components; only one spelling of each path is accepted.
-fn components<'a>(path: &'a str, raw: &[u8], is_directory: bool) -> Result<Vec<&'a str>, PackageError> {
+pub(crate) fn components<'a>(
+    path: &'a str,
+    raw: &[u8],
+    is_directory: bool,
+) -> Result<Vec<&'a str>, PackageError> {
     if raw != path.as_bytes() || path.chars().any(|c| c.is_control() || c == '\\') {
         return entry_error(path, "a name with control characters, backslashes or not in UTF-8", "rename it");
     }

@@ -2,7 +2,9 @@
 
 use trust::{dsse::DsseError, identity::IdentityError};
 
-use crate::{diagnostic::Diagnostic, parse::Dialect};
+use crate::{
+    diagnostic::Diagnostic, layout::LayoutError, parse::Dialect, sigstore::SigstoreError, sol004::Sol004Error,
+};
 
 /// Why a package is not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +104,27 @@ pub enum PackageError {
         /// What is wrong.
         problem: String,
     },
+    /// A SOL004 package that is not accepted.
+    #[error(transparent)]
+    Sol004(#[from] Sol004Error),
+    /// A Sigstore bundle that is not accepted.
+    #[error("`{file}`: the Sigstore bundle is not accepted")]
+    Sigstore {
+        /// Its path.
+        file: String,
+        /// Why.
+        #[source]
+        source: SigstoreError,
+    },
+    /// An in-toto layout that is not accepted, or not kept to.
+    #[error("`{file}`: the in-toto layout is not fulfilled")]
+    Layout {
+        /// Its path.
+        file: String,
+        /// Why.
+        #[source]
+        source: LayoutError,
+    },
     /// The signer's own certificate cannot be read.
     #[error("the signing identity is not usable")]
     Signer {
@@ -126,6 +149,9 @@ impl PackageError {
             Self::Mismatch { .. } => "package-mismatch",
             Self::Signature { .. } => "package-signature",
             Self::Evidence { .. } => "package-evidence",
+            Self::Sol004(e) => e.code(),
+            Self::Sigstore { source, .. } => source.code(),
+            Self::Layout { source, .. } => source.code(),
             Self::Signer { .. } => "package-signer",
         }
     }

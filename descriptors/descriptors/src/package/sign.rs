@@ -40,6 +40,10 @@ pub struct Content {
 
 /// Signs a package; a signature that is there already is replaced. Refuses what [`super::open`] refuses.
 pub fn sign(bytes: &[u8], signer: &Signer) -> Result<Vec<u8>, PackageError> {
+    if crate::sol004::is_zip(bytes) {
+        let hint = "sign its manifest (option 1) or all of it (option 2) with `openssl cms -sign -binary`";
+        return Err(PackageError::Format { found: "a SOL004 package, which is signed with CMS", hint });
+    }
     let package = super::open(bytes)?;
     let mut files: Files = package.contents.clone();
     files.remove(SIGNATURE);

@@ -273,7 +273,7 @@ fn render_verified(file: &Path, verified: &VerifiedPackage, style: Style) -> Str
             Cell::new(Paint::Cyan, &i.image),
             Cell::new(Paint::Dim, i.digest.short()),
             (&i.builder).into(),
-            (&i.provenance_signer).into(),
+            i.provenance_signer.to_string().into(),
         ]);
     }
     format!(
