@@ -3,11 +3,12 @@
 
 use std::io::Write as _;
 
-use descriptors::package;
+use descriptors::{lint, package};
 use flate2::{Compression, write::GzEncoder};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
+    let _ = lint::bytes(data, "p", None);
     if let Ok(opened) = package::open(data) {
         assert!(opened.files.contains_key(&opened.descriptor_path));
     }

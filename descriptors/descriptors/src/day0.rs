@@ -112,7 +112,10 @@ pub fn parse(text: &str) -> Result<Option<Day0>, Day0Error> {
 
 fn yaml_error(e: &serde_saphyr::Error) -> Day0Error {
     let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
-    let message = e.to_string().lines().next().unwrap_or_default().to_owned();
+    let text = e.to_string();
+    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    // The place is said already.
+    let message = message.trim_start_matches(&format!("line {line} column {column}: ")).to_owned();
     Day0Error::Yaml { line, column, message }
 }
 

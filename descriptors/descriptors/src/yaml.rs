@@ -16,6 +16,8 @@ pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
 pub const MAX_DEPTH: usize = 48;
 /// Most nodes, after expansion of aliases; a text counts one more for each [`TEXT_PER_NODE`] bytes.
 pub const MAX_NODES: usize = 100_000;
+/// What the parser says when it looks ahead further than that.
+const TOO_DEEP_FOR_THE_PARSER: &str = "recursion limit exceeded";
 /// Bytes of text that weigh as much as a node.
 const TEXT_PER_NODE: usize = 64;
 
@@ -194,6 +196,11 @@ fn fault<T>(code: Code, at: Mark, message: impl Into<String>, hint: &'static str
     Err(Fault { code, at, message: message.into(), hint })
 }
 
+fn too_deep<T>(at: Mark) -> Result<T, Fault> {
+    let message = format!("nested deeper than {MAX_DEPTH} levels");
+    fault(Code::YamlBounds, at, message, "no descriptor needs that")
+}
+
 /// What is open: a list, or a mapping with the key whose value comes next.
 enum Frame {
     Seq(Vec<Node>, Mark, usize),
@@ -251,6 +258,9 @@ impl Builder {
                 Ok((event, span)) => self.event(event, Mark::of(span))?,
                 Err(e) => {
                     let at = Mark::of(Span::empty(*e.marker()));
+                    if e.info() == TOO_DEEP_FOR_THE_PARSER {
+                        return too_deep(at);
+                    }
                     return fault(Code::YamlSyntax, at, e.info(), "it is not YAML from here on");
                 }
             }
@@ -293,8 +303,7 @@ impl Builder {
 
     fn open(&mut self, frame: Frame, at: Mark) -> Result<(), Fault> {
         if self.stack.len() >= MAX_DEPTH {
-            let message = format!("nested deeper than {MAX_DEPTH} levels");
-            return fault(Code::YamlBounds, at, message, "no descriptor needs that");
+            return too_deep(at);
         }
         self.stack.push(frame);
         Ok(())

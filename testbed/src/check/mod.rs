@@ -1,10 +1,11 @@
 //! `cargo testbed check`: what the compiler does not enforce of `docs/architecture.md`.
 //!
 //! Dependency directions ([`graph`]), unsafe code, purity and the lint table ([`source`]), licences, bans and sources
-//! after `deny.toml` ([`supply`]), and that every command the documents show exists ([`docs`]). The tests at the end
-//! run it on a workspace that breaks every rule.
+//! after `deny.toml` ([`supply`]), that every command the documents show exists ([`docs`]), and that the fuzz targets
+//! compile ([`fuzz`]). The tests at the end run it on a workspace that breaks every rule.
 
 mod docs;
+mod fuzz;
 mod graph;
 mod source;
 mod supply;
@@ -57,6 +58,7 @@ pub fn all(root: &Path) -> anyhow::Result<Vec<Group>> {
     let metadata = Metadata::load(root)?;
     let sources = source::read(&metadata, root)?;
     let (documents, skipped) = docs::check(root, &metadata)?;
+    let (targets, untried) = fuzz::check(root, &metadata)?;
     let group = |name, findings| Group { name, findings, skipped: None };
     Ok(vec![
         group("dependency directions", graph::check(&metadata)),
@@ -66,6 +68,7 @@ pub fn all(root: &Path) -> anyhow::Result<Vec<Group>> {
         group("only the wiring names concrete drivers", source::drivers(&sources)),
         group("licences, bans and sources (deny.toml)", supply::check(root, &metadata)?),
         Group { name: "documented commands exist", findings: documents, skipped },
+        Group { name: "fuzz targets compile", findings: targets, skipped: untried },
     ])
 }
 

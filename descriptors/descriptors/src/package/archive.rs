@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, io::Read};
 
-use flate2::{Compression, Crc, GzBuilder, read::MultiGzDecoder};
+use flate2::{Compression, Crc, GzBuilder, bufread::GzDecoder};
 use tar::{Archive, EntryType, Header};
 
 use super::{PackageError, SIGNATURE};
@@ -20,6 +20,8 @@ pub const MAX_UNPACKED_BYTES: u64 = 768 << 20;
 pub const MAX_RATIO: u64 = 100;
 /// Below this size the ratio says nothing: a tar archive of three small files is mostly zeros.
 pub(crate) const RATIO_FLOOR_BYTES: u64 = 1 << 20;
+/// Most gzip members: ours have two, and a parallel compressor's one per block; each costs a start, however empty.
+const MAX_MEMBERS: usize = 8192;
 /// Most files and directories.
 pub const MAX_FILES: usize = 1024;
 /// Longest path, bytes: what a ustar header holds.
@@ -38,6 +40,35 @@ pub(crate) struct Unpacked {
     pub name: String,
     /// Files by path inside it.
     pub files: Files,
+}
+
+/// The gzip members of a package, as one stream.
+struct Members<'a> {
+    current: GzDecoder<&'a [u8]>,
+    count: usize,
+}
+
+impl<'a> Members<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Self { current: GzDecoder::new(bytes), count: 1 }
+    }
+}
+
+impl Read for Members<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let n = self.current.read(buf)?;
+            let rest = *self.current.get_ref();
+            if n > 0 || buf.is_empty() || rest.is_empty() {
+                return Ok(n);
+            }
+            if self.count >= MAX_MEMBERS {
+                return Err(std::io::Error::other(format!("it has more than {MAX_MEMBERS} gzip members")));
+            }
+            self.count += 1;
+            self.current = GzDecoder::new(rest);
+        }
+    }
 }
 
 /// Counts what comes out of the decompressor and stops at the bounds.
@@ -83,7 +114,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Unpacked, PackageError> {
         return Err(PackageError::TooLarge { what: "bytes", found: packed, limit: MAX_PACKAGE_BYTES });
     }
     let limit = MAX_UNPACKED_BYTES.min(RATIO_FLOOR_BYTES.max(packed * MAX_RATIO));
-    let stream = Bounded { inner: MultiGzDecoder::new(bytes), read: 0, limit };
+    let stream = Bounded { inner: Members::of(bytes), read: 0, limit };
     let mut archive = Archive::new(stream);
     let mut entries = Entries::default();
     for entry in archive.entries().map_err(io_error)? {

@@ -1,0 +1,192 @@
+//! What a hostile input may cost: each case runs in a process of its own, which reports its peak memory and its time.
+//!
+//! The bounds are generous (debug builds, busy machines); what they catch is a cost that grows faster than the input.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use descriptors::{Code, Report, lint};
+use flate2::{Compression, write::GzEncoder};
+
+/// Longest time of one case.
+const MAX_TIME: Duration = Duration::from_secs(20);
+/// Most memory beyond the input, MiB: a tree of [`lint::MAX_DESCRIPTOR_BYTES`] and what is made of it.
+const MAX_TEXT_MIB: u64 = 160;
+/// Most memory for a package that unpacks to a hundred times its size, MiB.
+const MAX_PACKAGE_MIB: u64 = 400;
+/// Names the case to the process that runs it.
+const CASE: &str = "MANDATE_BOUNDS_CASE";
+
+/// Name, what is made, and the code it is refused with (none: whatever the verdict is, it comes in time).
+type Case = (&'static str, fn() -> Vec<u8>, Option<Code>, u64);
+
+const CASES: [Case; 19] = [
+    ("alias bomb", aliases, Some(Code::YamlBounds), MAX_TEXT_MIB),
+    ("alias chain", alias_chain, Some(Code::YamlBounds), MAX_TEXT_MIB),
+    ("deep flow", || "[".repeat(1 << 20).into(), Some(Code::YamlBounds), MAX_TEXT_MIB),
+    ("deep block", || "- ".repeat(1 << 19).into(), Some(Code::YamlBounds), MAX_TEXT_MIB),
+    ("huge text", || vec![b'a'; 100 << 20], Some(Code::YamlBounds), 100 + MAX_TEXT_MIB),
+    ("one line", || format!("vnfd: {{id: {}}}", "x".repeat(1_000_000)).into(), None, MAX_TEXT_MIB),
+    ("one quoted line", || format!("vnfd: {{id: \"{}\"}}", "\\n".repeat(500_000)).into(), None, MAX_TEXT_MIB),
+    ("keys", || many("vnfd: {", |i| format!("k{i}: 1,"), "}", 49_000), Some(Code::UnknownKey), MAX_TEXT_MIB),
+    ("same keys", || many("vnfd: {", |_| "k: 1,".into(), "}", 49_000), Some(Code::UnknownKey), MAX_TEXT_MIB),
+    ("values", || many("vnfd: {vnfm-info: [", |i| format!("v{i},"), "]}", 99_000), None, MAX_TEXT_MIB),
+    ("vdus and flavours", vdus_and_flavours, Some(Code::NotDeployable), MAX_TEXT_MIB),
+    ("dangling", dangling, Some(Code::DanglingReference), MAX_TEXT_MIB),
+    ("interfaces", interfaces, None, MAX_TEXT_MIB),
+    ("anchors", || many("vnfd: {vnfm-info: [", |i| format!("&a{i} v{i},"), "]}", 45_000), None, MAX_TEXT_MIB),
+    ("comments", || "#\n".repeat(1 << 19).into(), Some(Code::WrongType), MAX_TEXT_MIB),
+    (
+        "no text",
+        || [b"vnfd: {id: ".to_vec(), vec![0xff; 1_000_000]].concat(),
+        Some(Code::YamlSyntax),
+        MAX_TEXT_MIB,
+    ),
+    ("gzip bomb", || zeros(1 << 30), Some(Code::Archive), MAX_PACKAGE_MIB),
+    (
+        "gzip of nothing",
+        || [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0].repeat(500_000),
+        Some(Code::Archive),
+        MAX_PACKAGE_MIB,
+    ),
+    ("zip bomb", zip_bomb, Some(Code::Archive), MAX_PACKAGE_MIB),
+];
+
+fn many(start: &str, item: impl Fn(usize) -> String, end: &str, count: usize) -> Vec<u8> {
+    let mut text = start.to_owned();
+    (0..count).for_each(|i| text.push_str(&item(i)));
+    text.push_str(end);
+    text.into()
+}
+
+fn aliases() -> Vec<u8> {
+    let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..40 {
+        let row = vec![format!("*a{}", i - 1); 9].join(", ");
+        writeln!(text, "a{i}: &a{i} [{row}]").unwrap();
+    }
+    text.into()
+}
+
+fn alias_chain() -> Vec<u8> {
+    many("a0: &a0 [x]\n", |i| format!("a{}: &a{} [*a{i}]\n", i + 1, i + 1), "", 20_000)
+}
+
+/// Each flavour would hold a line per VDU.
+fn vdus_and_flavours() -> Vec<u8> {
+    let vdus = many("vnfd: {id: x, vdu: [", |i| format!("{{id: v{i}}},"), "], df: [", 15_000);
+    [vdus, many("", |i| format!("{{id: d{i}}},"), "]}", 15_000)].concat()
+}
+
+fn dangling() -> Vec<u8> {
+    let head = "vnfd: {id: x, sw-image-desc: [";
+    let images = many(head, |i| format!("{{id: image-{i}}},"), "], vdu: [", 10_000);
+    let vdus = many("", |i| format!("{{id: v{i}, sw-image-desc: imagee-{i}}},"), "]}", 12_000);
+    [images, vdus].concat()
+}
+
+/// One VDU with very many connection points, each with an external one.
+fn interfaces() -> Vec<u8> {
+    let head = "vnfd: {id: x, vdu: [{id: v, int-cpd: [";
+    let inner = many(head, |i| format!("{{id: e{i}}},"), "]}], ext-cpd: [", 8_000);
+    [inner, many("", |i| format!("{{id: x{i}, int-cpd: {{vdu-id: v, cpd: e{i}}}}},"), "]}", 8_000)].concat()
+}
+
+fn zeros(bytes: usize) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path("p/zeros").unwrap();
+    header.set_size(bytes as u64);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let mut out = GzEncoder::new(Vec::new(), Compression::best());
+    out.write_all(header.as_bytes()).unwrap();
+    let block = vec![0; 1 << 20];
+    (0..bytes >> 20).for_each(|_| out.write_all(&block).unwrap());
+    out.finish().unwrap()
+}
+
+/// A local header that promises four gigabytes, and a stream of zeros behind it.
+fn zip_bomb() -> Vec<u8> {
+    let mut out = b"PK\x03\x04\x14\0\0\0\x08\0\0\0\0\0\0\0\0\0".to_vec();
+    out.extend([0xff; 8]);
+    out.extend([6, 0, 0, 0]);
+    out.extend(b"a.yaml");
+    out.extend(&zeros(256 << 20)[10..]);
+    out
+}
+
+/// Peak of this process, KiB, as the kernel counted it.
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// The process of one case; nothing without its name.
+#[test]
+fn child() {
+    let Ok(name) = std::env::var(CASE) else { return };
+    let (_, make, code, _) = CASES.into_iter().find(|c| c.0 == name).unwrap();
+    let input = make();
+    let start = Instant::now();
+    let report = lint::bytes(&input, "d", None);
+    let elapsed = start.elapsed().as_millis();
+    refused(&report, code);
+    println!("\nRESULT {} {} {elapsed}", input.len(), peak_kib());
+}
+
+fn refused(report: &Report, code: Option<Code>) {
+    let Some(code) = code else { return };
+    assert!(!report.is_accepted());
+    assert!(report.diagnostics.iter().any(|d| d.code == code), "{:?}", report.diagnostics.first());
+    assert!(report.diagnostics.len() <= 2 * descriptors::diagnostic::MAX_DIAGNOSTICS);
+}
+
+#[test]
+fn hostile_inputs_cost_their_bound_at_most() {
+    if !cfg!(target_os = "linux") {
+        eprintln!("SKIPPED: peak memory is read from /proc, which only Linux has; run it there");
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    for (name, _, _, max_mib) in CASES {
+        let mut it = Command::new(&program);
+        it.args(["--exact", "child", "--nocapture", "--test-threads=1"]).env(CASE, name);
+        let out = it.output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let line = text.lines().find_map(|l| l.strip_prefix("RESULT "));
+        let Some(line) = line else { panic!("{name}: {text}{}", String::from_utf8_lossy(&out.stderr)) };
+        let [bytes, peak_kib, ms]: [u64; 3] =
+            line.split(' ').map(|n| n.parse().unwrap()).collect::<Vec<_>>().try_into().unwrap();
+        println!("{name:18} {:>9} KiB in, peak {:>6} KiB, {ms:>6} ms", bytes >> 10, peak_kib);
+        assert!(peak_kib < max_mib << 10, "{name}: {peak_kib} KiB");
+        assert!(u128::from(ms) < MAX_TIME.as_millis(), "{name}: {ms} ms");
+    }
+}
+
+/// A descriptor of ten thousand lines: what a person waits for.
+#[test]
+fn ten_thousand_lines_are_read_in_a_moment() {
+    let mut text = String::from("vnfd:\n  id: x\n  mgmt-cp: m0\n  vdu:\n");
+    for i in 0..1100 {
+        write!(text, "  - id: v{i}\n    name: v{i}\n    sw-image-desc: i\n    virtual-compute-desc: c\n    int-cpd:\n    - id: e\n").unwrap();
+    }
+    text.push_str(
+        "  virtual-compute-desc:\n  - id: c\n  sw-image-desc:\n  - id: i\n    name: i\n  ext-cpd:\n",
+    );
+    for i in 0..1100 {
+        writeln!(text, "  - id: m{i}\n    int-cpd:\n      vdu-id: v{i}\n      cpd: e").unwrap();
+    }
+    text.push_str("  df:\n  - id: d\n");
+    assert!(text.lines().count() > 10_000, "{}", text.lines().count());
+    let start = Instant::now();
+    let report = lint::bytes(text.as_bytes(), "d", None);
+    println!("{} lines: {} ms", text.lines().count(), start.elapsed().as_millis());
+    assert!(report.is_deployable(), "{:?}", report.diagnostics);
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
