@@ -23,7 +23,9 @@ vnfd:
 ";
 
 /// Code, severity, what is replaced in [`GOOD`], by what, and the line and column of the finding.
-const CASES: [(Code, Severity, &str, &str, (u32, u32)); 21] = [
+type Case = (Code, Severity, &'static str, &'static str, (u32, u32));
+
+const CASES: [Case; 21] = [
     (Code::YamlSyntax, Severity::Error, "vnfd:", "vnfd: }", (1, 7)),
     (
         Code::YamlBounds,
