@@ -22,7 +22,7 @@ pub fn check(root: &Path, metadata: &Metadata) -> anyhow::Result<(Vec<Finding>, 
         return Ok((Vec::new(), Some("no nightly toolchain: `rustup toolchain install nightly`".into())));
     }
     let mut cargo = Command::new("cargo");
-    cargo.args(["+nightly", "check", "--quiet", "--locked", "--bins", "--manifest-path", MANIFEST]);
+    cargo.args(["+nightly", "check", "--quiet", "--bins", "--manifest-path", MANIFEST]);
     cargo.arg("--target-dir").arg(metadata.target_directory.join("fuzz")).current_dir(root);
     // A cargo started by cargo is told which toolchain it is.
     cargo.env_remove("RUSTUP_TOOLCHAIN").env_remove("CARGO").env_remove("RUSTC");
