@@ -19,6 +19,7 @@ pub enum Command {
     /// Install what is missing on this machine, or start peers.
     Up {
         /// `deps`: packages by apt. `tpm`: a software TPM per site, under .testbed/.
+        /// `signing`: Python's signing tools, under .testbed/.
         #[arg(value_enum, default_value_t = Peer::Deps)]
         what: Peer,
     },
@@ -39,6 +40,8 @@ pub enum Peer {
     Deps,
     /// One swtpm per site.
     Tpm,
+    /// The tools that providers sign with, for the tests of foreign signatures.
+    Signing,
 }
 
 /// How the demo is played.

@@ -1,6 +1,7 @@
-//! Peers: what must be installed ([`apt`]) and what must run ([`tpm`]).
+//! Peers: what must be installed ([`apt`], [`signing`]) and what must run ([`tpm`]).
 
 pub mod apt;
+pub mod signing;
 pub mod tpm;
 
 use crate::{cli::Peer, demo, ui, workspace};
@@ -21,6 +22,10 @@ pub fn up(what: Peer) -> anyhow::Result<()> {
             }
             ui::say("end them with `cargo testbed down`");
             Ok(())
+        }
+        Peer::Signing => {
+            apt::install_missing()?;
+            signing::install()
         }
     }
 }

@@ -263,6 +263,7 @@ mod tests {
             "mandate package pack d --image fw=/bin/true --lockfile Cargo.lock --root-package p --builder-key k --builder-cert c -o f",
             "mandate package sign f --as provider/provider -o g",
             "mandate package verify f --trust t",
+            "mandate package verify f --bundle b",
             "mandate package push f --as provider/provider",
             "mandate package list",
             "mandate intent new deploy --service s --nsd ns --tenant t --throughput-kbps 1 --latency-p95-us 2 --loss-ppm 3 --site a --jurisdiction DE --sensitivity restricted --lease 24h --expires-in 1h --params p.yaml -o f",

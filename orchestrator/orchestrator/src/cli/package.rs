@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, Subcommand};
 use descriptors::{
     VerifiedPackage, dir,
-    package::{self, ImageInput, PackInputs, PackageError},
+    package::{self, ImageEvidence, ImageInput, PackInputs, PackageError},
     provenance, sbom,
 };
 use ledger_contract::records::{PACKAGE_PAYLOAD, PackageKind, PackageRecord};
@@ -35,6 +35,8 @@ use crate::{
 const MAX_IMAGE_BYTES: u64 = 1 << 30;
 /// Largest lock file or descriptor read, bytes.
 const MAX_TEXT_BYTES: u64 = 32 << 20;
+/// Largest Sigstore bundle read, bytes.
+const MAX_BUNDLE_BYTES: u64 = descriptors::sigstore::bundle::MAX_BYTES as u64;
 /// Bytes of a package sent at a time, so that the bar moves.
 const CHUNK_BYTES: usize = 1 << 20;
 /// SLSA builder id of this command; policies give it a level.
@@ -43,6 +45,9 @@ const BUILDER_ID: &str = ledger_contract::policy::DEFAULT_BUILDER;
 /// What to do about a package without a signature that counts here.
 const SIGN_IT: &str =
     "sign it as a provider that the trust roots name: mandate package sign FILE --as ORG/NAME -o SIGNED";
+
+/// What to do about a signature by somebody whom the trust roots do not name.
+const TRUST_IT: &str = "who may sign is in the trust roots: `ca`, `keys` and `sigstore` of each organisation (docs/provider-packages.md)";
 
 /// Commands on packages.
 #[derive(Debug, Subcommand)]
@@ -69,6 +74,9 @@ pub enum PackageCommand {
         /// Trust roots [default: trust.json in the home directory]
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
+        /// Sigstore bundle over the package, where it is in a file of its own
+        #[arg(long, value_name = "FILE")]
+        bundle: Option<PathBuf>,
     },
     /// Verify, upload and register a package on the ledger
     Push {
@@ -127,7 +135,9 @@ pub async fn run(context: &Context, command: PackageCommand) -> Result<Exit, Fai
         PackageCommand::Sign { file, who, output } => {
             sign(context, &file, &who, output.as_deref().unwrap_or(&file))
         }
-        PackageCommand::Verify { file, trust } => verify(context, &file, trust.as_deref()),
+        PackageCommand::Verify { file, trust, bundle } => {
+            verify(context, &file, trust.as_deref(), bundle.as_deref())
+        }
         PackageCommand::Push { file, who, with } => push(context, &file, &who, &with).await,
         PackageCommand::List => list(context).await,
     }
@@ -244,22 +254,39 @@ fn sign(context: &Context, file: &Path, who: &MemberName, output: &Path) -> Resu
     written(context, output, &bytes, "signed", "register it: mandate package push")
 }
 
-fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, Failure> {
+fn verify(
+    context: &Context,
+    file: &Path,
+    trust: Option<&Path>,
+    bundle: Option<&Path>,
+) -> Result<Exit, Failure> {
     let roots = context.roots(trust)?;
-    let verified =
-        package::verify(&package_bytes(file)?, &roots, context.now()?).map_err(|e| refused(file, &e))?;
+    let bytes = package_bytes(file)?;
+    let verified = match bundle {
+        Some(bundle) => {
+            let bundle = files::read(bundle, MAX_BUNDLE_BYTES)?;
+            package::verify_with_bundle(&bytes, &bundle, &roots, context.now()?)
+        }
+        None => package::verify(&bytes, &roots, context.now()?),
+    };
+    let verified = verified.map_err(|e| refused(file, &e))?;
     let images: Vec<_> = verified
         .images
         .iter()
         .map(|i| {
             serde_json::json!({ "image": i.image, "digest": i.digest, "sbom": i.sbom, "builder": i.builder,
-            "provenance_signer": i.provenance_signer.to_string() })
+            "provenance_signer": i.provenance_signer.to_string(),
+            "provenance_signature": i.provenance_signer.kind, "steps": i.steps,
+            "sbom_format": i.summary.format, "sbom_complete": i.summary.complete,
+            "sbom_missing": i.summary.missing, "licences": i.summary.licences,
+            "components": i.summary.components.len() })
         })
         .collect();
     let p = &verified.package;
     let document = serde_json::json!({
         "verified": true, "digest": p.digest, "kind": p.kind, "descriptor_id": p.descriptor.id(),
-        "version": p.descriptor.version(), "signer": verified.signer.to_string(), "images": images,
+        "version": p.descriptor.version(), "signer": verified.signer.to_string(),
+        "signature": verified.signer.kind, "images": images,
         "diagnostics": p.diagnostics,
     });
     context.ui.show(&document, |style| render_verified(file, &verified, style))
@@ -267,11 +294,12 @@ fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, 
 
 fn render_verified(file: &Path, verified: &VerifiedPackage, style: Style) -> String {
     let p = &verified.package;
-    let mut table = Table::new(&["IMAGE", "DIGEST", "BUILDER", "PROVENANCE BY"], "no images");
+    let mut table = Table::new(&["IMAGE", "DIGEST", "SBOM", "BUILDER", "PROVENANCE BY"], "no images");
     for i in &verified.images {
         table.row([
             Cell::new(Paint::Cyan, &i.image),
             Cell::new(Paint::Dim, i.digest.short()),
+            sbom_cell(i),
             (&i.builder).into(),
             i.provenance_signer.to_string().into(),
         ]);
@@ -287,6 +315,16 @@ fn render_verified(file: &Path, verified: &VerifiedPackage, style: Style) -> Str
         style.paint(Paint::Dim, &p.digest.to_string()),
         table.render(style)
     )
+}
+
+/// Form of the SBOM, how many components, and whether something is missing in it.
+fn sbom_cell(image: &ImageEvidence) -> Cell {
+    let it = &image.summary;
+    let text = format!("{}, {} components", it.format, it.components.len());
+    match it.complete {
+        true => Cell::new(Paint::Plain, text),
+        false => Cell::new(Paint::Yellow, format!("{text}, incomplete")),
+    }
 }
 
 // ---- push and list
@@ -466,6 +504,10 @@ fn refused(path: &Path, e: &PackageError) -> Failure {
             let hint = match code.as_str() {
                 "PACKAGE_FILE_MISSING" if failure.problem.detail.contains("signature/") => SIGN_IT,
                 "PACKAGE_SIGNATURE" => SIGN_IT,
+                "CERTIFICATE_UNTRUSTED"
+                | "SIGSTORE_UNKNOWN_KEY"
+                | "SIGSTORE_UNKNOWN_IDENTITY"
+                | "LAYOUT_NOT_SIGNED" => TRUST_IT,
                 "PACKAGE_PROVENANCE" | "PACKAGE_SBOM" => {
                     "pack it again with --image, --lockfile and --builder"
                 }
