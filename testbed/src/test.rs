@@ -4,6 +4,7 @@
 //! N skipped`. A test that a missing peer keeps from running prints a line that begins with `SKIPPED`; it is shown and
 //! counted.
 
+mod api;
 mod output;
 
 use std::{process::Command, time::Duration};
@@ -33,6 +34,7 @@ const PARTS: &[(&str, &str)] = &[
     ("clippy", "lints, warnings are errors"),
     ("deny", "cargo-deny"),
     ("tests", "the crates' tests"),
+    ("api", "the API against schemathesis"),
     ("demo", "the main job, end to end"),
 ];
 
@@ -95,6 +97,7 @@ fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
         "clippy" => clippy(),
         "deny" => deny(),
         "tests" => tests(crates),
+        "api" => api::run(),
         "demo" => scenario(),
         _ => anyhow::bail!("no part `{part}`"),
     }

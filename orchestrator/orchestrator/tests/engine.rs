@@ -23,6 +23,8 @@ mod life;
 mod order;
 #[path = "engine/outage.rs"]
 mod outage;
+#[path = "engine/telemetry.rs"]
+mod telemetry;
 #[path = "engine/trust_broken.rs"]
 mod trust_broken;
 #[path = "engine/world.rs"]

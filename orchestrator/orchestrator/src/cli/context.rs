@@ -15,7 +15,7 @@ use super::{
     output::Ui,
 };
 use crate::{
-    client::{Client, ClientError},
+    client::{Client, ClientError, Endpoint, ServerIdentity},
     home::Home,
     problem::Problem,
 };
@@ -30,7 +30,8 @@ pub struct Context {
     pub home: Home,
     /// How to talk to the person or program.
     pub ui: Ui,
-    socket: PathBuf,
+    server: Endpoint,
+    client: Option<MemberName>,
 }
 
 /// Runs a command that talks: one thread is enough.
@@ -51,16 +52,33 @@ impl Context {
                 .map_err(|e| Failure::usage("HOME", "Unusable path", format!("{}: {e}", p.display())))
         };
         let home = Home::new(absolute(&path)?);
-        let socket = match global.socket {
-            Some(path) => absolute(&path)?,
-            None => home.socket(),
+        let server = match (global.url, global.socket) {
+            (Some(url), _) => Endpoint::Url(url),
+            (None, Some(path)) => Endpoint::Socket(absolute(&path)?),
+            (None, None) => Endpoint::Socket(home.socket()),
         };
-        Ok(Self { home, ui, socket })
+        Ok(Self { home, ui, server, client: global.client })
     }
 
     /// A client of this home's orchestrator.
     pub fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.socket).map_err(|e| self.client_failure(e))
+        let client = match &self.server {
+            Endpoint::Socket(socket) => Client::new(socket),
+            Endpoint::Url(url) => {
+                let member = self.client.as_ref().ok_or_else(|| {
+                    Failure::usage("CLIENT", "Who are you?", format!("{url} wants a certificate"))
+                        .hint("name it with --client ORG/NAME, for example --client tenant/tenant")
+                })?;
+                let (key, certificate) = self.home.identity(&member.org, &member.name);
+                let (key_pem, certificate_pem) =
+                    (files::text(&key, MAX_TRUST_BYTES)?, files::text(&certificate, MAX_TRUST_BYTES)?);
+                let roots = self.roots(None)?;
+                let who =
+                    ServerIdentity { certificate_pem: &certificate_pem, key_pem: &key_pem, roots: &roots };
+                Client::over_tls(url, &who)
+            }
+        };
+        client.map_err(|e| self.client_failure(e))
     }
 
     /// The wall clock.

@@ -22,7 +22,9 @@ mod progress;
 mod proof;
 mod serve;
 mod site;
+mod status;
 mod timeline;
+mod top;
 mod verdict;
 mod watch;
 
@@ -94,6 +96,12 @@ pub struct Global {
     /// Socket of `mandate serve` [default: run/mandate.sock in the home directory]
     #[arg(long, global = true, env = "MANDATE_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// `mandate serve` on another machine, over mutual TLS: https://HOST:PORT; needs --client
+    #[arg(long, global = true, env = "MANDATE_URL", value_name = "URL", conflicts_with = "socket")]
+    url: Option<String>,
+    /// Whose certificate to connect with
+    #[arg(long, global = true, env = "MANDATE_CLIENT", value_name = "ORG/NAME")]
+    client: Option<args::MemberName>,
     /// Answer with one JSON document on stdout; errors as a problem document on stderr
     #[arg(long, global = true)]
     json: bool,
@@ -120,6 +128,10 @@ enum Command {
     /// Look at network services
     #[command(subcommand)]
     Ns(ns::NsCommand),
+    /// How the orchestrator, its ledger, its journal and its sites do
+    Status,
+    /// What goes on, as it happens
+    Top,
     /// Look at sites and register their attestation keys
     #[command(subcommand)]
     Site(site::SiteCommand),
@@ -172,6 +184,8 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Intent(c) => intent::run(context, c).await,
         Command::Approval(c) => approval::run(context, c).await,
         Command::Ns(c) => ns::run(context, c).await,
+        Command::Status => status::run(context).await,
+        Command::Top => top::run(context).await,
         Command::Site(c) => site::run(context, c).await,
         Command::Evidence(c) => evidence::run(context, c).await,
         Command::Ledger(c) => ledger::run(context, c).await,
@@ -280,6 +294,8 @@ mod tests {
             "mandate ns list --all",
             "mandate ns show n",
             "mandate ns timeline n --follow",
+            "mandate status --json",
+            "mandate top --url https://h:1 --client operator/operator",
             "mandate site list",
             "mandate site enrol a --as operator/operator --rotate --valid-for 90d",
             "mandate evidence show n",

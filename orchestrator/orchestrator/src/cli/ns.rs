@@ -1,5 +1,7 @@
 //! `mandate ns …`.
 
+use std::io::IsTerminal as _;
+
 use clap::Subcommand;
 
 use super::{
@@ -11,7 +13,10 @@ use super::{
     timeline::{self, Renderer},
     watch::{Follower, identity, settled},
 };
-use crate::{client::ClientError, views::NsView};
+use crate::{
+    client::ClientError,
+    views::{NsView, TimelineLine},
+};
 
 /// Commands on network services.
 #[derive(Debug, Subcommand)]
@@ -46,8 +51,10 @@ pub async fn run(context: &Context, command: NsCommand) -> Result<Exit, Failure>
             context.ui.show(&view, |style| render_show(&view, style))
         }
         NsCommand::Timeline { ns, follow: false } => {
-            let lines = context.client()?.timeline(&ns).await.map_err(|e| missing(context, e))?;
-            context.ui.show(&lines, |style| timeline::render(&lines, style))
+            let client = context.client()?;
+            let lines = client.timeline(&ns).await.map_err(|e| missing(context, e))?;
+            let view = client.ns(&ns).await.map_err(|e| missing(context, e))?;
+            context.ui.show(&lines, |style| timeline::render(&view, &lines, style, width()))
         }
         NsCommand::Timeline { ns, follow: true } => follow(context, &ns).await,
     }
@@ -133,26 +140,47 @@ fn render_show(ns: &NsView, style: Style) -> String {
     )
 }
 
-/// Until interrupted. A line whose state changes (started, then done) is shown each time.
+/// Columns of the terminal, or what fits on paper when there is none.
+fn width() -> usize {
+    const WITHOUT: usize = 120;
+    if !std::io::stdout().is_terminal() {
+        return WITHOUT;
+    }
+    ratatui::crossterm::terminal::size().map_or(WITHOUT, |(columns, _)| usize::from(columns))
+}
+
+/// Until interrupted: lines as they happen, and a picture of each operation when its evidence is anchored.
 async fn follow(context: &Context, ns: &str) -> Result<Exit, Failure> {
     let ui = context.ui;
     let mut follower = Follower::new(context, None)?;
     let spinner = Spinner::start(&ui, format!("following {ns}"));
+    let id = follower.ask(&spinner, |c| async move { c.ns(ns).await }).await?.id;
     let mut renderer = Renderer::new(ui.out);
     let mut shown = std::collections::BTreeSet::new();
     loop {
         let lines = follower.ask(&spinner, |c| async move { c.timeline(ns).await }).await?;
-        for line in lines {
-            if !shown.insert(identity(&line)) {
+        let mut anchored = Vec::new();
+        for line in &lines {
+            if !shown.insert(identity(line)) {
                 continue;
             }
-            let line = settled(&line, false);
+            if line.kind == "anchor" {
+                anchored.push(line.operation_id.clone());
+            }
+            let line = settled(line, false);
             let json = serde_json::to_string(&line).map_err(|e| Failure::internal("JSON", e))?;
             let text = if ui.json { format!("{json}\n") } else { renderer.line(&line) };
             spinner.suspend(|| ui.print(&text))?;
         }
+        if ui.out.color && !anchored.is_empty() {
+            let view = follower.ask(&spinner, |c| async move { c.ns(ns).await }).await?;
+            let of = |l: &&TimelineLine| anchored.contains(&l.operation_id) || l.operation_id.is_empty();
+            let lines: Vec<_> = lines.iter().filter(of).cloned().collect();
+            let picture = timeline::render(&view, &lines, ui.out, width());
+            spinner.suspend(|| ui.print(&format!("\n{picture}\n")))?;
+        }
         spinner.say(format!("following {ns}"));
-        follower.next(&spinner, ns).await?;
+        follower.event(&spinner, &id).await?;
     }
 }
 

@@ -5,8 +5,12 @@
 //! 14:03:07.300    +180 ms  ✔ step         make link vl/outside            42 ms  bundle line 3
 //! ```
 
+mod tree;
+
 use super::output::{Paint, Style, duration, printable};
 use crate::views::TimelineLine;
+
+pub use tree::render;
 
 /// Width of the description; longer ones go on below.
 const WHAT_WIDTH: usize = 52;
@@ -87,7 +91,7 @@ fn kind_paint(kind: &str) -> Paint {
     match kind {
         "decision" | "anchor" => Paint::Cyan,
         "attestation" | "measurement" => Paint::Green,
-        "recovery" => Paint::Yellow,
+        "recovery" | "gap" => Paint::Yellow,
         "refusal" => Paint::Red,
         "outcome" => Paint::Bold,
         _ => Paint::Plain,
@@ -108,25 +112,6 @@ fn clock(at_ms: u64) -> String {
     format!("{:02}:{:02}:{:02}.{ms:03}", s / 3_600, s / 60 % 60, s % 60)
 }
 
-/// A whole timeline: operations in their order, the lines of each by the time they began (steps run side by side).
-#[must_use]
-pub fn render(lines: &[TimelineLine], style: Style) -> String {
-    let mut operations: Vec<&str> = Vec::new();
-    for line in lines {
-        if !operations.contains(&line.operation_id.as_str()) {
-            operations.push(&line.operation_id);
-        }
-    }
-    let mut renderer = Renderer::new(style);
-    let mut out = String::new();
-    for operation in operations {
-        let mut of: Vec<&TimelineLine> = lines.iter().filter(|l| l.operation_id == operation).collect();
-        of.sort_by_key(|l| l.at_ms);
-        of.into_iter().for_each(|l| out.push_str(&renderer.line(l)));
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +126,13 @@ mod tests {
             duration_ms: ms,
             evidence: Some("bundle line 3".into()),
         }
+    }
+
+    fn all(lines: &[TimelineLine], style: Style) -> String {
+        let mut lines = lines.to_vec();
+        lines.sort_by_key(|l| l.at_ms);
+        let mut renderer = Renderer::new(style);
+        lines.iter().map(|l| renderer.line(l)).collect()
     }
 
     proptest::proptest! {
@@ -164,7 +156,7 @@ mod tests {
             line(t0 + 7_180, "op-1", "step", "failed", "start vfw/vfw/0", Some(7_000)),
             line(t0 + 90_000, "op-2", "step", "undone", "remove vl/inspected", Some(3)),
         ];
-        let got = render(&lines, Style { color: false, unicode: false });
+        let got = all(&lines, Style { color: false, unicode: false });
         let expected = "\
 operation op-1
 08:00:00.000      +0 ms  + decision     approved by 12 rules                                           bundle line 3
@@ -181,7 +173,7 @@ operation op-2
 
     #[test]
     fn colour_and_unicode_when_the_terminal_has_them() {
-        let text = render(&[line(0, "op", "step", "done", "x", None)], Style { color: true, unicode: true });
+        let text = all(&[line(0, "op", "step", "done", "x", None)], Style { color: true, unicode: true });
         assert!(text.contains("\x1b[32m✔\x1b[0m"), "{text:?}");
     }
 }

@@ -18,7 +18,7 @@ use super::{
     verdict,
 };
 use crate::{
-    client::{Client, ClientError},
+    client::{Client, ClientError, Events},
     problem::Problem,
     views::{IntentView, OperationView, TimelineLine},
 };
@@ -34,13 +34,23 @@ pub struct Follower<'a> {
     deadline: Option<Instant>,
     change: u64,
     met: Cell<bool>,
+    stream: Option<Events>,
+    last: Option<u64>,
 }
 
 impl<'a> Follower<'a> {
     /// A follower that gives up after `timeout` seconds, if any.
     pub fn new(context: &'a Context, timeout: Option<u64>) -> Result<Self, Failure> {
         let deadline = timeout.map(|s| Instant::now() + Duration::from_secs(s));
-        Ok(Self { context, client: context.client()?, deadline, change: 0, met: Cell::new(false) })
+        Ok(Self {
+            context,
+            client: context.client()?,
+            deadline,
+            change: 0,
+            met: Cell::new(false),
+            stream: None,
+            last: None,
+        })
     }
 
     /// Asks; again and again while nobody answers who has answered before.
@@ -63,6 +73,32 @@ impl<'a> Follower<'a> {
             }
             spinner.say("mandate serve does not answer; waiting for it to come back");
             tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Waits for the next event of a service, on one stream that is opened again where it was lost.
+    pub async fn event(&mut self, spinner: &Spinner, ns: &str) -> Result<(), Failure> {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                let last = self.last;
+                self.stream =
+                    Some(self.ask(spinner, |c| async move { c.events(Some(ns), last).await }).await?);
+                if self.last.is_some() {
+                    // What happened while nobody listened is in the timeline already.
+                    return Ok(());
+                }
+                continue;
+            };
+            let message = stream.next().await;
+            self.last = stream.last().or(self.last);
+            match message {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) | Err(ClientError::Broken { .. }) => {
+                    self.stream = None;
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(e) => return Err(self.context.client_failure(e)),
+            }
         }
     }
 
