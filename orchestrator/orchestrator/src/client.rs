@@ -23,10 +23,12 @@ use crate::{
         LONG_POLL, MAX_PAGE,
         catalogue::{self as op, Operation, Verb},
     },
+    journal::Mitigation,
     problem::Problem,
     views::{
-        ChangeView, CheckpointView, CommittedView, DeliveredView, EntriesView, HealthView, IntentView,
-        NsView, OperationView, PackageView, PolicyView, ReadyView, SiteView, StepView, TimelineLine,
+        ChangeView, CheckpointView, CommittedView, DeliveredView, DriftView, EntriesView, HealthView,
+        IntentView, NsView, OperationView, PackageView, PolicyView, ReadyView, SiteView, StepView,
+        TimelineLine,
     },
 };
 
@@ -356,6 +358,16 @@ impl Client {
     /// The policy bundle in force.
     pub async fn policy(&self) -> Result<Digest> {
         self.get(&op::POLICY, &[], &[]).await.map(|v: PolicyView| v.digest)
+    }
+
+    /// What the last look at every site found, and what is proposed about it.
+    pub async fn drift(&self) -> Result<DriftView> {
+        self.get(&op::DRIFT, &[], &[]).await
+    }
+
+    /// What was done about drift, oldest first.
+    pub async fn mitigations(&self) -> Result<Vec<Mitigation>> {
+        self.all(&op::MITIGATIONS, &[]).await
     }
 
     /// Waits (at most half a minute) until the number of changes differs from `after`.

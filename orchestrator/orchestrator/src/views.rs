@@ -169,7 +169,7 @@ pub struct SiteView {
 }
 
 /// What the last look at the sites found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct DriftView {
     /// When, ms since the epoch; 0: there was no look yet.
     pub at_ms: u64,
@@ -180,9 +180,26 @@ pub struct DriftView {
     /// Sites that could not be observed, and why.
     pub unseen: BTreeMap<String, String>,
     /// Every difference, by NS instance; `stray` for what belongs to none.
+    #[schemars(with = "BTreeMap<String, Vec<Finding>>")]
     pub findings: BTreeMap<String, Vec<lcm::drift::Difference>>,
     /// Intents that wait for somebody who may sign them, by NS instance.
     pub proposals: BTreeMap<String, crate::journal::Proposal>,
+}
+
+/// The form of a [`lcm::drift::Difference`], for the API's document.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used; tests/openapi.rs compares it with the type")]
+pub struct Finding {
+    /// Where.
+    site: String,
+    /// Object.
+    key: String,
+    /// `image`, `network`, `compute`.
+    kind: String,
+    /// How it differs: `MISSING`, `DOWN`, `REPLACED`, `CONFIGURATION_CHANGED`, `EXTRA`, …
+    deviation: String,
+    /// Found and wanted, for people.
+    detail: String,
 }
 
 /// An approval that was delivered by hand.

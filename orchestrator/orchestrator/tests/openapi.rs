@@ -77,3 +77,20 @@ fn required_members_of_what_is_served_are_the_types_own() {
     .unwrap();
     assert_eq!(required("CommittedView"), keys(&serde_json::to_value(committed).unwrap()));
 }
+
+#[test]
+fn the_form_of_a_finding_is_the_types_own() {
+    let document = openapi::document();
+    let schema = &document["components"]["schemas"]["Finding"];
+    let of_schema: BTreeSet<_> = schema["properties"].as_object().unwrap().keys().cloned().collect();
+    let finding = lcm::drift::Difference {
+        site: "edge-a".into(),
+        key: "ns-1/vl/x".parse().unwrap(),
+        kind: vim::Kind::Network,
+        deviation: lcm::drift::Deviation::Missing,
+        detail: "gone".into(),
+    };
+    let json = serde_json::to_value(finding).unwrap();
+    let of_type: BTreeSet<_> = json.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(of_schema, of_type);
+}

@@ -10,10 +10,11 @@ use schemars::{Schema, SchemaGenerator};
 use trust::Envelope;
 
 use super::{MAX_APPROVAL_BYTES, MAX_PACKAGE_BYTES, MAX_PAGE, MAX_REQUEST_BYTES};
+use crate::journal::Mitigation;
 use crate::views::{
-    AliveView, ChangeView, CheckpointView, CloudEvent, CommittedView, DeliveredView, EntriesView, HealthView,
-    IndexView, IntentView, NsView, OperationView, PackageView, PolicyView, ReadyView, SiteView, StepView,
-    TimelineLine,
+    AliveView, ChangeView, CheckpointView, CloudEvent, CommittedView, DeliveredView, DriftView, EntriesView,
+    HealthView, IndexView, IntentView, NsView, OperationView, PackageView, PolicyView, ReadyView, SiteView,
+    StepView, TimelineLine,
 };
 
 /// Largest integer that every JSON parser keeps exactly; positions and numbers are below it.
@@ -608,6 +609,27 @@ pub const LEDGER_ENTRY: Operation = Operation {
 /// `GET /v1/policy`.
 pub const POLICY: Operation =
     get("getPolicy", "/v1/policy", Access::Member, "The policy bundle in force.", &[], ok!(PolicyView));
+/// `GET /v1/drift`.
+pub const DRIFT: Operation = get(
+    "getDrift",
+    "/v1/drift",
+    Access::Operator,
+    "What the last look at every site found that should not be so, and the intents proposed about it.",
+    &[],
+    ok!(DriftView),
+);
+/// `GET /v1/mitigations`.
+pub const MITIGATIONS: Operation = Operation {
+    paged: true,
+    ..get(
+        "listMitigations",
+        "/v1/mitigations",
+        Access::Tenant,
+        "What the orchestrator did about drift, oldest first: who, what, why.",
+        &[],
+        ok!(Vec<Mitigation>),
+    )
+};
 /// `GET /v1/changes`.
 pub const CHANGES: Operation = Operation {
     tagged: false,
@@ -651,6 +673,8 @@ pub const ALL: &[Operation] = &[
     LEDGER_ENTRIES,
     LEDGER_ENTRY,
     POLICY,
+    DRIFT,
+    MITIGATIONS,
     CHANGES,
 ];
 

@@ -22,6 +22,7 @@ use super::{
     reply::{self, Asked, Asking, Named, Reply},
 };
 use crate::{
+    journal::Mitigation,
     problem::Problem,
     telemetry::trace::TraceParent,
     views::{
@@ -132,6 +133,8 @@ pub fn all() -> Router<Context> {
         .on(&op::LEDGER_ENTRIES, entries)
         .on(&op::LEDGER_ENTRY, entry)
         .on(&op::POLICY, policy)
+        .on(&op::DRIFT, drift)
+        .on(&op::MITIGATIONS, mitigations)
         .on(&op::CHANGES, changes)
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -399,6 +402,16 @@ async fn entry(State(c): State<Context>, asked: Asked, Named(position): Named) -
 
 async fn policy(State(c): State<Context>, asked: Asked) -> Reply {
     reply::resource(&asked.headers, &PolicyView { digest: c.service.policy().await? })
+}
+
+async fn drift(State(c): State<Context>, asked: Asked) -> Reply {
+    reply::resource(&asked.headers, &c.service.drift().await?)
+}
+
+async fn mitigations(State(c): State<Context>, asked: Asked, Asking(q): Asking<ListQuery>) -> Reply {
+    let all = c.service.mitigations().await?;
+    let key = |m: &Mitigation| format!("{} {} {}", m.at_ms, m.ns, m.decision);
+    reply::list(&asked, q.paging().of(all, key, |m| asked.caller.sees(&m.tenant))?)
 }
 
 /// Answers as soon as the number differs from `after` (also when it is lower: the orchestrator started again).

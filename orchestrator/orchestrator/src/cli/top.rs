@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError},
-    views::{NsView, OperationView, ReadyView, SiteView},
+    views::{DriftView, NsView, OperationView, ReadyView, SiteView},
 };
 
 pub use view::draw;
@@ -56,6 +56,8 @@ pub struct Picture {
     pub operations: Vec<OperationView>,
     /// The last operations that ended badly.
     pub failed: Vec<OperationView>,
+    /// What is not as it should be.
+    pub drift: DriftView,
     /// Sites.
     pub sites: Vec<SiteView>,
     /// Ledger entries per minute, of late.
@@ -169,11 +171,12 @@ impl Top {
 
     async fn look(&mut self) -> Result<(), ClientError> {
         let c = &self.client;
-        let (ready, services, open, newest, sites) = tokio::join!(
+        let (ready, services, open, newest, drift, sites) = tokio::join!(
             c.ready(),
             c.services(self.picture.all),
             c.operations(true, MAX_OPERATIONS),
             c.operations(false, MAX_OPERATIONS),
+            c.drift(),
             c.sites()
         );
         let ready = ready?;
@@ -187,11 +190,17 @@ impl Top {
         self.picture.operations.reverse();
         self.picture.failed = newest?.into_iter().filter(|o| o.problem.is_some()).collect();
         // A tenant sees no sites; everything else is shown all the same.
-        self.picture.sites = sites.or_else(|e| match e {
-            ClientError::Problem(p) if p.status == 403 => Ok(Vec::new()),
-            other => Err(other),
-        })?;
+        self.picture.sites = allowed(sites)?;
+        self.picture.drift = allowed(drift)?;
         Ok(())
+    }
+}
+
+/// What the caller may not see is empty.
+fn allowed<T: Default>(answer: Result<T, ClientError>) -> Result<T, ClientError> {
+    match answer {
+        Err(ClientError::Problem(p)) if p.status == 403 => Ok(T::default()),
+        other => other,
     }
 }
 

@@ -25,7 +25,7 @@ pub struct StandingRow {
 }
 
 /// What was done about a finding: who, what, why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Mitigation {
     /// When, ms.
     pub at_ms: u64,
@@ -50,6 +50,7 @@ pub struct Mitigation {
     /// For people: why so.
     pub reason: String,
     /// What was found.
+    #[schemars(with = "Vec<crate::views::Finding>")]
     pub findings: Vec<Difference>,
 }
 
@@ -62,7 +63,7 @@ impl Mitigation {
 }
 
 /// An intent that the orchestrator may not sign: for the tenant, or the operator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Proposal {
     /// When it was proposed, ms.
     pub at_ms: u64,
@@ -71,8 +72,10 @@ pub struct Proposal {
     /// In words.
     pub reason: String,
     /// What was found.
+    #[schemars(with = "Vec<crate::views::Finding>")]
     pub findings: Vec<Difference>,
     /// The intent, to be signed.
+    #[schemars(with = "serde_json::Value")]
     pub intent: Intent,
 }
 

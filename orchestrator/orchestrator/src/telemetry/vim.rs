@@ -13,8 +13,8 @@ use dataplane_control::{
 };
 use trust::Digest;
 use vim::{
-    Capabilities, Capture, CaptureSpec, Disposition, DriverError, Inventory, Kind, ObjectKey, Observed,
-    Scope, Spec, VimDriver, VnfControl,
+    Capabilities, Capture, CaptureSpec, Changed, Disposition, DriverError, Inventory, Kind, ObjectKey,
+    Observed, Scope, Spec, VimDriver, VnfControl,
 };
 
 use super::{
@@ -113,6 +113,10 @@ impl VimDriver for Watched<dyn VimDriver> {
     }
     async fn observe(&self, scope: &Scope) -> Result<Inventory, DriverError> {
         self.call("observe", "", self.port.observe(scope)).await
+    }
+    // It waits for as long as nothing happens: not a call that takes time.
+    async fn changed(&self, after: u64) -> Changed {
+        self.port.changed(after).await
     }
 }
 

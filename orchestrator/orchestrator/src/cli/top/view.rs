@@ -251,6 +251,19 @@ fn alerts(p: &Picture) -> Vec<Line<'static>> {
             if s.sla_met == Some(false) { "misses its SLA".to_owned() } else { format!("is {}", s.state) };
         out.push(Line::from(printable(&format!("{}/{} {what}", s.tenant, s.service))).red());
     }
+    for (ns, findings) in &p.drift.findings {
+        let first = findings.first().map(ToString::to_string).unwrap_or_default();
+        let more = match findings.len() {
+            0 | 1 => String::new(),
+            n => format!(" and {} more", n - 1),
+        };
+        out.push(Line::from(format!("drift: {}: {}{more}", name_of(p, ns), printable(&first))).red());
+    }
+    for (ns, proposal) in &p.drift.proposals {
+        let text =
+            format!("{}: an intent waits to be signed: {}", name_of(p, ns), printable(&proposal.reason));
+        out.push(Line::from(text).yellow());
+    }
     for s in p.services.iter().filter(|s| s.lease_until.is_some_and(|end| end.0 < p.now_s)) {
         out.push(Line::from(printable(&format!("{}/{}: its lease is over", s.tenant, s.service))).yellow());
     }
