@@ -11,7 +11,10 @@ use std::{
 };
 
 use descriptors::{Code, Report, lint};
-use flate2::{Compression, write::GzEncoder};
+use flate2::{
+    Compression, Crc,
+    write::{DeflateEncoder, GzEncoder},
+};
 
 /// Longest time of one case.
 const MAX_TIME: Duration = Duration::from_secs(20);
@@ -110,14 +113,28 @@ fn zeros(bytes: usize) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-/// A local header that promises four gigabytes, and a stream of zeros behind it.
+/// A well-formed zip: a descriptor of 256 MiB of zeros, deflated to a thousandth.
 fn zip_bomb() -> Vec<u8> {
-    let mut out = b"PK\x03\x04\x14\0\0\0\x08\0\0\0\0\0\0\0\0\0".to_vec();
-    out.extend([0xff; 8]);
-    out.extend([6, 0, 0, 0]);
-    out.extend(b"a.yaml");
-    out.extend(&zeros(256 << 20)[10..]);
-    out
+    let size = 256_u32 << 20;
+    let (mut crc, mut out) = (Crc::new(), DeflateEncoder::new(Vec::new(), Compression::best()));
+    let block = vec![0; 1 << 20];
+    for _ in 0..size >> 20 {
+        crc.update(&block);
+        out.write_all(&block).unwrap();
+    }
+    let data = out.finish().unwrap();
+    let (name, packed) = (b"a.yaml", data.len() as u32);
+    let mut common = [20_u16, 0, 8, 0, 0].map(u16::to_le_bytes).concat();
+    common.extend([crc.sum(), packed, size].map(u32::to_le_bytes).concat());
+    common.extend([name.len() as u16, 0].map(u16::to_le_bytes).concat());
+    let mut zip = [b"PK\x03\x04".to_vec(), common.clone(), name.to_vec(), data].concat();
+    let directory = [b"PK\x01\x02\x14\0".to_vec(), common, vec![0; 14], name.to_vec()].concat();
+    let at = zip.len() as u32;
+    zip.extend(&directory);
+    zip.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+    zip.extend([directory.len() as u32, at].map(u32::to_le_bytes).concat());
+    zip.extend([0, 0]);
+    zip
 }
 
 /// Peak of this process, KiB, as the kernel counted it.
@@ -137,7 +154,9 @@ fn child() {
     let report = lint::bytes(&input, "d", None);
     let elapsed = start.elapsed().as_millis();
     refused(&report, code);
-    println!("\nRESULT {} {} {elapsed}", input.len(), peak_kib());
+    let first = report.diagnostics.first().map(ToString::to_string).unwrap_or_default();
+    println!("\nSAID {first}");
+    println!("RESULT {} {} {elapsed}", input.len(), peak_kib());
 }
 
 fn refused(report: &Report, code: Option<Code>) {
