@@ -81,6 +81,7 @@ fn bundles_over_files() {
         ("bad-no-time", "SIGSTORE_NO_TIME"),
         ("bad-late", "CERTIFICATE_NOT_VALID"),
         ("bad-other-entry", "SIGSTORE_LOG"),
+        ("bad-other-signature", "SIGSTORE_LOG"),
         ("bad-signature", "SIGNATURE_INVALID"),
         ("bad-no-sct", "SIGSTORE_SCT"),
         ("bad-identity", "SIGSTORE_UNKNOWN_IDENTITY"),

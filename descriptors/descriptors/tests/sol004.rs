@@ -30,6 +30,8 @@ fn opens_as_the_package_it_would_be_in_osm() {
     assert!(!it.is_signed());
     let vdu = it.descriptor.vnfd().unwrap().vdus.keys().next().unwrap();
     assert!(it.day0(vdu).is_some());
+    let report = descriptors::lint::bytes(&csar::csar(&files, text.as_bytes()), "vfw.csar", None);
+    assert!(report.diagnostics.iter().all(|d| d.severity == descriptors::Severity::Warning), "{report:?}");
 }
 
 #[test]

@@ -94,6 +94,15 @@ pub fn verify(bytes: &[u8], roots: &TrustRoots, at: UnixTime) -> Result<Verified
         true => zip(bytes, roots, at)?,
         false => osm(bytes, roots, at)?,
     };
+    with_evidence(package, signer, roots, at)
+}
+
+fn with_evidence(
+    package: Package,
+    signer: SignedBy,
+    roots: &TrustRoots,
+    at: UnixTime,
+) -> Result<VerifiedPackage, PackageError> {
     if let Some(found) = package.diagnostics.iter().find(|d| d.code == Code::File) {
         let problem = found.to_string();
         return Err(PackageError::Evidence { file: CHECKSUMS.into(), problem });
@@ -118,8 +127,7 @@ pub fn verify_with_bundle(
     };
     let (mut package, signer) = wrapper(&wrapped, roots, at)?;
     package.digest = Digest::of(bytes);
-    let images = evidence::of(&package, roots, at)?;
-    Ok(VerifiedPackage { package, signer, images })
+    with_evidence(package, signer, roots, at)
 }
 
 /// OSM's tar.gz, signed with DSSE.
