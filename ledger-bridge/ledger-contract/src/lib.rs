@@ -16,6 +16,7 @@ mod governance;
 pub mod intent;
 mod intents;
 mod memo;
+pub mod notice;
 pub mod policy;
 mod provenance;
 pub mod records;

@@ -21,6 +21,9 @@ pub struct Config {
     /// Comparison of what should be with what is.
     #[serde(default)]
     pub drift: Drift,
+    /// What joins the sites; without it a service stays within one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wan: Option<WanConfig>,
     /// The API over TCP; without it there is the UNIX socket alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<ApiConfig>,
@@ -49,6 +52,17 @@ pub struct ApiConfig {
 pub struct TelemetryConfig {
     /// An OpenTelemetry collector's OTLP/HTTP endpoint, for example `http://127.0.0.1:4318`.
     pub otlp: String,
+}
+
+/// The wide-area network between the sites.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WanConfig {
+    /// Its name, as every site's VIM knows it.
+    pub name: String,
+    /// Which sites it connects, and how well.
+    #[serde(rename = "connection")]
+    pub connections: Vec<lcm::placement::Connection>,
 }
 
 /// How drift is looked for.
@@ -250,6 +264,11 @@ impl Config {
             }
             if site.host.tpm.as_ref().is_some_and(|t| t.pcr > 15) {
                 return bad(key("host.tpm.pcr"), "0 to 15 (software can reset the others)");
+            }
+        }
+        for end in self.wan.iter().flat_map(|w| &w.connections).flat_map(|c| [&c.a, &c.b]) {
+            if !seen.contains(end) {
+                return bad("wan.connection".into(), &format!("`{end}` is no [[site]]"));
             }
         }
         if !(1..=86_400).contains(&self.drift.interval_s) {

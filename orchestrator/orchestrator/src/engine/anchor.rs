@@ -4,14 +4,17 @@
 //! envelope, which the ledger answers with its first receipt. Evidence goes to the ledger in the order in which
 //! operations ended; one whose evidence the ledger refuses holds nobody up.
 
+use std::collections::BTreeMap;
+
 use lcm::{Event, Operation, fold};
 use ledger::LedgerError;
 use ledger_contract::{
     evidence::{ProvenEntry, Receipt},
-    records::{ANCHOR_PAYLOAD, Anchor},
+    records::{ANCHOR_PAYLOAD, Anchor, ResourceUse},
 };
 use tokio::sync::watch;
 use trust::{Digest, Envelope};
+use vim::Spec;
 
 use super::{Engine, EngineError, Tracked, now_ms};
 use crate::journal::ClosedRow;
@@ -27,6 +30,20 @@ pub(super) enum Anchored {
     Later(u64),
     /// The ledger says no, and would say it again: the operation stays open and names the reason.
     Refused,
+}
+
+/// What the service uses at each site when the operation is over; `None` when it had no plan and changed nothing.
+fn used(operation: &Operation) -> Option<BTreeMap<String, ResourceUse>> {
+    operation.plan.as_ref()?;
+    let mut out: BTreeMap<String, ResourceUse> = BTreeMap::new();
+    for object in operation.record().iter().flat_map(|r| &r.objects) {
+        let Spec::Compute(c) = &object.spec else { continue };
+        let one =
+            ResourceUse { instances: 1, vcpus: c.vcpus, memory_mib: c.memory_mib, ..ResourceUse::default() };
+        let sum = out.entry(object.site.clone()).or_default();
+        *sum = sum.plus(&one);
+    }
+    Some(out)
 }
 
 impl Engine {
@@ -99,7 +116,7 @@ impl Engine {
             bundle,
             isolated: outcome.is_some_and(|o| o.isolated),
             sla_met: fold::sla_met(operation),
-            sites: None,
+            sites: used(operation),
         };
         let payload = serde_json::to_vec(&anchor).map_err(|e| EngineError::Encode(e.to_string()))?;
         Envelope::sign(ANCHOR_PAYLOAD, payload, &[&self.signer])

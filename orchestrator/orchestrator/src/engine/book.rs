@@ -43,6 +43,8 @@ pub(super) struct Book {
     services: BTreeMap<String, ServiceRow>,
     /// What should be there, in short, of every service that is instantiated or isolated.
     desired: BTreeMap<String, Arc<Desired>>,
+    /// Segments of the wide-area network that services use.
+    segments: BTreeMap<String, BTreeSet<u16>>,
     /// Operations that have begun and are not closed.
     begun: usize,
 }
@@ -55,6 +57,7 @@ impl Book {
             by_intent: BTreeMap::new(),
             services: BTreeMap::new(),
             desired: BTreeMap::new(),
+            segments: BTreeMap::new(),
             begun: 0,
         }
     }
@@ -81,7 +84,25 @@ impl Book {
             Some(record) => drop(self.desired.insert(row.id.clone(), Arc::new(record.desired()))),
             None => drop(self.desired.remove(&row.id)),
         }
+        match record.map(NsRecord::segments).filter(|s| !s.is_empty()) {
+            Some(segments) => drop(self.segments.insert(row.id.clone(), segments)),
+            None => drop(self.segments.remove(&row.id)),
+        }
         self.services.insert(row.id.clone(), row);
+    }
+
+    /// Segments of the wide-area network that are in use or planned, but for those of one service.
+    pub(super) fn segments(&self, but: &str) -> BTreeSet<u16> {
+        let used = self.segments.iter().filter(|(ns, _)| *ns != but).flat_map(|(_, s)| s.iter().copied());
+        let planned = self.planned(but).flat_map(NsRecord::segments);
+        used.chain(planned).collect()
+    }
+
+    /// Services as operations under way will leave them, but for one.
+    pub(super) fn planned<'a>(&'a self, but: &'a str) -> impl Iterator<Item = &'a NsRecord> {
+        let open = self.live.values().map(|t| &t.operation).filter(|o| o.outcome.is_none());
+        let others = open.filter(move |o| o.grant.ns_instance_id != but);
+        others.filter_map(|o| o.plan.as_ref()?.after.as_ref())
     }
 
     /// A service that nothing has been made of yet.

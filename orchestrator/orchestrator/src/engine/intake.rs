@@ -99,6 +99,9 @@ impl Engine {
             if super::constitution::changes_rules(&entry) {
                 self.follow_rules(&event);
             }
+            if super::standing::is_notice(&entry) {
+                self.take_note(&event)?;
+            }
             if !matches!(entry.event, Some(LedgerEvent::IntentApproved { .. })) {
                 self.journal.skip(entry.position)?;
                 continue;
@@ -168,7 +171,7 @@ impl Engine {
         Ok(Taken::Refused(refusal))
     }
 
-    fn verify(
+    pub(super) fn verify(
         &self,
         approval: &ProvenEntry,
         at: UnixTime,
@@ -201,6 +204,9 @@ impl Engine {
             let detail = format!("decided under policy {}, which config.toml does not accept", grant.policy);
             return Some(("POLICY_NOT_ACCEPTED", detail));
         }
+        if let Ok(Some((position, reason))) = self.journal.revoked_intent(&grant.intent_id) {
+            return Some(("REVOKED", format!("taken back at position {position}: {reason}")));
+        }
         None
     }
 
@@ -227,7 +233,7 @@ impl Engine {
         Ok(Taken::New(id))
     }
 
-    fn enqueue(&self, accepted: &Event) -> Result<(), EngineError> {
+    pub(super) fn enqueue(&self, accepted: &Event) -> Result<(), EngineError> {
         let Some(operation) = Operation::accept(accepted) else { return Ok(()) };
         let row = self.journal.service_row(&operation.grant.ns_instance_id)?;
         let mut book = self.write();

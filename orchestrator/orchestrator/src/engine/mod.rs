@@ -18,6 +18,7 @@ mod reconcile;
 mod runner;
 mod schedule;
 mod service;
+mod standing;
 mod views;
 
 use std::{
@@ -201,6 +202,23 @@ impl Engine {
             match intake::waiting(&operation) {
                 Some(waiting) => book.enqueue(waiting, now_ms(), &self.journal),
                 None => book.resume(operation),
+            }
+        }
+        drop(book);
+        self.tell_of_revocations()?;
+        Ok(())
+    }
+
+    /// What was taken back while we were down is told to the operations that are under way.
+    fn tell_of_revocations(&self) -> Result<(), EngineError> {
+        let open: Vec<String> = {
+            let book = self.read();
+            let open = book.live().filter(|t| t.operation.outcome.is_none());
+            open.map(|t| t.operation.grant.intent_id.clone()).collect()
+        };
+        for intent in open {
+            if let Some((position, reason)) = self.journal.revoked_intent(&intent)? {
+                self.revoke(&intent, position, &reason)?;
             }
         }
         Ok(())

@@ -200,7 +200,7 @@ impl Engine {
         let request = Envelope::sign(INTENT_PAYLOAD, payload, &[&self.signer])
             .map_err(|e| EngineError::Encode(e.to_string()))?;
         let id = Some(intent.id.clone());
-        match self.ledger.submit(request).await {
+        match self.ledger.submit(request.clone()).await {
             Ok(committed) if committed.entry.verdict.approved => {
                 self.leave_on_record(&[], &case, "REPAIR", Some(grant), id, case.reason.clone())
             }
@@ -211,7 +211,8 @@ impl Engine {
             }
             Err(error) if error.retryable() => {
                 let reason = format!("{}; the ledger does not answer ({error})", case.reason);
-                self.leave_on_record(before, &case, "HOLD", Some(grant), id, reason)
+                self.begin_standing(&intent, request, grant, &case.row.id)?;
+                self.leave_on_record(before, &case, "REPAIR", Some(grant), id, reason)
             }
             Err(error) => self.propose(&[], case, "REFUSED", error.to_string()),
         }

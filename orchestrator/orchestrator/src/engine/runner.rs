@@ -9,7 +9,8 @@ use std::{
 use lcm::{
     Command, Event, Operation, Plan,
     operation::{Authority, Failure, StepResult},
-    planner::{self, Input},
+    placement::Site,
+    planner::{self, Input, Wan},
 };
 use ledger_contract::{Intent, IntentKind};
 use tokio::{
@@ -17,8 +18,9 @@ use tokio::{
     task::JoinSet,
 };
 use trust::Digest;
+use vim::Spec;
 
-use super::{Engine, EngineError, anchor::Anchored, effect, now_ms};
+use super::{Engine, EngineError, anchor::Anchored, effect, now_ms, standing::Late};
 use crate::telemetry::{follow, trace, vim::within};
 
 /// How a step's effect, or its undoing, ended.
@@ -77,7 +79,14 @@ impl Engine {
                     Command::Await => {
                         // Somebody else may use the place meanwhile.
                         slots = None;
-                        pause = Some(u64::MAX);
+                        pause = match operation.outcome.is_some() {
+                            true => match self.approve_late(&mut operation).await? {
+                                Late::Approved => Some(0),
+                                Late::Again(ms) => Some(ms),
+                                Late::Refused => return Ok(()),
+                            },
+                            false => Some(u64::MAX),
+                        };
                     }
                     Command::Run { step, attempt } => {
                         if slots.is_none() && !self.take_slots(&operation, &mut slots, &mut stop).await {
@@ -211,7 +220,9 @@ impl Engine {
             _ => None,
         };
         let catalogue = catalogue.transpose().map_err(|e| bad("PACKAGES", e.to_string()))?;
-        let sites = self.observe_sites(&operation.grant).await;
+        let mut sites = self.observe_sites(&operation.grant).await;
+        self.reserve(&mut sites, &operation.grant.ns_instance_id);
+        let wan = self.wan(&operation.grant.ns_instance_id);
         let mut entropy = [0; 32];
         getrandom::fill(&mut entropy).map_err(|e| bad("PARAMETERS", format!("no randomness: {e}")))?;
         planner::plan(&Input {
@@ -220,12 +231,38 @@ impl Engine {
             grant: &operation.grant,
             catalogue: catalogue.as_ref(),
             sites: &sites,
-            wan: None,
+            wan: wan.as_ref(),
             before: before.as_ref(),
             without,
             last_id,
             entropy: &Digest(entropy),
             at: operation.decided_at,
+        })
+    }
+}
+
+impl Engine {
+    /// Counts what is planned and not made yet as used: two plans must not give the same room away.
+    fn reserve(&self, sites: &mut [Site], but: &str) {
+        let book = self.read();
+        for object in book.planned(but).flat_map(|r| &r.objects) {
+            let Spec::Compute(compute) = &object.spec else { continue };
+            let Some(site) = sites.iter_mut().find(|s| s.name == object.site) else { continue };
+            if !site.inventory.objects.contains_key(&object.key) {
+                let used = &mut site.inventory.used;
+                used.vcpus = used.vcpus.saturating_add(compute.vcpus);
+                used.memory_mib = used.memory_mib.saturating_add(compute.memory_mib);
+                used.instances = used.instances.saturating_add(1);
+            }
+        }
+    }
+
+    fn wan(&self, but: &str) -> Option<Wan> {
+        let configured = self.config.wan.as_ref()?;
+        Some(Wan {
+            name: configured.name.clone(),
+            connections: configured.connections.clone(),
+            taken: self.read().segments(but),
         })
     }
 }

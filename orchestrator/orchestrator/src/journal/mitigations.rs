@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use lcm::drift::Difference;
+use lcm::{Event, drift::Difference};
 use ledger_contract::{Intent, evidence::ProvenEntry, records::StandingGrant};
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Journal, JournalError,
-    rows::{json, number, read},
+    Accepted, Journal, JournalError,
+    rows::{json, number, read, unsigned},
 };
 
 /// Mitigations that are remembered, the newest ones: years of a busy site.
 const MAX_MITIGATIONS: i64 = 100_000;
+
+/// Positions of operations that the ledger does not know yet begin here: no log gets so long.
+const UNAPPROVED: u64 = 1 << 62;
 
 /// A standing grant, with the entry that approved it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +105,37 @@ impl Journal {
             connection.prepare_cached("SELECT body FROM standing WHERE revoked=0 ORDER BY position")?;
         let rows = statement.query_map([], |r| r.get::<_, String>(0))?;
         rows.map(|row| read(&row?)).collect()
+    }
+
+    /// An intent was taken back.
+    pub fn revoke_intent(&self, intent: &str, position: u64, reason: &str) -> Result<(), JournalError> {
+        self.lock().execute(
+            "INSERT OR IGNORE INTO revoked (intent, position, reason) VALUES (?1, ?2, ?3)",
+            params![intent, number(position), reason],
+        )?;
+        Ok(())
+    }
+
+    /// Where and why an intent was taken back, if it was.
+    pub fn revoked_intent(&self, intent: &str) -> Result<Option<(u64, String)>, JournalError> {
+        let connection = self.lock();
+        let mut statement =
+            connection.prepare_cached("SELECT position, reason FROM revoked WHERE intent=?1")?;
+        let row = statement.query_row([intent], |r| Ok((unsigned(r.get(0)?), r.get(1)?))).optional()?;
+        Ok(row)
+    }
+
+    /// Takes what a standing grant entitles to: operation and first event. Its place among the operations of its
+    /// service is behind all that the ledger has approved so far, until the ledger approves it too.
+    pub fn accept_standing(&self, first: &Event, at_ms: u64) -> Result<Accepted, JournalError> {
+        self.accept(first, UNAPPROVED.saturating_add(at_ms), false)
+    }
+
+    /// The ledger has approved it, at this position.
+    pub fn approved_late(&self, operation: &str, position: u64) -> Result<(), JournalError> {
+        self.lock()
+            .execute("UPDATE operation SET position=?2 WHERE id=?1", params![operation, number(position)])?;
+        Ok(())
     }
 
     /// Leaves a mitigation on record.

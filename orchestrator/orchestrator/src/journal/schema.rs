@@ -40,6 +40,8 @@ const TABLES_2: &str = "
     CREATE TABLE standing (
         id TEXT PRIMARY KEY, tenant TEXT NOT NULL, position INTEGER NOT NULL, body TEXT NOT NULL,
         revoked INTEGER NOT NULL DEFAULT 0) STRICT;
+    CREATE TABLE revoked (
+        intent TEXT PRIMARY KEY, position INTEGER NOT NULL, reason TEXT NOT NULL) STRICT;
     CREATE TABLE mitigation (
         id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, ns TEXT NOT NULL, body TEXT NOT NULL) STRICT;
     CREATE INDEX mitigation_ns ON mitigation (ns, at_ms);

@@ -32,6 +32,8 @@ pub struct Line {
     pub replies_lost: AtomicU32,
     /// So many calls to `events` fail.
     pub events_fail: AtomicU32,
+    /// Nothing gets through at all.
+    pub down: AtomicBool,
     /// Nobody is told of events while this is true.
     pub held: watch::Sender<bool>,
     /// The ledger refuses the evidence of this operation.
@@ -47,6 +49,7 @@ impl Line {
             anchors_lost: AtomicBool::new(false),
             replies_lost: AtomicU32::new(0),
             events_fail: AtomicU32::new(0),
+            down: AtomicBool::new(false),
             held: watch::Sender::new(false),
             refuses: Mutex::default(),
             forged: Mutex::default(),
@@ -80,6 +83,9 @@ impl Ledger for Line {
         self.inner.name()
     }
     async fn submit(&self, request: Envelope) -> Result<Committed, LedgerError> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(self.gone());
+        }
         if request.payload_type != ANCHOR_PAYLOAD {
             return self.inner.submit(request).await;
         }
@@ -94,7 +100,7 @@ impl Ledger for Line {
         if one_less(&self.replies_lost) { Err(self.gone()) } else { Ok(committed) }
     }
     async fn events(&self, after: Option<u64>, limit: usize) -> Result<Vec<ProvenEntry>, LedgerError> {
-        if one_less(&self.events_fail) {
+        if one_less(&self.events_fail) || self.down.load(Ordering::SeqCst) {
             return Err(self.gone());
         }
         let mut events = self.inner.events(after, limit).await?;
@@ -107,7 +113,14 @@ impl Ledger for Line {
     }
     async fn wait(&self, after: Option<u64>) -> Result<(), LedgerError> {
         let _ = self.held.subscribe().wait_for(|held| !held).await;
-        self.inner.wait(after).await
+        // A call under way when the line goes down does not wait for ever.
+        tokio::select! {
+            it = self.inner.wait(after) => it,
+            () = tokio::time::sleep(std::time::Duration::from_millis(50)) => match self.down.load(Ordering::SeqCst) {
+                true => Err(self.gone()),
+                false => Ok(()),
+            },
+        }
     }
     async fn entry(&self, position: u64) -> Result<Option<ProvenEntry>, LedgerError> {
         self.inner.entry(position).await
