@@ -10,6 +10,7 @@
 //! Not verified here, because it is not in the bundle: the plan document behind its digest, and that the log shows
 //! everybody the same tree (compare the checkpoint with a witness's). Tests: `tests/bundle.rs` flips every byte.
 
+mod plans;
 mod receipt;
 mod steps;
 mod story;

@@ -86,6 +86,44 @@ pub struct PlanClaim {
     pub steps: Vec<PlannedStep>,
     /// The steps that were to be done instead, had attestation failed.
     pub isolation: Vec<PlannedStep>,
+    /// The service before; absent: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<ServiceClaim>,
+    /// The service when every step is done; absent: there is none then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<ServiceClaim>,
+}
+
+/// A service as a plan sees it: as much of it as an intent can be held against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceClaim {
+    /// Its NSD package.
+    pub nsd_package: Digest,
+    /// Digest of its configuration as intents give it ([`crate::intent::parameters_digest`]).
+    pub parameters: Digest,
+    /// Its instances, by site and object.
+    pub instances: Vec<InstanceClaim>,
+}
+
+/// An instance that must run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceClaim {
+    /// Where.
+    pub site: String,
+    /// Object key.
+    pub object: String,
+    /// Image.
+    pub image: Digest,
+    /// Configuration document, as it is measured.
+    pub configuration: Digest,
+    /// Digest of what the document makes the instance do: without its generation and without MAC addresses, which
+    /// differ from place to place.
+    pub policy: Digest,
+    /// Is its traffic cut?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
 }
 
 /// A step as it was planned; the line of what became of it names the same step, action and object.

@@ -4,10 +4,13 @@
 //! of their steps. Only what was done and found goes in, not how often it was tried, so a crash and a restart leave
 //! the same bytes. Each line carries the digest of the line before: a bundle cannot be cut or reordered.
 
+use dataplane_control::{Configuration, Function, MacAddr};
 use ledger_contract::evidence::{
-    ATTESTATION, AttestationClaim, DECISION, DecisionClaim, InterventionClaim, Link, MEASUREMENT,
-    MeasurementClaim, OUTCOME, OutcomeClaim, PLAN, PlanClaim, PlannedStep, STEP, StepClaim,
+    ATTESTATION, AttestationClaim, DECISION, DecisionClaim, InstanceClaim, InterventionClaim, Link,
+    MEASUREMENT, MeasurementClaim, OUTCOME, OutcomeClaim, PLAN, PlanClaim, PlannedStep, STEP, ServiceClaim,
+    StepClaim,
 };
+use ledger_contract::intent::parameters_digest;
 use serde::Serialize;
 use trust::{
     Digest, Signer,
@@ -18,7 +21,9 @@ use trust::{
 use crate::{
     operation::{Failure, Intervention, Operation, Outcome, StepResult, StepState},
     plan::{Action, Plan, Step},
+    record::{NsRecord, Object},
 };
+use vim::Spec;
 
 /// Why there is no bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +78,44 @@ fn plan_claim(plan: &Plan) -> PlanClaim {
         refused: plan.refused.clone(),
         steps: listed(&plan.steps),
         isolation: listed(&plan.isolation),
+        before: plan.before.as_ref().map(service_claim),
+        after: plan.after.as_ref().map(service_claim),
     }
+}
+
+fn service_claim(record: &NsRecord) -> ServiceClaim {
+    let instance = |o: &Object| match &o.spec {
+        Spec::Compute(c) => Some(InstanceClaim {
+            site: o.site.clone(),
+            object: o.key.to_string(),
+            image: c.image,
+            configuration: Digest::of(c.configuration.as_bytes()),
+            policy: policy_of(&c.configuration),
+            isolated: record.is_isolated(o),
+        }),
+        _ => None,
+    };
+    let mut instances: Vec<InstanceClaim> = record.objects.iter().filter_map(instance).collect();
+    instances.sort_by(|a, b| (&a.site, &a.object).cmp(&(&b.site, &b.object)));
+    ServiceClaim {
+        nsd_package: record.deploy.nsd_package,
+        parameters: parameters_digest(&record.deploy.vnf_params),
+        instances,
+    }
+}
+
+/// What a configuration makes an instance do, wherever it runs.
+fn policy_of(document: &str) -> Digest {
+    let Ok(mut configuration) = Configuration::parse(document.as_bytes()) else {
+        return Digest::of(document.as_bytes());
+    };
+    configuration.generation = 0;
+    let nowhere = MacAddr([0; 6]);
+    configuration.ports.iter_mut().for_each(|p| p.mac = nowhere);
+    if let Function::LoadBalancer(balancer) = &mut configuration.function {
+        balancer.backends.iter_mut().for_each(|b| b.mac = nowhere);
+    }
+    Digest::of(configuration.to_bytes())
 }
 
 fn listed(steps: &[Step]) -> Vec<PlannedStep> {

@@ -13,6 +13,8 @@ use crate::{
     evidence::{PlanClaim, PlannedStep, StepClaim},
 };
 
+use super::plans::CAPTURE;
+
 /// Action of a step that challenges and appraises.
 pub(super) const ATTEST: &str = "attest";
 /// Action of a step that sends known traffic.
@@ -25,12 +27,15 @@ pub(super) const ENSURE_IMAGE: &str = "ensure image";
 pub(super) const DONE: &str = "DONE";
 /// State of a step that was taken back.
 pub(super) const UNDONE: &str = "UNDONE";
-const FAILED: &str = "FAILED";
+/// State of a step, and of an operation, that did not do what it should.
+pub(super) const FAILED: &str = "FAILED";
 /// What can have become of a step.
 const STATES: [&str; 5] = [DONE, FAILED, UNDONE, "UNDO_FAILED", "UNKNOWN"];
 
 /// The planned steps, and what the lines so far have told of them.
 pub(super) struct Steps {
+    /// Where a step is that names no site.
+    site: String,
     /// In order, isolation last.
     planned: Vec<PlannedStep>,
     /// How many of them are no isolation.
@@ -54,13 +59,32 @@ impl Steps {
             return Err("two of its steps have the same id".to_owned());
         }
         let states = vec![None; planned.len()];
-        Ok(Self { planned, forward: plan.steps.len(), states, last: None, refused: false, plain: 0 })
+        let site = plan.site.clone();
+        Ok(Self { site, planned, forward: plan.steps.len(), states, last: None, refused: false, plain: 0 })
     }
 
-    /// Objects of the instances that are started or reconfigured before a step.
-    pub fn computes_before(&self, step: u32) -> impl Iterator<Item = &str> {
+    /// Objects of the instances that are started or reconfigured at a site before a step.
+    pub fn computes_before(&self, step: u32, site: &str) -> impl Iterator<Item = &str> {
         let before = self.planned.iter().take_while(move |s| s.step != step);
-        before.filter(|s| s.action == ENSURE_COMPUTE).map(|s| s.object.as_str())
+        let here = move |s: &&PlannedStep| if s.site.is_empty() { self.site == site } else { s.site == site };
+        before.filter(|s| s.action == ENSURE_COMPUTE).filter(here).map(|s| s.object.as_str())
+    }
+
+    /// The lines that a plan before this one had.
+    pub fn after(mut self, plain: usize) -> Self {
+        self.plain = plain;
+        self
+    }
+
+    /// Whatever was made, or may have been, was taken back.
+    pub fn taken_back(&self) -> Result<(), String> {
+        self.bear_out(ROLLED_BACK, false)
+    }
+
+    /// Objects of the steps whose undo failed.
+    pub fn not_taken_back(&self) -> impl Iterator<Item = &str> {
+        let told = self.planned.iter().zip(&self.states);
+        told.filter(|(_, s)| s.as_deref() == Some("UNDO_FAILED")).map(|(p, _)| p.object.as_str())
     }
 
     /// An attestation or a measurement; `good` when the step is done with it.
@@ -141,12 +165,18 @@ impl Steps {
             let forward = index < self.forward;
             let state = state.as_deref();
             let bad = match outcome {
+                // An isolation goes on without a capture that could not be had, and says so.
+                COMPLETED if forward && planned.action == CAPTURE => {
+                    state != Some(DONE) && state != Some(FAILED)
+                }
                 COMPLETED if forward => state != Some(DONE),
                 COMPLETED => state.is_some(),
                 // Whatever was made, or may have been, was taken back.
                 ROLLED_BACK if forward && planned.action.starts_with("ensure ") => {
                     state.is_some_and(|s| s != UNDONE)
                 }
+                // What the service leaves behind goes when everything else is done: a migration, a termination.
+                _ if forward && self.before_its_time(index) => true,
                 _ if isolated && !forward => match state {
                     None => !self.never_begun(&planned.object),
                     Some(state) => state != DONE,
@@ -164,6 +194,15 @@ impl Steps {
 }
 
 impl Steps {
+    /// Was an instance removed that the plan removes after an attestation which did not pass?
+    fn before_its_time(&self, index: usize) -> bool {
+        let planned = &self.planned[index];
+        let gone = planned.action == "remove compute" && self.states[index].as_deref() == Some(DONE);
+        let proven =
+            |at: &usize| self.planned[*at].action != ATTEST || self.states[*at].as_deref() == Some(DONE);
+        gone && !(0..index).all(|at| proven(&at))
+    }
+
     /// Was the object to be made, and did not come to it? Then there is nothing of it to be isolated.
     fn never_begun(&self, object: &str) -> bool {
         let told = self.planned.iter().zip(&self.states);

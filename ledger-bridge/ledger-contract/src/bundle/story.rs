@@ -7,9 +7,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use trust::{Digest, Envelope, statement::Statement};
 
 use super::{
-    BundleCheck, BundleError, VerifiedBundle, broken,
+    BundleCheck, BundleError, VerifiedBundle, broken, plans,
     receipt::Receipt,
-    steps::{ATTEST, DONE, ENSURE_COMPUTE, ENSURE_IMAGE, MEASURE, Steps, UNDONE},
+    steps::{ATTEST, DONE, ENSURE_COMPUTE, ENSURE_IMAGE, FAILED, MEASURE, Steps, UNDONE},
 };
 use crate::{
     anchoring::COMPLETED,
@@ -40,7 +40,29 @@ pub(super) struct Story<'a> {
 /// A plan, and what became of it.
 struct Planned {
     site: String,
+    claim: PlanClaim,
     steps: Steps,
+}
+
+impl Planned {
+    /// Where a step is to take effect.
+    fn site_of(&self, step: u32) -> &str {
+        let found = self.claim.steps.iter().chain(&self.claim.isolation).find(|s| s.step == step);
+        found.map_or(self.site.as_str(), |s| plans::site_of(&self.claim, s))
+    }
+
+    /// Is it the attestation of the service as it was, before anything is started?
+    fn is_gate(&self, step: u32) -> bool {
+        let mut before = self.claim.steps.iter().take_while(|s| s.step != step);
+        before.all(|s| s.action != ENSURE_COMPUTE)
+    }
+
+    /// Is it the last attestation at its site?
+    fn is_last(&self, step: u32) -> bool {
+        let mut after = self.claim.steps.iter().skip_while(|s| s.step != step).skip(1);
+        let site = self.site_of(step);
+        !after.any(|s| s.action == ATTEST && plans::site_of(&self.claim, s) == site)
+    }
 }
 
 /// What the observation of an image or an instance says about bytes.
@@ -214,24 +236,24 @@ impl<'a> Story<'a> {
             approved.entry.time,
             approved.grant.policy.short(),
         ));
+        let waived = approved.grant.waived.iter().map(|rule| BundleCheck {
+            name: "decision: waived".to_owned(),
+            ok: false,
+            detail: format!(
+                "{rule}, in an emergency: {}",
+                approved.intent.emergency.as_ref().map_or("", |e| e.reason.as_str())
+            ),
+        });
+        let detail = Detail { more: waived.collect(), ..detail };
         self.approved = Some(approved);
         Ok(detail)
     }
 
     fn planned(&mut self, plan: PlanClaim) -> Result<Detail, String> {
-        if self.plan.is_some() {
-            return Err("there is a second plan".to_owned());
+        if let Some(former) = &self.plan {
+            self.supersedes(former, &plan)?;
         }
-        if let IntentKind::Deploy(deploy) = &self.approval()?.intent.action {
-            let sites = &deploy.placement.sites;
-            if !sites.is_empty() && !sites.contains(&plan.site) {
-                return Err(format!("site `{}` is none that the intent allows", plan.site));
-            }
-        }
-        let grant = &self.approval()?.grant;
-        if grant.attestation_required && !["terminate", "isolate"].contains(&grant.action.as_str()) {
-            attested_last(&plan)?;
-        }
+        plans::check(&plan, self.approval()?)?;
         let steps = Steps::of(&plan)?;
         let detail = format!(
             "{} steps at site `{}`, {} sites refused",
@@ -239,8 +261,22 @@ impl<'a> Story<'a> {
             plan.site,
             plan.refused.len()
         );
-        self.plan = Some(Planned { site: plan.site, steps });
+        let before = self.plan.take().map_or(0, |p| p.steps.plain);
+        self.plan = Some(Planned { site: plan.site.clone(), claim: plan, steps: steps.after(before) });
+        (self.measured, self.traffic) = (None, false);
         Ok(Detail::new(detail))
+    }
+
+    /// A second plan follows one that was taken back whole, for another site.
+    fn supersedes(&self, former: &Planned, plan: &PlanClaim) -> Result<(), String> {
+        if !matches!(self.approval()?.intent.action, IntentKind::Deploy(_) | IntentKind::Migrate(_)) {
+            return Err("there is a second plan".to_owned());
+        }
+        former.steps.taken_back().map_err(|e| format!("there is a second plan, but of the first {e}"))?;
+        match former.site == plan.site {
+            true => Err(format!("there is a second plan, for site `{}` again", plan.site)),
+            false => Ok(()),
+        }
     }
 
     fn plan(&mut self) -> Result<&mut Planned, String> {
@@ -251,6 +287,11 @@ impl<'a> Story<'a> {
         self.plan()?.steps.plain(claim)?;
         if claim.state == DONE && [ENSURE_COMPUTE, ENSURE_IMAGE].contains(&claim.action.as_str()) {
             self.granted_bytes(claim)?;
+        }
+        if claim.state == DONE && claim.action == plans::CAPTURE {
+            let named = claim.observed.get("capture").and_then(|c| Digest::deserialize(c).ok());
+            let digest = named.ok_or("it does not say which capture was taken")?;
+            return Ok(Detail::new(format!("{DONE}: capture {digest}")));
         }
         Ok(Detail { ok: claim.state == DONE || claim.state == UNDONE, ..Detail::new(claim.state.clone()) })
     }
@@ -304,20 +345,42 @@ impl<'a> Story<'a> {
                 ak.site
             ));
         }
-        if let Some((instance, w)) = workloads.iter().find(|(_, w)| !grant.images.contains(&w.image)) {
-            return Err(format!("{instance} is to run image {}, which the grant does not name", w.image));
-        }
+        let images = grant.images.clone();
         if workloads.is_empty() {
             return Err("it asks for no instance at all".to_owned());
         }
-        let Planned { site, steps } = self.plan()?;
-        if ak.site != *site {
-            return Err(format!("site `{}` was attested, the plan is for `{site}`", ak.site));
+        let planned = self.plan()?;
+        let site = planned.site_of(claim.step);
+        if ak.site != site {
+            return Err(format!("site `{}` was attested, the step is for `{site}`", ak.site));
         }
-        match steps.computes_before(claim.step).find(|o| !workloads.contains_key(*o)) {
-            Some(object) => Err(format!("it does not ask for {object}, which the plan starts before it")),
-            None => Ok(()),
+        // What ran before was granted then: a revision is built on it, and replaces it.
+        let was =
+            planned.claim.before.iter().flat_map(|b| &b.instances).filter(|_| planned.is_gate(claim.step));
+        let ran = |object: &str, image: &Digest| {
+            was.clone().any(|i| i.site == site && i.object == object && i.image == *image)
+        };
+        let stranger = workloads.iter().find(|(o, w)| !images.contains(&w.image) && !ran(o, &w.image));
+        if let Some((instance, w)) = stranger {
+            return Err(format!("{instance} is to run image {}, which the grant does not name", w.image));
         }
+        if let Some(object) =
+            planned.steps.computes_before(claim.step, site).find(|o| !workloads.contains_key(*o))
+        {
+            return Err(format!("it does not ask for {object}, which the plan starts before it"));
+        }
+        let after = planned.claim.after.iter().flat_map(|a| &a.instances);
+        let asked = after.filter(|i| planned.is_last(claim.step) && i.site == site && !i.isolated);
+        for i in asked {
+            match workloads.get(&i.object) {
+                Some(w) if (w.image, w.configuration) == (i.image, i.configuration) => {}
+                Some(_) => {
+                    return Err(format!("it asks {} for something else than the plan's end", i.object));
+                }
+                None => return Err(format!("it does not ask for {}, which the plan ends with", i.object)),
+            }
+        }
+        Ok(())
     }
 
     /// The nonce was made for this step of this operation and these reference values.
@@ -330,9 +393,12 @@ impl<'a> Story<'a> {
     }
 
     fn measurement(&mut self, claim: &MeasurementClaim) -> Result<Detail, String> {
-        if let IntentKind::Deploy(deploy) = &self.approval()?.intent.action
-            && deploy.sla != claim.sla
-        {
+        let promised = match &self.approval()?.intent.action {
+            IntentKind::Deploy(deploy) => Some(&deploy.sla),
+            IntentKind::Update(update) => update.sla.as_ref(),
+            _ => None,
+        };
+        if promised.is_some_and(|sla| *sla != claim.sla) {
             return Err("it was measured against another SLA than the intent's".to_owned());
         }
         let again = objectives(&claim.sla, &claim.profile, &claim.report);
@@ -372,18 +438,34 @@ impl<'a> Story<'a> {
             self.measured_as_asked()?;
         }
         self.sla_as_anchored()?;
+        self.left_as_told(&claim)?;
         let text = match &claim.problem {
             Some(problem) => format!("{}: {problem}", claim.state),
             None => claim.state.clone(),
         };
+        let more = interventions(&claim);
         self.outcome = Some(claim);
-        Ok(Detail { ok: completed, ..Detail::new(text) })
+        Ok(Detail { ok: completed, more, ..Detail::new(text) })
+    }
+
+    /// Leftovers are of an operation that failed, and name at least what could not be taken back.
+    fn left_as_told(&self, claim: &OutcomeClaim) -> Result<(), String> {
+        if claim.state != FAILED {
+            let none = claim.leftovers.is_empty();
+            return if none { Ok(()) } else { Err(format!("it is {}, and something is left", claim.state)) };
+        }
+        let stuck = self.plan.iter().flat_map(|p| p.steps.not_taken_back());
+        let named = |object: &str| claim.leftovers.iter().any(|l| l.split('@').next() == Some(object));
+        match stuck.filter(|o| !o.is_empty()).find(|o| !named(o)) {
+            Some(object) => Err(format!("{object} could not be taken back, and is not among what is left")),
+            None => Ok(()),
+        }
     }
 
     /// A service with addresses of its own was seen to serve them, or to miss its objectives.
     fn measured_as_asked(&self) -> Result<(), String> {
-        let IntentKind::Deploy(deploy) = &self.approval()?.intent.action else { return Ok(()) };
-        match deploy.vnf_params.values().any(|p| !p.vips.is_empty()) && !self.traffic {
+        let Some((_, vnf_params)) = self.approval()?.intent.action.names() else { return Ok(()) };
+        match vnf_params.values().any(|p| !p.vips.is_empty()) && !self.traffic {
             true => Err("it is COMPLETED, but no traffic was sent to the services of the intent".to_owned()),
             false => Ok(()),
         }
@@ -472,17 +554,19 @@ impl<'a> Story<'a> {
     }
 }
 
-/// Nothing is started or reconfigured after it was attested.
-fn attested_last(plan: &PlanClaim) -> Result<(), String> {
-    let last = |action: &str| plan.steps.iter().rposition(|s| s.action == action);
-    match (last(ATTEST), last(ENSURE_COMPUTE)) {
-        (None, _) => Err("it has no attestation, which the grant requires".to_owned()),
-        (Some(attest), Some(compute)) if attest < compute => Err(format!(
-            "step {} starts or reconfigures an instance after the last attestation",
-            plan.steps[compute].step
-        )),
-        _ => Ok(()),
-    }
+/// What came from outside, for a person.
+fn interventions(claim: &OutcomeClaim) -> Vec<BundleCheck> {
+    let row = |name: String, detail: String| BundleCheck { name, ok: false, detail };
+    let mut rows: Vec<BundleCheck> = claim
+        .interventions
+        .iter()
+        .map(|i| {
+            let by = if i.by.is_empty() { String::new() } else { format!("{}: ", i.by) };
+            row(format!("outcome: {}", i.kind), format!("{by}{}", i.reason))
+        })
+        .collect();
+    rows.extend(claim.leftovers.iter().map(|l| row("outcome: left behind".to_owned(), l.clone())));
+    rows
 }
 
 /// What a line says, for a person.

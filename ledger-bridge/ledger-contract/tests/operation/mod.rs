@@ -259,6 +259,8 @@ fn of(w: World, mut chain: Chain, it: &Intent) -> Operation {
             refused: vec![("edge-2".into(), "too far".into())],
             steps,
             isolation: vec![planned(5, "isolate", "vfw")],
+            before: None,
+            after: None,
         },
         told,
         outcome: OutcomeClaim {

@@ -3,6 +3,8 @@
 //! The worst failure decides the course: forward, unwind, isolate, or stop and call a person. Everything here is
 //! computed anew from the fold each time, so that a restart decides what the run before it would have.
 
+use std::collections::BTreeSet;
+
 use super::{
     Command, Direction, FinalState, MAX_ESCALATED_PAUSE_MS, MAX_PAUSE_MS, Operation, Outcome, Phase,
     Progress, Retries, StepState, Then, describe,
@@ -80,7 +82,9 @@ impl Decision<'_> {
     fn settled(&self, step: &Step) -> bool {
         match self.state(step.id) {
             StepState::Done(_) => true,
-            StepState::Failed(_) => step.dispensable(),
+            StepState::Failed(f) if step.dispensable() => {
+                !matches!(f.then, Then::Retry | Then::Unknown) || self.exhausted(step)
+            }
             _ => false,
         }
     }
@@ -215,24 +219,32 @@ impl Decision<'_> {
         }
     }
 
-    /// One step at a time, in reverse order. What cannot be taken back is passed over, then named, then tried again.
+    /// One step at a time, in reverse order. What cannot be taken back is passed over, with what was done to the same
+    /// object before it; then it is named, then tried again.
     fn unwind(&self, problem: &str) -> Vec<Command> {
         let mut look = Look::default();
+        let mut passed: BTreeSet<(&str, &str)> = BTreeSet::new();
         for step in self.plan.steps.iter().rev() {
             let Some(p) = self.progress(step.id) else { continue };
             if step.undo.is_none() || matches!(p.state, StepState::Pending | StepState::Undone) {
+                continue;
+            }
+            let place = (self.plan.site_of(step), step.action.object());
+            if passed.contains(&place) {
                 continue;
             }
             if let StepState::UndoFailed(failure) = &p.state {
                 if p.undo_failures >= self.retries.undo_attempts {
                     look.stuck.get_or_insert_with(|| describe(step, failure));
                     if !self.escalated() {
+                        passed.insert(place);
                         continue;
                     }
                 }
                 if let Err(until) = self.pause_over(p, p.undo_failures) {
                     look.pause(until);
                     if self.escalated() {
+                        passed.insert(place);
                         continue;
                     }
                     return vec![Command::Wait { until_ms: until }];

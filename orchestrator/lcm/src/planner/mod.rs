@@ -104,7 +104,7 @@ pub struct Input<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {detail}")]
 pub struct Refusal {
-    /// `NO_SITE`, `UNOBSERVED`, `DESCRIPTOR`, `PARAMETERS`, `SCALE_LIMIT`, `NO_SUCH_SERVICE`, `NO_SUCH_INSTANCE`,
+    /// `NO_SITE`, `UNOBSERVED`, `DESCRIPTOR`, `PARAMETERS`, `SCALE_LIMIT`, `NO_SUCH_SERVICE`, `NO_SUCH_INSTANCE`, `ISOLATED`,
     /// `PACKAGES`, `ATTESTATION_KEY`, `NO_SEGMENT`, `TOO_LARGE`.
     pub code: &'static str,
     /// What, where, and what to do.
@@ -240,6 +240,16 @@ fn healing(input: &Input<'_>, heal: &Heal) -> Result<Plan, Refusal> {
     let seats = Seats::of(&topology, before)?;
     let found = deviations(input, before)?;
     let mut replace = found.wrong;
+    if heal.targets.is_empty() && !before.isolated.is_empty() {
+        // What was cut off for a reason comes back when somebody asks for it, never by itself.
+        if input.intent.standing.is_some() {
+            return refuse(
+                "ISOLATED",
+                "instances of the service are isolated: only a tenant's own intent heals them",
+            );
+        }
+        replace.extend(before.isolated.iter().map(|p| (p.clone(), Some(Deviation::Isolation))));
+    }
     for target in &heal.targets {
         let object = instance(before, target)?;
         let place = (object.site.clone(), object.key.clone());

@@ -324,7 +324,11 @@ impl<'a> Steps<'a> {
             let kind = object.spec.kind();
             let gone = Action::Remove { key: object.key.clone(), kind };
             if kind != Kind::Compute || *deviation == Some(Deviation::Missing) {
-                let undo = (*deviation == Some(Deviation::Missing)).then_some(gone);
+                // What was not there goes again when this unwinds; what was broken is left mended.
+                let undo = match deviation {
+                    Some(Deviation::Missing) => Some(gone),
+                    _ => Some(ensure(&object.key, &object.spec)),
+                };
                 let needs = self.needs_of(object);
                 self.alter("restore", object, &object.spec, needs, undo);
                 continue;

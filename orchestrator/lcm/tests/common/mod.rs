@@ -14,19 +14,19 @@ use descriptors::{
 };
 use lcm::{
     NsRecord, Plan,
-    placement::Site,
-    planner::{self, Catalogue, Input, Refusal, VnfPackage},
+    placement::{Connection, Site},
+    planner::{self, Catalogue, Input, Refusal, VnfPackage, Wan},
 };
 use ledger_contract::{
     Intent, IntentKind,
     intent::{
-        API_VERSION, Deploy, PlacementHints, Scale, ScaleDirection, Sensitivity, Sla, VnfParams,
-        ns_instance_id,
+        API_VERSION, Deploy, Heal, Isolate, Migrate, PlacementHints, Rollback, Scale, ScaleDirection,
+        Sensitivity, Sla, Target, Update, VnfParams, ns_instance_id,
     },
     records::Grant,
 };
 use trust::{Digest, UnixTime};
-use vim::{Capabilities, Inventory, Resources};
+use vim::{Capabilities, ComputeState, Inventory, Observed, ObservedCompute, Resources, Spec};
 
 pub fn map<V>(items: Vec<(&str, V)>) -> BTreeMap<String, V> {
     items.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
@@ -252,24 +252,170 @@ pub fn grant(intent: &Intent) -> Grant {
 }
 
 pub fn try_plan(action: IntentKind, before: Option<&NsRecord>, sites: &[Site]) -> Result<Plan, Refusal> {
-    let intent = intent(action);
-    let grant = grant(&intent);
-    let catalogue = catalogue();
-    planner::plan(&Input {
-        operation_id: &format!("op-{}", intent.action.name()),
-        intent: &intent,
-        grant: &grant,
-        catalogue: Some(&catalogue),
-        sites,
-        wan: None,
-        before,
-        without: &BTreeMap::new(),
-        last_id: 0,
-        entropy: &Digest([7; 32]),
-        at: UnixTime(1_000),
-    })
+    Setup { sites: sites.to_vec(), ..Setup::default() }.plan(action, before)
 }
 
 pub fn plan(action: IntentKind, before: Option<&NsRecord>) -> Plan {
     try_plan(action, before, &sites()).unwrap()
+}
+
+/// What a plan is computed from, but for the intent and the service.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub catalogue: Catalogue,
+    pub sites: Vec<Site>,
+    pub wan: Option<Wan>,
+    pub without: BTreeMap<String, String>,
+    pub last_id: u32,
+    pub operation: Option<String>,
+    pub images: Vec<Digest>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            catalogue: catalogue(),
+            sites: sites(),
+            wan: None,
+            without: BTreeMap::new(),
+            last_id: 0,
+            operation: None,
+            images: vec![Digest::of("dp"), Digest::of("dp2")],
+        }
+    }
+}
+
+impl Setup {
+    /// Three sites that a wide-area network joins, with everything that a site can have.
+    pub fn joined() -> Self {
+        let mut sites = sites();
+        sites.push(Site { name: "edge-c".into(), cost: 4, ak: Some(ak("edge-c")), ..sites[0].clone() });
+        for site in &mut sites {
+            site.capabilities.inter_site_links = true;
+            site.capabilities.capture = true;
+        }
+        let joins =
+            |a: &str, b: &str| Connection { a: a.into(), b: b.into(), latency_us: 100, bandwidth_kbps: None };
+        let connections =
+            vec![joins("edge-a", "edge-b"), joins("edge-b", "edge-c"), joins("edge-a", "edge-c")];
+        let wan = Wan { name: "wan".into(), connections, ..Wan::default() };
+        Self { sites, wan: Some(wan), ..Self::default() }
+    }
+
+    pub fn plan(&self, action: IntentKind, before: Option<&NsRecord>) -> Result<Plan, Refusal> {
+        self.plan_intent(&intent(action), before)
+    }
+
+    pub fn plan_intent(&self, intent: &Intent, before: Option<&NsRecord>) -> Result<Plan, Refusal> {
+        let mut grant = grant(intent);
+        grant.images = self.images.iter().copied().collect();
+        grant.attestation_keys = self.sites.iter().map(|s| ak(&s.name)).collect();
+        let named = format!("op-{}", intent.action.name());
+        planner::plan(&Input {
+            operation_id: self.operation.as_deref().unwrap_or(&named),
+            intent,
+            grant: &grant,
+            catalogue: Some(&self.catalogue),
+            sites: &self.sites,
+            wan: self.wan.as_ref(),
+            before,
+            without: &self.without,
+            last_id: self.last_id,
+            entropy: &Digest([7; 32]),
+            at: UnixTime(1_000),
+        })
+    }
+
+    /// The same with everything observed as a record wants it, but for what `spoil` does.
+    pub fn observing(&self, record: &NsRecord, spoil: impl Fn(&str, &mut Inventory)) -> Self {
+        let mut it = self.clone();
+        for site in &mut it.sites {
+            let here = record.objects.iter().filter(|o| o.site == site.name);
+            site.inventory.objects = here.map(|o| (o.key.clone(), observed(&o.spec))).collect();
+            for (at, key) in record.isolated.iter().filter(|(at, _)| *at == site.name) {
+                let _ = at;
+                if let Some(Observed::Compute(c)) = site.inventory.objects.get_mut(key) {
+                    c.state = ComputeState::Isolated;
+                }
+            }
+            spoil(&site.name.clone(), &mut site.inventory);
+        }
+        it
+    }
+}
+
+/// What a VIM says of an object that is as it should be.
+pub fn observed(spec: &Spec) -> Observed {
+    match spec {
+        Spec::Image(i) => Observed::Image { digest: i.digest },
+        Spec::Network(n) => Observed::Network { up: true, mtu: n.mtu, interconnect: n.interconnect.clone() },
+        Spec::Compute(c) => Observed::Compute(ObservedCompute {
+            state: ComputeState::Active,
+            image: c.image,
+            configuration: Some(Digest::of(c.configuration.as_bytes())),
+            generation: None,
+            ports: c.ports.iter().map(|p| (p.name.clone(), p.mac)).collect(),
+            process: vim::ProcessState::Answers,
+            links: BTreeMap::new(),
+        }),
+    }
+}
+
+/// The service's next version: every VNF with another image.
+pub fn next_version() -> Catalogue {
+    let mut c = catalogue();
+    c.nsd_package = Digest::of("ns2");
+    for package in c.vnfs.values_mut() {
+        package.digest = Digest::of(format!("{} 2", package.vnfd.id));
+        package.images = map(vec![("dp", Digest::of("dp2"))]);
+    }
+    c
+}
+
+/// Other rules and weights for the same service.
+pub fn other_params() -> BTreeMap<String, VnfParams> {
+    let mut params = deploy().vnf_params;
+    let vfw = params.get_mut("vfw").unwrap();
+    let mut more = vfw.rules[0].clone();
+    more.id = "dns".into();
+    more.destination_ports = Some("53".parse().unwrap());
+    vfw.rules.push(more);
+    params.get_mut("vlb").unwrap().weights = vec![2, 1];
+    params
+}
+
+pub fn update(nsd: &str, vnf_params: BTreeMap<String, VnfParams>) -> IntentKind {
+    IntentKind::Update(Box::new(Update {
+        nsd_package: Digest::of(nsd),
+        sla: None,
+        lease_s: None,
+        vnf_params,
+    }))
+}
+
+pub fn rollback() -> IntentKind {
+    IntentKind::Rollback(Box::new(Rollback {
+        to: "intent-deploy".into(),
+        nsd_package: Digest::of("ns"),
+        vnf_params: deploy().vnf_params,
+        reason: "it drops traffic".into(),
+    }))
+}
+
+pub fn target(member: &str, vdu: &str, index: u32) -> Target {
+    Target { member: member.into(), vdu: vdu.into(), index }
+}
+
+pub fn heal(targets: Vec<Target>) -> IntentKind {
+    IntentKind::Heal(Heal { targets, cause: "it does not answer".into() })
+}
+
+pub fn migrate(members: &[&str], sites: &[&str]) -> IntentKind {
+    let names = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let placement = PlacementHints { sites: names(sites), ..PlacementHints::default() };
+    IntentKind::Migrate(Migrate { members: names(members), placement })
+}
+
+pub fn isolate(targets: Vec<Target>, capture_ms: u32) -> IntentKind {
+    IntentKind::Isolate(Isolate { targets, capture_ms, reason: "it talks to strangers".into() })
 }
