@@ -98,7 +98,10 @@ fn a_rollback_ends_at_the_configuration_that_it_names() {
     let newer = setup.plan(update("ns2", other_params()), Some(&before)).unwrap().after.unwrap();
     let p = Setup::default().observing(&newer, |_, _| ()).plan(rollback(), Some(&newer)).unwrap();
     let after = p.after.clone().unwrap();
-    assert_eq!((&after.deploy.nsd_package, &after.deploy.vnf_params), (&trust::Digest::of("ns"), &deploy().vnf_params));
+    assert_eq!(
+        (&after.deploy.nsd_package, &after.deploy.vnf_params),
+        (&trust::Digest::of("ns"), &deploy().vnf_params)
+    );
     let functions = |r: &NsRecord| -> Vec<Function> {
         let of = |s: &Spec| match s {
             Spec::Compute(c) => Some(Configuration::parse(c.configuration.as_bytes()).unwrap().function),
@@ -107,7 +110,9 @@ fn a_rollback_ends_at_the_configuration_that_it_names() {
         r.objects.iter().filter_map(|o| of(&o.spec)).collect()
     };
     assert_eq!(functions(&after), functions(&before));
-    assert!(after.computes().all(|o| matches!(&o.spec, Spec::Compute(c) if c.image == trust::Digest::of("dp"))));
+    assert!(
+        after.computes().all(|o| matches!(&o.spec, Spec::Compute(c) if c.image == trust::Digest::of("dp")))
+    );
 }
 
 #[test]
@@ -154,7 +159,13 @@ fn named_instances_are_replaced_one_after_the_other_and_come_back_when_it_unwind
     let p = Setup::default().observing(&before, |_, _| ()).plan(heal(targets), Some(&before)).unwrap();
     assert_eq!(
         whats(&p)[..5],
-        ["attest (as it was)", "remove vlb/backend/0", "start vlb/backend/0", "remove vlb/backend/1", "start vlb/backend/1"]
+        [
+            "attest (as it was)",
+            "remove vlb/backend/0",
+            "start vlb/backend/0",
+            "remove vlb/backend/1",
+            "start vlb/backend/1"
+        ]
     );
     assert!(p.steps[3].needs.contains(&p.steps[2].id), "the other serves meanwhile");
     assert!(matches!(&p.steps[1].undo, Some(Action::Ensure { .. })));
@@ -190,7 +201,11 @@ fn a_migration_makes_proves_and_only_then_breaks() {
     assert_eq!(p.site, "edge-c");
     let whats = whats(&p);
     let at = |what: &str| whats.iter().position(|w| w.starts_with(what)).unwrap();
-    assert_eq!(whats.iter().filter(|w| w.starts_with("attest")).count(), 1, "the old is not built on: {whats:?}");
+    assert_eq!(
+        whats.iter().filter(|w| w.starts_with("attest")).count(),
+        1,
+        "the old is not built on: {whats:?}"
+    );
     assert!(at("start probe") < at("attest") && at("attest") < at("measure") && at("measure") < at("remove"));
     let sites = |f: fn(&Action) -> bool| -> Vec<&str> {
         let mut all: Vec<_> = p.steps.iter().filter(|s| f(&s.action)).map(|s| p.site_of(s)).collect();
@@ -198,7 +213,12 @@ fn a_migration_makes_proves_and_only_then_breaks() {
         all
     };
     assert_eq!(sites(|a| matches!(a, Action::Ensure { .. } | Action::Attest { .. })), ["edge-c"]);
-    assert!(p.steps.iter().filter(|s| s.what.starts_with("remove")).all(|s| p.site_of(s) == "edge-a" && p.removes_for_good(s)));
+    assert!(
+        p.steps
+            .iter()
+            .filter(|s| s.what.starts_with("remove"))
+            .all(|s| p.site_of(s) == "edge-a" && p.removes_for_good(s))
+    );
     assert_eq!(p.refused[0].0, "edge-a");
     let after = p.after.unwrap();
     assert_eq!(after.sites().into_iter().collect::<Vec<_>>(), ["edge-c"]);
@@ -265,7 +285,10 @@ fn an_isolation_captures_first_and_cuts_and_nothing_else() {
     assert_eq!(all.steps.iter().filter(|s| s.action.name() == "isolate").count(), 4);
     // What is isolated can be terminated: everything of it goes.
     let end = plan(IntentKind::Terminate {}, all.after.as_ref());
-    assert_eq!(end.steps.iter().filter(|s| matches!(s.action, Action::Remove { kind: Kind::Compute, .. })).count(), 4);
+    assert_eq!(
+        end.steps.iter().filter(|s| matches!(s.action, Action::Remove { kind: Kind::Compute, .. })).count(),
+        4
+    );
 }
 
 #[test]

@@ -46,10 +46,15 @@ fn a_deployment_of_the_former_version_is_the_service_that_it_was() {
 fn every_operation_goes_on_from_it_and_no_mac_changes() {
     let before = Operation::fold(&journal("deploy")).unwrap().record().unwrap();
     let setup = Setup::joined().observing(&before, |_, _| ());
-    let scaled = setup.plan(IntentKind::Scale(match scale(1, ScaleOut) {
-        IntentKind::Scale(s) => s,
-        _ => unreachable!(),
-    }), Some(&before)).unwrap();
+    let scaled = setup
+        .plan(
+            IntentKind::Scale(match scale(1, ScaleOut) {
+                IntentKind::Scale(s) => s,
+                _ => unreachable!(),
+            }),
+            Some(&before),
+        )
+        .unwrap();
     let whats: Vec<_> = scaled.steps.iter().map(|s| s.what.as_str()).collect();
     assert_eq!(
         whats,
@@ -66,7 +71,9 @@ fn every_operation_goes_on_from_it_and_no_mac_changes() {
     );
     let kept = setup.plan(heal(vec![]), Some(&before)).unwrap();
     assert_eq!(kept.after.unwrap().objects, before.objects, "an upgrade is no drift");
-    for action in [update("ns", other_params()), migrate(&[], &[]), isolate(vec![], 0), IntentKind::Terminate {}] {
+    for action in
+        [update("ns", other_params()), migrate(&[], &[]), isolate(vec![], 0), IntentKind::Terminate {}]
+    {
         setup.plan(action, Some(&before)).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! A plan against its approval: does it do what was approved, there, in an order in which nothing is lost, and no more?
 //!
 //! The plan document itself is not in a bundle; its claim says what the service is before and after, and attestation
-//! shows that the claim came true. Pure. Tests: `tests/plans.rs`, and the lies in `tests/lies.rs`.
+//! shows that the claim came true. Pure. Tests: below, and the lies in `tests/lies.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,6 +66,9 @@ fn attested_last(plan: &PlanClaim) -> Checked {
     let last = |site: &str, action: &str| {
         plan.steps.iter().rposition(|s| s.action == action && site_of(plan, s) == site)
     };
+    if !plan.steps.iter().any(|s| s.action == ATTEST) {
+        return Err("it has no attestation, which the grant requires".to_owned());
+    }
     let computes = plan.steps.iter().filter(|s| s.action == ENSURE_COMPUTE);
     let sites: BTreeSet<&str> = computes.map(|s| site_of(plan, s)).collect();
     for site in sites {
@@ -80,10 +83,7 @@ fn attested_last(plan: &PlanClaim) -> Checked {
             _ => {}
         }
     }
-    match plan.steps.iter().any(|s| s.action == ATTEST) {
-        true => Ok(()),
-        false => Err("it has no attestation, which the grant requires".to_owned()),
-    }
+    Ok(())
 }
 
 fn both(plan: &PlanClaim) -> Result<(&ServiceClaim, &ServiceClaim), String> {
@@ -246,4 +246,141 @@ fn is_target(object: &str, ns: &str, target: &Target) -> bool {
 /// One part of a key: the text itself, or its slug with 8 digits of its digest.
 fn part_is(part: &str, text: &str) -> bool {
     part == text || part.rsplit_once('-').is_some_and(|(_, d)| d == &Digest::of(text.as_bytes()).hex()[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intent::PlacementHints;
+
+    const NS: &str = "ns-1";
+
+    fn instance(site: &str, object: &str) -> InstanceClaim {
+        let of = |what: &str| Digest::of(format!("{object} {what}"));
+        InstanceClaim {
+            site: site.into(),
+            object: format!("{NS}/{object}"),
+            image: of("image"),
+            configuration: of("configuration"),
+            policy: of("policy"),
+            isolated: false,
+        }
+    }
+
+    fn service(sites: [&str; 2]) -> ServiceClaim {
+        let instances = vec![instance(sites[0], "vfw/vfw/0"), instance(sites[1], "vlb/vlb/0")];
+        ServiceClaim { nsd_package: Digest::of("ns"), parameters: Digest::of("{}"), instances }
+    }
+
+    fn step(step: u32, action: &str, object: &str, site: &str) -> PlannedStep {
+        let object = if object.is_empty() { String::new() } else { format!("{NS}/{object}") };
+        PlannedStep { step, what: String::new(), action: action.into(), object, site: site.into() }
+    }
+
+    fn plan(before: ServiceClaim, after: ServiceClaim, steps: Vec<PlannedStep>) -> PlanClaim {
+        PlanClaim {
+            plan: Digest::of("plan"),
+            site: "a".into(),
+            refused: vec![],
+            steps,
+            isolation: vec![],
+            before: Some(before),
+            after: Some(after),
+        }
+    }
+
+    fn refused(checked: Checked, word: &str) {
+        let problem = checked.unwrap_err();
+        assert!(problem.contains(word), "{problem}");
+    }
+
+    #[test]
+    fn healing_changes_nothing() {
+        let same = plan(service(["a", "a"]), service(["a", "a"]), vec![]);
+        assert_eq!(healed(&same), Ok(()));
+        for change in [
+            |i: &mut InstanceClaim| i.image = Digest::of("other"),
+            |i: &mut InstanceClaim| i.configuration = Digest::of("other"),
+            |i: &mut InstanceClaim| i.site = "b".into(),
+        ] {
+            let mut lie = same.clone();
+            change(&mut lie.after.as_mut().unwrap().instances[0]);
+            refused(healed(&lie), "healing changes");
+        }
+        let mut lie = same.clone();
+        lie.after.as_mut().unwrap().instances[0].isolated = true;
+        refused(healed(&lie), "cuts an instance off");
+        let mut lie = same.clone();
+        lie.after.as_mut().unwrap().parameters = Digest::of("other");
+        refused(healed(&lie), "packages or configuration");
+        refused(healed(&PlanClaim { before: None, ..same }), "before and after");
+    }
+
+    #[test]
+    fn a_revision_ends_where_its_intent_says() {
+        let it = plan(service(["a", "a"]), service(["a", "a"]), vec![]);
+        assert_eq!(revised(&it, Digest::of("ns"), Digest::of("{}")), Ok(()));
+        refused(revised(&it, Digest::of("ns2"), Digest::of("{}")), "NSD package");
+        refused(revised(&it, Digest::of("ns"), Digest::of("rules")), "another configuration");
+    }
+
+    fn migration(sites: &[&str]) -> Migrate {
+        let sites = sites.iter().map(|s| (*s).to_owned()).collect();
+        let placement = PlacementHints { sites, ..PlacementHints::default() };
+        Migrate { members: vec!["vlb".into()], placement }
+    }
+
+    fn moved() -> PlanClaim {
+        let steps = vec![
+            step(1, "ensure compute", "vlb/vlb/0", "b"),
+            step(2, "attest", "", "b"),
+            step(3, "attest", "", ""),
+            step(4, "measure", "probe/client", ""),
+            step(5, "remove compute", "vlb/vlb/0", ""),
+        ];
+        plan(service(["a", "a"]), service(["a", "b"]), steps)
+    }
+
+    #[test]
+    fn a_migration_moves_what_is_named_and_breaks_last() {
+        assert_eq!(migrated(&moved(), &migration(&["b"]), NS), Ok(()));
+        refused(migrated(&moved(), &migration(&["c"]), NS), "none that the intent allows");
+        let mut stays = moved();
+        stays.after = Some(service(["a", "a"]));
+        refused(migrated(&stays, &migration(&[]), NS), "where it is");
+        let mut stranger = moved();
+        stranger.after = Some(service(["b", "b"]));
+        refused(migrated(&stranger, &migration(&[]), NS), "does not name");
+        let mut other = moved();
+        other.after.as_mut().unwrap().instances[1].policy = Digest::of("other");
+        refused(migrated(&other, &migration(&[]), NS), "image or the configuration");
+        let mut early = moved();
+        early.steps.swap(1, 4);
+        refused(migrated(&early, &migration(&[]), NS), "before the new site is proven");
+    }
+
+    #[test]
+    fn an_isolation_captures_and_cuts_what_is_named() {
+        let isolate = |capture_ms| Isolate {
+            targets: vec![Target { member: "vlb".into(), vdu: "vlb".into(), index: 0 }],
+            capture_ms,
+            reason: "it talks to strangers".into(),
+        };
+        let mut after = service(["a", "a"]);
+        after.instances[1].isolated = true;
+        let steps = vec![step(1, "capture", "vlb/vlb/0", ""), step(2, "isolate", "vlb/vlb/0", "")];
+        let it = plan(service(["a", "a"]), after, steps);
+        assert_eq!(isolated(&it, &isolate(100), NS), Ok(()));
+        let change = |f: fn(&mut PlanClaim)| {
+            let mut lie = it.clone();
+            f(&mut lie);
+            isolated(&lie, &isolate(100), NS)
+        };
+        refused(change(|p| p.steps.swap(0, 1)), "before its traffic is captured");
+        refused(change(|p| drop(p.steps.remove(0))), "does not capture");
+        refused(change(|p| drop(p.steps.remove(1))), "does not cut exactly");
+        refused(change(|p| p.steps.push(step(3, "isolate", "vfw/vfw/0", ""))), "does not cut exactly");
+        refused(change(|p| p.steps.push(step(3, "remove compute", "vlb/vlb/0", ""))), "an isolation is to");
+        refused(change(|p| p.after = Some(service(["a", "a"]))), "something else of the service");
+    }
 }

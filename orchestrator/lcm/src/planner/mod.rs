@@ -248,7 +248,7 @@ fn healing(input: &Input<'_>, heal: &Heal) -> Result<Plan, Refusal> {
                 "instances of the service are isolated: only a tenant's own intent heals them",
             );
         }
-        replace.extend(before.isolated.iter().map(|p| (p.clone(), Some(Deviation::Isolation))));
+        replace.extend(before.isolated.iter().map(|p| (p.clone(), Some(Deviation::Cut))));
     }
     for target in &heal.targets {
         let object = instance(before, target)?;
@@ -373,6 +373,8 @@ fn deviations(input: &Input<'_>, before: &NsRecord) -> Result<Deviations, Refusa
         for d in desired.differences(name, &site.inventory) {
             let place = (d.site, d.key);
             match d.deviation {
+                // What was cut off and is not any more is to be cut again, not to come back.
+                Deviation::NotCut => {}
                 // A part that goes by the key of something wanted can only go together with it.
                 Deviation::Extra if before.spec(&place.0, &place.1).is_some() => {
                     if d.kind == Kind::Compute {

@@ -1,6 +1,8 @@
 //! A world of objects at sites, and a runner that does what the orchestrator's does: journal, effect, journal. A crash
 //! strikes between any two of those; what was in flight then may or may not have taken effect.
 
+#![allow(dead_code)]
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -80,6 +82,12 @@ impl World {
         let objects = record.iter().flat_map(|r| objects_of(r)).collect();
         let isolated = record.iter().flat_map(|r| &r.isolated).map(|(s, k)| (s.clone(), k.to_string()));
         Self { objects, isolated: isolated.collect(), ..Self::default() }
+    }
+
+    /// What stands, for the next operation.
+    pub fn later(&self) -> Self {
+        let (objects, isolated) = (self.objects.clone(), self.isolated.clone());
+        Self { objects, isolated, ..Self::default() }
     }
 
     fn effect(&mut self, site: &str, action: &Action) {

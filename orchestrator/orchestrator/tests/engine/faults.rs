@@ -1,6 +1,6 @@
 //! Every step of a deploy, a scale and a terminate, failing with each disposition: before its effect, in the middle of
-//! it, after it; once, and until the engine gives up. What becomes of the operation is what the disposition says, its
-//! evidence verifies, and nothing was done twice.
+//! it, after it; once, and until the engine calls a person (who ends it). What becomes of the operation is what the
+//! disposition says, its evidence verifies, and nothing was done twice.
 
 use std::time::{Duration, Instant};
 

@@ -19,6 +19,7 @@ use dataplane_control::{
     traffic::{TrafficProfile, TrafficReport},
 };
 use futures::task::AtomicWaker;
+use lcm::operation::Direction;
 use ledger::{Committed, Ledger, LedgerError};
 use ledger_contract::{Intent, evidence::ProvenEntry};
 use orchestrator::{
@@ -84,9 +85,14 @@ impl Life {
         self.until(intent, |o| o.anchored).await
     }
 
-    /// Submits an intent and waits until its evidence is anchored.
+    /// Submits an intent and waits until its evidence is anchored. Where a person is called, one comes, and ends it as it
+    /// stands.
     pub async fn carry_out(&self, world: &World, intent: &Intent) -> OperationView {
         self.submit(world, intent).await;
+        let view = self.until(&intent.id, |o| o.anchored || o.state == "FAILED_TEMP").await;
+        if view.state == "FAILED_TEMP" {
+            self.engine.direct(&view.id, "olga@op", Direction::Fail, "looked at it").unwrap();
+        }
         self.anchored(&intent.id).await
     }
 }
