@@ -235,7 +235,11 @@ fn revision(input: &Input<'_>, to: &Revision<'_>) -> Result<Plan, Refusal> {
 }
 
 fn healing(input: &Input<'_>, heal: &Heal) -> Result<Plan, Refusal> {
-    let before = existing(input)?;
+    // A probe that a failed measurement left is no part of the service: it goes.
+    let mut known = existing(input)?.clone();
+    let probes = format!("{}/probe/", known.id);
+    known.objects.retain(|o| !o.key.as_str().starts_with(&probes));
+    let before = &known;
     let topology = Topology::new(input, &before.deploy.vnf_params)?;
     let seats = Seats::of(&topology, before)?;
     let found = deviations(input, before)?;

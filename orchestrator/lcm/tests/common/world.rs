@@ -69,6 +69,8 @@ pub struct World {
     pub created: Vec<(Place, Spec)>,
     pub removed: Vec<Place>,
     pub captures: u32,
+    /// Cut off by an operation before this one.
+    cut_before: BTreeSet<Place>,
     hits: u32,
     undo_hits: u32,
     stuck: Option<u32>,
@@ -87,7 +89,7 @@ impl World {
     /// What stands, for the next operation.
     pub fn later(&self) -> Self {
         let (objects, isolated) = (self.objects.clone(), self.isolated.clone());
-        Self { objects, isolated, ..Self::default() }
+        Self { objects, cut_before: isolated.clone(), isolated, ..Self::default() }
     }
 
     fn effect(&mut self, site: &str, action: &Action) {
@@ -120,7 +122,8 @@ impl World {
                 self.isolated.insert(at(key));
             }
             Action::Capture { key, .. } => {
-                assert!(!self.isolated.contains(&at(key)), "captured after it was cut");
+                let cut_now = self.isolated.contains(&at(key)) && !self.cut_before.contains(&at(key));
+                assert!(!cut_now, "captured after it was cut");
                 self.captures += 1;
             }
             Action::Attest { .. } | Action::Measure { .. } => {}
@@ -133,6 +136,12 @@ impl World {
         action: &Action,
         fault: Option<Fault>,
     ) -> Result<StepResult, Failure> {
+        // What does not stand cannot prove what it runs.
+        if let Action::Attest { reference, .. } = action
+            && !reference.workloads.keys().all(|k| self.objects.contains_key(&(site.to_owned(), k.clone())))
+        {
+            return Err(failure(Then::Isolate));
+        }
         if let Some(f) = fault.filter(|f| f.step == step) {
             match f.how {
                 How::Transient if self.hits == 0 => {
