@@ -284,7 +284,7 @@ impl Journal {
             "INSERT OR REPLACE INTO bundle (operation, content) VALUES (?1, ?2)",
             params![operation, bundle],
         )?;
-        Ok(tx.commit()?)
+        self.commit(tx)
     }
 
     /// The bundle of an anchored operation.

@@ -83,11 +83,8 @@ impl<'a> Follower<'a> {
                 let last = self.last;
                 self.stream =
                     Some(self.ask(spinner, |c| async move { c.events(Some(ns), last).await }).await?);
-                if self.last.is_some() {
-                    // What happened while nobody listened is in the timeline already.
-                    return Ok(());
-                }
-                continue;
+                // What happened while nobody listened is to be looked at now.
+                return Ok(());
             };
             let message = stream.next().await;
             self.last = stream.last().or(self.last);

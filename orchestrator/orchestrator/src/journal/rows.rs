@@ -203,7 +203,7 @@ impl Journal {
         let tx = connection.transaction()?;
         super::insert(&tx, id, event)?;
         let row = put_service(&tx, operation)?;
-        tx.commit()?;
+        self.commit(tx)?;
         Ok(row)
     }
 
