@@ -1,12 +1,15 @@
 //! `mandate intent …`: what a tenant does.
 
+mod actions;
+
 use std::path::{Path, PathBuf};
 
+use actions::{HealArgs, IsolateArgs, MigrateArgs, RollbackArgs, UpdateArgs};
 use clap::{Args, Subcommand, ValueEnum};
 use ledger_contract::{
     Intent,
     intent::{
-        API_VERSION, Deploy, INTENT_PAYLOAD, IntentKind, MAX_INTENT_BYTES, PlacementHints, Scale,
+        API_VERSION, Deploy, Emergency, INTENT_PAYLOAD, IntentKind, MAX_INTENT_BYTES, PlacementHints, Scale,
         ScaleDirection, Sensitivity, Sla, VnfParams,
     },
 };
@@ -85,6 +88,16 @@ pub enum NewIntent {
     Deploy(Box<DeployArgs>),
     /// Scale a member of a service
     Scale(ScaleArgs),
+    /// Change the configuration of a service, or the version of its software
+    Update(Box<UpdateArgs>),
+    /// Bring instances back that are down, or replace some
+    Heal(HealArgs),
+    /// Move a service, or members of it, to another site: make before break
+    Migrate(MigrateArgs),
+    /// Cut off traffic, keep the processes, take a capture
+    Isolate(IsolateArgs),
+    /// Go back to a former revision; what is left is refused from then on
+    Rollback(RollbackArgs),
     /// Terminate a service
     Terminate(CommonArgs),
 }
@@ -104,6 +117,12 @@ pub struct CommonArgs {
     /// Id, 8 to 64 of a-z 0-9 - [default: made of the time and a random number]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
+    /// Not to begin before this intent has completed; may be repeated
+    #[arg(long = "depends-on", value_name = "INTENT")]
+    depends_on: Vec<String>,
+    /// Break the glass: rules that the policy lets an emergency waive are waived, on record for ever
+    #[arg(long, value_name = "REASON")]
+    emergency: Option<String>,
     /// Where to write it [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -190,6 +209,11 @@ pub async fn run(context: &Context, command: IntentCommand) -> Result<Exit, Fail
     match command {
         IntentCommand::New(NewIntent::Deploy(args)) => deploy(context, *args).await,
         IntentCommand::New(NewIntent::Scale(args)) => scale(context, args),
+        IntentCommand::New(NewIntent::Update(args)) => actions::update(context, *args).await,
+        IntentCommand::New(NewIntent::Heal(args)) => actions::heal(context, args),
+        IntentCommand::New(NewIntent::Migrate(args)) => actions::migrate(context, args),
+        IntentCommand::New(NewIntent::Isolate(args)) => actions::isolate(context, args),
+        IntentCommand::New(NewIntent::Rollback(args)) => actions::rollback(context, args).await,
         IntentCommand::New(NewIntent::Terminate(args)) => write(context, &args, IntentKind::Terminate {}),
         IntentCommand::Sign { file, who, output } => sign(context, &file, &who, output),
         IntentCommand::Submit { file, watch, timeout } => submit(context, &file, watch, timeout).await,
@@ -203,10 +227,7 @@ pub async fn run(context: &Context, command: IntentCommand) -> Result<Exit, Fail
 
 async fn deploy(context: &Context, args: DeployArgs) -> Result<Exit, Failure> {
     let vnf_params = args.params.as_deref().map_or_else(|| Ok(std::collections::BTreeMap::new()), params)?;
-    let nsd_package = match args.nsd.parse::<Digest>() {
-        Ok(digest) => digest,
-        Err(_) => find_nsd(context, &args.nsd).await?,
-    };
+    let nsd_package = find_nsd(context, &args.nsd).await?;
     let deploy = Deploy {
         nsd_package,
         sla: Sla {
@@ -249,7 +270,11 @@ fn params(path: &Path) -> Result<Params, Failure> {
     }
 }
 
+/// By digest as it is; by id the one that is registered.
 async fn find_nsd(context: &Context, id: &str) -> Result<Digest, Failure> {
+    if let Ok(digest) = id.parse::<Digest>() {
+        return Ok(digest);
+    }
     let packages = context.client()?.packages().await.map_err(|e| context.client_failure(e))?;
     choose_nsd(&packages, id)
 }
@@ -289,8 +314,8 @@ fn write(context: &Context, args: &CommonArgs, action: IntentKind) -> Result<Exi
         tenant: tenant(context, args.tenant.as_deref())?,
         service: args.service.clone(),
         not_after: now.plus(args.expires_in),
-        depends_on: Vec::new(),
-        emergency: None,
+        depends_on: args.depends_on.clone(),
+        emergency: args.emergency.clone().map(|reason| Emergency { reason }),
         standing: None,
         action,
     };
