@@ -100,8 +100,8 @@ fn head(names: &[&'static str]) -> Row<'static> {
 
 /// A bar of [`BAR`] cells with its figures.
 fn bar(used: u64, total: u64, colour: Color) -> Line<'static> {
-    let filled =
-        if total == 0 { 0 } else { usize::try_from(used * BAR as u64 / total).unwrap_or(BAR).min(BAR) };
+    let cells = (used * BAR as u64).checked_div(total).unwrap_or_default();
+    let filled = usize::try_from(cells).unwrap_or(BAR).min(BAR);
     // What is not nothing is to be seen.
     let filled = if used > 0 { filled.max(1) } else { filled };
     Line::from(vec![
