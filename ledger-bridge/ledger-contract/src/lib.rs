@@ -13,6 +13,7 @@ pub mod constitution;
 pub mod contract;
 pub mod evidence;
 mod governance;
+pub mod history;
 pub mod intent;
 mod intents;
 mod memo;
