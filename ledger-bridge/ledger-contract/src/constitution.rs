@@ -4,13 +4,13 @@
 //! change of policy or organisations since, come with their proofs. Each is checked again here, not believed: in the log,
 //! signed by members known before it, by as many and such people as the policy before it asks for. What was so changed
 //! is accepted as what it changed was. So an orchestrator follows a policy that was changed rightly, and nothing else.
-//! Why: ADR 0012.
+//! Why: ADR 0018.
 //!
 //! A policy change that is left out is noticed (the next one supersedes another digest, and decisions cite another
 //! bundle). A revocation that is left out is not: whoever needs today's revocations asks today's ledger, or keeps them in
 //! its own trust roots, which count at every position.
 //!
-//! Pure. Tests: `tests/constitution.rs`.
+//! Pure. Tests: `tests/governance.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,7 +2,7 @@
 //!
 //! Pure, over identities whose signatures were verified already; the contract and the actuator count alike. Who asks is
 //! the first signature; all others are co-signers. A person counts once, whatever number of certificates or keys they
-//! have: subject (organisation and name) and key must both be new. Tests: below, `tests/cosign.rs`.
+//! have: subject (organisation and name) and key must both be new. Tests: `tests/emergency.rs`, `tests/governance.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,7 +3,7 @@
 //! A standing grant is an intent that is approved in advance: its tenant, or the operator, asks for it. When the
 //! orchestrator has seen a cause it signs an intent of its own that names the grant. Budget and cool-down are counted
 //! here, by when the cause was seen, so that what happened while the ledger was down counts as it happened. Tests:
-//! `tests/standing.rs`.
+//! `tests/emergency.rs`.
 
 use trust::UnixTime;
 

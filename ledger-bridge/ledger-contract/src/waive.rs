@@ -2,7 +2,7 @@
 //!
 //! Never who asks, what was asked for, replay, digests and the signatures of the software: without those nobody would
 //! know afterwards what was done. A waived rule stands in the verdict with what it found, in the grant, and so in the
-//! evidence. Tests: `tests/breakglass.rs`.
+//! evidence. Tests: `tests/emergency.rs`.
 
 /// Groups and rules that a policy may list in `emergency.waives`. Groups end in `/*`.
 pub const WAIVABLE: [&str; 14] = [

@@ -6,7 +6,7 @@
 //! or form leaves no trace in the state.
 //!
 //! What each approval reserves is in [`quota`], what its evidence settles in [`crate::anchoring`]. Tests:
-//! `tests/decide.rs`, `tests/actions.rs`, `tests/cosign.rs`, `tests/breakglass.rs`, `tests/standing.rs`.
+//! `tests/decide.rs`, `tests/actions.rs`, `tests/emergency.rs`.
 
 mod admit;
 mod compliance;

@@ -171,7 +171,7 @@ fn policies(context: &Context, proven: &ProvenEntry) -> Result<BTreeSet<trust::D
 }
 
 /// The ledger of the trust roots' only log key.
-fn ledger(roots: &TrustRoots) -> Result<String, Failure> {
+pub(super) fn ledger(roots: &TrustRoots) -> Result<String, Failure> {
     let [key] = &roots.logs[..] else {
         let detail = format!("{} log keys; exactly one is needed", roots.logs.len());
         return Err(Failure::usage("TRUST_ROOTS", "Which ledger?", detail).hint(ONE_LOG));

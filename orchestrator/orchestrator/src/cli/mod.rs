@@ -7,9 +7,11 @@
 mod approval;
 mod args;
 mod context;
+mod cosign;
 mod evidence;
 mod failure;
 mod files;
+mod governance;
 mod init;
 mod intent;
 mod ledger;
@@ -18,10 +20,12 @@ mod meta;
 mod ns;
 mod output;
 mod package;
+mod policy;
 mod progress;
 mod proof;
 mod serve;
 mod site;
+mod standing;
 mod status;
 mod timeline;
 mod top;
@@ -141,6 +145,17 @@ enum Command {
     /// Look into the ledger and verify its proofs
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Test, propose and explain policies; decide the whole log again
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Add a signature to a signed document
+    Cosign(cosign::CosignArgs),
+    /// Change organisations, take back what was granted
+    #[command(subcommand)]
+    Governance(governance::GovernanceCommand),
+    /// What the orchestrator may do by itself
+    #[command(subcommand)]
+    Standing(standing::StandingCommand),
     /// Write completions for a shell to stdout
     Completions(meta::CompletionsArgs),
     /// Write the manual pages into a directory
@@ -189,6 +204,10 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Site(c) => site::run(context, c).await,
         Command::Evidence(c) => evidence::run(context, c).await,
         Command::Ledger(c) => ledger::run(context, c).await,
+        Command::Policy(c) => policy::run(context, c).await,
+        Command::Cosign(args) => cosign::run(context, &args),
+        Command::Governance(c) => governance::run(context, c).await,
+        Command::Standing(c) => standing::run(context, c).await,
         Command::Init(_) | Command::Serve(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
     }
 }
@@ -304,6 +323,18 @@ mod tests {
             "mandate ledger log --from 1 --limit 2",
             "mandate ledger head",
             "mandate ledger proof 3",
+            "mandate policy test d",
+            "mandate policy test --active",
+            "mandate policy replay",
+            "mandate policy show --why i",
+            "mandate policy propose d --reason r --as operator/operator -o f",
+            "mandate cosign f --as auditor/auditor",
+            "mandate governance submit f",
+            "mandate governance organisation o --root f --reason r --as operator/operator",
+            "mandate governance revoke --intent i --reason r --as tenant/tenant",
+            "mandate standing grant --tenant t --action heal --as tenant/tenant",
+            "mandate standing list",
+            "mandate standing revoke s --reason r --as tenant/tenant",
             "mandate completions bash",
             "mandate man d --color never",
         ] {

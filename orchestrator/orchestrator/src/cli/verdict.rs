@@ -33,8 +33,18 @@ pub fn render(verdict: &Verdict, style: Style) -> String {
 }
 
 /// What whoever asked can do about a refusal of this code.
-fn hint(code: &str) -> &'static str {
+pub fn hint(code: &str) -> &'static str {
     match code {
+        "SIGNATURES_TOO_FEW" | "ORGANISATIONS_TOO_FEW" | "SIGNER_NOT_SEPARATE" => {
+            "another person co-signs the same file (mandate cosign FILE --as ORG/NAME); then submit it again"
+        }
+        "POLICY_SUPERSEDED" => "propose it again over the policy in force (mandate policy propose DIR)",
+        "POLICY_TESTS_FAILED" => "mandate policy test DIR",
+        "DIGEST_REFUSED" => "ask with another package or configuration: a rollback has left this one behind",
+        "NO_SUCH_REVISION" | "REVISION_MISMATCH" => {
+            "name a former revision and exactly its package and configuration"
+        }
+        "OUTSIDE_WINDOW" => "submit it within the window, or declare an emergency if the policy lets you",
         "BAD_SIGNATURE" => "sign it again; a signed document cannot be changed",
         c if c.starts_with("IDENTITY_") => {
             "sign as a member whose certificate the ledger accepts at this time (--as ORG/NAME)"
