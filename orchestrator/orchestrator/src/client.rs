@@ -13,6 +13,7 @@ use std::{
 };
 
 use attestation::AkRecord;
+use lcm::operation::Direction;
 use ledger_contract::evidence::ProvenEntry;
 use reqwest::{Body, Method, RequestBuilder, Response, Url, header};
 use serde::de::DeserializeOwned;
@@ -26,9 +27,9 @@ use crate::{
     journal::Mitigation,
     problem::Problem,
     views::{
-        ChangeView, CheckpointView, CommittedView, DeliveredView, DriftView, EntriesView, HealthView,
-        IntentView, NsView, OperationView, PackageView, PolicyView, ReadyView, SiteView, StepView,
-        TimelineLine,
+        ChangeView, CheckpointView, CommittedView, DeliveredView, DirectionView, DriftView, EntriesView,
+        HealthView, IntentView, NsView, OperationView, PackageView, PolicyView, ReadyView, SiteView,
+        StepView, TimelineLine,
     },
 };
 
@@ -295,6 +296,17 @@ impl Client {
     /// An operation.
     pub async fn operation(&self, id: &str) -> Result<OperationView> {
         self.get(&op::GET_OPERATION, &[id], &[]).await
+    }
+
+    /// Has an operation tried again, taken back or ended; the answer is how it is until that is carried out.
+    pub async fn direct(&self, operation: &str, what: Direction, reason: &str) -> Result<OperationView> {
+        let of = match what {
+            Direction::Retry => &op::RETRY,
+            Direction::Rollback => &op::ROLLBACK,
+            Direction::Fail => &op::FAIL,
+        };
+        let direction = DirectionView { reason: reason.to_owned() };
+        self.json(self.request(of, &[operation], &[]).json(&direction)).await
     }
 
     /// The steps of an operation, with every attempt.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use attestation::AkRecord;
+use lcm::operation::Direction;
 use ledger_contract::evidence::ProvenEntry;
 use tokio::sync::watch;
 use trust::{Digest, Envelope};
@@ -60,6 +61,14 @@ pub trait Service: Send + Sync {
     fn journal(&self) -> Arc<Journal>;
     /// One operation.
     async fn operation(&self, id: &str) -> Result<OperationView, Problem>;
+    /// Has a person's decision about an operation carried out (SOL003: retry, rollback, fail); `by` is on record.
+    async fn direct_operation(
+        &self,
+        id: &str,
+        by: &str,
+        what: Direction,
+        reason: &str,
+    ) -> Result<OperationView, Problem>;
     /// The evidence bundle of an anchored operation (JSON Lines).
     async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem>;
     /// All sites with their room.

@@ -87,6 +87,9 @@ pub struct OperationView {
     /// What went wrong, if anything did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// `FAILED_TEMP`, `FAILED`: the objects that it did not deal with as it should, exactly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<String>,
     /// Is it closed *and* anchored?
     pub anchored: bool,
     /// When it was accepted.
@@ -95,6 +98,18 @@ pub struct OperationView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
 }
+
+/// Why a person has an operation tried again, taken back or ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DirectionView {
+    /// For the operation's record and its evidence; at most [`MAX_REASON`] characters.
+    #[schemars(length(min = 1, max = 1000))]
+    pub reason: String,
+}
+
+/// Longest reason of a direction, characters: a paragraph; it is kept in the evidence for good.
+pub const MAX_REASON: usize = 1000;
 
 /// A network service instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use common::{Recorder, approval};
+use lcm::operation::Direction;
 use orchestrator::{
     api::{Api, Bounds, MAX_BEHIND, Signals, catalogue},
     client::{Client, ClientError, Message},
@@ -322,6 +323,7 @@ fn event(kind: &str, tenant: &str, op: &str) -> EventView {
         site: None,
         progress: (0, 1),
         problem: None,
+        leftovers: Vec::new(),
         anchored: false,
         accepted_at: UnixTime(1),
         duration_ms: None,
@@ -360,6 +362,29 @@ async fn a_stream_goes_on_where_it_was_and_ends_with_the_server() {
     s.stop.send_replace(true);
     assert_eq!(stream.next().await.unwrap().map(|_| ()), Some(()), "what had happened is still sent");
     assert!(stream.next().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_person_directs_an_operation_and_says_why() {
+    let s = start();
+    s.recorder.operations.lock().unwrap().push(event("started", "acme", "op-1").operation.unwrap());
+    for (what, name) in
+        [(Direction::Retry, "retry"), (Direction::Rollback, "rollback"), (Direction::Fail, "fail")]
+    {
+        assert_eq!(s.client.direct("op-1", what, "the rack is back").await.unwrap().id, "op-1");
+        assert_eq!(s.recorder.asked(), [format!("{name} op-1 by socket: the rack is back")]);
+    }
+    let long = format!("{{\"reason\":\"{}\"}}", "x".repeat(1001));
+    for (body, code) in [
+        ("{}", "UNPROCESSABLE"),
+        ("{\"reason\":\"\"}", "REASON"),
+        (&long, "REASON"),
+        ("{\"reason\":\"x\",\"by\":\"me\"}", "UNPROCESSABLE"),
+    ] {
+        let refused = exchange(&s.socket, "POST", "/v1/operations/op-1/fail", JSON, body).await;
+        assert_eq!((refused.0, problem(&refused).code.as_str()), (422, code), "{body:.40}");
+    }
+    assert!(s.recorder.asked().is_empty(), "the service saw nothing of it");
 }
 
 #[tokio::test]

@@ -64,6 +64,7 @@ fn intent(approved: bool, state: Option<(&str, bool)>) -> IntentView {
         site: Some("edge-a".into()),
         progress: (1, 2),
         problem: (state != "COMPLETED").then(|| "the wire was cut".into()),
+        leftovers: Vec::new(),
         anchored,
         accepted_at: UnixTime(1),
         duration_ms: Some(1500),

@@ -148,6 +148,11 @@ impl FakeVim {
         }
     }
 
+    /// Calls of this kind and key meet no more scripted faults.
+    pub fn unscript(&self, call: Call, key: Option<&ObjectKey>) {
+        self.lock().script.remove(&(call, key.cloned()));
+    }
+
     /// Every call of this kind takes this long from now on, before anything happens; zero ends that.
     pub fn latency(&self, call: Call, time: Duration) {
         self.lock().latency.insert(call, time);

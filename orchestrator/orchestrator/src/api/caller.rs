@@ -60,7 +60,7 @@ impl Caller {
         }
     }
 
-    /// For the log and as the owner of idempotency keys.
+    /// For the log, for the record of what a person decided, and as the owner of idempotency keys.
     #[must_use]
     pub fn name(&self) -> String {
         match self {
@@ -169,6 +169,9 @@ mod tests {
             let it = caller(role, "acme");
             let may = [POLICY, SERVICES, PUT_PACKAGE, SITES, DELIVER].map(|o| it.may(&o).is_ok());
             assert_eq!(may, expected, "{role}");
+            for direction in [RETRY, ROLLBACK, FAIL] {
+                assert_eq!(it.may(&direction).is_ok(), role == "operator", "{role}: {}", direction.id);
+            }
         }
         let tenant = caller("tenant", "acme");
         assert!(tenant.sees("acme") && !tenant.sees("other") && !tenant.sees(""));

@@ -9,12 +9,12 @@ use ledger_contract::evidence::ProvenEntry;
 use schemars::{Schema, SchemaGenerator};
 use trust::Envelope;
 
-use super::{MAX_APPROVAL_BYTES, MAX_PACKAGE_BYTES, MAX_PAGE, MAX_REQUEST_BYTES};
+use super::{MAX_APPROVAL_BYTES, MAX_DIRECTION_BYTES, MAX_PACKAGE_BYTES, MAX_PAGE, MAX_REQUEST_BYTES};
 use crate::journal::Mitigation;
 use crate::views::{
-    AliveView, ChangeView, CheckpointView, CloudEvent, CommittedView, DeliveredView, DriftView, EntriesView,
-    HealthView, IndexView, IntentView, NsView, OperationView, PackageView, PolicyView, ReadyView, SiteView,
-    StepView, TimelineLine,
+    AliveView, ChangeView, CheckpointView, CloudEvent, CommittedView, DeliveredView, DirectionView,
+    DriftView, EntriesView, HealthView, IndexView, IntentView, NsView, OperationView, PackageView,
+    PolicyView, ReadyView, SiteView, StepView, TimelineLine,
 };
 
 /// Largest integer that every JSON parser keeps exactly; positions and numbers are below it.
@@ -425,6 +425,43 @@ pub const GET_OPERATION: Operation = Operation {
         ok!(OperationView),
     )
 };
+const DIRECTION: Body = Body {
+    contents: &[json(SchemaGenerator::subschema_for::<DirectionView>)],
+    max_bytes: MAX_DIRECTION_BYTES,
+};
+const DIRECTED: &[Answer] = &[Answer {
+    status: 202,
+    about: "taken, with who decided, for the operation's record; it is carried out at its next turn",
+    contents: &[json(SchemaGenerator::subschema_for::<OperationView>)],
+}];
+
+const fn direction(id: &'static str, path: &'static str, about: &'static str) -> Operation {
+    Operation {
+        verb: Verb::Post,
+        body: Some(DIRECTION),
+        tagged: false,
+        refusals: &[404, 409, 422],
+        ..get(id, path, Access::Operator, about, &[OPERATION], DIRECTED)
+    }
+}
+/// `POST /v1/operations/{id}/retry`.
+pub const RETRY: Operation = direction(
+    "retryOperation",
+    "/v1/operations/{id}/retry",
+    "Has an operation that is FAILED_TEMP try again at once (SOL005, 6.4.11).",
+);
+/// `POST /v1/operations/{id}/rollback`.
+pub const ROLLBACK: Operation = direction(
+    "rollbackOperation",
+    "/v1/operations/{id}/rollback",
+    "Has an operation take back what it did (SOL005, 6.4.12): one that is FAILED_TEMP, or under way.",
+);
+/// `POST /v1/operations/{id}/fail`.
+pub const FAIL: Operation = direction(
+    "failOperation",
+    "/v1/operations/{id}/fail",
+    "Ends an operation that is FAILED_TEMP (SOL005, 6.4.14): what is left is left, and on record.",
+);
 /// `GET /v1/operations/{id}/steps`.
 pub const STEPS: Operation = Operation {
     refusals: NOT_FOUND,
@@ -661,6 +698,9 @@ pub const ALL: &[Operation] = &[
     TIMELINE,
     OPERATIONS,
     GET_OPERATION,
+    RETRY,
+    ROLLBACK,
+    FAIL,
     STEPS,
     EVIDENCE,
     EVENTS,

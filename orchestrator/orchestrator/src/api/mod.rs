@@ -38,6 +38,8 @@ pub use routes::RotateQuery;
 pub const MAX_REQUEST_BYTES: usize = 8 << 20;
 /// Largest approval document, bytes: an entry holds a request.
 pub const MAX_APPROVAL_BYTES: usize = 16 << 20;
+/// Largest direction, bytes: a reason and its JSON.
+pub const MAX_DIRECTION_BYTES: usize = 16 << 10;
 /// No package may be larger, whatever is configured: it is held in memory while it is verified.
 pub const MAX_PACKAGE_BYTES: usize = 1 << 30;
 /// Uploads handled at once; each may hold a whole package in memory.

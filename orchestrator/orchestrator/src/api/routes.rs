@@ -9,12 +9,13 @@ use axum::{
     response::IntoResponse as _,
     routing::MethodFilter,
 };
+use lcm::operation::Direction;
 use ledger_contract::{evidence::ProvenEntry, intent::INTENT_PAYLOAD};
 use serde::{Deserialize, Serialize};
 use trust::Envelope;
 
 use super::{
-    Context, LONG_POLL, MAX_APPROVAL_BYTES, MAX_PAGE, MAX_REQUEST_BYTES,
+    Context, LONG_POLL, MAX_APPROVAL_BYTES, MAX_DIRECTION_BYTES, MAX_PAGE, MAX_REQUEST_BYTES,
     catalogue::{self as op, Operation, Verb},
     events::{self, Filter},
     openapi,
@@ -26,8 +27,8 @@ use crate::{
     problem::Problem,
     telemetry::trace::TraceParent,
     views::{
-        AliveView, ChangeView, CheckpointView, EntriesView, HealthView, IndexView, OperationView, PolicyView,
-        ReadyView,
+        AliveView, ChangeView, CheckpointView, DirectionView, EntriesView, HealthView, IndexView, MAX_REASON,
+        OperationView, PolicyView, ReadyView,
     },
 };
 
@@ -121,6 +122,9 @@ pub fn all() -> Router<Context> {
         .on(&op::TIMELINE, timeline)
         .on(&op::OPERATIONS, operations)
         .on(&op::GET_OPERATION, operation)
+        .on(&op::RETRY, retry)
+        .on(&op::ROLLBACK, rollback)
+        .on(&op::FAIL, fail)
         .on(&op::STEPS, steps)
         .on(&op::EVIDENCE, bundle)
         .on(&op::EVENTS, all_events)
@@ -324,6 +328,29 @@ async fn found(c: &Context, asked: &Asked, id: &str) -> Result<OperationView, Pr
 
 async fn operation(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
     reply::resource(&asked.headers, &found(&c, &asked, &id).await?)
+}
+
+async fn retry(State(c): State<Context>, asked: Asked, Named(id): Named, body: Body) -> Reply {
+    direct(&c, &asked, &id, Direction::Retry, body).await
+}
+
+async fn rollback(State(c): State<Context>, asked: Asked, Named(id): Named, body: Body) -> Reply {
+    direct(&c, &asked, &id, Direction::Rollback, body).await
+}
+
+async fn fail(State(c): State<Context>, asked: Asked, Named(id): Named, body: Body) -> Reply {
+    direct(&c, &asked, &id, Direction::Fail, body).await
+}
+
+async fn direct(c: &Context, asked: &Asked, id: &str, what: Direction, body: Body) -> Reply {
+    let DirectionView { reason } = reply::json(body, MAX_DIRECTION_BYTES, "a direction").await?;
+    if !(1..=MAX_REASON).contains(&reason.chars().count()) {
+        let detail = format!("a reason has 1 to {MAX_REASON} characters");
+        return Err(Problem::new(422, "REASON", "The request is not what it must be", detail)
+            .hint("say in a sentence why: it is kept in the evidence"));
+    }
+    let view = c.service.direct_operation(id, &asked.caller.name(), what, &reason).await?;
+    reply::document(StatusCode::ACCEPTED, &view)
 }
 
 async fn steps(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {

@@ -18,6 +18,7 @@ mod ledger;
 mod lint;
 mod meta;
 mod ns;
+mod operation;
 mod output;
 mod package;
 mod policy;
@@ -136,6 +137,9 @@ enum Command {
     Status,
     /// What goes on, as it happens
     Top,
+    /// Look at operations, and decide about those that are FAILED_TEMP
+    #[command(subcommand)]
+    Operation(operation::OperationCommand),
     /// Look at sites and register their attestation keys
     #[command(subcommand)]
     Site(site::SiteCommand),
@@ -201,6 +205,7 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Ns(c) => ns::run(context, c).await,
         Command::Status => status::run(context).await,
         Command::Top => top::run(context).await,
+        Command::Operation(c) => operation::run(context, c).await,
         Command::Site(c) => site::run(context, c).await,
         Command::Evidence(c) => evidence::run(context, c).await,
         Command::Ledger(c) => ledger::run(context, c).await,
@@ -315,6 +320,11 @@ mod tests {
             "mandate ns timeline n --follow",
             "mandate status --json",
             "mandate top --url https://h:1 --client operator/operator",
+            "mandate operation list --open --limit 5",
+            "mandate operation show o",
+            "mandate operation retry o --reason because",
+            "mandate operation rollback o --reason because",
+            "mandate operation fail o --reason because --json",
             "mandate site list",
             "mandate site enrol a --as operator/operator --rotate --valid-for 90d",
             "mandate evidence show n",
@@ -363,6 +373,8 @@ mod tests {
             "mandate package sign f --as ../../etc/x",
             "mandate package pack d -o f --builder provider/builder --builder-key k",
             "mandate site enrol a --as x/y --valid-for 0d",
+            "mandate operation fail o",
+            "mandate operation list --limit 0",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

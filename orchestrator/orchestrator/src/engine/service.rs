@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use attestation::AkRecord;
-use lcm::{Operation, placement};
+use lcm::{Operation, operation::Direction, placement};
 use ledger::LedgerError;
 use ledger_contract::{
     evidence::ProvenEntry,
@@ -175,6 +175,23 @@ impl Service for Engine {
 
     fn journal(&self) -> Arc<Journal> {
         self.journal.clone()
+    }
+
+    async fn direct_operation(
+        &self,
+        id: &str,
+        by: &str,
+        what: Direction,
+        reason: &str,
+    ) -> Result<OperationView, Problem> {
+        let known = self.operation(id).await?;
+        if self.read().get(id).is_none() {
+            let detail = format!("operation {id} is {}: nothing of it is under way", known.state);
+            return Err(Problem::new(409, "NOT_FAILED_TEMP", "This cannot be directed now", detail)
+                .hint("see `mandate operation list --open`"));
+        }
+        self.direct(id, by, what, reason)?;
+        self.operation(id).await
     }
 
     async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem> {

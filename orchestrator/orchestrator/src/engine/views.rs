@@ -26,10 +26,16 @@ pub(super) fn operation(tracked: &Tracked) -> OperationView {
         site: o.plan.as_ref().map(|p| p.site.clone()).filter(|s| !s.is_empty()),
         progress: o.progress(),
         problem: tracked.problem.clone().or_else(|| o.problem()),
+        leftovers: leftovers(o),
         anchored: o.is_anchored(),
         accepted_at: trust::UnixTime(o.accepted_ms / 1000),
         duration_ms: o.closed_ms.map(|c| c.saturating_sub(o.accepted_ms)),
     }
+}
+
+fn leftovers(o: &Operation) -> Vec<String> {
+    let left = o.outcome.as_ref().map(|c| c.leftovers.as_slice()).or_else(|| o.leftovers());
+    left.unwrap_or_default().to_vec()
 }
 
 /// An anchored operation.
@@ -44,6 +50,7 @@ pub(super) fn closed(id: &str, row: &ClosedRow, tenant: String) -> OperationView
         site: row.site.clone(),
         progress: row.progress,
         problem: row.problem.clone(),
+        leftovers: row.leftovers.clone(),
         anchored: true,
         accepted_at: trust::UnixTime(row.accepted_ms / 1000),
         duration_ms: row.closed_ms.map(|c| c.saturating_sub(row.accepted_ms)),

@@ -25,6 +25,9 @@ pub struct ClosedRow {
     pub progress: (u32, u32),
     /// What went wrong.
     pub problem: Option<String>,
+    /// What is left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<String>,
     /// When it was accepted, ms.
     pub accepted_ms: u64,
     /// When it was closed, ms.
@@ -43,6 +46,7 @@ impl ClosedRow {
             site: operation.plan.as_ref().map(|p| p.site.clone()).filter(|s| !s.is_empty()),
             progress: operation.progress(),
             problem: operation.problem(),
+            leftovers: operation.outcome.as_ref().map(|o| o.leftovers.clone()).unwrap_or_default(),
             accepted_ms: operation.accepted_ms,
             closed_ms: operation.closed_ms,
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use attestation::AkRecord;
+use lcm::operation::Direction;
 use ledger_contract::{
     evidence::{InclusionProof, ProvenEntry},
     records::Verdict,
@@ -159,6 +160,16 @@ impl Service for Recorder {
     async fn operation(&self, id: &str) -> Result<OperationView, Problem> {
         let found = self.operations.lock().unwrap().iter().find(|o| o.id == id).cloned();
         found.ok_or_else(|| Problem::internal("BROKEN", format!("operation {id}")))
+    }
+    async fn direct_operation(
+        &self,
+        id: &str,
+        by: &str,
+        what: Direction,
+        reason: &str,
+    ) -> Result<OperationView, Problem> {
+        self.note(format!("{} {id} by {by}: {reason}", what.name()));
+        self.operation(id).await
     }
     async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem> {
         Ok(format!("{{\"op\":\"{operation}\"}}\n").into_bytes())

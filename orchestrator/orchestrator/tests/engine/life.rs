@@ -42,6 +42,9 @@ use crate::world::{Ports, World, plain};
 /// Longest that an operation may take here.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Who decides here about what is FAILED_TEMP.
+pub const PERSON: &str = "operator@operator";
+
 /// An engine that runs.
 pub struct Life {
     pub engine: Arc<Engine>,
@@ -94,6 +97,18 @@ impl Life {
             self.engine.direct(&view.id, "olga@op", Direction::Fail, "looked at it").unwrap();
         }
         self.anchored(&intent.id).await
+    }
+
+    /// Submits an intent and waits until it is over, or a person is needed.
+    pub async fn attempt(&self, world: &World, intent: &Intent) -> OperationView {
+        self.submit(world, intent).await;
+        self.until(&intent.id, |o| o.anchored || o.state == "FAILED_TEMP").await
+    }
+
+    /// Decides, as a person, about an operation that is FAILED_TEMP, and waits until it is over.
+    pub async fn decide(&self, view: &OperationView, what: Direction) -> OperationView {
+        self.engine.direct(&view.id, PERSON, what, "looked at").unwrap();
+        self.anchored(&view.intent_id).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! What runs is not what was approved, or does not do what it was configured to, or is too slow.
 
+use lcm::operation::Direction;
 use ledger_contract::intent::ScaleDirection;
 use orchestrator::service::Service as _;
 use vim::{
@@ -107,31 +108,58 @@ async fn a_scaled_service_is_isolated_as_it_stands() {
     life.end().await;
 }
 
-/// An instance whose traffic cannot be cut does not keep the others' from being cut; it is named.
+/// An instance whose traffic cannot be cut does not keep the others' from being cut; a person is called and told which,
+/// and it is tried again: until it is cut, or until the person says that it is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn isolation_under_faults() {
-    let world = World::new();
+    let mut world = World::new();
+    // A person is faster than the next attempt.
+    world.config.limits.retry_ms = 8;
     let life = Life::start(&world);
-    let deploy = world.deploy("edge");
-    let ns = ns_of(&deploy);
-    let key = |k: &str| ObjectKey::new(format!("{ns}/{k}")).unwrap();
-    world.answers().tampers.lock().unwrap().push_back(Some(Tamper::Configuration));
-    let vim = world.vim();
-    vim.script(Call::Isolate, Some(&key("vfw/vfw/0")), [Fault::After(Disposition::Unknown)]);
-    vim.script(Call::Isolate, Some(&key("vlb/vlb/0")), vec![Fault::Before(Disposition::Retry); 9]);
-    vim.script(Call::Remove, Some(&key("probe/client")), [Fault::Before(Disposition::Unknown)]);
-    let view = life.carry_out(&world, &deploy).await;
-    assert_eq!(view.state, "FAILED");
-    let open: Vec<_> =
-        states(&world, &ns).await.into_iter().filter(|(_, s)| *s == ComputeState::Active).collect();
-    assert_eq!(open, [(key("vlb/vlb/0").to_string(), ComputeState::Active)]);
-    let timeline = life.engine.timeline(&ns).await.unwrap();
-    let outcome = timeline.iter().find(|l| l.kind == "outcome").unwrap();
-    assert!(outcome.what.contains("left behind: ") && outcome.what.contains("/vlb/vlb/0"), "{outcome:?}");
-    assert_eq!(life.engine.ns(&ns).await.unwrap().state, "BROKEN", "not isolated: one instance still runs");
-    world.verified(&life.engine.bundle(&view.id).await.unwrap());
-    assert_eq!(life.carry_out(&world, &terminate("edge")).await.state, "COMPLETED");
-    assert_eq!(world.left(), []);
+    for direction in [None, Some(Direction::Retry), Some(Direction::Fail)] {
+        let mut deploy = world.deploy("edge");
+        deploy.id = format!("{}-{direction:?}", deploy.id).replace(['(', ')'], "-").to_lowercase();
+        let ns = ns_of(&deploy);
+        let key = |k: &str| ObjectKey::new(format!("{ns}/{k}")).unwrap();
+        let stubborn = key("vlb/vlb/0");
+        world.answers().tampers.lock().unwrap().push_back(Some(Tamper::Configuration));
+        let vim = world.vim();
+        vim.script(Call::Isolate, Some(&key("vfw/vfw/0")), [Fault::After(Disposition::Unknown)]);
+        let often = if direction.is_none() { 10 } else { 10_000 };
+        vim.script(Call::Isolate, Some(&stubborn), vec![Fault::Before(Disposition::Retry); often]);
+        vim.script(Call::Remove, Some(&key("probe/client")), [Fault::Before(Disposition::Unknown)]);
+        let mut view = life.attempt(&world, &deploy).await;
+        if let Some(direction) = direction {
+            assert_eq!(view.state, "FAILED_TEMP", "{view:?}");
+            assert_eq!(view.leftovers, [stubborn.to_string()]);
+            let open: Vec<_> = states(&world, &ns).await;
+            let open: Vec<_> = open.into_iter().filter(|(_, s)| *s == ComputeState::Active).collect();
+            assert_eq!(open, [(stubborn.to_string(), ComputeState::Active)]);
+            if direction == Direction::Retry {
+                vim.unscript(Call::Isolate, Some(&stubborn));
+            }
+            view = life.decide(&view, direction).await;
+        } else if view.state == "FAILED_TEMP" {
+            view = life.anchored(&deploy.id).await;
+        }
+        assert_eq!(view.state, "FAILED");
+        let timeline = life.engine.timeline(&ns).await.unwrap();
+        let outcome = timeline.iter().find(|l| l.kind == "outcome").unwrap();
+        let state = life.engine.ns(&ns).await.unwrap().state;
+        if direction == Some(Direction::Fail) {
+            assert_eq!(view.leftovers, [stubborn.to_string()]);
+            assert!(outcome.what.ends_with(&format!("left behind: {stubborn}")), "{outcome:?}");
+            assert_eq!(state, "BROKEN", "not isolated: one instance still runs");
+        } else {
+            assert_eq!((view.leftovers.len(), state.as_str()), (0, "ISOLATED"), "{view:?}");
+        }
+        world.verified(&life.engine.bundle(&view.id).await.unwrap());
+        vim.unscript(Call::Isolate, Some(&stubborn));
+        let mut end = terminate("edge");
+        end.id = format!("{}-end", deploy.id);
+        assert_eq!(life.carry_out(&world, &end).await.state, "COMPLETED");
+        assert_eq!(world.left(), []);
+    }
     life.end().await;
 }
 
