@@ -14,7 +14,7 @@ use std::{
 
 use attestation::AkRecord;
 use lcm::operation::Direction;
-use ledger_contract::evidence::ProvenEntry;
+use ledger_contract::{Intent, evidence::ProvenEntry};
 use reqwest::{Body, Method, RequestBuilder, Response, Url, header};
 use serde::de::DeserializeOwned;
 use trust::{Digest, Envelope};
@@ -28,8 +28,8 @@ use crate::{
     problem::Problem,
     views::{
         ChangeView, CheckpointView, CommittedView, DeliveredView, DirectionView, DriftView, EntriesView,
-        HealthView, IntentView, NsView, OperationView, PackageView, PolicyView, ReadyView, SiteView,
-        StepView, TimelineLine,
+        HealthView, IntentView, NsView, OperationView, PackageView, PlanView, PolicyView, ReadyView,
+        SiteView, StepView, TimelineLine,
     },
 };
 
@@ -296,6 +296,11 @@ impl Client {
     /// An operation.
     pub async fn operation(&self, id: &str) -> Result<OperationView> {
         self.get(&op::GET_OPERATION, &[id], &[]).await
+    }
+
+    /// What would be done about an intent if it were approved now.
+    pub async fn plan(&self, intent: &Intent) -> Result<PlanView> {
+        self.json(self.request(&op::PLAN, &[], &[]).json(intent)).await
     }
 
     /// Has an operation tried again, taken back or ended; the answer is how it is until that is carried out.

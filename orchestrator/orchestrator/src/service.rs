@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use attestation::AkRecord;
 use lcm::operation::Direction;
-use ledger_contract::evidence::ProvenEntry;
+use ledger_contract::{Intent, evidence::ProvenEntry};
 use tokio::sync::watch;
 use trust::{Digest, Envelope};
 
@@ -14,7 +14,7 @@ use crate::{
     problem::Problem,
     views::{
         CommittedView, ComponentView, DeliveredView, DriftView, EventView, IntentView, NsView, OperationView,
-        PackageView, SiteView, StepView, TimelineLine,
+        PackageView, PlanView, SiteView, StepView, TimelineLine,
     },
 };
 
@@ -61,6 +61,8 @@ pub trait Service: Send + Sync {
     fn journal(&self) -> Arc<Journal>;
     /// One operation.
     async fn operation(&self, id: &str) -> Result<OperationView, Problem>;
+    /// What would be done about an intent if it were approved now; nothing is journaled, reserved or submitted.
+    async fn plan(&self, intent: Intent) -> Result<PlanView, Problem>;
     /// Has a person's decision about an operation carried out (SOL003: retry, rollback, fail); `by` is on record.
     async fn direct_operation(
         &self,

@@ -111,6 +111,73 @@ pub struct DirectionView {
 /// Longest reason of a direction, characters: a paragraph; it is kept in the evidence for good.
 pub const MAX_REASON: usize = 1000;
 
+/// What would be done about an intent if it were approved now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanView {
+    /// NS instance that it is, or would be.
+    pub ns_instance_id: String,
+    /// `deploy`, `scale`, `terminate`, …
+    pub action: String,
+    /// Is there a plan?
+    pub feasible: bool,
+    /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// What, where, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Where the service's traffic would come in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// Every step, in order.
+    pub steps: Vec<PlannedStepView>,
+    /// Where the members would go, and why; absent when nothing is placed anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PlacementView>,
+}
+
+/// A step of a plan that nobody carries out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedStepView {
+    /// Number.
+    pub id: u32,
+    /// What it would do, for people.
+    pub what: String,
+    /// `ensure network`, `remove compute`, `attest`, …
+    pub action: String,
+    /// Object it is about, or empty.
+    pub object: String,
+    /// Where.
+    pub site: String,
+    /// Steps that must be done before.
+    pub needs: Vec<u32>,
+    /// What would take it back; absent: nothing to take back, or no way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<String>,
+}
+
+/// Where members would go, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlacementView {
+    /// Site of each member; empty: there is no place.
+    pub sites: BTreeMap<String, String>,
+    /// Z, and how good it is; or what stands in the way.
+    pub headline: String,
+    /// What Z is made of; the reason against every other site.
+    pub tables: Vec<TableView>,
+}
+
+/// A table for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TableView {
+    /// What it shows.
+    pub title: String,
+    /// Heads.
+    pub columns: Vec<String>,
+    /// As many cells each as there are columns.
+    pub rows: Vec<Vec<String>>,
+}
+
 /// A network service instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NsView {

@@ -15,6 +15,8 @@ mod completed;
 mod crashes;
 #[path = "engine/drift.rs"]
 mod drift;
+#[path = "engine/dry_run.rs"]
+mod dry_run;
 #[path = "engine/faults.rs"]
 mod faults;
 #[path = "engine/life.rs"]
@@ -27,5 +29,7 @@ mod outage;
 mod telemetry;
 #[path = "engine/trust_broken.rs"]
 mod trust_broken;
+#[path = "engine/upgrade.rs"]
+mod upgrade;
 #[path = "engine/world.rs"]
 mod world;

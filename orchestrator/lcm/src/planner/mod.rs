@@ -30,7 +30,7 @@ use vim::{Kind, ObjectKey};
 use crate::{
     drift::Deviation,
     measure::FLOWS,
-    placement::{Connection, Site},
+    placement::{Connection, Problem, Site},
     plan::{MAX_STEPS, Plan},
     record::{NsRecord, Object},
 };
@@ -146,6 +146,28 @@ pub fn plan(input: &Input<'_>) -> Result<Plan, Refusal> {
         );
     }
     Ok(plan)
+}
+
+/// The placement problem that an intent poses; `None`: it places nothing anew.
+pub fn placement(input: &Input<'_>) -> Result<Option<Problem>, Refusal> {
+    match &input.intent.action {
+        IntentKind::Deploy(deploy) => {
+            let topology = Topology::new(input, &deploy.vnf_params)?;
+            let counts = topology.initial();
+            let all = counts.keys().cloned().collect();
+            Ok(Some(Siting::new(input, &topology, deploy).problem(&counts, None, &all)))
+        }
+        IntentKind::Migrate(migrate) => {
+            let before = existing(input)?;
+            let topology = Topology::new(input, &before.deploy.vnf_params)?;
+            let now = Seats::of(&topology, before)?;
+            let moving = movers(before, migrate)?;
+            let asked = Deploy { placement: migrate.placement.clone(), ..before.deploy.clone() };
+            let siting = Siting::new(input, &topology, &asked);
+            Ok(Some(siting.problem(&before.instances, Some(&now), &moving)))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn deployment(input: &Input<'_>, deploy: &Deploy) -> Result<Plan, Refusal> {
@@ -272,14 +294,7 @@ fn migration(input: &Input<'_>, migrate: &Migrate) -> Result<Plan, Refusal> {
     let before = existing(input)?;
     let topology = Topology::new(input, &before.deploy.vnf_params)?;
     let now = Seats::of(&topology, before)?;
-    let moving: BTreeSet<String> = match migrate.members.is_empty() {
-        true => before.instances.keys().cloned().collect(),
-        false => migrate.members.iter().cloned().collect(),
-    };
-    if let Some(stray) = moving.iter().find(|m| !before.instances.contains_key(*m)) {
-        let known: Vec<_> = before.instances.keys().collect();
-        return refuse("PARAMETERS", format!("no member `{stray}`; there are {known:?}"));
-    }
+    let moving = movers(before, migrate)?;
     let asked = Deploy { placement: migrate.placement.clone(), ..before.deploy.clone() };
     let siting = Siting::new(input, &topology, &asked);
     let (seats, refused) = siting.moving(&before.instances, &now, &moving)?;
@@ -294,6 +309,19 @@ fn migration(input: &Input<'_>, migrate: &Migrate) -> Result<Plan, Refusal> {
     let after = attested(input, after)?;
     let change = Change { kept: Kept::Former, removal: Removal::ForGood, ..Change::default() };
     Steps::new(input, Some((&topology, &seats)), Some(before), Some(after)).refusing(refused).build(&change)
+}
+
+/// Which members a migration moves: those that it names, or all.
+fn movers(before: &NsRecord, migrate: &Migrate) -> Result<BTreeSet<String>, Refusal> {
+    let moving: BTreeSet<String> = match migrate.members.is_empty() {
+        true => before.instances.keys().cloned().collect(),
+        false => migrate.members.iter().cloned().collect(),
+    };
+    if let Some(stray) = moving.iter().find(|m| !before.instances.contains_key(*m)) {
+        let known: Vec<_> = before.instances.keys().collect();
+        return refuse("PARAMETERS", format!("no member `{stray}`; there are {known:?}"));
+    }
+    Ok(moving)
 }
 
 fn isolation(input: &Input<'_>, isolate: &Isolate) -> Result<Plan, Refusal> {

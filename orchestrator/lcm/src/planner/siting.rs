@@ -79,6 +79,20 @@ impl<'a> Siting<'a> {
         now: Option<&Seats>,
         moving: &BTreeSet<String>,
     ) -> Result<(Seats, Refused), Refusal> {
+        match solve(&self.problem(counts, now, moving), Budget::default()) {
+            Ok(answer) => {
+                let refused = answer.refused();
+                Ok((self.seats(answer.assignment), refused))
+            }
+            Err(e @ (PlacementError::Unplaceable(_) | PlacementError::Undecided { .. })) => {
+                refuse("NO_SITE", e.to_string())
+            }
+            Err(e @ PlacementError::Malformed(_)) => refuse("DESCRIPTOR", e.to_string()),
+        }
+    }
+
+    /// What is to be solved: the members that move, or all of them, and those that stay.
+    pub(super) fn problem(&self, counts: &Counts, now: Option<&Seats>, moving: &BTreeSet<String>) -> Problem {
         let rules = Rules::of(self.asked, self.input.grant.attestation_required);
         let stays = |m: &&str| now.is_some() && !moving.contains(*m);
         let members: Vec<&str> = counts.keys().map(String::as_str).collect();
@@ -101,7 +115,7 @@ impl<'a> Siting<'a> {
                 site.free.instances = site.free.instances.saturating_add(held.instances);
             }
         }
-        let problem = Problem {
+        Problem {
             members: members.iter().map(member).collect(),
             links: self.links(&members),
             paths: self.paths(&members),
@@ -110,16 +124,6 @@ impl<'a> Siting<'a> {
             affinity: self.together(&members),
             exclusions: self.exclusions(now, moving),
             ..Problem::default()
-        };
-        match solve(&problem, Budget::default()) {
-            Ok(answer) => {
-                let refused = answer.refused();
-                Ok((self.seats(answer.assignment), refused))
-            }
-            Err(e @ (PlacementError::Unplaceable(_) | PlacementError::Undecided { .. })) => {
-                refuse("NO_SITE", e.to_string())
-            }
-            Err(e @ PlacementError::Malformed(_)) => refuse("DESCRIPTOR", e.to_string()),
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! On the UNIX socket it is the operator: the socket's directory lets nobody else in. Over TCP it is who the client
 //! certificate says, verified from the same trust roots, and with the same rules, as a signature: organisation, role
-//! and tenant are the certificate's. Roles can only read here: whatever changes anything is proven again by the
-//! signature inside the request.
+//! and tenant are the certificate's. Roles can only read here: whatever changes the infrastructure anew is proven again by
+//! the signature inside the request. What an operator decides about an operation that was approved (retry, rollback, fail)
+//! is recorded with this name.
 
 use std::sync::Arc;
 

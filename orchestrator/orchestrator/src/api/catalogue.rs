@@ -5,7 +5,7 @@
 //! against it in `tests/openapi.rs`, and from outside by schemathesis (`cargo testbed test api`).
 
 use attestation::AkRecord;
-use ledger_contract::evidence::ProvenEntry;
+use ledger_contract::{evidence::ProvenEntry, intent::MAX_INTENT_BYTES};
 use schemars::{Schema, SchemaGenerator};
 use trust::Envelope;
 
@@ -13,7 +13,7 @@ use super::{MAX_APPROVAL_BYTES, MAX_DIRECTION_BYTES, MAX_PACKAGE_BYTES, MAX_PAGE
 use crate::journal::Mitigation;
 use crate::views::{
     AliveView, ChangeView, CheckpointView, CloudEvent, CommittedView, DeliveredView, DirectionView,
-    DriftView, EntriesView, HealthView, IndexView, IntentView, NsView, OperationView, PackageView,
+    DriftView, EntriesView, HealthView, IndexView, IntentView, NsView, OperationView, PackageView, PlanView,
     PolicyView, ReadyView, SiteView, StepView, TimelineLine,
 };
 
@@ -362,6 +362,24 @@ pub const INTENT: Operation = Operation {
         ok!(IntentView),
     )
 };
+/// `POST /v1/plan`.
+pub const PLAN: Operation = Operation {
+    id: "planIntent",
+    verb: Verb::Post,
+    path: "/v1/plan",
+    about: "What would be done about an intent, signed or not, if it were approved now: steps, placement, and the reason \
+            against every other site. Whether the policy would approve it is not asked; nothing is done or reserved.",
+    access: Access::Tenant,
+    parameters: &[],
+    body: Some(Body {
+        contents: &[json(|_| schemars::json_schema!({ "type": "object" }))],
+        max_bytes: MAX_INTENT_BYTES,
+    }),
+    answers: ok!(PlanView),
+    paged: false,
+    tagged: false,
+    refusals: &[409, 422],
+};
 /// `GET /v1/ns`.
 pub const SERVICES: Operation = Operation {
     paged: true,
@@ -693,6 +711,7 @@ pub const ALL: &[Operation] = &[
     PUT_PACKAGE,
     INTENTS,
     INTENT,
+    PLAN,
     SERVICES,
     SERVICE,
     TIMELINE,

@@ -10,7 +10,11 @@ use axum::{
     routing::MethodFilter,
 };
 use lcm::operation::Direction;
-use ledger_contract::{evidence::ProvenEntry, intent::INTENT_PAYLOAD};
+use ledger_contract::{
+    Intent,
+    evidence::ProvenEntry,
+    intent::{INTENT_PAYLOAD, MAX_INTENT_BYTES},
+};
 use serde::{Deserialize, Serialize};
 use trust::Envelope;
 
@@ -117,6 +121,7 @@ pub fn all() -> Router<Context> {
         .on(&op::PUT_PACKAGE, put_package)
         .on(&op::INTENTS, intents)
         .on(&op::INTENT, intent)
+        .on(&op::PLAN, plan)
         .on(&op::SERVICES, services)
         .on(&op::SERVICE, ns)
         .on(&op::TIMELINE, timeline)
@@ -267,6 +272,17 @@ async fn intent(State(c): State<Context>, asked: Asked, Named(id): Named) -> Rep
     let view = c.service.intent(&id).await?;
     own(&asked, &view.tenant, "intent", &id)?;
     reply::resource(&asked.headers, &view)
+}
+
+async fn plan(State(c): State<Context>, asked: Asked, body: Body) -> Reply {
+    let intent: Intent = reply::json(body, MAX_INTENT_BYTES, "an intent").await?;
+    if !asked.caller.sees(&intent.tenant) {
+        let detail = format!("`{}` plans for tenant `{}`", asked.caller.name(), intent.tenant);
+        return Err(
+            Problem::new(403, "FORBIDDEN", "Not allowed", detail).hint("name your own tenant in the intent")
+        );
+    }
+    reply::document(StatusCode::OK, &c.service.plan(intent).await?)
 }
 
 /// What is another tenant's is not there.

@@ -22,6 +22,7 @@ mod operation;
 mod output;
 mod package;
 mod policy;
+mod plan;
 mod progress;
 mod proof;
 mod serve;
@@ -127,6 +128,8 @@ enum Command {
     /// Make, sign, submit and follow intents
     #[command(subcommand)]
     Intent(intent::IntentCommand),
+    /// Show what would be done about an intent if it were approved now
+    Plan(plan::PlanArgs),
     /// Export, verify and deliver approvals by hand
     #[command(subcommand)]
     Approval(approval::ApprovalCommand),
@@ -201,6 +204,7 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Package(c) => package::run(context, c).await,
         Command::Intent(c) => intent::run(context, c).await,
+        Command::Plan(args) => plan::run(context, &args).await,
         Command::Approval(c) => approval::run(context, c).await,
         Command::Ns(c) => ns::run(context, c).await,
         Command::Status => status::run(context).await,
@@ -312,6 +316,8 @@ mod tests {
             "mandate intent status i",
             "mandate intent watch i",
             "mandate intent list",
+            "mandate plan f",
+            "mandate plan f --explain --json",
             "mandate approval export 4 -o f",
             "mandate approval deliver f",
             "mandate approval verify f",

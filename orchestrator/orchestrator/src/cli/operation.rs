@@ -9,7 +9,7 @@ use super::{
     failure::{Exit, Failure},
     intent::{operations, state},
     output::{Cell, Paint, Style, Table, duration},
-    timeline,
+    timeline::Renderer,
 };
 use crate::{
     api::MAX_PAGE,
@@ -126,7 +126,9 @@ fn render(shown: &Shown, style: Style) -> String {
     let mut out = format!("{}\n{}\n", style.paint(Paint::Cyan, &o.id), facts.render(style));
     out.push_str(&step_table(steps).render(style));
     if !decisions.is_empty() {
-        out.push_str(&format!("\n{}", timeline::render(decisions, style)));
+        let mut renderer = Renderer::new(style);
+        out.push('\n');
+        out.extend(decisions.iter().map(|line| renderer.line(line)));
     }
     if o.state == "FAILED_TEMP" {
         out.push_str(&format!(

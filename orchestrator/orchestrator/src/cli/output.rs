@@ -141,7 +141,7 @@ impl<T: std::fmt::Display> From<T> for Cell {
 /// A table: aligned columns, two spaces between them, no boxes.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    headers: Vec<&'static str>,
+    headers: Vec<String>,
     right: Vec<bool>,
     rows: Vec<Vec<Cell>>,
     empty: &'static str,
@@ -153,8 +153,15 @@ impl Table {
     #[must_use]
     pub fn new(headers: &[&'static str], empty: &'static str) -> Self {
         let right = headers.iter().map(|h| h.starts_with('>')).collect();
-        let headers = headers.iter().map(|h| h.trim_start_matches('>')).collect();
+        let headers = headers.iter().map(|h| h.trim_start_matches('>').to_owned()).collect();
         Self { headers, right, rows: Vec::new(), empty }
+    }
+
+    /// A table whose headings come from elsewhere.
+    #[must_use]
+    pub fn titled(headers: &[String]) -> Self {
+        let headers = headers.iter().map(|h| h.to_uppercase()).collect();
+        Self { headers, empty: "nothing", ..Self::default() }
     }
 
     /// Adds a row.

@@ -145,7 +145,7 @@ impl Engine {
         Ok(out.into_iter().map(|(_, signer, record)| (signer, record)).collect())
     }
 
-    async fn registered(&self, digest: &Digest) -> Result<Option<PackageRecord>, Problem> {
+    pub(super) async fn registered(&self, digest: &Digest) -> Result<Option<PackageRecord>, Problem> {
         let key = ledger_contract::state::package_key(digest);
         let value = self.ledger.state(&key).await.map_err(super::service::ledger_problem)?;
         let entry: Option<PackageEntry> = match value {

@@ -73,7 +73,9 @@ impl Engine {
     pub fn direct(&self, id: &str, by: &str, what: Direction, reason: &str) -> Result<(), Problem> {
         let known = self.read().get(id).map(|t| t.operation.clone());
         let Some(operation) = known else {
-            return Err(Problem::not_found("operation under way", id).hint("see `mandate ns list`"));
+            return Err(
+                Problem::not_found("operation under way", id).hint("see `mandate operation list --open`")
+            );
         };
         let event = Event::Directed { by: by.to_owned(), what, reason: reason.to_owned(), at_ms: now_ms() };
         self.inbox.put(&operation, event).map_err(|e| {

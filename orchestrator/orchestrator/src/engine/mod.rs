@@ -9,6 +9,7 @@ mod anchor;
 mod book;
 mod catalogue;
 mod constitution;
+mod dry_run;
 mod effect;
 mod guard;
 mod inbox;

@@ -7,12 +7,12 @@ use std::{
 };
 
 use lcm::{
-    Command, Event, Operation, Plan,
+    Command, Event, NsRecord, Operation, Plan,
     operation::{Authority, Failure, StepResult},
     placement::Site,
-    planner::{self, Input, Wan},
+    planner::{self, Catalogue, Input, Wan},
 };
-use ledger_contract::{Intent, IntentKind};
+use ledger_contract::{Intent, IntentKind, records::Grant};
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     task::JoinSet,
@@ -20,7 +20,7 @@ use tokio::{
 use trust::Digest;
 use vim::Spec;
 
-use super::{Engine, EngineError, anchor::Anchored, effect, now_ms, standing::Late};
+use super::{Engine, EngineError, anchor::Anchored, effect, now, now_ms, standing::Late};
 use crate::telemetry::{follow, trace, vim::within};
 
 /// How a step's effect, or its undoing, ended.
@@ -205,11 +205,25 @@ impl Engine {
             return Err(bad(code, detail));
         }
         let intent = intent_of(operation).map_err(|e| bad("PARAMETERS", e))?;
-        let before = self
-            .journal
-            .record(&operation.grant.ns_instance_id)
-            .map_err(|e| bad("JOURNAL", e.to_string()))?;
-        let granted = &operation.grant.packages;
+        let survey = self.survey(&intent, &operation.grant).await?;
+        let mut entropy = [0; 32];
+        getrandom::fill(&mut entropy).map_err(|e| bad("PARAMETERS", format!("no randomness: {e}")))?;
+        let entropy = Digest(entropy);
+        planner::plan(&Input {
+            operation_id: &operation.id,
+            without,
+            last_id,
+            entropy: &entropy,
+            at: operation.decided_at,
+            ..survey.input(&intent, &operation.grant)
+        })
+    }
+
+    /// What an intent is planned from: the service as it is, its descriptors, and one look at every site.
+    pub(super) async fn survey(&self, intent: &Intent, grant: &Grant) -> Result<Survey, planner::Refusal> {
+        let bad = |code, detail: String| planner::Refusal { code, detail };
+        let before = self.journal.record(&grant.ns_instance_id).map_err(|e| bad("JOURNAL", e.to_string()))?;
+        let granted = &grant.packages;
         let catalogue = match (&intent.action, &before) {
             (IntentKind::Deploy(d), _) => Some(self.catalogue(d.nsd_package, granted)),
             (IntentKind::Update(u), _) => Some(self.catalogue(u.nsd_package, granted)),
@@ -220,24 +234,39 @@ impl Engine {
             _ => None,
         };
         let catalogue = catalogue.transpose().map_err(|e| bad("PACKAGES", e.to_string()))?;
-        let mut sites = self.observe_sites(&operation.grant).await;
-        self.reserve(&mut sites, &operation.grant.ns_instance_id);
-        let wan = self.wan(&operation.grant.ns_instance_id);
-        let mut entropy = [0; 32];
-        getrandom::fill(&mut entropy).map_err(|e| bad("PARAMETERS", format!("no randomness: {e}")))?;
-        planner::plan(&Input {
-            operation_id: &operation.id,
-            intent: &intent,
-            grant: &operation.grant,
-            catalogue: catalogue.as_ref(),
-            sites: &sites,
-            wan: wan.as_ref(),
-            before: before.as_ref(),
-            without,
-            last_id,
-            entropy: &Digest(entropy),
-            at: operation.decided_at,
-        })
+        let mut sites = self.observe_sites(grant).await;
+        self.reserve(&mut sites, &grant.ns_instance_id);
+        let wan = self.wan(&grant.ns_instance_id);
+        Ok(Survey { before, catalogue, sites, wan, without: BTreeMap::new() })
+    }
+}
+
+/// What an intent is planned from.
+pub(super) struct Survey {
+    before: Option<NsRecord>,
+    catalogue: Option<Catalogue>,
+    sites: Vec<Site>,
+    wan: Option<Wan>,
+    without: BTreeMap<String, String>,
+}
+
+impl Survey {
+    /// For a plan that nobody carries out: of no operation, with a challenge that anybody could foresee.
+    pub(super) fn input<'a>(&'a self, intent: &'a Intent, grant: &'a Grant) -> Input<'a> {
+        const FORESEEN: Digest = Digest([0; 32]);
+        Input {
+            operation_id: "",
+            intent,
+            grant,
+            catalogue: self.catalogue.as_ref(),
+            sites: &self.sites,
+            wan: self.wan.as_ref(),
+            before: self.before.as_ref(),
+            without: &self.without,
+            last_id: 0,
+            entropy: &FORESEEN,
+            at: now(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use attestation::AkRecord;
 use lcm::{Operation, operation::Direction, placement};
 use ledger::LedgerError;
 use ledger_contract::{
+    Intent,
     evidence::ProvenEntry,
     records::{Entry, Event as LedgerEvent, Grant, PACKAGE_PAYLOAD},
     state::{IntentRecord, decode, intent_key},
@@ -22,7 +23,7 @@ use crate::{
     service::Service,
     views::{
         CommittedView, ComponentView, DeliveredView, DriftView, EventView, IntentView, NsView, OperationView,
-        PackageView, SiteView, StepView, TimelineLine,
+        PackageView, PlanView, SiteView, StepView, TimelineLine,
     },
 };
 
@@ -175,6 +176,10 @@ impl Service for Engine {
 
     fn journal(&self) -> Arc<Journal> {
         self.journal.clone()
+    }
+
+    async fn plan(&self, intent: Intent) -> Result<PlanView, Problem> {
+        self.dry_run(&intent).await
     }
 
     async fn direct_operation(

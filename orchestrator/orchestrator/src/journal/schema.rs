@@ -2,7 +2,7 @@
 //!
 //! An upgrade is one transaction: it happened or it did not. It adds tables and columns and fills them from the events,
 //! which stay as they were written: the events are the journal, the rest is what is kept at hand of them.
-//! Tests: `tests/upgrade.rs`.
+//! Tests: `tests/engine/upgrade.rs`, on a home that version 0.1 left in the middle of its work.
 
 use std::path::Path;
 

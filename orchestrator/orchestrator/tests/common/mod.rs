@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use attestation::AkRecord;
 use lcm::operation::Direction;
 use ledger_contract::{
+    Intent,
     evidence::{InclusionProof, ProvenEntry},
     records::Verdict,
 };
@@ -16,7 +17,7 @@ use orchestrator::{
     service::Service,
     views::{
         CommittedView, ComponentView, DeliveredView, EventView, IntentView, NsView, OperationView,
-        PackageView, SiteView, StepView, TimelineLine,
+        PackageView, PlanView, SiteView, StepView, TimelineLine,
     },
 };
 use tokio::sync::watch;
@@ -160,6 +161,10 @@ impl Service for Recorder {
     async fn operation(&self, id: &str) -> Result<OperationView, Problem> {
         let found = self.operations.lock().unwrap().iter().find(|o| o.id == id).cloned();
         found.ok_or_else(|| Problem::internal("BROKEN", format!("operation {id}")))
+    }
+    async fn plan(&self, intent: Intent) -> Result<PlanView, Problem> {
+        self.note(format!("plan {}", intent.id));
+        none("plan")
     }
     async fn direct_operation(
         &self,

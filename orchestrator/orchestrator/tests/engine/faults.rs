@@ -286,7 +286,8 @@ async fn each_step_of_a_scale() {
     life.end().await;
 }
 
-/// A scale that a person gave up leaves objects behind; a terminate removes them too. It waits for that decision.
+/// A scale that a person gave up leaves objects behind; a terminate removes them too. Before that
+/// decision the ledger takes none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminate_removes_what_a_failed_scale_left() {
     let world = World::new();
@@ -303,12 +304,14 @@ async fn a_terminate_removes_what_a_failed_scale_left() {
         assert_eq!(stuck.state, STUCK, "{stuck:?}");
         assert_eq!(stuck.leftovers, leftovers(&world, &ns, &step, from));
         assert!(world.left_of(&ns).len() > 8, "{step:?}: it left nothing");
-        let end = terminate(&service);
-        life.submit(&world, &end).await;
+        let refused = life.engine.submit(world.signed(&terminate(&service))).await.unwrap();
+        assert_eq!(refused.verdict.code(), "OPERATION_IN_FLIGHT");
         let failed = life.decide(&stuck, Fail).await;
         assert_eq!((failed.state.as_str(), &failed.leftovers), ("FAILED", &stuck.leftovers));
         assert!(failed.problem.unwrap().ends_with(&format!("failed by {PERSON}: looked at")));
-        let view = life.anchored(&end.id).await;
+        let mut end = terminate(&service);
+        end.id.push_str("-again");
+        let view = life.carry_out(&world, &end).await;
         assert_eq!(view.state, "COMPLETED", "{step:?}: {view:?}");
         assert_eq!(world.left_of(&ns), [] as [&str; 0], "{step:?}");
     }
@@ -347,8 +350,8 @@ async fn each_step_of_a_terminate() {
 }
 
 /// What was journaled of an operation when a person was called, and how often it was tried before.
-fn called(world: &World, id: &str) -> (Vec<String>, usize) {
-    let events = world.journal().events(id).unwrap();
+fn called(life: &Life, id: &str) -> (Vec<String>, usize) {
+    let events = life.engine.journal().events(id).unwrap();
     let escalations = events.iter().enumerate().filter_map(|(n, e)| match e {
         Event::Escalated { leftovers, .. } => Some((leftovers.clone(), n)),
         _ => None,
@@ -372,10 +375,11 @@ async fn a_removal_that_keeps_failing() {
         let step = (Call::Remove, Some("vlb/backend/0".to_owned()));
         script(&world, &ns, &step, &vec![fault.clone(); REMOVALS + 1]);
         let end = terminate(&deploy.service);
-        let view = life.carry_out(&world, &end).await;
+        life.submit(&world, &end).await;
+        let view = life.anchored(&end.id).await;
         assert_eq!((view.state.as_str(), view.problem), ("COMPLETED", None), "{fault:?}");
         assert_eq!(world.left_of(&ns), [] as [&str; 0], "{fault:?}");
-        let (leftovers, attempts) = called(&world, &view.id);
+        let (leftovers, attempts) = called(&life, &view.id);
         assert_eq!(attempts, REMOVALS, "{fault:?}");
         // The network it is on cannot go before it.
         assert!(leftovers.contains(&format!("{ns}/vlb/backend/0")), "{leftovers:?}");
@@ -404,7 +408,7 @@ async fn an_undo_that_keeps_failing() {
         let mut view = life.attempt(&world, &deploy).await;
         if let Some(direction) = direction {
             assert_eq!(view.state, STUCK, "{view:?}");
-            assert_eq!(view.leftovers, called(&world, &view.id).0);
+            assert_eq!(view.leftovers, called(&life, &view.id).0);
             assert!(view.problem.as_ref().unwrap().contains("step "), "{view:?}");
             if direction == Direction::Retry {
                 world.vim().unscript(Call::Remove, Some(&ObjectKey::new(format!("{ns}/{name}")).unwrap()));
@@ -413,7 +417,7 @@ async fn an_undo_that_keeps_failing() {
         } else if view.state == STUCK {
             view = life.anchored(&deploy.id).await;
         }
-        let (leftovers, attempts) = called(&world, &view.id);
+        let (leftovers, attempts) = called(&life, &view.id);
         assert_eq!(attempts, REMOVALS + 1, "with the failure that it unwinds for");
         assert!(leftovers.contains(&format!("{ns}/{name}")), "{leftovers:?}");
         if direction == Some(Fail) {

@@ -93,6 +93,19 @@ impl World {
         Self::around(dir, template.nsd)
     }
 
+    /// A copy of a home that is there.
+    pub fn of(home: &Path) -> Self {
+        let mut copy = Template { files: Vec::new(), dirs: vec!["home".into()], nsd: Digest([0; 32]) };
+        copy.read(home.parent().unwrap(), home);
+        let name = home.file_name().unwrap();
+        let inside = |p: &Path| Path::new("home").join(p.strip_prefix(name).unwrap());
+        copy.dirs.iter_mut().skip(1).for_each(|d| *d = inside(d));
+        copy.files.iter_mut().for_each(|(f, _)| *f = inside(f));
+        let dir = scratch();
+        copy.write(dir.path());
+        Self::around(dir, copy.nsd)
+    }
+
     fn around(dir: TempDir, nsd: Digest) -> Self {
         let home = Home::new(dir.path().join("home"));
         let text = fs::read_to_string(home.config()).unwrap();

@@ -277,6 +277,7 @@ mod tests {
                 site: Some("edge-a".into()),
                 progress: (3, 3),
                 problem: None,
+                leftovers: Vec::new(),
                 anchored: true,
                 accepted_at: trust::UnixTime(T0 / 1_000),
                 duration_ms: Some(2_400),

@@ -326,6 +326,7 @@ mod tests {
             site: Some("edge-a".into()),
             progress,
             problem: (state == "FAILED").then(|| "step 3 (fw/0): TIMEOUT: no answer".into()),
+            leftovers: Vec::new(),
             anchored: false,
             accepted_at: UnixTime(86_390),
             duration_ms: None,
