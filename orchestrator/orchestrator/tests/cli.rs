@@ -352,7 +352,7 @@ fn refused_intents(h: &Home) {
 fn looked_at(h: &Home, made: &Value) {
     assert_eq!(h.json(0, &["site", "list"]).as_array().unwrap().len(), 2);
     assert_eq!(h.code(2, &["serve"]), "IN_USE");
-    assert_eq!(h.code(4, &["site", "enrol", "edge-a", "--as", "operator/operator"]), "ATTESTATION_KEY");
+    assert_eq!(h.code(1, &["site", "enrol", "edge-a", "--as", "operator/operator"]), "NO_TPM");
     let first = h.run(&["ledger", "log", "--limit", "2"]);
     assert!(String::from_utf8(first.stderr).unwrap().contains(" more: --from 2"));
     assert_eq!(h.json(0, &["ns", "list", "--all"]), serde_json::json!([]));

@@ -132,6 +132,32 @@ async fn the_exit_code_says_how_it_ended() {
 }
 
 #[tokio::test]
+async fn a_person_decides_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = socket(&dir);
+    let service = Arc::new(Recorder::default());
+    let stuck = intent(true, Some(("FAILED_TEMP", false))).operation.unwrap();
+    service.operations.lock().unwrap().push(stuck.clone());
+    let server = Server::start(&socket, service.clone());
+    for what in ["retry", "rollback", "fail"] {
+        let line = ["operation", what, "op-1", "--reason", "the rack is back", "--json"];
+        let out = end(&mut mandate(&socket, &line)).await;
+        assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(serde_json::from_slice::<OperationView>(&out.stdout).unwrap(), stuck);
+        assert_eq!(service.asked(), [format!("{what} op-1 by socket: the rack is back")]);
+        let out = end(&mut mandate(&socket, &["operation", what, "op-1"])).await;
+        assert_eq!(out.status.code(), Some(2), "never without a reason");
+    }
+    let out = end(&mut mandate(&socket, &["operation", "list", "--open"])).await;
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("op-1") && text.contains("FAILED_TEMP"), "{text}");
+    let out = end(&mut mandate(&socket, &["operation", "show", "op-1"])).await;
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("to be decided: mandate operation retry|rollback|fail op-1"), "{text}");
+    server.stop(&socket).await;
+}
+
+#[tokio::test]
 async fn it_shows_each_step_once_and_waits_for_the_anchor() {
     let dir = tempfile::tempdir().unwrap();
     let socket = socket(&dir);
