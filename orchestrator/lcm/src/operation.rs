@@ -390,7 +390,7 @@ impl Operation {
             Direction::Retry | Direction::Fail => failed_temp,
             Direction::Rollback => {
                 let planned = matches!(self.phase, Phase::Processing | Phase::RollingBack);
-                (failed_temp || planned) && planned && !self.committed()
+                planned && !self.committed()
             }
         }
     }
