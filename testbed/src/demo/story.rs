@@ -3,6 +3,7 @@
 mod attacks;
 mod crash;
 mod ending;
+mod life;
 mod refusals;
 mod service;
 mod setup;
@@ -69,6 +70,8 @@ const ACTS: &[Act] = &[
     ("auditor: the same with openssl and jq alone", Story::by_hand),
     ("auditor: find every flipped byte", Story::tamper),
     ("tenant: two more backends", Story::scale),
+    ("anybody: kill the firewall; it comes back by itself", Story::heal),
+    ("tenant: update, roll back; the bad one is refused", Story::rollback),
     ("crash: kill the orchestrator in mid-deploy", Story::crash),
     ("attack: another binary in the firewall's place", Story::changed_binary),
     ("attack: another rule set behind our back", Story::changed_rules),
@@ -76,6 +79,8 @@ const ACTS: &[Act] = &[
     ("attack: a quote by a key that was replaced", Story::stale_key),
     ("refused: approvals", Story::approvals_refused),
     ("refused: requests and packages", Story::requests_refused),
+    ("tenant: move the service to the other site", Story::migrate),
+    ("tenant: cut it off, with a capture", Story::isolate),
     ("tenant: terminate everything", Story::terminate),
 ];
 

@@ -25,7 +25,7 @@ const REPLACED: &str = "edge-6";
 const ROGUE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The process that has this control socket among its arguments.
-fn pid_of(socket: &str) -> anyhow::Result<i32> {
+pub(super) fn pid_of(socket: &str) -> anyhow::Result<i32> {
     let pids = fs::read_dir("/proc")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let ours = |pid: &i32| {
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -35,8 +35,8 @@ fn pid_of(socket: &str) -> anyhow::Result<i32> {
 }
 
 /// A running instance, as found on the machine.
-struct Instance {
-    control: PathBuf,
+pub(super) struct Instance {
+    pub(super) control: PathBuf,
     document: PathBuf,
 }
 
@@ -101,7 +101,7 @@ impl Story {
     }
 
     /// Links in the sites' fabrics that carry nothing.
-    fn links_down(&self) -> anyhow::Result<usize> {
+    pub(super) fn links_down(&self) -> anyhow::Result<usize> {
         let mut down = 0;
         for fabric in self.stage.places.look().namespaces.iter().filter(|n| n.ends_with("-fabric")) {
             let mut ip = Command::new("ip");
@@ -207,7 +207,7 @@ impl Story {
     }
 
     /// The instance of a service whose key has this part.
-    fn instance(&self, service: &str, part: &str) -> anyhow::Result<Instance> {
+    pub(super) fn instance(&self, service: &str, part: &str) -> anyhow::Result<Instance> {
         let ns = super::text(&self.ns(service)?, "id")?;
         for site in &self.stage.sites {
             let instances = self.stage.mandate.home().join("sites").join(site).join("instances");
