@@ -31,6 +31,8 @@ pub enum Command {
     Check,
     /// Run every test, and the demo as the last one.
     Test(TestOptions),
+    /// Measure what is promised of speed, and compare: fails when a bar is missed.
+    Bench(BenchOptions),
 }
 
 /// What `up` brings up.
@@ -66,4 +68,25 @@ pub struct DemoOptions {
 pub struct TestOptions {
     /// Only these parts or crates; none: all of it.
     pub names: Vec<String>,
+}
+
+/// What is measured, and how much of it.
+#[derive(Debug, Args)]
+pub struct BenchOptions {
+    /// `control`: gate, ledger, engine, evidence and observation.
+    #[arg(value_enum)]
+    pub subject: Subject,
+    /// One JSON document on stdout instead of the table.
+    #[arg(long)]
+    pub json: bool,
+    /// Fewer of everything: minutes instead of an hour.
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// The control plane.
+    Control,
 }

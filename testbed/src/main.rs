@@ -4,6 +4,7 @@
 //! its users do. Its own dependencies compile no C, so that it can be built first and install what the rest needs.
 //! Tests are beside each module; `check`'s run it on broken fixtures.
 
+mod bench;
 mod check;
 mod cli;
 mod command;
@@ -38,5 +39,6 @@ fn run(arguments: cli::Cli) -> anyhow::Result<bool> {
         cli::Command::Demo(options) => demo::main(&options),
         cli::Command::Check => check::run(),
         cli::Command::Test(options) => test::run(&options),
+        cli::Command::Bench(options) => bench::main(&options),
     }
 }

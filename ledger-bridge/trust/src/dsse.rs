@@ -7,8 +7,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use p256::ecdsa::{
-    DerSignature, Signature as EcdsaSignature, SigningKey, VerifyingKey,
-    signature::{Signer as _, Verifier as _},
+    DerSignature, Signature as EcdsaSignature, SigningKey, VerifyingKey, signature::Signer as _,
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +15,7 @@ use crate::{
     UnixTime,
     digest::Digest,
     identity::{Identity, IdentityError, TrustRoots},
+    tables,
 };
 
 /// More signatures than any n-of-m rule needs; a bound on the work an envelope can ask for.
@@ -150,7 +150,8 @@ pub fn verify_bytes(key: &VerifyingKey, message: &[u8], sig: &[u8]) -> Result<()
     if signature.normalize_s() != signature {
         return Err("it is not in low-S form");
     }
-    key.verify(message, &signature).map_err(|_| "the bytes or the key are not those that were signed")
+    tables::verify(key, message, &signature)
+        .map_err(|_| "the bytes or the key are not those that were signed")
 }
 
 /// An envelope whose every signature verified, and who signed.

@@ -4,7 +4,10 @@
 //! `O` and carries its attributes where Hyperledger Fabric's CA puts them, in the extension
 //! [`ATTRS_OID`] as `{"attrs":{"mandate.role":"tenant",…}}`, so that one certificate serves both ledgers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashSet},
+};
 
 use der::{Decode as _, DecodePem as _, Encode as _, oid::ObjectIdentifier};
 use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey as _};
@@ -191,7 +194,7 @@ impl TrustRoots {
         let org = subject(&cert, "O")?;
         let root = self.orgs.get(&org).ok_or_else(|| IdentityError::UnknownOrganisation(org.clone()))?;
         check_validity(&cert, at)?;
-        let issued = root.ca.iter().any(|pem| issued_by(&cert, pem, &org, at).is_ok());
+        let issued = root.ca.iter().any(|pem| issued_by((&cert, certificate), pem, &org, at).is_ok());
         if !issued {
             return Err(IdentityError::NotIssuedBy(org));
         }
@@ -265,7 +268,12 @@ fn check_usage(cert: &Certificate) -> Result<(), IdentityError> {
     }
 }
 
-fn issued_by(cert: &Certificate, ca_pem: &str, org: &str, at: UnixTime) -> Result<(), IdentityError> {
+fn issued_by(
+    (cert, bytes): (&Certificate, &[u8]),
+    ca_pem: &str,
+    org: &str,
+    at: UnixTime,
+) -> Result<(), IdentityError> {
     let ca_der = pem_to_der(ca_pem)?;
     let ca = parse(&ca_der)?;
     check_validity(&ca, at)?;
@@ -278,9 +286,37 @@ fn issued_by(cert: &Certificate, ca_pem: &str, org: &str, at: UnixTime) -> Resul
     if !is_ca || !named || subject(&ca, "O")? != org {
         return Err(IdentityError::NotIssuedBy(org.to_owned()));
     }
+    match signed(cert, bytes, ca_pem, &ca_der)? {
+        true => Ok(()),
+        false => Err(IdentityError::NotIssuedBy(org.to_owned())),
+    }
+}
+
+/// Certificates whose signature by a CA was verified, of one thread; 32 bytes each.
+const MAX_ISSUED: usize = 4096;
+
+thread_local! {
+    static ISSUED: RefCell<HashSet<Digest>> = RefCell::default();
+}
+
+/// Did the CA sign these bytes? A yes is remembered: it depends on the two certificates alone, both of which the key
+/// covers whole. Validity, revocation and what the CA may vouch for are looked at every time.
+fn signed(cert: &Certificate, bytes: &[u8], ca_pem: &str, ca_der: &[u8]) -> Result<bool, IdentityError> {
+    let pair = Digest::of_parts([bytes, ca_pem.as_bytes()]);
+    if ISSUED.with_borrow(|known| known.contains(&pair)) {
+        return Ok(true);
+    }
     let tbs = cert.tbs_certificate().to_der().map_err(malformed)?;
-    verify_bytes(&public_key(&ca_der)?, &tbs, cert.signature().raw_bytes())
-        .map_err(|_| IdentityError::NotIssuedBy(org.to_owned()))
+    let good = verify_bytes(&public_key(ca_der)?, &tbs, cert.signature().raw_bytes()).is_ok();
+    if good {
+        ISSUED.with_borrow_mut(|known| {
+            if known.len() >= MAX_ISSUED {
+                known.clear();
+            }
+            known.insert(pair);
+        });
+    }
+    Ok(good)
 }
 
 fn attributes(cert: &Certificate) -> Result<BTreeMap<String, String>, IdentityError> {

@@ -19,6 +19,7 @@ pub mod note;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod statement;
+mod tables;
 pub mod witness;
 
 pub use digest::Digest;

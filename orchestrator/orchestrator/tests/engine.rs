@@ -9,6 +9,8 @@
 mod approvals;
 #[path = "engine/attester.rs"]
 mod attester;
+#[path = "engine/burst.rs"]
+mod burst;
 #[path = "engine/completed.rs"]
 mod completed;
 #[path = "engine/crashes.rs"]
@@ -25,6 +27,8 @@ mod life;
 mod order;
 #[path = "engine/outage.rs"]
 mod outage;
+#[path = "engine/store.rs"]
+mod store;
 #[path = "engine/telemetry.rs"]
 mod telemetry;
 #[path = "engine/trust_broken.rs"]

@@ -199,8 +199,14 @@ async fn thousands_of_services_are_observed_in_one_look() {
         times.push(start.elapsed());
         assert_eq!((seen.objects.len(), seen.extra.len()), (3 * services + 2, 0));
     }
-    eprintln!("{services} services, {} objects: {times:.0?}", 3 * services + 2);
-    assert!(times[1..].iter().min().unwrap() < &Duration::from_secs(2), "{times:?}");
+    let best = times[1..].iter().min().unwrap();
+    // `cargo testbed bench control` reads this line.
+    eprintln!(
+        "{services} services, {} objects: observed in {} ms (each look: {times:.1?})",
+        3 * services + 2,
+        best.as_millis()
+    );
+    assert!(best < &Duration::from_secs(2), "{times:?}");
     fs::remove_file(file).unwrap();
     sh(&format!("rm -r {0}/instances/* {0}/image-refs/*", state.display())).unwrap();
     // Whoever wiped the state directory left the links: they are objects still, by their aliases.

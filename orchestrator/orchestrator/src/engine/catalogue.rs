@@ -1,11 +1,8 @@
 //! Packages: taken in, verified, stored by digest, and read back for planning.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use descriptors::{
-    PackageError, VerifiedPackage,
-    package::{self, Package},
-};
+use descriptors::{PackageError, VerifiedPackage, model::Nsd, package};
 use lcm::planner::{Catalogue, VnfPackage};
 use ledger_contract::{
     records::PackageRecord,
@@ -13,7 +10,7 @@ use ledger_contract::{
 };
 use trust::{Digest, UnixTime};
 
-use super::{Engine, now};
+use super::{Engine, now, verified::Content};
 use crate::{
     artifacts::ArtifactError,
     problem::Problem,
@@ -56,21 +53,33 @@ impl Engine {
         nsd_package: Digest,
         packages: &BTreeMap<String, Digest>,
     ) -> Result<Catalogue, CatalogueError> {
-        let ns = self.read_package(&nsd_package)?;
-        let kind = |expected: &str| CatalogueError::Kind { digest: nsd_package, expected: expected.into() };
-        let nsd = ns.descriptor.nsd().cloned().ok_or_else(|| kind("an NSD"))?;
+        let kind = |digest, expected: &str| CatalogueError::Kind { digest, expected: expected.into() };
+        let ns = self.content(&nsd_package)?;
+        let Content::Ns(nsd) = &*ns else { return Err(kind(nsd_package, "an NSD")) };
         let mut vnfs = BTreeMap::new();
         for id in &nsd.vnfd_ids {
-            let digest = packages.get(id).copied().ok_or_else(|| kind(id))?;
-            vnfs.insert(id.clone(), vnf_package(&self.read_package(&digest)?, id)?);
+            let digest = packages.get(id).copied().ok_or_else(|| kind(nsd_package, id))?;
+            match &*self.content(&digest)? {
+                // The grant says under which name; the descriptor must say the same.
+                Content::Vnf(vnf) if vnf.vnfd.id == *id => vnfs.insert(id.clone(), VnfPackage::clone(vnf)),
+                _ => return Err(kind(digest, id)),
+            };
         }
-        Ok(Catalogue { nsd, nsd_package, vnfs })
+        Ok(Catalogue { nsd: Nsd::clone(nsd), nsd_package, vnfs })
     }
 
-    fn read_package(&self, digest: &Digest) -> Result<Package, CatalogueError> {
+    /// What the package of this digest says: remembered, or read from the store and digested again.
+    fn content(&self, digest: &Digest) -> Result<Arc<Content>, CatalogueError> {
+        if let Some(known) = self.verified.get(digest) {
+            return Ok(known);
+        }
         let bytes = self.artifacts.get(digest)?;
-        package::open(&bytes)
-            .map_err(|source| CatalogueError::Package { digest: *digest, source: Box::new(source) })
+        let package = package::open(&bytes)
+            .map_err(|source| CatalogueError::Package { digest: *digest, source: Box::new(source) })?;
+        let kind = || CatalogueError::Kind { digest: *digest, expected: "an NSD or VNFD".into() };
+        let content = Arc::new(Content::of(&package).ok_or_else(kind)?);
+        self.verified.put(*digest, content.clone());
+        Ok(content)
     }
 
     /// Verifies and stores a package with its images; the answer has the record that its content makes.
@@ -96,6 +105,9 @@ impl Engine {
             artifacts.put(&content).map_err(|e| Problem::internal("ARTIFACTS", e))
         })
         .await?;
+        if let Some(content) = Content::of(&verified.package) {
+            self.verified.put(record.digest, Arc::new(content));
+        }
         let registered = self.registered(&record.digest).await?.is_some();
         Ok(view(record, &verified.signer.to_string(), size_bytes, registered))
     }
@@ -214,14 +226,4 @@ pub(super) async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     tokio::task::spawn_blocking(f).await.map_err(|e| Problem::internal("TASK", e))?
-}
-
-fn vnf_package(package: &Package, id: &str) -> Result<VnfPackage, CatalogueError> {
-    let other = || CatalogueError::Kind { digest: package.digest, expected: id.to_owned() };
-    let vnfd = package.descriptor.vnfd().filter(|v| v.id == id).cloned().ok_or_else(other)?;
-    let day0 = vnfd.vdus.keys().filter_map(|v| package.day0(v).map(|d| (v.clone(), d))).collect();
-    let digest_of =
-        |i: &descriptors::model::SwImage| i.sha256.or_else(|| package.files.get(&i.image).copied());
-    let images = vnfd.images.values().filter_map(|i| digest_of(i).map(|d| (i.id.clone(), d))).collect();
-    Ok(VnfPackage { digest: package.digest, vnfd, day0, images })
 }

@@ -20,6 +20,7 @@ mod runner;
 mod schedule;
 mod service;
 mod standing;
+mod verified;
 mod views;
 
 use std::{
@@ -55,6 +56,7 @@ use inbox::Inbox;
 use reconcile::Look;
 pub(crate) use runner::intent_of;
 use schedule::Rate;
+use verified::Verified;
 
 /// A site's ports.
 pub struct Site {
@@ -100,6 +102,8 @@ pub struct Engine {
     ledger: Arc<dyn Ledger>,
     journal: Arc<Journal>,
     artifacts: ArtifactStore,
+    /// What the packages say that plans were made from.
+    verified: Verified,
     sites: BTreeMap<String, Site>,
     signer: Signer,
     book: RwLock<Book>,
@@ -174,6 +178,7 @@ impl Engine {
             ledger: parts.ledger,
             journal: Arc::new(parts.journal),
             artifacts: parts.artifacts,
+            verified: Verified::default(),
             sites: parts.sites,
             signer: parts.signer,
             book: RwLock::new(Book::new(rate)),

@@ -26,8 +26,8 @@ use ledger_contract::{
         API_VERSION, Deploy, INTENT_PAYLOAD, PlacementHints, Scale, ScaleDirection, Sensitivity, Sla,
         VnfParams, ns_instance_id,
     },
-    policy::DEFAULT_BUILDER,
-    records::{AK_PAYLOAD, PACKAGE_PAYLOAD},
+    policy::{DEFAULT_BUILDER, Quota},
+    records::{AK_PAYLOAD, Change, Entry, GOVERNANCE_PAYLOAD, Genesis, Governance, PACKAGE_PAYLOAD},
 };
 use orchestrator::{
     artifacts::ArtifactStore,
@@ -86,9 +86,18 @@ struct Template {
 impl World {
     /// A world whose packages and attestation keys are registered.
     pub fn new() -> Self {
+        Self::of(scratch())
+    }
+
+    /// The same in a directory on the disk that is to be measured.
+    #[allow(dead_code, reason = "for the benchmark, which is built of this file")]
+    pub fn within(dir: &Path) -> Self {
+        Self::of(tempfile::tempdir_in(dir).unwrap())
+    }
+
+    fn of(dir: TempDir) -> Self {
         static TEMPLATE: OnceLock<Template> = OnceLock::new();
         let template = TEMPLATE.get_or_init(Template::make);
-        let dir = scratch();
         template.write(dir.path());
         Self::around(dir, template.nsd)
     }
@@ -116,6 +125,35 @@ impl World {
             SITES.iter().map(|s| ((*s).to_owned(), Arc::new(FakeVim::new(room)))).collect();
         let answers = vims.iter().map(|(s, v)| (s.clone(), attester::answer(s, v))).collect();
         Self { dir, home, config, vims, answers, nsd }
+    }
+
+    /// A policy without quotas comes into force, co-signed as the one before it asks, and the VIMs get room for
+    /// whatever is approved then.
+    pub async fn make_room(&mut self) {
+        let log = self.log();
+        let founded: Entry = serde_json::from_str(&log.range(0, 1).await.unwrap()[0]).unwrap();
+        let genesis: Genesis = serde_json::from_slice(&founded.request.payload).unwrap();
+        let mut data = genesis.policy.data().unwrap();
+        let most = u32::MAX;
+        let quota =
+            Quota { services: most, instances: most, vcpus: most, memory_mib: most, ..Quota::default() };
+        data.quotas.insert("default".into(), quota);
+        let supersedes = genesis.policy.digest();
+        let change = Governance {
+            id: "room-for-all".into(),
+            ledger: LEDGER.into(),
+            not_after: now().plus(600),
+            reason: "a test of very many services".into(),
+            change: Change::Policy { bundle: genesis.policy.with_data(&data), supersedes },
+        };
+        let signers = [self.signer("operator", "operator"), self.signer("auditor", "auditor")];
+        let payload = serde_json::to_vec(&change).unwrap();
+        let signed = Envelope::sign(GOVERNANCE_PAYLOAD, payload, &signers.each_ref()).unwrap();
+        let verdict = log.submit(signed).await.unwrap().entry.verdict;
+        assert!(verdict.approved, "{verdict:?}");
+        let room = Resources { vcpus: 1 << 24, memory_mib: 1 << 30, instances: 1 << 24 };
+        self.vims = SITES.map(|s| (s.to_owned(), Arc::new(FakeVim::new(room).without_call_list()))).into();
+        self.answers = self.vims.iter().map(|(s, v)| (s.clone(), attester::answer(s, v))).collect();
     }
 
     /// The VIM that services are placed on.
