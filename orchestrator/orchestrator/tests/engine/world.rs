@@ -86,16 +86,16 @@ struct Template {
 impl World {
     /// A world whose packages and attestation keys are registered.
     pub fn new() -> Self {
-        Self::of(scratch())
+        Self::made(scratch())
     }
 
     /// The same in a directory on the disk that is to be measured.
     #[allow(dead_code, reason = "for the benchmark, which is built of this file")]
     pub fn within(dir: &Path) -> Self {
-        Self::of(tempfile::tempdir_in(dir).unwrap())
+        Self::made(tempfile::tempdir_in(dir).unwrap())
     }
 
-    fn of(dir: TempDir) -> Self {
+    fn made(dir: TempDir) -> Self {
         static TEMPLATE: OnceLock<Template> = OnceLock::new();
         let template = TEMPLATE.get_or_init(Template::make);
         template.write(dir.path());
