@@ -183,7 +183,7 @@ mod tests {
             assert!(verify(key, b"n", &good).is_err());
         }
         assert_eq!(KEYS.with_borrow(|k| k.tables.len()), 1);
-        for seed in 10..10 + MAX_TABLES as u8 {
+        for seed in 10..10 + u8::try_from(MAX_TABLES).unwrap() {
             let signer = SigningKey::from_slice(&[seed; 32]).unwrap();
             let signature: Signature = signer.sign(b"m");
             (0..=WORTH_A_TABLE).for_each(|_| verify(signer.verifying_key(), b"m", &signature).unwrap());

@@ -45,8 +45,6 @@ pub(super) struct Book {
     desired: BTreeMap<String, Arc<Desired>>,
     /// Segments of the wide-area network that services use.
     segments: BTreeMap<String, BTreeSet<u16>>,
-    /// Operations that have begun and are not closed.
-    begun: usize,
 }
 
 impl Book {
@@ -58,7 +56,6 @@ impl Book {
             services: BTreeMap::new(),
             desired: BTreeMap::new(),
             segments: BTreeMap::new(),
-            begun: 0,
         }
     }
 
@@ -135,9 +132,11 @@ impl Book {
         self.queue.room()
     }
 
-    /// Operations that have begun and are not closed.
+    /// Operations that have begun and are not closed. Those that wait for a person do not count: however many of them
+    /// there are, the others go on.
     pub(super) fn begun(&self) -> usize {
-        self.begun
+        let works = |t: &&Tracked| t.operation.outcome.is_none() && t.operation.leftovers().is_none();
+        self.live.values().filter(works).count()
     }
 
     /// Takes in an operation that has not begun.
@@ -150,7 +149,6 @@ impl Book {
     /// Takes in an operation that had begun before a restart, or is closed and waits for its anchor.
     pub(super) fn resume(&mut self, operation: Operation) {
         if operation.outcome.is_none() {
-            self.begun += 1;
             self.queue.resume(&operation.grant.ns_instance_id);
         }
         self.track(operation);
@@ -162,19 +160,13 @@ impl Book {
         self.live.insert(operation.id.clone(), Tracked { operation, problem: None });
     }
 
-    /// What may begin now; what comes out counts as begun.
+    /// What may begin now; what comes out is to be tracked at once.
     pub(super) fn turn(&mut self, now_ms: u64, ordinary: bool, journal: &Journal) -> Turn {
         let (live, by_intent) = (&self.live, &self.by_intent);
         let next = self.queue.next(now_ms, ordinary, &|intent| parent(intent, live, by_intent, journal));
         match next {
-            Next::Begin(waiting) => {
-                self.begun += 1;
-                Turn::Begin(waiting.id)
-            }
-            Next::Refuse(waiting, intent) => {
-                self.begun += 1;
-                Turn::Refuse(waiting.id, intent)
-            }
+            Next::Begin(waiting) => Turn::Begin(waiting.id),
+            Next::Refuse(waiting, intent) => Turn::Refuse(waiting.id, intent),
             Next::Wait(until_ms) => Turn::Wait(until_ms),
             Next::Idle => Turn::Idle,
         }
@@ -194,7 +186,6 @@ impl Book {
     pub(super) fn closed(&mut self, id: &str, journal: &Journal) {
         let Some(tracked) = self.live.get(id) else { return };
         let grant = &tracked.operation.grant;
-        self.begun = self.begun.saturating_sub(1);
         let (live, by_intent) = (&self.live, &self.by_intent);
         let status = |intent: &str| parent(intent, live, by_intent, journal);
         self.queue.ended(&grant.tenant, &grant.ns_instance_id, &grant.intent_id, &status);
