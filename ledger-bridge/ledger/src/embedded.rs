@@ -24,21 +24,25 @@
 //! somebody has to confirm the clock ([`OpenOptions::accept_clock`]).
 //!
 //! Never: creating a log in [`Log::open`], changing or removing a committed byte. Tests: beside each module, and
-//! `tests/`; figures: `examples/measure.rs`.
+//! `tests/`; figures: `examples/ledger-bench.rs`.
 
 mod clock;
 mod convert;
 mod decide;
 pub(crate) mod disk;
-mod edge;
+pub(crate) mod edge;
 pub(crate) mod home;
 pub(crate) mod layout;
 mod publisher;
-mod reader;
+pub(crate) mod reader;
 mod recover;
+#[cfg(test)]
+mod simulated;
 pub(crate) mod state;
 pub(crate) mod store;
 pub(crate) mod tail;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{

@@ -104,6 +104,28 @@ pub enum LedgerError {
         /// The directory.
         dir: PathBuf,
     },
+    /// A log of the format before tiles, where one in tiles is needed.
+    #[error("the ledger in {} is of the format of one file: start `mandate serve` once, which converts it", .dir.display())]
+    OldFormat {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A witness's key or cosignature that is not taken.
+    #[error("the cosignature is not kept: {problem}")]
+    Witness {
+        /// Why.
+        problem: String,
+    },
+    /// A directory with the backup of another log, or of a later or other state of this one.
+    #[error("{} holds a backup {theirs}, which is not in the past of this ledger, {ours}; use another directory, and find out which of them is genuine", .dir.display())]
+    OtherBackup {
+        /// The directory.
+        dir: PathBuf,
+        /// What it holds.
+        theirs: String,
+        /// What was to be copied.
+        ours: String,
+    },
     /// The files contradict each other or their signatures.
     #[error("the ledger's file {} is damaged ({place}): {problem}; restore it from a replica or backup, nothing was changed", .path.display())]
     Corrupt {

@@ -4,8 +4,10 @@
 //! out. [`embedded::Log`] keeps them in a directory of one machine; a Fabric gateway implements the same port.
 //! Nothing here decides anything: the contract does (`ledger_contract::decide`).
 
+pub mod backup;
 pub mod embedded;
 mod error;
+pub mod fsck;
 pub mod witness;
 
 use async_trait::async_trait;

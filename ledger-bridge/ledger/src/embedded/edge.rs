@@ -34,6 +34,13 @@ pub(crate) struct EdgeRecord {
     levels: Vec<Vec<Digest>>,
 }
 
+impl EdgeRecord {
+    /// How many leaves the tree has.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
 /// Hashes in the partial tile of a level, of a tree of `size`.
 pub(crate) fn width(size: u64, level: u32) -> u64 {
     full(size, level) % TILE_WIDTH

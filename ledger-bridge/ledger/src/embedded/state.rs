@@ -16,6 +16,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     fs,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -116,6 +117,9 @@ impl State {
     /// An empty one; what was there before is removed.
     pub fn create(path: &Path, ledger: &str) -> Result<Self, StateError> {
         remove(path);
+        // The database would make its files readable for everybody.
+        let private = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        private.map_err(|e| StateError::Damaged(format!("{} cannot be made: {e}", path.display())))?;
         let connection = Connection::open(path)?;
         configure(&connection)?;
         connection.execute_batch(

@@ -33,7 +33,7 @@ use std::{
 use trust::{
     Digest,
     merkle::{self, leaf_hash},
-    note::NoteSigner,
+    note::{Checkpoint, NoteSigner},
 };
 
 use super::{
@@ -81,6 +81,8 @@ pub(crate) struct Store {
     signer: NoteSigner,
     head: Arc<Head>,
     tail_bytes: u64,
+    /// Where the tail begins.
+    base: u64,
     rotate_bytes: u64,
     /// Full tiles that a rotation has to sync.
     unsynced: BTreeSet<PathBuf>,
@@ -229,7 +231,7 @@ impl<'a> Founding<'a> {
 }
 
 impl Store {
-    /// Finds the log again. Nothing is changed unless everything that is read fits together.
+    /// Finds the log again. Nothing is changed unless the tail fits together, and covers what is published.
     ///
     /// Returns the size of the checkpoint that is published, too.
     pub fn open(
@@ -243,22 +245,35 @@ impl Store {
         let bytes = bytes.ok_or_else(|| corrupt(&path, "whole file", "it is missing"))?;
         let read = tail::parse(&bytes).map_err(|problem| corrupt(&path, "frames", problem))?;
         let (head, files) = replay(&*disk, dir, &signer, &read)?;
-        let published = published(&disk, dir, &signer, &head)?;
+        let published = published(&*disk, dir, &signer, &head)?;
         let mut store = Self {
             disk,
             dir: dir.to_owned(),
             signer,
             head: Arc::new(head),
             tail_bytes: read.whole as u64,
+            base: read.header.edge.size(),
             rotate_bytes,
             unsynced: BTreeSet::new(),
         };
         if read.torn {
             store.cut_off(bytes.len() - read.whole)?;
         }
-        // The tail may cover full tiles that were lost: they were not synced. Written again, they are the same.
+        // The tail may cover full tiles that were lost or torn: they were not synced. Written again, they are the same.
         store.write_files(files)?;
-        Ok((store, published))
+        store.same_tree(published.as_ref())?;
+        Ok((store, published.map_or(0, |c| c.size)))
+    }
+
+    /// The published checkpoint must be of this log's past or present.
+    fn same_tree(&self, published: Option<&Checkpoint>) -> Result<(), LedgerError> {
+        let Some(published) = published else { return Ok(()) };
+        let tiles = Tiles::new(Arc::clone(&self.disk), &self.dir);
+        if merkle::root(&View::new(&tiles, &self.head), published.size)? == published.root {
+            return Ok(());
+        }
+        let problem = format!("its root is not that of the first {} entries", published.size);
+        Err(corrupt(&self.dir.join(CHECKPOINT), "whole file", problem))
     }
 
     /// The committed head.
@@ -307,8 +322,9 @@ impl Store {
         //    them again.
         self.write_files(files)?;
         self.head = Arc::new(Head { note, root, growth });
-        // 5. Now and then, a new tail.
-        if self.tail_bytes > self.rotate_bytes {
+        // 5. Now and then, a new tail: a shorter one, for it begins at the partial bundle.
+        let base = self.head.growth.base().size();
+        if self.tail_bytes > self.rotate_bytes && base > self.base {
             self.rotate()?;
         }
         Ok(&self.head)
@@ -321,13 +337,14 @@ impl Store {
         let name = self.signer.verifier().name().to_owned();
         let (note, growth) = (&self.head.note, &self.head.growth);
         self.tail_bytes = replace_tail(&*self.disk, &self.dir, &name, note, growth)?;
+        self.base = growth.base().size();
         self.unsynced.clear();
         Ok(())
     }
 }
 
 /// Verifies a tail and follows it: the head, and every full tile from its base on.
-fn replay(
+pub(crate) fn replay(
     disk: &dyn Disk,
     dir: &Path,
     signer: &NoteSigner,
@@ -385,32 +402,29 @@ pub(crate) fn read_large(disk: &dyn Disk, dir: &Path, position: u64) -> Result<V
     bytes.ok_or_else(|| corrupt(&path, "whole file", format!("entry {position} is missing")))
 }
 
-/// The published checkpoint must be of this log's past or present: it never runs ahead of the tail.
-fn published(disk: &Arc<dyn Disk>, dir: &Path, signer: &NoteSigner, head: &Head) -> Result<u64, LedgerError> {
+/// The published checkpoint, which never runs ahead of the tail.
+fn published(
+    disk: &dyn Disk,
+    dir: &Path,
+    signer: &NoteSigner,
+    head: &Head,
+) -> Result<Option<Checkpoint>, LedgerError> {
     let path = dir.join(CHECKPOINT);
-    let Some(bytes) = disk.read(&path).map_err(at("read", &path))? else { return Ok(0) };
+    let Some(bytes) = disk.read(&path).map_err(at("read", &path))? else { return Ok(None) };
     let bad = |problem: String| corrupt(&path, "whole file", problem);
     let note = String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8".to_owned()))?;
     let verifier = signer.verifier();
     let checkpoint =
         verifier.checkpoint(&note).map_err(|e| bad(format!("{e} (the key in log.key is {verifier})")))?;
-    let size = head.size();
-    if checkpoint.size > size {
-        let problem = format!(
-            "the published checkpoint covers {} entries, but it ends after {size}: it is cut off, altered, or an older one",
-            checkpoint.size
-        );
-        return Err(corrupt(&dir.join(TAIL), "end", problem));
+    if checkpoint.size <= head.size() {
+        return Ok(Some(checkpoint));
     }
-    let tiles = Tiles::new(Arc::clone(disk), dir);
-    let root = match checkpoint.size == size {
-        true => head.root,
-        false => merkle::root(&View::new(&tiles, head), checkpoint.size)?,
-    };
-    match root == checkpoint.root {
-        true => Ok(checkpoint.size),
-        false => Err(bad(format!("its root is not that of the first {} entries", checkpoint.size))),
-    }
+    let problem = format!(
+        "the published checkpoint covers {} entries, but it ends after {}: it is cut off, altered, or an older one",
+        checkpoint.size,
+        head.size()
+    );
+    Err(corrupt(&dir.join(TAIL), "end", problem))
 }
 
 /// Writes what readers of the directory need for a head: its partial tiles, then its checkpoint.
@@ -460,4 +474,9 @@ pub(crate) fn replace_checkpoint(disk: &dyn Disk, dir: &Path, note: &str) -> Res
     disk.write(&new, note.as_bytes()).map_err(at("write", &new))?;
     disk.sync(&new).map_err(at("sync", &new))?;
     disk.rename(&new, &path).map_err(at("replace", &path))
+}
+
+/// Size of a checkpoint that this log signed, unverified.
+pub(crate) fn size_of(note: &str) -> Option<u64> {
+    note.lines().nth(1)?.parse().ok()
 }

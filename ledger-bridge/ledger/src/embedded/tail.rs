@@ -47,6 +47,8 @@ pub(crate) struct Tail {
     pub header: Header,
     /// Its commits, oldest first.
     pub commits: Vec<Commit>,
+    /// Where each of them ends.
+    pub ends: Vec<usize>,
     /// Bytes of them.
     pub whole: usize,
     /// Is there something behind them that an interrupted write can have left?
@@ -77,6 +79,15 @@ pub(crate) fn commit_frame<'a>(note: &str, entries: impl Iterator<Item = &'a [u8
     let mut body = [&length.to_be_bytes()[..], note.as_bytes()].concat();
     entries.for_each(|e| push_element(&mut body, e));
     frame(&body)
+}
+
+impl Tail {
+    /// Keeps the first commits whose checkpoint `wanted` accepts.
+    pub fn keep(&mut self, wanted: impl Fn(&str) -> bool) {
+        let kept = self.commits.iter().take_while(|c| wanted(&c.note)).count();
+        self.commits.truncate(kept);
+        self.ends.truncate(kept);
+    }
 }
 
 enum Frame<'a> {
@@ -136,17 +147,18 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Tail, String> {
     if header.v != VERSION {
         return Err(format!("it is of version {}, this program reads version {VERSION}", header.v));
     }
-    let mut commits = Vec::new();
+    let (mut commits, mut ends) = (Vec::new(), Vec::new());
     loop {
         match next(bytes, at) {
             Frame::Whole(body, end) => {
                 let problem = || format!("the frame at byte {at} is no commit");
                 commits.push(commit(body).ok_or_else(problem)?);
+                ends.push(end);
                 at = end;
             }
             Frame::Damaged(problem) => return Err(problem),
-            Frame::End => return Ok(Tail { header, commits, whole: at, torn: false }),
-            Frame::Torn => return Ok(Tail { header, commits, whole: at, torn: true }),
+            Frame::End => return Ok(Tail { header, commits, ends, whole: at, torn: false }),
+            Frame::Torn => return Ok(Tail { header, commits, ends, whole: at, torn: true }),
         }
     }
 }

@@ -1,0 +1,103 @@
+//! Backups of an open log, restoring, and who notices an older copy.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+mod logs;
+
+use std::{fs, sync::Arc};
+
+use ledger::{
+    Ledger, LedgerError,
+    backup::{backup, restore},
+    embedded::Log,
+    fsck::fsck,
+};
+use logs::{common::*, *};
+use trust::merkle::verify_consistency;
+
+#[test]
+fn a_backup_is_the_log_and_a_second_one_copies_what_is_new() {
+    let dir = copy();
+    let (path, target) = (dir.path().join("ledger"), dir.path().join("backup"));
+    let log = open(&path);
+    let first = backup(&path, &target, |_, _| {}).unwrap();
+    assert_eq!(first.size, 300);
+    assert_eq!(fsck(&target, |_, _| {}).unwrap().findings, []);
+    let again = backup(&path, &target, |_, _| {}).unwrap();
+    assert!(again.bytes < first.bytes && again.size == 300, "{again:?}");
+    block(grow(&log, &world(), 300..520));
+    drop(log);
+    let second = backup(&path, &target, |_, _| {}).unwrap();
+    assert_eq!(second.size, 520);
+    assert_eq!(fsck(&target, |_, _| {}).unwrap().findings, []);
+    // Restored, it goes on where it was, with the same head.
+    let restored = dir.path().join("restored");
+    restore(&target, &restored, |_, _| {}).unwrap();
+    let (a, b) = (open(&path), open(&restored));
+    assert_eq!(block(a.head()).unwrap(), block(b.head()).unwrap());
+    assert_eq!(block(a.range(0, 1000)).unwrap(), block(b.range(0, 1000)).unwrap());
+    assert_eq!(block(a.state_prefix("")).unwrap(), block(b.state_prefix("")).unwrap());
+    assert!(matches!(restore(&target, &restored, |_, _| {}), Err(LedgerError::Exists { .. })));
+}
+
+/// While it is written to: every backup is a whole log of the past.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_a_log_that_is_written_is_whole() {
+    let dir = copy();
+    let (path, target) = (dir.path().join("ledger"), dir.path().join("backup"));
+    let log = Arc::new(open(&path));
+    let writer = {
+        let log = Arc::clone(&log);
+        tokio::spawn(async move { grow(&log, &world(), 300..700).await })
+    };
+    let mut last = 0;
+    while !writer.is_finished() {
+        let (from, to) = (path.clone(), target.clone());
+        let copied = tokio::task::spawn_blocking(move || backup(&from, &to, |_, _| {})).await.unwrap().unwrap();
+        assert!(copied.size >= last);
+        last = copied.size;
+        let report = fsck(&target, |_, _| {}).unwrap();
+        assert_eq!((report.findings.as_slice(), report.entries), (&[][..], copied.size));
+    }
+    writer.await.unwrap();
+}
+
+#[test]
+fn an_older_copy_is_noticed_by_whoever_holds_a_later_checkpoint() {
+    let dir = copy();
+    let (path, target) = (dir.path().join("ledger"), dir.path().join("backup"));
+    backup(&path, &target, |_, _| {}).unwrap();
+    let log = open(&path);
+    block(grow(&log, &world(), 300..310));
+    let held = log.verifier().checkpoint(&block(log.head()).unwrap()).unwrap();
+    drop(log);
+    fs::remove_dir_all(&path).unwrap();
+    restore(&target, &path, |_, _| {}).unwrap();
+    let log = open(&path);
+    assert!(matches!(block(log.consistency(310)), Err(LedgerError::Range { asked: 310, size: 300 })));
+    // It grows again, differently: no proof leads from the held checkpoint to its head.
+    block(grow(&log, &world(), 1000..1020));
+    let head = log.verifier().checkpoint(&block(log.head()).unwrap()).unwrap();
+    let proof = block(log.consistency(held.size)).unwrap();
+    assert!(verify_consistency(held.size, head.size, held.root, head.root, &proof).is_err());
+    // The old backup's owner, too: the log it backed up is not this one any more.
+    drop(log);
+    let later = dir.path().join("later");
+    backup(&path, &later, |_, _| {}).unwrap();
+    let other = logs::copy();
+    let other = other.path().join("ledger");
+    let log = open(&other);
+    block(grow(&log, &world(), 2000..2030));
+    drop(log);
+    assert!(matches!(backup(&other, &later, |_, _| {}), Err(LedgerError::OtherBackup { .. })));
+}
+
+#[test]
+fn a_backup_never_overwrites_what_is_none() {
+    let dir = copy();
+    let (path, target) = (dir.path().join("ledger"), dir.path().join("photos"));
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("holiday.jpg"), "x").unwrap();
+    assert!(matches!(backup(&path, &target, |_, _| {}), Err(LedgerError::Exists { .. })));
+    assert!(matches!(backup(&dir.path().join("none"), &target, |_, _| {}), Err(LedgerError::Missing { .. })));
+    drop(Log::open(&path, || NOW).unwrap());
+}
