@@ -66,7 +66,10 @@ fn policy_without_quota() -> ledger_contract::records::PolicyBundle {
 }
 
 fn packages(w: &World) -> Vec<Envelope> {
-    [vnf(w, "vfw_vnf"), vnf(w, "vlb_vnf"), nsd()].iter().map(|p| sign(PACKAGE_PAYLOAD, p, &w.provider)).collect()
+    [vnf(w, "vfw_vnf"), vnf(w, "vlb_vnf"), nsd()]
+        .iter()
+        .map(|p| sign(PACKAGE_PAYLOAD, p, &w.provider))
+        .collect()
 }
 
 fn deployment(w: &World, i: u64) -> Envelope {

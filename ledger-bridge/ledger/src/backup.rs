@@ -86,7 +86,11 @@ fn moment(disk: &dyn Disk, dir: &Path) -> Result<Moment, LedgerError> {
             let base = read.header.edge.size();
             let (head, files) = replay(disk, dir, &signer, &read)?;
             if head.size() < published.size {
-                let problem = format!("the published checkpoint covers {} entries, it ends after {}", published.size, head.size());
+                let problem = format!(
+                    "the published checkpoint covers {} entries, it ends after {}",
+                    published.size,
+                    head.size()
+                );
                 return Err(corrupt(&path, "end", problem));
             }
             return Ok(Moment { signer, head, tail: bytes[..end].to_vec(), base, files });
@@ -148,11 +152,7 @@ impl Copy<'_> {
 }
 
 /// Copies the log in `from`, open or not, to `to`, which is new, empty or an earlier backup of the same log.
-pub fn backup(
-    from: &Path,
-    to: &Path,
-    mut progress: impl FnMut(u64, u64),
-) -> Result<Copied, LedgerError> {
+pub fn backup(from: &Path, to: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Copied, LedgerError> {
     let disk = RealDisk::default();
     let moment = moment(&disk, from)?;
     let shared: Arc<dyn Disk> = Arc::new(RealDisk::default());
@@ -196,7 +196,13 @@ pub fn backup(
     publish(&disk, to, &moment.head, 0)?;
     progress(moment.head.size(), moment.head.size());
     let ledger = moment.signer.verifier().name().to_owned();
-    Ok(Copied { ledger, size: moment.head.size(), root: moment.head.root, files: copy.files, bytes: copy.bytes })
+    Ok(Copied {
+        ledger,
+        size: moment.head.size(),
+        root: moment.head.root,
+        files: copy.files,
+        bytes: copy.bytes,
+    })
 }
 
 /// An earlier backup must be of this log's past.
@@ -219,7 +225,8 @@ fn same_log(disk: &Arc<dyn Disk>, from: &Path, to: &Path, now: &Moment) -> Resul
         }
         _ => false,
     };
-    let theirs = earlier.map_or_else(|| "another log's".to_owned(), |c| format!("of {} entries, root {}", c.size, c.root));
+    let theirs = earlier
+        .map_or_else(|| "another log's".to_owned(), |c| format!("of {} entries, root {}", c.size, c.root));
     match same {
         true => Ok(()),
         false => Err(LedgerError::OtherBackup {
@@ -233,11 +240,7 @@ fn same_log(disk: &Arc<dyn Disk>, from: &Path, to: &Path, now: &Moment) -> Resul
 /// Puts the backup in `from` into `to`, which must be new or empty. `from` is left as it is.
 ///
 /// Whoever calls has checked the backup ([`crate::fsck::fsck`]).
-pub fn restore(
-    from: &Path,
-    to: &Path,
-    progress: impl FnMut(u64, u64),
-) -> Result<Copied, LedgerError> {
+pub fn restore(from: &Path, to: &Path, progress: impl FnMut(u64, u64)) -> Result<Copied, LedgerError> {
     if fs::read_dir(to).is_ok_and(|mut d| d.next().is_some()) {
         return Err(LedgerError::Exists { dir: to.to_owned() });
     }

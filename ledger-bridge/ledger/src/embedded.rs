@@ -59,7 +59,7 @@ use trust::{
     note::{NoteSigner, NoteVerifier},
 };
 
-use crate::{Committed, Ledger, LedgerError, MAX_PAGE};
+use crate::{Committed, Extension, Ledger, LedgerError, MAX_PAGE};
 use clock::LedgerClock;
 pub use clock::{MAX_AHEAD_S, MAX_IDLE_S};
 use disk::{Disk, RealDisk};
@@ -352,6 +352,13 @@ impl Ledger for Log {
         let head = self.shared.head();
         let proof = View::new(&self.shared.tiles, &head).consistency(old_size)?;
         proof.ok_or(LedgerError::Range { asked: old_size, size: head.size() })
+    }
+
+    async fn extension(&self, old_size: u64) -> Result<Extension, LedgerError> {
+        let head = self.shared.head();
+        let proof = View::new(&self.shared.tiles, &head).consistency(old_size)?;
+        let proof = proof.ok_or(LedgerError::Range { asked: old_size, size: head.size() })?;
+        Ok(Extension { checkpoint: self.shared.tiles.with_cosignatures(head.note.clone()), proof })
     }
 
     async fn state(&self, key: &str) -> Result<Option<Vec<u8>>, LedgerError> {

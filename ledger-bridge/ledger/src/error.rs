@@ -147,6 +147,9 @@ pub enum LedgerError {
         /// What was compared with what.
         detail: String,
     },
+    /// The ledger grew whenever it was looked at.
+    #[error("the ledger grows faster than its head can be proven; try again")]
+    Growing,
     /// A size beyond the log's.
     #[error("the log has {size} entries, not {asked}")]
     Range {
@@ -162,6 +165,6 @@ impl LedgerError {
     /// the same envelope is always safe.
     #[must_use]
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Closed { .. } | Self::Locked { .. } | Self::Clock { .. })
+        matches!(self, Self::Closed { .. } | Self::Locked { .. } | Self::Clock { .. } | Self::Growing)
     }
 }

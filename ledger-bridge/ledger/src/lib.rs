@@ -28,6 +28,18 @@ pub struct Committed {
     pub proven: ProvenEntry,
 }
 
+/// A checkpoint with the proof that it continues an earlier tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extension {
+    /// The current checkpoint, a signed note.
+    pub checkpoint: String,
+    /// RFC 9162 consistency proof to it.
+    pub proof: Vec<Digest>,
+}
+
+/// How often [`Ledger::extension`] looks again at a ledger that has grown meanwhile.
+const MAX_LOOKS: usize = 16;
+
 /// A ledger.
 #[async_trait]
 pub trait Ledger: Send + Sync {
@@ -56,6 +68,21 @@ pub trait Ledger: Send + Sync {
 
     /// RFC 9162 consistency proof from the tree of `old_size` entries to the current checkpoint's.
     async fn consistency(&self, old_size: u64) -> Result<Vec<Digest>, LedgerError>;
+
+    /// The current checkpoint with the consistency proof from the tree of `old_size` entries to it;
+    /// [`LedgerError::Range`] when the ledger is shorter than that.
+    async fn extension(&self, old_size: u64) -> Result<Extension, LedgerError> {
+        let mut checkpoint = self.head().await?;
+        for _ in 0..MAX_LOOKS {
+            let proof = self.consistency(old_size).await?;
+            let after = self.head().await?;
+            if after == checkpoint {
+                return Ok(Extension { checkpoint, proof });
+            }
+            checkpoint = after;
+        }
+        Err(LedgerError::Growing)
+    }
 
     /// One value of the state (keys: `ledger_contract::state`).
     async fn state(&self, key: &str) -> Result<Option<Vec<u8>>, LedgerError>;

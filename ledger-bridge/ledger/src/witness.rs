@@ -112,9 +112,8 @@ pub fn import(dir: &Path, note: &str) -> Result<Imported, LedgerError> {
         return Err(LedgerError::Missing { dir: dir.to_owned() });
     }
     let log = home::key(dir)?.verifier();
-    let checkpoint = log
-        .checkpoint(note)
-        .map_err(|e| refused(format!("this log did not sign that checkpoint: {e}")))?;
+    let checkpoint =
+        log.checkpoint(note).map_err(|e| refused(format!("this log did not sign that checkpoint: {e}")))?;
     let witnesses = list(dir)?;
     let own = own_lines(note, &log, &witnesses);
     let lock = dir.join(PUBLISH_LOCK);

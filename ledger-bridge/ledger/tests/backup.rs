@@ -52,7 +52,8 @@ async fn a_backup_of_a_log_that_is_written_is_whole() {
     let mut last = 0;
     while !writer.is_finished() {
         let (from, to) = (path.clone(), target.clone());
-        let copied = tokio::task::spawn_blocking(move || backup(&from, &to, |_, _| {})).await.unwrap().unwrap();
+        let copied =
+            tokio::task::spawn_blocking(move || backup(&from, &to, |_, _| {})).await.unwrap().unwrap();
         assert!(copied.size >= last);
         last = copied.size;
         let report = fsck(&target, |_, _| {}).unwrap();

@@ -13,8 +13,8 @@ use ledger::{Ledger, witness};
 use logs::{common::*, *};
 use signed_note::{Note, StandardVerifier, VerifierList};
 use tlog_tiles::{
-    Checkpoint, Error, Hash, HashReader, Tile, TileHashReader, TileReader, check_record, check_tree, prove_record,
-    prove_tree, record_hash, tree_hash,
+    Checkpoint, Error, Hash, HashReader, Tile, TileHashReader, TileReader, check_record, check_tree,
+    prove_record, prove_tree, record_hash, tree_hash,
 };
 use trust::witness::{WitnessKey, Witnesses};
 

@@ -5,7 +5,10 @@ mod logs;
 
 use std::{fs, path::Path};
 
-use ledger::{LedgerError, fsck::{Report, fsck}};
+use ledger::{
+    LedgerError,
+    fsck::{Report, fsck},
+};
 use logs::*;
 
 fn check(path: &Path) -> Report {
@@ -56,7 +59,12 @@ fn every_kind_of_damage_is_found_and_named() {
         ("TAIL", "tail", "", |p| flip(&p.join("tail"), 100)),
         ("STATE", "state.db", "", |p| {
             let state = rusqlite::Connection::open(p.join("state.db")).unwrap();
-            state.execute("DELETE FROM row WHERE kind=1 AND value IN (SELECT value FROM row WHERE kind=1 LIMIT 1)", []).unwrap();
+            state
+                .execute(
+                    "DELETE FROM row WHERE kind=1 AND value IN (SELECT value FROM row WHERE kind=1 LIMIT 1)",
+                    [],
+                )
+                .unwrap();
         }),
         ("KEY", "log.key", "", |p| fs::write(p.join("log.key"), "nonsense").unwrap()),
     ];

@@ -10,6 +10,7 @@
 //!
 //! Tests are beside each module; `tests/` holds vectors that other implementations made.
 
+pub mod continuity;
 pub mod digest;
 pub mod dsse;
 pub mod identity;

@@ -27,9 +27,9 @@ use crate::{
     journal::Mitigation,
     problem::Problem,
     views::{
-        ChangeView, CheckpointView, CommittedView, DeliveredView, DirectionView, DriftView, EntriesView,
-        HealthView, IntentView, NsView, OperationView, PackageView, PlanView, PolicyView, ReadyView,
-        SiteView, StepView, TimelineLine,
+        ChangeView, CheckpointView, CommittedView, ConsistencyView, DeliveredView, DirectionView, DriftView,
+        EntriesView, HealthView, IntentView, NsView, OperationView, PackageView, PlanView, PolicyView,
+        ReadyView, SiteView, StepView, TimelineLine,
     },
 };
 
@@ -359,6 +359,11 @@ impl Client {
     /// The ledger's newest checkpoint.
     pub async fn ledger_head(&self) -> Result<String> {
         self.get(&op::LEDGER_HEAD, &[], &[]).await.map(|v: CheckpointView| v.checkpoint)
+    }
+
+    /// The ledger's newest checkpoint with the consistency proof from the tree of `size` entries.
+    pub async fn ledger_consistency(&self, size: u64) -> Result<ConsistencyView> {
+        self.get(&op::LEDGER_CONSISTENCY, &[&size.to_string()], &[]).await
     }
 
     /// Ledger entries, exact bytes.

@@ -180,6 +180,20 @@ impl Journal {
         Ok(text.and_then(|t| t.parse().ok()))
     }
 
+    /// The ledger's checkpoint (a signed note) that was verified last.
+    pub fn verified_head(&self) -> Result<Option<String>, JournalError> {
+        let sql = "SELECT value FROM meta WHERE key='verified_head'";
+        Ok(self.lock().query_row(sql, [], |r| r.get(0)).optional()?)
+    }
+
+    /// Remembers a checkpoint that continues the one before.
+    pub fn set_verified_head(&self, note: &str) -> Result<(), JournalError> {
+        let sql = "INSERT INTO meta (key, value) VALUES ('verified_head', ?1)
+                   ON CONFLICT (key) DO UPDATE SET value=?1";
+        self.lock().execute(sql, [note])?;
+        Ok(())
+    }
+
     /// Moves the checkpoint over an event that asks for nothing.
     pub fn skip(&self, position: u64) -> Result<(), JournalError> {
         let mut connection = self.lock();

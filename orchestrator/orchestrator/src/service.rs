@@ -13,8 +13,8 @@ use crate::{
     journal::{Journal, Mitigation},
     problem::Problem,
     views::{
-        CommittedView, ComponentView, DeliveredView, DriftView, EventView, IntentView, NsView, OperationView,
-        PackageView, PlanView, SiteView, StepView, TimelineLine,
+        CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView, EventView, IntentView,
+        NsView, OperationView, PackageView, PlanView, SiteView, StepView, TimelineLine,
     },
 };
 
@@ -81,6 +81,8 @@ pub trait Service: Send + Sync {
     async fn deliver(&self, approval: ProvenEntry) -> Result<DeliveredView, Problem>;
     /// The ledger's newest checkpoint.
     async fn ledger_head(&self) -> Result<String, Problem>;
+    /// The ledger's newest checkpoint with the consistency proof from the tree of `size` entries.
+    async fn ledger_consistency(&self, size: u64) -> Result<ConsistencyView, Problem>;
     /// A ledger entry with its proof.
     async fn ledger_entry(&self, position: u64) -> Result<ProvenEntry, Problem>;
     /// Ledger entries, oldest first.

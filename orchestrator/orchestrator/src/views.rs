@@ -435,6 +435,15 @@ pub struct CheckpointView {
     pub checkpoint: String,
 }
 
+/// `GET /v1/ledger/consistency/{position}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConsistencyView {
+    /// C2SP checkpoint, a signed note.
+    pub checkpoint: String,
+    /// RFC 9162 consistency proof to it.
+    pub proof: Vec<Digest>,
+}
+
 /// `GET /v1/ledger/entries`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EntriesView {

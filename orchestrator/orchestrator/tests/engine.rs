@@ -13,6 +13,8 @@ mod attester;
 mod burst;
 #[path = "engine/completed.rs"]
 mod completed;
+#[path = "engine/continuity.rs"]
+mod continuity;
 #[path = "engine/crashes.rs"]
 mod crashes;
 #[path = "engine/drift.rs"]

@@ -6,7 +6,7 @@
 
 use std::{
     any::Any,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -124,7 +124,13 @@ impl SimulatedDisk {
     pub fn crash(&self, crash: Crash) -> Self {
         self.inner(|inner| {
             let names = if crash == Crash::Lost { &inner.durable } else { &inner.cached };
-            let reachable = |path: &Path| path.ancestors().skip(1).all(|p| p == Path::new("") || names.contains_key(p) || p.parent().is_none_or(|q| q == Path::new("")));
+            let reachable = |path: &Path| {
+                path.ancestors().skip(1).all(|p| {
+                    p == Path::new("")
+                        || names.contains_key(p)
+                        || p.parent().is_none_or(|q| q == Path::new(""))
+                })
+            };
             let mut found = Inner::default();
             for (path, node) in names.iter().filter(|(p, _)| reachable(p)) {
                 let node = node.map(|n| {
@@ -203,8 +209,7 @@ impl Disk for SimulatedDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let sync = |inner: &mut Inner, _| {
             let inside = |p: &&PathBuf| p.parent() == Some(path);
-            let gone: BTreeSet<_> = inner.durable.keys().filter(inside).cloned().collect();
-            gone.iter().for_each(|p| drop(inner.durable.remove(p)));
+            inner.durable.retain(|p, _| !inside(&p));
             let new: Vec<_> =
                 inner.cached.iter().filter(|(p, _)| inside(p)).map(|(p, n)| (p.clone(), *n)).collect();
             inner.durable.extend(new);

@@ -46,7 +46,11 @@ struct Told {
 
 fn found(disk: &dyn Disk) -> Result<(), LedgerError> {
     let dir = Path::new(DIR);
-    disk.make_dir(dir).map_err(|source| LedgerError::Storage { doing: "create", path: dir.to_owned(), source })?;
+    disk.make_dir(dir).map_err(|source| LedgerError::Storage {
+        doing: "create",
+        path: dir.to_owned(),
+        source,
+    })?;
     let mut founding = Founding::new(disk, dir);
     founding.push(&entry(0))?;
     let note = signer().sign_checkpoint(1, founding.root()?).unwrap();
@@ -131,7 +135,12 @@ fn stopped_at_every_operation_nothing_confirmed_is_lost() {
             assert!(failed.is_err(), "operation {at} does not matter");
             let seen = disk.seen(Path::new("log/checkpoint"));
             for crash in [Crash::Kept, Crash::Lost, Crash::Names, Crash::Torn] {
-                check(disk.crash(crash), seen.clone(), &told, &format!("operation {at}, {fault:?}, {crash:?}"));
+                check(
+                    disk.crash(crash),
+                    seen.clone(),
+                    &told,
+                    &format!("operation {at}, {fault:?}, {crash:?}"),
+                );
             }
         }
     }
@@ -164,7 +173,10 @@ fn a_full_disk_says_so() {
     disk.fail(disk.operations() + 1, Fault::Half, io::ErrorKind::StorageFull);
     let error = store.commit(&[entry(1)]).unwrap_err();
     assert!(matches!(error, LedgerError::Full { .. }), "{error}");
-    assert!(error.to_string().contains("the disk is full") && error.to_string().contains("log/tail"), "{error}");
+    assert!(
+        error.to_string().contains("the disk is full") && error.to_string().contains("log/tail"),
+        "{error}"
+    );
     let told = Told { acknowledged: 1, trying: 1, heads: vec![] };
     check(disk.crash(Crash::Kept), None, &told, "full disk");
 }

@@ -45,10 +45,12 @@ impl Replay {
         let path = dir.join("state.db");
         let (mut state, mut derived, mut unreadable) = (None, None, None);
         if path.exists() {
-            let covers = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|c| {
-                let size: String = c.query_row("SELECT value FROM meta WHERE key='size'", [], |r| r.get(0))?;
-                Ok((c, size))
-            });
+            let covers =
+                Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|c| {
+                    let size: String =
+                        c.query_row("SELECT value FROM meta WHERE key='size'", [], |r| r.get(0))?;
+                    Ok((c, size))
+                });
             match covers {
                 Ok((connection, size)) => (state, derived) = (Some(connection), size.parse().ok()),
                 Err(e) => unreadable = Some(format!("it cannot be read: {e}")),
@@ -86,7 +88,10 @@ impl Replay {
             found.push(("ENTRY_FORMAT", "it is not in its canonical encoding".to_owned()));
         }
         if entry.position != position || entry.ledger != self.name {
-            found.push(("ENTRY_PLACE", format!("it says ledger `{}`, position {}", entry.ledger, entry.position)));
+            found.push((
+                "ENTRY_PLACE",
+                format!("it says ledger `{}`, position {}", entry.ledger, entry.position),
+            ));
         }
         if entry.time.0 < self.time {
             found.push(("ENTRY_TIME", format!("its time {} is before that of the entry before", entry.time)));
@@ -116,12 +121,8 @@ impl Replay {
         }
         let state =
             snapshot(&entry.request, |key| self.value(0, key.as_bytes())).map_err(|e| e.to_string())?;
-        let tx = TxInfo {
-            v: entry.v,
-            ledger: entry.ledger.clone(),
-            position: entry.position,
-            time: entry.time,
-        };
+        let tx =
+            TxInfo { v: entry.v, ledger: entry.ledger.clone(), position: entry.position, time: entry.time };
         let outcome = decide(&entry.request, &state, &tx);
         let same = outcome.writes_digest() == entry.writes
             && outcome.event == entry.event

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use parse::{Checkpoint, Hash, Key, Tail, elements, read, show};
+use parse::{Checkpoint, Element, Hash, Key, Tail, elements, read, show};
 use tree::{Levels, leaf, mth};
 
 use crate::LedgerError;
@@ -64,14 +64,16 @@ pub struct Report {
     pub more: u64,
 }
 
-const RESTORE: &str =
-    "restore the ledger from a backup (`mandate ledger restore`), or this file alone from a replica: it never changes";
+const RESTORE: &str = "restore the ledger from a backup (`mandate ledger restore`), or this file alone from a replica: it never changes";
 const RESTART: &str = "start `mandate serve` once: it is written again from what is whole";
 const REMOVE_STATE: &str = "remove state.db, state.db-wal and state.db-shm: they are made again from the log";
 
 struct Check<'a> {
     dir: &'a Path,
     report: Report,
+    /// Where the tail begins, and the partial tile of level 1 there.
+    base: u64,
+    edge: Vec<Hash>,
 }
 
 /// Checks the log in `dir`. `progress` is told how many entries of how many were looked at.
@@ -85,7 +87,7 @@ pub fn fsck(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Report, Le
         return Err(LedgerError::Missing { dir: dir.to_owned() });
     }
     let _lock = crate::embedded::home::Lock::take(dir)?;
-    let mut check = Check { dir, report: Report::default() };
+    let mut check = Check { dir, report: Report::default(), base: 0, edge: Vec::new() };
     check.whole(&mut progress)?;
     Ok(check.report)
 }
@@ -98,7 +100,8 @@ fn storage(path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
 /// `x001/x234/067`.
 fn numbered(n: u64) -> String {
     let digits = format!("{n:0width$}", width = n.to_string().len().div_ceil(3) * 3);
-    let groups: Vec<_> = digits.as_bytes().chunks(3).map(|c| String::from_utf8_lossy(c).into_owned()).collect();
+    let groups: Vec<_> =
+        digits.as_bytes().chunks(3).map(|c| String::from_utf8_lossy(c).into_owned()).collect();
     let (last, rest) = groups.split_last().map_or(("000", &[][..]), |(l, r)| (l.as_str(), r));
     rest.iter().map(|g| format!("x{g}/")).collect::<String>() + last
 }
@@ -111,13 +114,26 @@ fn same_levels(a: &[Vec<Hash>], b: &[Vec<Hash>]) -> bool {
 }
 
 impl Check<'_> {
-    fn find(&mut self, code: &'static str, file: &Path, place: impl Into<String>, problem: impl Into<String>, action: &'static str) {
+    fn find(
+        &mut self,
+        code: &'static str,
+        file: &Path,
+        place: impl Into<String>,
+        problem: impl Into<String>,
+        action: &'static str,
+    ) {
         if self.report.findings.len() >= MAX_FINDINGS {
             self.report.more += 1;
             return;
         }
         let file = file.strip_prefix(self.dir).unwrap_or(file).to_owned();
-        self.report.findings.push(Finding { code, file, place: place.into(), problem: problem.into(), action });
+        self.report.findings.push(Finding {
+            code,
+            file,
+            place: place.into(),
+            problem: problem.into(),
+            action,
+        });
     }
 
     fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, LedgerError> {
@@ -130,11 +146,15 @@ impl Check<'_> {
         let published = self.published(&key)?;
         let Some(tail) = self.tail(&key)? else { return Ok(()) };
         let Some(head) = tail.commits.last().map(|c| c.checkpoint.clone()) else { return Ok(()) };
+        (self.base, self.edge) = (tail.base, tail.edge.get(1).cloned().unwrap_or_default());
         (self.report.entries, self.report.root) = (head.size, show(&head.root));
         if let Some(p) = &published {
             self.report.published = p.size;
             if p.size > head.size {
-                let problem = format!("the published checkpoint covers {} entries, the tail ends after {}", p.size, head.size);
+                let problem = format!(
+                    "the published checkpoint covers {} entries, the tail ends after {}",
+                    p.size, head.size
+                );
                 self.find("TAIL_SHORT", &self.dir.join("tail"), "end", problem, RESTORE);
             }
         }
@@ -147,7 +167,13 @@ impl Check<'_> {
         let key = std::str::from_utf8(&bytes).ok().and_then(Key::of_file);
         if key.is_none() {
             let action = "restore log.key from a backup: without it nothing can be verified or appended";
-            self.find("KEY", &path, "whole file", "it is not a name and 64 hexadecimal digits on two lines", action);
+            self.find(
+                "KEY",
+                &path,
+                "whole file",
+                "it is not a name and 64 hexadecimal digits on two lines",
+                action,
+            );
         }
         Ok(key)
     }
@@ -162,7 +188,8 @@ impl Check<'_> {
         match key.checkpoint(&note) {
             Ok(checkpoint) => Ok(Some(checkpoint)),
             Err(problem) => {
-                let action = "remove this file if the tail is whole (nothing else found here): it is published again";
+                let action =
+                    "remove this file if the tail is whole (nothing else found here): it is published again";
                 self.find("CHECKPOINT", &path, "whole file", problem, action);
                 Ok(None)
             }
@@ -201,12 +228,17 @@ impl Check<'_> {
         let head = self.report.entries;
         let mut replay = Replay::new(&key.name, self.dir)?;
         let mut levels = Levels(vec![Vec::new()]);
-        let mut heads: Vec<(u64, Hash, PathBuf)> =
-            tail.commits.iter().map(|c| (c.checkpoint.size, c.checkpoint.root, self.dir.join("tail"))).collect();
-        heads.extend(published.filter(|p| p.size <= head).map(|p| (p.size, p.root, self.dir.join("checkpoint"))));
+        let mut heads: Vec<(u64, Hash, PathBuf)> = tail
+            .commits
+            .iter()
+            .map(|c| (c.checkpoint.size, c.checkpoint.root, self.dir.join("tail")))
+            .collect();
+        heads.extend(
+            published.filter(|p| p.size <= head).map(|p| (p.size, p.root, self.dir.join("checkpoint"))),
+        );
         heads.sort_by_key(|h| h.0);
         let mut heads = heads.into_iter().peekable();
-        let recent: Vec<&Option<Vec<u8>>> = tail.commits.iter().flat_map(|c| &c.entries).collect();
+        let recent: Vec<&Element> = tail.commits.iter().flat_map(|c| &c.entries).collect();
         let mut at = 0;
         while at < head {
             let n = at / TILE as u64;
@@ -227,12 +259,22 @@ impl Check<'_> {
                         && size == at
                         && levels.root() != root
                     {
-                        let problem = format!("the root over the first {size} entries is {}, not {}", show(&levels.root()), show(&root));
+                        let problem = format!(
+                            "the root over the first {size} entries is {}, not {}",
+                            show(&levels.root()),
+                            show(&root)
+                        );
                         self.find("ROOT", &file, format!("checkpoint of {size}"), problem, RESTORE);
                     }
                 }
                 for (code, problem) in replay.derived_at(at) {
-                    self.find(code, &self.dir.join("state.db"), format!("at entry {at}"), problem, REMOVE_STATE);
+                    self.find(
+                        code,
+                        &self.dir.join("state.db"),
+                        format!("at entry {at}"),
+                        problem,
+                        REMOVE_STATE,
+                    );
                 }
             }
             self.tiles(&mut levels, n, published)?;
@@ -254,8 +296,8 @@ impl Check<'_> {
         &mut self,
         n: u64,
         count: usize,
-        own: Option<&[&Option<Vec<u8>>]>,
-    ) -> Result<(Vec<Option<Vec<u8>>>, PathBuf), LedgerError> {
+        own: Option<&[&Element]>,
+    ) -> Result<(Vec<Element>, PathBuf), LedgerError> {
         let path = self.dir.join("tile/entries").join(numbered(n));
         let tail = self.dir.join("tail");
         let mut found = Vec::new();
@@ -265,7 +307,13 @@ impl Check<'_> {
             match self.read(&path)? {
                 None => self.find("BUNDLE_MISSING", &path, "whole file", "it is missing", action),
                 Some(bytes) => match elements(&bytes).filter(|e| e.len() == TILE) {
-                    None => self.find("BUNDLE", &path, "lengths", "its lengths do not add up to 256 entries", action),
+                    None => self.find(
+                        "BUNDLE",
+                        &path,
+                        "lengths",
+                        "its lengths do not add up to 256 entries",
+                        action,
+                    ),
                     Some(entries) => found = entries,
                 },
             }
@@ -289,7 +337,7 @@ impl Check<'_> {
     }
 
     /// Leaf hashes; where entries and tile disagree, the tile above says which of them was altered.
-    fn leaves(&mut self, n: u64, entries: &[Option<Vec<u8>>], path: &Path) -> Result<Vec<Hash>, LedgerError> {
+    fn leaves(&mut self, n: u64, entries: &[Element], path: &Path) -> Result<Vec<Hash>, LedgerError> {
         let computed: Vec<Hash> = entries.iter().map(|e| leaf(e.as_deref().unwrap_or_default())).collect();
         if computed.len() < TILE {
             return Ok(computed);
@@ -300,9 +348,11 @@ impl Check<'_> {
         if hashes == computed {
             return Ok(computed);
         }
-        let above = self.above(n)?;
-        if above.is_some_and(|h| h == mth(&computed)) {
-            self.find("TILE", &tile, "whole file", "its hashes are not those of the entries", RESTORE);
+        // The tail's own entries are signed; below it the hash of the whole tile is.
+        let of_tail = n >= self.base / TILE as u64;
+        if of_tail || self.above(n)?.is_some_and(|h| h == mth(&computed)) {
+            let action = if of_tail { RESTART } else { RESTORE };
+            self.find("TILE", &tile, "whole file", "its hashes are not those of the entries", action);
             return Ok(computed);
         }
         let first = n * TILE as u64;
@@ -315,14 +365,15 @@ impl Check<'_> {
         Ok(hashes)
     }
 
-    /// What the tile above says about tile `n` of level 0.
+    /// What the tile above says about tile `n` of level 0; the last of them is in the tail's header.
     fn above(&mut self, n: u64) -> Result<Option<Hash>, LedgerError> {
-        let path = self.dir.join("tile/1").join(numbered(n / TILE as u64));
-        let index = usize::try_from(n % TILE as u64).unwrap_or(0);
-        Ok(match self.read(&path)? {
-            Some(bytes) => bytes.chunks_exact(32).nth(index).and_then(|h| h.try_into().ok()),
-            None => None,
-        })
+        let (tile, index) = (n / TILE as u64, usize::try_from(n % TILE as u64).unwrap_or(0));
+        if tile == self.base >> 16 {
+            return Ok(self.edge.get(index).copied());
+        }
+        let path = self.dir.join("tile/1").join(numbered(tile));
+        let bytes = self.read(&path)?.unwrap_or_default();
+        Ok(bytes.chunks_exact(32).nth(index).and_then(|h| h.try_into().ok()))
     }
 
     fn tile_file(&mut self, path: &Path) -> Result<Option<Vec<Hash>>, LedgerError> {
@@ -332,7 +383,13 @@ impl Check<'_> {
                 Ok(None)
             }
             Some(bytes) if bytes.len() != TILE * 32 => {
-                self.find("TILE", path, "whole file", format!("it has {} bytes, not 8192", bytes.len()), RESTORE);
+                self.find(
+                    "TILE",
+                    path,
+                    "whole file",
+                    format!("it has {} bytes, not 8192", bytes.len()),
+                    RESTORE,
+                );
                 Ok(None)
             }
             Some(bytes) => Ok(Some(bytes.chunks_exact(32).filter_map(|h| h.try_into().ok()).collect())),
@@ -340,7 +397,12 @@ impl Check<'_> {
     }
 
     /// Tiles of the levels above that are full now.
-    fn tiles(&mut self, levels: &mut Levels, bundle: u64, published: Option<&Checkpoint>) -> Result<(), LedgerError> {
+    fn tiles(
+        &mut self,
+        levels: &mut Levels,
+        bundle: u64,
+        published: Option<&Checkpoint>,
+    ) -> Result<(), LedgerError> {
         self.partials(levels, bundle, published)?;
         let mut level = 0;
         while levels.0[level].len() == TILE {
@@ -353,7 +415,13 @@ impl Check<'_> {
                     && hashes != full
                 {
                     let differs = hashes.iter().zip(&full).position(|(a, b)| a != b).unwrap_or(0);
-                    self.find("TILE", &path, format!("hash {differs}"), "it is not that of the entries below", RESTORE);
+                    self.find(
+                        "TILE",
+                        &path,
+                        format!("hash {differs}"),
+                        "it is not that of the entries below",
+                        RESTORE,
+                    );
                 }
             }
             level += 1;
@@ -366,7 +434,12 @@ impl Check<'_> {
     }
 
     /// The partial tiles of the published checkpoint, when it ends in this bundle.
-    fn partials(&mut self, levels: &Levels, bundle: u64, published: Option<&Checkpoint>) -> Result<(), LedgerError> {
+    fn partials(
+        &mut self,
+        levels: &Levels,
+        bundle: u64,
+        published: Option<&Checkpoint>,
+    ) -> Result<(), LedgerError> {
         let Some(p) = published.filter(|p| p.size / TILE as u64 == bundle) else { return Ok(()) };
         for (level, hashes) in levels.0.iter().enumerate() {
             let width = usize::try_from((p.size >> (8 * level)) % TILE as u64).unwrap_or(0);
@@ -376,9 +449,21 @@ impl Check<'_> {
             let path = dir.join(width.to_string());
             self.report.tiles += 1;
             match self.read(&path)? {
-                None => self.find("TILE_MISSING", &path, "whole file", "the published checkpoint needs it", RESTART),
+                None => self.find(
+                    "TILE_MISSING",
+                    &path,
+                    "whole file",
+                    "the published checkpoint needs it",
+                    RESTART,
+                ),
                 Some(bytes) if bytes != expected.concat() => {
-                    self.find("TILE", &path, "whole file", "its hashes are not those of the entries", "remove this file and start `mandate serve`: it is written again with the next entry");
+                    self.find(
+                        "TILE",
+                        &path,
+                        "whole file",
+                        "its hashes are not those of the entries",
+                        "remove this file and start `mandate serve`: it is written again with the next entry",
+                    );
                 }
                 Some(_) => {}
             }

@@ -17,6 +17,9 @@ pub(super) struct Key {
     id: [u8; 4],
 }
 
+/// An entry of a bundle; `None` for one that is in a file of its own.
+pub(super) type Element = Option<Vec<u8>>;
+
 /// A signed tree head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Checkpoint {
@@ -27,8 +30,8 @@ pub(super) struct Checkpoint {
 /// A commit of the tail.
 pub(super) struct Commit {
     pub checkpoint: Checkpoint,
-    /// `None` for one that is in a file of its own.
-    pub entries: Vec<Option<Vec<u8>>>,
+    /// Its entries.
+    pub entries: Vec<Element>,
 }
 
 /// The tail.
@@ -83,7 +86,8 @@ impl Key {
         let ours = signatures.lines().filter_map(|l| STANDARD.decode(l.strip_prefix(&prefix)?).ok());
         let mut signed = false;
         for raw in ours.filter(|raw| raw.starts_with(&self.id)) {
-            let signature = Signature::from_slice(&raw[4..]).map_err(|_| "its signature is not of 64 bytes")?;
+            let signature =
+                Signature::from_slice(&raw[4..]).map_err(|_| "its signature is not of 64 bytes")?;
             self.key
                 .verify_strict(text.as_bytes(), &signature)
                 .map_err(|_| "its signature does not verify with the key in log.key")?;
@@ -103,7 +107,7 @@ impl Key {
 }
 
 /// The elements of a bundle; `None` when they do not fill it.
-pub(super) fn elements(mut bytes: &[u8]) -> Option<Vec<Option<Vec<u8>>>> {
+pub(super) fn elements(mut bytes: &[u8]) -> Option<Vec<Element>> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let (length, rest) = bytes.split_first_chunk::<2>()?;
@@ -124,7 +128,8 @@ fn frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Reads a tail; what is wrong with it otherwise.
 pub(super) fn tail(bytes: &[u8], key: &Key) -> Result<Tail, String> {
     let (header, mut rest) = frame(bytes).ok_or("its first frame is not whole")?;
-    let header: Value = serde_json::from_slice(header).map_err(|e| format!("its header cannot be read: {e}"))?;
+    let header: Value =
+        serde_json::from_slice(header).map_err(|e| format!("its header cannot be read: {e}"))?;
     if header["v"] != 2 || header["ledger"] != key.name.as_str() {
         return Err(format!("its header says version {} of `{}`", header["v"], header["ledger"]));
     }
@@ -145,9 +150,9 @@ pub(super) fn tail(bytes: &[u8], key: &Key) -> Result<Tail, String> {
 }
 
 fn commit(body: &[u8], key: &Key) -> Result<Commit, String> {
-    let parts = body.split_first_chunk::<4>().and_then(|(length, rest)| {
-        rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
-    });
+    let parts = body
+        .split_first_chunk::<4>()
+        .and_then(|(length, rest)| rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?));
     let (note, bundle) = parts.ok_or("it is too short")?;
     let note = std::str::from_utf8(note).map_err(|_| "its checkpoint is not UTF-8")?;
     let entries = elements(bundle).ok_or("its entries do not fill it")?;

@@ -12,9 +12,9 @@ use trust::Envelope;
 use super::{MAX_APPROVAL_BYTES, MAX_DIRECTION_BYTES, MAX_PACKAGE_BYTES, MAX_PAGE, MAX_REQUEST_BYTES};
 use crate::journal::Mitigation;
 use crate::views::{
-    AliveView, ChangeView, CheckpointView, CloudEvent, CommittedView, DeliveredView, DirectionView,
-    DriftView, EntriesView, HealthView, IndexView, IntentView, NsView, OperationView, PackageView, PlanView,
-    PolicyView, ReadyView, SiteView, StepView, TimelineLine,
+    AliveView, ChangeView, CheckpointView, CloudEvent, CommittedView, ConsistencyView, DeliveredView,
+    DirectionView, DriftView, EntriesView, HealthView, IndexView, IntentView, NsView, OperationView,
+    PackageView, PlanView, PolicyView, ReadyView, SiteView, StepView, TimelineLine,
 };
 
 /// Largest integer that every JSON parser keeps exactly; positions and numbers are below it.
@@ -637,6 +637,18 @@ pub const LEDGER_HEAD: Operation = get(
     &[],
     ok!(CheckpointView),
 );
+/// `GET /v1/ledger/consistency/{position}`.
+pub const LEDGER_CONSISTENCY: Operation = Operation {
+    refusals: NOT_FOUND,
+    ..get(
+        "getLedgerConsistency",
+        "/v1/ledger/consistency/{position}",
+        Access::Member,
+        "The newest checkpoint with the consistency proof from the tree of so many entries to it.",
+        &[POSITION],
+        ok!(ConsistencyView),
+    )
+};
 /// `GET /v1/ledger/entries`.
 pub const LEDGER_ENTRIES: Operation = Operation {
     paged: true,
@@ -729,6 +741,7 @@ pub const ALL: &[Operation] = &[
     NEW_ATTESTATION_KEY,
     DELIVER,
     LEDGER_HEAD,
+    LEDGER_CONSISTENCY,
     LEDGER_ENTRIES,
     LEDGER_ENTRY,
     POLICY,

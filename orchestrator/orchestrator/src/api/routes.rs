@@ -139,6 +139,7 @@ pub fn all() -> Router<Context> {
         .on(&op::NEW_ATTESTATION_KEY, new_attestation_key)
         .on(&op::DELIVER, deliver)
         .on(&op::LEDGER_HEAD, head)
+        .on(&op::LEDGER_CONSISTENCY, consistency)
         .on(&op::LEDGER_ENTRIES, entries)
         .on(&op::LEDGER_ENTRY, entry)
         .on(&op::POLICY, policy)
@@ -428,6 +429,11 @@ async fn deliver(State(c): State<Context>, body: Body) -> Reply {
 
 async fn head(State(c): State<Context>, asked: Asked) -> Reply {
     reply::resource(&asked.headers, &CheckpointView { checkpoint: c.service.ledger_head().await? })
+}
+
+async fn consistency(State(c): State<Context>, asked: Asked, Named(size): Named) -> Reply {
+    let size = size.parse().map_err(|_| Problem::not_found("ledger size", &size))?;
+    reply::resource(&asked.headers, &c.service.ledger_consistency(size).await?)
 }
 
 async fn entries(State(c): State<Context>, asked: Asked, Asking(q): Asking<EntriesQuery>) -> Reply {

@@ -1,5 +1,8 @@
 //! `mandate ledger …`.
 
+mod care;
+mod remembered;
+
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -7,7 +10,10 @@ use ledger_contract::{
     contract::Request,
     records::{Change, Entry, Event, Revocable},
 };
-use trust::identity::claimed;
+use trust::{
+    identity::claimed,
+    witness::{WitnessKey, Witnesses},
+};
 
 use super::{
     context::Context,
@@ -29,8 +35,14 @@ pub enum LedgerCommand {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
     },
-    /// Show the newest checkpoint and verify its signature here
+    /// Show the newest checkpoint, verified here: its signature, and that it continues the one verified before
     Head {
+        /// Public key of a witness that is believed (several times)
+        #[arg(long = "witness", value_name = "KEY")]
+        witnesses: Vec<String>,
+        /// How many of them must have cosigned [default: all]
+        #[arg(long, value_name = "N", requires = "witnesses")]
+        quorum: Option<usize>,
         /// Trust roots [default: trust.json in the home directory]
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
@@ -43,23 +55,51 @@ pub enum LedgerCommand {
         #[arg(long, value_name = "FILE")]
         trust: Option<PathBuf>,
     },
+    /// Check the whole ledger by independent code: every file, hash, signature and decision; nothing is changed
+    Fsck {
+        /// Directory of a ledger or backup [default: that of the home]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Copy the ledger, in use or not, to a new directory or to an earlier backup of it
+    Backup {
+        /// The directory; it will hold the log's key
+        dir: PathBuf,
+    },
+    /// Put a backup in the place of a ledger that is gone; the backup is checked first
+    Restore {
+        /// The backup
+        dir: PathBuf,
+    },
+    /// Witnesses of the ledger, and their cosignatures
+    #[command(subcommand)]
+    Witness(care::WitnessCommand),
 }
 
 /// Runs a command.
 pub async fn run(context: &Context, command: LedgerCommand) -> Result<Exit, Failure> {
-    let client = context.client()?;
     match command {
+        LedgerCommand::Fsck { dir } => care::check(context, dir.as_deref()),
+        LedgerCommand::Backup { dir } => care::backup(context, &dir),
+        LedgerCommand::Restore { dir } => care::restore(context, &dir),
+        LedgerCommand::Witness(command) => care::witness(context, command),
         LedgerCommand::Log { from, limit } => {
+            let client = context.client()?;
             let entries =
                 client.ledger_range(from, limit.into()).await.map_err(|e| context.client_failure(e))?;
             log(context, &entries)?;
             more(context, &client, from, entries.len()).await
         }
-        LedgerCommand::Head { trust } => {
-            let note = client.ledger_head().await.map_err(|e| context.client_failure(e))?;
-            let checkpoint = proof::checkpoint(&context.roots(trust.as_deref())?, &note)?;
+        LedgerCommand::Head { witnesses, quorum, trust } => {
+            let (client, demanded) = (context.client()?, demanded(&witnesses, quorum)?);
+            let roots = context.roots(trust.as_deref())?;
+            let (note, checkpoint) = remembered::head(context, &client, &roots).await?;
+            let cosigned = demanded.verify(&note).map_err(|e| {
+                Failure::refused("TOO_FEW_WITNESSES", "The checkpoint is not witnessed", e)
+                    .hint("wait for the witnesses, or ask for the newest cosigned checkpoint: `mandate ledger witness list`")
+            })?;
             let document = serde_json::json!({ "verified": true, "origin": checkpoint.origin,
-                "size": checkpoint.size, "root": checkpoint.root, "checkpoint": note });
+                "size": checkpoint.size, "root": checkpoint.root, "cosigned": cosigned, "checkpoint": note });
             context.ui.show(&document, |style| {
                 format!(
                     "{note}\n{} {} entries\n",
@@ -69,13 +109,27 @@ pub async fn run(context: &Context, command: LedgerCommand) -> Result<Exit, Fail
             })
         }
         LedgerCommand::Proof { position, trust } => {
+            let (client, roots) = (context.client()?, context.roots(trust.as_deref())?);
+            remembered::head(context, &client, &roots).await?;
             let proven = client.ledger_entry(position).await.map_err(|e| context.client_failure(e))?;
-            let verified = proof::verify(&context.roots(trust.as_deref())?, &proven)?;
+            let verified = proof::verify(&roots, &proven)?;
             let document = serde_json::json!({ "verified": true, "size": verified.checkpoint.size,
                 "root": verified.checkpoint.root, "leaf": verified.leaf, "proven": proven });
             context.ui.show(&document, |style| render_proof(&verified, proven.proof.path.len(), style))
         }
     }
+}
+
+/// Whom the verifier believes.
+fn demanded(keys: &[String], quorum: Option<usize>) -> Result<Witnesses, Failure> {
+    let parse = |text: &String| {
+        WitnessKey::parse(text).map_err(|e| {
+            Failure::usage("WITNESS_KEY", "Not a witness's key", format!("{text}: {e}"))
+                .hint("a key has the form name+id+key, with signature type 4")
+        })
+    };
+    let keys: Vec<_> = keys.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok(Witnesses { quorum: quorum.unwrap_or(keys.len()), keys })
 }
 
 /// Says how to go on when the log is longer than what was shown.

@@ -85,6 +85,7 @@ impl Engine {
             Ok(events) => events,
             Err(error) => return self.ledger_is_down(&error).await,
         };
+        self.same_ledger().await?;
         self.ledger_is_up()?;
         if let Err(error) = self.learn_rules().await {
             return self.ledger_is_down(&error).await;

@@ -9,6 +9,7 @@ mod anchor;
 mod book;
 mod catalogue;
 mod constitution;
+mod continuity;
 mod dry_run;
 mod effect;
 mod guard;
@@ -137,6 +138,18 @@ pub enum EngineError {
     /// The ledger failed.
     #[error("ledger: {0}")]
     Ledger(#[from] ledger::LedgerError),
+    /// The ledger is not the one that the journal knows.
+    #[error("{}: {source}; nothing is carried out on it: put the ledger's newest copy in its place (`mandate ledger restore`), and find out who replaced it", .source.code())]
+    Discontinuity {
+        /// Both heads.
+        #[from]
+        source: trust::continuity::Discontinuity,
+    },
+    /// The ledger shows a checkpoint that no log of the trust roots has signed.
+    #[error(
+        "LEDGER_HEAD: the ledger's checkpoint is not accepted: {0}; nothing is carried out on it: is it the ledger of trust.json?"
+    )]
+    Head(String),
     /// A task of ours died.
     #[error("a task of the orchestrator ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -234,6 +247,7 @@ impl Engine {
     ///
     /// On stop no new step is started; effects in flight end and are journaled.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
+        self.same_ledger().await?;
         let mut tasks: JoinSet<Result<(), EngineError>> = JoinSet::new();
         let resumed: Vec<String> = self.read().live().map(|t| t.operation.id.clone()).collect();
         for id in resumed {

@@ -22,8 +22,8 @@ use crate::{
     problem::Problem,
     service::Service,
     views::{
-        CommittedView, ComponentView, DeliveredView, DriftView, EventView, IntentView, NsView, OperationView,
-        PackageView, PlanView, SiteView, StepView, TimelineLine,
+        CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView, EventView, IntentView,
+        NsView, OperationView, PackageView, PlanView, SiteView, StepView, TimelineLine,
     },
 };
 
@@ -263,6 +263,16 @@ impl Service for Engine {
 
     async fn ledger_head(&self) -> Result<String, Problem> {
         self.ledger.head().await.map_err(ledger_problem)
+    }
+
+    async fn ledger_consistency(&self, size: u64) -> Result<ConsistencyView, Problem> {
+        let found = self.ledger.extension(size).await;
+        found.map(|e| ConsistencyView { checkpoint: e.checkpoint, proof: e.proof }).map_err(|e| match e {
+            LedgerError::Range { .. } => {
+                Problem::not_found("ledger size", &size.to_string()).hint("see `mandate ledger head`")
+            }
+            other => ledger_problem(other),
+        })
     }
 
     async fn ledger_entry(&self, position: u64) -> Result<ProvenEntry, Problem> {
