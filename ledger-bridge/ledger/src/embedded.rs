@@ -133,8 +133,8 @@ impl Log {
         let mut founding = Founding::new(&disk, dir);
         founding.push(&entry.to_bytes())?;
         let note = signer.sign_checkpoint(1, founding.root()?).map_err(LedgerError::Key)?;
-        founding.finish(&name, &note)?;
-        store::replace_checkpoint(&disk, dir, &note)
+        let head = founding.finish(&name, &note)?;
+        store::publish(&disk, dir, &head, 0).map(|_| ())
     }
 
     /// Opens the log in `dir`; never creates one.
@@ -158,7 +158,7 @@ impl Log {
         let signer = home::key(dir)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
         convert::convert(&*disk, dir, &signer)?;
-        let (store, mut published) = Store::open(Arc::clone(&disk), dir, signer.clone(), ROTATE_BYTES)?;
+        let (store, published) = Store::open(Arc::clone(&disk), dir, signer.clone(), ROTATE_BYTES)?;
         let tiles = Tiles::new(Arc::clone(&disk), dir);
         let name = signer.verifier().name().to_owned();
         let head = Arc::clone(store.head());
@@ -170,9 +170,7 @@ impl Log {
             recovered.last_time,
             options.accept_clock,
         )?;
-        if published != head.size() || published == 0 {
-            published = store::publish(&*disk, dir, &head, published)?;
-        }
+        let published = store::publish_whole(&*disk, dir, &head, published)?;
         let state_path = dir.join(layout::STATE);
         let (last_event_tx, last_event) = watch::channel(recovered.state.last_event()?);
         let shared = Arc::new(Shared {

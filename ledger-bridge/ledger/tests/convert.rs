@@ -44,6 +44,7 @@ async fn converted_once_with_the_same_head_and_the_old_file_kept() {
     assert_eq!(new.entry.position, 10);
     drop(log);
     assert_eq!(Log::open(&path, || NOW.plus(10)).unwrap().size(), 11);
+    assert_eq!(ledger::fsck::fsck(&path, |_, _| {}).unwrap().findings, []);
 }
 
 /// Stopped at any point: what is there is either the old log or the new one.

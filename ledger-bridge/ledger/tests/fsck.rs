@@ -40,6 +40,20 @@ fn a_whole_log_has_no_finding() {
     assert!(report.findings.is_empty() && report.derived.is_none());
 }
 
+/// A ledger that was just founded, and one whose partial tiles a crash has lost, once it was opened.
+#[test]
+fn a_new_log_and_one_after_a_crash_have_no_finding() {
+    use logs::common::{genesis, policy, world};
+    let (w, dir) = (world(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("ledger");
+    ledger::embedded::Log::init(&path, &w.log, genesis(&w, policy()), logs::common::NOW).unwrap();
+    assert_eq!(check(&path).findings, []);
+    fs::remove_dir_all(path.join("tile")).unwrap();
+    assert_eq!(check(&path).findings[0].code, "TILE_MISSING");
+    drop(open(&path));
+    assert_eq!(check(&path).findings, []);
+}
+
 #[test]
 fn every_kind_of_damage_is_found_and_named() {
     type Damage = fn(&Path);

@@ -224,9 +224,10 @@ impl<'a> Founding<'a> {
     }
 
     /// Makes everything durable and, last, the tail: with it there is a log.
-    pub fn finish(self, ledger: &str, note: &str) -> Result<(), LedgerError> {
+    pub fn finish(self, ledger: &str, note: &str) -> Result<Head, LedgerError> {
         sync_all(self.disk, self.dir, self.written.iter())?;
-        replace_tail(self.disk, self.dir, ledger, note, &self.growth).map(|_| ())
+        replace_tail(self.disk, self.dir, ledger, note, &self.growth)?;
+        Ok(Head { note: note.to_owned(), root: self.growth.root(self.dir)?, growth: self.growth })
     }
 }
 
@@ -447,7 +448,25 @@ pub(crate) fn publish(disk: &dyn Disk, dir: &Path, head: &Head, since: u64) -> R
         write(disk, &path, &head.growth.bundle())?;
     }
     replace_checkpoint(disk, dir, &head.note)?;
-    // What has become full needs its partial versions no more.
+    clear_partials(disk, dir, head, since)?;
+    Ok(size)
+}
+
+/// [`publish`], of everything: what a crash has lost of the partial tiles is there again.
+pub(crate) fn publish_whole(
+    disk: &dyn Disk,
+    dir: &Path,
+    head: &Head,
+    since: u64,
+) -> Result<u64, LedgerError> {
+    publish(disk, dir, head, 0)?;
+    clear_partials(disk, dir, head, since)?;
+    Ok(head.size())
+}
+
+/// What has become full needs its partial versions no more.
+fn clear_partials(disk: &dyn Disk, dir: &Path, head: &Head, since: u64) -> Result<(), LedgerError> {
+    let (size, edge) = (head.size(), &head.growth.edge);
     for (kind, level) in (0..edge.levels()).map(|l| (Kind::Hashes(l), l)).chain([(Kind::Entries, 0)]) {
         let n = full(since, level + 1);
         if width(since, level) > 0 && n < full(size, level + 1) {
@@ -455,11 +474,11 @@ pub(crate) fn publish(disk: &dyn Disk, dir: &Path, head: &Head, since: u64) -> R
             disk.remove_dir(&path).map_err(at("remove", &path))?;
         }
     }
-    Ok(size)
+    Ok(())
 }
 
 /// Replaces `checkpoint`, with every cosignature that is known of the same checkpoint.
-pub(crate) fn replace_checkpoint(disk: &dyn Disk, dir: &Path, note: &str) -> Result<(), LedgerError> {
+fn replace_checkpoint(disk: &dyn Disk, dir: &Path, note: &str) -> Result<(), LedgerError> {
     let lock = dir.join(PUBLISH_LOCK);
     let _held = disk.lock(&lock).map_err(at("lock", &lock))?;
     let (new, path) = (dir.join(CHECKPOINT_NEW), dir.join(CHECKPOINT));

@@ -12,7 +12,7 @@ use super::{
     disk::Disk,
     reader::{Tiles, View},
     simulated::{Crash, Fault, SimulatedDisk},
-    store::{Founding, Store, publish, replace_checkpoint},
+    store::{Founding, Store, publish},
 };
 use crate::LedgerError;
 
@@ -54,8 +54,8 @@ fn found(disk: &dyn Disk) -> Result<(), LedgerError> {
     let mut founding = Founding::new(disk, dir);
     founding.push(&entry(0))?;
     let note = signer().sign_checkpoint(1, founding.root()?).unwrap();
-    founding.finish("ledger.example/log", &note)?;
-    replace_checkpoint(disk, dir, &note)
+    let head = founding.finish("ledger.example/log", &note)?;
+    publish(disk, dir, &head, 0).map(|_| ())
 }
 
 fn open(disk: &Arc<SimulatedDisk>) -> Result<(Store, u64), LedgerError> {
