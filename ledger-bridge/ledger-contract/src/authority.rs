@@ -3,11 +3,13 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    rc::Rc,
 };
 
 use trust::{
     Digest, Envelope, Identity, TrustRoots, UnixTime,
     dsse::DsseError,
+    dsse::Verified,
     identity::{IdentityError, OrgRoot},
 };
 
@@ -16,7 +18,7 @@ use crate::{
     memo::{Memo, remembered},
     policy::PolicyData,
     records::{AUTHENTICATION, PolicyBundle},
-    state::{BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, Snapshot, policy_key},
+    state::{BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, Snapshot, decode, policy_key},
     verdict::{Checked, Rules, fault},
 };
 
@@ -27,8 +29,18 @@ pub(crate) const AUTHORITY_RULES: [&str; 3] =
 /// Signed records that the decisions of a thread remember to have verified: those of some hundred packages.
 const MAX_VERIFIED: usize = 1024;
 
+/// Sets of organisations that a thread remembers parsed: those that sign together.
+const MAX_ROOTS: usize = 64;
+/// Policies that a thread remembers parsed: the one in force, and some before when a log is decided again.
+const MAX_POLICIES: usize = 8;
+
+/// A bundle of the state and its data, parsed.
+type Policy = (Rc<PolicyBundle>, Rc<PolicyData>);
+
 thread_local! {
     static VERIFIED: RefCell<Memo<Result<Vec<Identity>, DsseError>>> = RefCell::new(Memo::new(MAX_VERIFIED));
+    static ROOTS: RefCell<Memo<Result<Rc<TrustRoots>, BadRecord>>> = RefCell::new(Memo::new(MAX_ROOTS));
+    static POLICIES: RefCell<Memo<Result<Policy, NoContext>>> = RefCell::new(Memo::new(MAX_POLICIES));
 }
 
 /// Everybody who signed a request.
@@ -56,14 +68,15 @@ pub(crate) struct Context<'a> {
     pub request: &'a Envelope,
     pub genesis: GenesisRecord,
     pub policy: Digest,
-    pub bundle: PolicyBundle,
-    pub data: PolicyData,
-    pub roots: TrustRoots,
+    pub bundle: Rc<PolicyBundle>,
+    pub data: Rc<PolicyData>,
+    roots: Rc<TrustRoots>,
     /// Of all organisations that were read.
     roots_digest: Digest,
 }
 
 /// Why there is no context.
+#[derive(Debug, Clone)]
 pub(crate) struct NoContext {
     pub code: &'static str,
     pub detail: String,
@@ -95,28 +108,16 @@ impl<'a> Context<'a> {
         let Some(policy) = state.get::<Digest>(POLICY_ACTIVE)? else {
             return Err(NoContext::new("POLICY_ERROR", "no policy bundle is in force"));
         };
-        let policy_error = |detail: String| NoContext { code: "POLICY_ERROR", detail, policy };
-        let bundle = state
-            .get::<PolicyBundle>(&policy_key(&policy))?
-            .filter(|b| b.digest() == policy)
-            .ok_or_else(|| policy_error(format!("policy bundle {policy} is not in the state")))?;
-        let data = bundle.data().map_err(|e| policy_error(e.to_string()))?;
-        Ok(Self {
-            state,
-            tx,
-            request,
-            genesis,
-            policy,
-            bundle,
-            data,
-            roots: roots(state)?,
-            roots_digest: roots_digest(state),
-        })
+        let (bundle, data) = in_force(state, policy)?;
+        let roots_digest = roots_digest(state);
+        let roots = remembered(|f| ROOTS.with_borrow_mut(f), roots_digest, || roots(state).map(Rc::new))?;
+        Ok(Self { state, tx, request, genesis, policy, bundle, data, roots, roots_digest })
     }
 
     /// Authenticates the request and demands one of some roles; the first signature is who asks.
     pub fn authorize(&self, rules: &mut Rules, roles: &[&str]) -> Option<Signers> {
-        let signers = rules.value(AUTHENTICATION, authenticate(self.request, &self.roots, self.tx.time));
+        let signers =
+            rules.value(AUTHENTICATION, authenticate(self.request.verify(&self.roots, self.tx.time)));
         let Some(signers) = signers else {
             rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1));
             return None;
@@ -139,10 +140,14 @@ impl<'a> Context<'a> {
 
     /// Who signed a stored record, all signatures verified as of `at`: the same for the same bytes, time and roots.
     pub fn signers(&self, envelope: &Envelope, at: UnixTime) -> Result<Vec<Identity>, DsseError> {
-        let parts = [&envelope.digest().0[..], &at.0.to_be_bytes(), &self.roots_digest.0];
+        let at_bytes = at.0.to_be_bytes();
+        let signed =
+            [&self.roots_digest.0[..], &at_bytes, envelope.payload_type.as_bytes(), &envelope.payload];
+        let signatures =
+            envelope.signatures.iter().flat_map(|s| [s.sig.as_slice(), s.certificate.as_slice()]);
         remembered(
             |f| VERIFIED.with_borrow_mut(f),
-            Digest::of_parts(parts),
+            Digest::of_parts(signed.into_iter().chain(signatures)),
             || envelope.verify(&self.roots, at).map(|v| v.signers),
         )
     }
@@ -179,6 +184,26 @@ pub(crate) fn vouched(operator: &str, data: &PolicyData, who: &Identity) -> Chec
     }
 }
 
+/// The policy of that digest, as the state has it.
+fn in_force(state: &Snapshot, policy: Digest) -> Result<Policy, NoContext> {
+    let policy_error = |detail: String| NoContext { code: "POLICY_ERROR", detail, policy };
+    let missing = || policy_error(format!("policy bundle {policy} is not in the state"));
+    let key = policy_key(&policy);
+    let bytes = state.0.get(&key).ok_or_else(missing)?;
+    remembered(
+        |f| POLICIES.with_borrow_mut(f),
+        Digest::of_parts([&policy.0[..], bytes]),
+        || {
+            let bundle: PolicyBundle = decode(&key, bytes)?;
+            if bundle.digest() != policy {
+                return Err(missing());
+            }
+            let data = bundle.data().map_err(|e| policy_error(e.to_string()))?;
+            Ok((Rc::new(bundle), Rc::new(data)))
+        },
+    )
+}
+
 fn roots_digest(state: &Snapshot) -> Digest {
     let orgs = state.0.iter().filter(|(key, _)| key.starts_with("org/"));
     Digest::of_parts(orgs.flat_map(|(key, value)| [key.as_bytes(), value.as_slice()]))
@@ -196,13 +221,9 @@ fn roots(state: &Snapshot) -> Result<TrustRoots, BadRecord> {
     Ok(TrustRoots { orgs, logs: Vec::new() })
 }
 
-/// Verifies all signatures; the first signer is who asks.
-pub(crate) fn authenticate(
-    request: &Envelope,
-    roots: &TrustRoots,
-    at: UnixTime,
-) -> Checked<(Signers, String)> {
-    match request.verify(roots, at) {
+/// When all signatures verify, the first signer is who asks.
+pub(crate) fn authenticate(verified: Result<Verified<'_>, DsseError>) -> Checked<(Signers, String)> {
+    match verified {
         Err(e) => fault(dsse_code(&e), e_chain(&e)),
         Ok(verified) => {
             let mut all = verified.signers.into_iter();

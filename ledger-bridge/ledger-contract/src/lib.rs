@@ -25,7 +25,7 @@ mod registry;
 mod rego;
 mod request;
 pub mod signing;
-mod standing;
+pub mod standing;
 pub mod state;
 mod verdict;
 pub mod waive;

@@ -1,6 +1,10 @@
 //! Where the software comes from: the rules `provenance/…` over the packages that an intent uses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use serde::Deserialize;
 use trust::{Digest, Envelope, UnixTime, statement::Statement};
@@ -8,8 +12,9 @@ use trust::{Digest, Envelope, UnixTime, statement::Statement};
 use crate::{
     authority::Context,
     intent::Sensitivity,
+    memo::{Memo, remembered},
     records::{ImageRecord, PackageKind, PackageRecord},
-    state::{BadRecord, PackageEntry, package_key},
+    state::{BadRecord, PackageEntry, Snapshot, decode, package_key},
     verdict::{Checked, Rules, fault},
 };
 
@@ -38,8 +43,8 @@ pub(crate) struct Package {
 
 /// The packages of a service: its NSD, and its VNFs by VNFD id.
 pub(crate) struct Packages {
-    pub nsd: Package,
-    pub vnfs: BTreeMap<String, Package>,
+    pub nsd: Rc<Package>,
+    pub vnfs: BTreeMap<String, Rc<Package>>,
 }
 
 impl Packages {
@@ -54,20 +59,33 @@ impl Packages {
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Package> {
-        std::iter::once(&self.nsd).chain(self.vnfs.values())
+        std::iter::once(&self.nsd).chain(self.vnfs.values()).map(Rc::as_ref)
     }
 }
 
-fn read(ctx: &Context<'_>, digest: &Digest) -> Result<Option<Package>, BadRecord> {
-    let key = package_key(digest);
-    let Some(entry) = ctx.state.get::<PackageEntry>(&key)? else { return Ok(None) };
-    let record = entry.record().map_err(|e| BadRecord { key, problem: e.to_string() })?;
-    Ok(Some(Package { entry, record }))
+/// Packages that a thread remembers parsed: those of some services. The largest has as many bytes as a request may
+/// have ([`crate::contract::MAX_REQUEST_BYTES`]).
+const MAX_PACKAGES: usize = 64;
+
+thread_local! {
+    static PACKAGES: RefCell<Memo<Result<Rc<Package>, BadRecord>>> = RefCell::new(Memo::new(MAX_PACKAGES));
 }
 
-/// The record of a registered package.
-pub(crate) fn package_record(ctx: &Context<'_>, digest: &Digest) -> Result<Option<PackageRecord>, BadRecord> {
-    Ok(read(ctx, digest)?.map(|p| p.record))
+/// A package as the state has it.
+pub(crate) fn package(state: &Snapshot, digest: &Digest) -> Result<Option<Rc<Package>>, BadRecord> {
+    let key = package_key(digest);
+    let Some(bytes) = state.0.get(&key) else { return Ok(None) };
+    let parse = || {
+        let entry: PackageEntry = decode(&key, bytes)?;
+        let record = entry.record().map_err(|e| BadRecord { key: key.clone(), problem: e.to_string() })?;
+        Ok(Rc::new(Package { entry, record }))
+    };
+    let id = Digest::of_parts([key.as_bytes(), bytes]);
+    remembered(|f| PACKAGES.with_borrow_mut(f), id, parse).map(Some)
+}
+
+fn read(ctx: &Context<'_>, digest: &Digest) -> Result<Option<Rc<Package>>, BadRecord> {
+    package(ctx.state, digest)
 }
 
 /// Subjects (`name@org`) that signed a service's packages, or the provenance of their images.
@@ -79,7 +97,8 @@ pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<BTreeSet<Stri
         packages.extend(read(ctx, digest)?);
     }
     packages.push(nsd);
-    for Package { entry, record } in &packages {
+    for package in &packages {
+        let Package { entry, record } = package.as_ref();
         let built = record.images.iter().filter_map(|i| i.provenance.as_ref());
         for envelope in built.chain([&entry.request]) {
             // What does not verify is refused by the rules on signatures.
@@ -135,7 +154,7 @@ pub(crate) fn check(
     Ok(Some(packages))
 }
 
-fn registered(found: Option<Package>, digest: &Digest) -> Checked<(Package, String)> {
+fn registered(found: Option<Rc<Package>>, digest: &Digest) -> Checked<(Rc<Package>, String)> {
     let Some(package) = found else {
         return fault("PACKAGE_NOT_REGISTERED", format!("no package {digest} is registered"));
     };
@@ -151,9 +170,9 @@ fn registered(found: Option<Package>, digest: &Digest) -> Checked<(Package, Stri
     Ok((package, detail))
 }
 
-type Found = BTreeMap<String, (Digest, Option<Package>)>;
+type Found = BTreeMap<String, (Digest, Option<Rc<Package>>)>;
 
-fn constituents(found: Found) -> Checked<(BTreeMap<String, Package>, String)> {
+fn constituents(found: Found) -> Checked<(BTreeMap<String, Rc<Package>>, String)> {
     let mut out = BTreeMap::new();
     for (id, (digest, package)) in found {
         let Some(package) = package else {
@@ -201,7 +220,7 @@ fn supplier(ctx: &Context<'_>, envelope: &Envelope, at: UnixTime, roles: &[&str]
 
 fn sboms(packages: &Packages, sensitivity: Sensitivity) -> Checked<String> {
     let mut count = 0;
-    for Package { record, .. } in packages.vnfs.values() {
+    for Package { record, .. } in packages.vnfs.values().map(Rc::as_ref) {
         let id = &record.descriptor_id;
         if record.images.is_empty() && sensitivity > Sensitivity::Public {
             return fault(
@@ -284,7 +303,7 @@ fn complete_sboms(ctx: &Context<'_>, packages: &Packages, sensitivity: Sensitivi
         Some((p, image)) => fault(
             "SBOM_INCOMPLETE",
             format!(
-                "the SBOM of image {} of package `{}` does not claim to list everything",
+                "the SBOM of image {} of package `{}` lacks some of NTIA's minimum elements",
                 image.digest, p.record.descriptor_id
             ),
         ),
@@ -340,7 +359,7 @@ fn denied(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
 fn slsa(ctx: &Context<'_>, packages: &Packages, sensitivity: Sensitivity) -> Checked<String> {
     let least = ctx.data.slsa_min_level.of(sensitivity);
     let mut lowest = None;
-    for Package { entry, record } in packages.vnfs.values() {
+    for Package { entry, record } in packages.vnfs.values().map(Rc::as_ref) {
         for image in &record.images {
             let level = image_level(ctx, image, entry.time, least)?;
             if level < least {

@@ -78,7 +78,8 @@ pub struct ImageRecord {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImageContents {
-    /// Does it claim to list everything (CycloneDX `compositions`: complete), with a name and a digest or purl each?
+    /// Has it NTIA's minimum elements: author, time and relationships, and of each component its name, version,
+    /// supplier and a unique identifier?
     pub complete: bool,
     /// SPDX licence ids and expressions of its components.
     #[serde(default)]

@@ -42,7 +42,7 @@ pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, t
         rules.not_evaluated(AUTHORITY_RULES);
         return rules.refused(policy);
     }
-    match rules.value(AUTHENTICATION, authenticate(request, &roots, tx.time)) {
+    match rules.value(AUTHENTICATION, authenticate(request.verify(&roots, tx.time))) {
         None => rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1)),
         Some(signers) => {
             let who = signers.who();

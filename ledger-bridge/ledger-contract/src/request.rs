@@ -1,18 +1,21 @@
 //! Requests: what an envelope asks of the ledger, and which state deciding it reads.
 
+use std::rc::Rc;
+
 use attestation::AkRecord;
 use serde::de::DeserializeOwned;
 use trust::{Digest, Envelope, dsse::MAX_SIGNATURES, identity};
 
 use crate::{
     intent::{INTENT_PAYLOAD, Intent, refusable_parameters},
+    provenance::{Package, package},
     records::{
         AK_PAYLOAD, ANCHOR_PAYLOAD, Anchor, Change, GENESIS_PAYLOAD, GOVERNANCE_PAYLOAD, Genesis, Governance,
         PACKAGE_PAYLOAD, PackageRecord, ReadSet, Revocable, STANDING_PAYLOAD, StandingGrant,
     },
     state::{
-        AK_INDEX, BadRecord, GENESIS, IntentRecord, POLICY_ACTIVE, PackageEntry, ServiceRecord, Snapshot,
-        ak_key, governance_key, intent_key, operation_key, org_key, package_key, policy_key, refused_key,
+        AK_INDEX, BadRecord, GENESIS, IntentRecord, POLICY_ACTIVE, ServiceRecord, Snapshot, ak_key,
+        governance_key, intent_key, operation_key, org_key, package_key, policy_key, refused_key,
         service_key, standing_key, standing_use_key, usage_key,
     },
 };
@@ -162,8 +165,8 @@ fn intent_keys(intent: &Intent, known: &Snapshot, keys: &mut ReadSet) -> Result<
     }
     if let Some((nsd, parameters)) = intent.action.names() {
         package_keys(&nsd, known, keys)?;
-        let record = known.get::<PackageEntry>(&package_key(&nsd))?.and_then(|e| e.record().ok());
-        let constituents = record.iter().flat_map(|r| r.constituents.values().copied());
+        let nsd_package = package(known, &nsd)?;
+        let constituents = nsd_package.iter().flat_map(|p| p.record.constituents.values().copied());
         let named = constituents.chain([nsd]).chain(refusable_parameters(parameters));
         keys.extend(named.map(|digest| refused_key(&intent.tenant, &digest)));
     }
@@ -196,8 +199,8 @@ fn governance_keys(governance: &Governance, keys: &mut ReadSet) {
 
 /// A package, its constituents (one level: a VNF package has none), and everybody who signed any of it.
 fn package_keys(digest: &Digest, known: &Snapshot, keys: &mut ReadSet) -> Result<(), Malformed> {
-    let Some(record) = package_and_orgs(digest, known, keys)? else { return Ok(()) };
-    for constituent in record.constituents.values() {
+    let Some(package) = package_and_orgs(digest, known, keys)? else { return Ok(()) };
+    for constituent in package.record.constituents.values() {
         package_and_orgs(constituent, known, keys)?;
     }
     Ok(())
@@ -207,14 +210,12 @@ fn package_and_orgs(
     digest: &Digest,
     known: &Snapshot,
     keys: &mut ReadSet,
-) -> Result<Option<PackageRecord>, Malformed> {
-    let key = package_key(digest);
-    keys.insert(key.clone());
-    let Some(entry) = known.get::<PackageEntry>(&key)? else { return Ok(None) };
-    let record = entry.record().map_err(|e| BadRecord { key, problem: e.to_string() })?;
-    signing_orgs(&entry.request, keys);
-    record.images.iter().filter_map(|i| i.provenance.as_ref()).for_each(|p| signing_orgs(p, keys));
-    Ok(Some(record))
+) -> Result<Option<Rc<Package>>, Malformed> {
+    keys.insert(package_key(digest));
+    let Some(package) = package(known, digest)? else { return Ok(None) };
+    let built = package.record.images.iter().filter_map(|i| i.provenance.as_ref());
+    built.chain([&package.entry.request]).for_each(|e| signing_orgs(e, keys));
+    Ok(Some(package))
 }
 
 /// A certificate that cannot be read names no organisation; the decision refuses it.

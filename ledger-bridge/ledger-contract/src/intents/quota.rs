@@ -9,7 +9,7 @@ use super::{Case, QUOTAS, not_applicable, state::scales_in_too_far};
 use crate::{
     intent::{IntentKind, PlacementHints, Scale, ScaleDirection, parameters_digest},
     policy::Quota,
-    provenance::{Packages, package_record},
+    provenance::{Packages, package},
     records::ResourceUse,
     state::{BadRecord, InFlightKind, Revision, ServiceRecord, Usage},
     verdict::{Checked, Rules, fault},
@@ -59,8 +59,9 @@ impl Case<'_> {
     fn revises(&self, packages: Option<&Packages>) -> Result<Option<Effect>, BadRecord> {
         let (Some(packages), Some(service)) = (packages, &self.service) else { return Ok(None) };
         let Some((nsd_package, vnf_params)) = self.intent.action.names() else { return Ok(None) };
-        let old = package_record(self.ctx, &service.nsd_package)?;
-        let scaled = old.map_or_else(ResourceUse::default, |old| service.reserved.less(&old.resources));
+        let old = package(self.ctx.state, &service.nsd_package)?;
+        let scaled =
+            old.map_or_else(ResourceUse::default, |old| service.reserved.less(&old.record.resources));
         let reserved = packages.nsd.record.resources.plus(&scaled);
         let next = Revision {
             intent_id: self.intent.id.clone(),

@@ -63,6 +63,15 @@ pub fn seconds(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).filter(|s| *s > 0).ok_or_else(bad)
 }
 
+/// A reason that says something, as long as the ledger takes it.
+pub fn reason(text: &str) -> Result<String, String> {
+    let most = ledger_contract::intent::MAX_REASON_BYTES;
+    if text.trim().is_empty() || text.len() > most {
+        return Err(format!("expected a reason that says something, in {most} bytes at most"));
+    }
+    Ok(text.to_owned())
+}
+
 /// `KEY=VALUE`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -105,6 +114,14 @@ mod tests {
             ["", "0", "0s", "24", "-1", "1w", "d", "1.5h", "99999999999999999999d", "18446744073709551615d"]
         {
             assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_reason_says_something() {
+        assert_eq!(reason("CVE-2026-1").unwrap(), "CVE-2026-1");
+        for bad in ["", " \t", &"x".repeat(1025)] {
+            assert!(reason(bad).is_err(), "{bad}");
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     context::Context,
     cosign,
     failure::{Exit, Failure, chain},
-    files,
+    files, intent,
     output::Paint,
     verdict,
 };
@@ -71,7 +71,7 @@ pub struct RevokeArgs {
 #[derive(Debug, clap::Args)]
 pub struct ChangeArgs {
     /// Why, for the auditors
-    #[arg(long)]
+    #[arg(long, value_parser = args::reason)]
     reason: String,
     /// As whom: ORG/NAME of an identity in the home directory
     #[arg(long = "as", value_name = "ORG/NAME")]
@@ -88,7 +88,7 @@ pub struct ChangeArgs {
 pub async fn run(context: &Context, command: GovernanceCommand) -> Result<Exit, Failure> {
     match command {
         GovernanceCommand::Organisation { name, root, leave: _, common } => {
-            let root = root.as_deref().map(organisation).transpose()?;
+            let root = root.as_deref().map(|file| organisation(&name, file)).transpose()?;
             propose(context, &common, Change::Organisation { name, root })
         }
         GovernanceCommand::Revoke { what, common } => {
@@ -98,12 +98,15 @@ pub async fn run(context: &Context, command: GovernanceCommand) -> Result<Exit, 
     }
 }
 
-fn organisation(file: &Path) -> Result<OrgRoot, Failure> {
-    let bytes = files::read(file, files::MAX_DOCUMENT_BYTES)?;
-    serde_json::from_slice(&bytes).map_err(|e| {
-        Failure::usage("ORG_ROOT", "Not an organisation's roots", format!("{}: {e}", file.display()))
+fn organisation(name: &str, file: &Path) -> Result<OrgRoot, Failure> {
+    let unusable = |why: String| {
+        Failure::usage("ORG_ROOT", "Not an organisation's roots", format!("{}: {why}", file.display()))
             .hint("one entry of trust.json: {\"ca\": [\"-----BEGIN CERTIFICATE-----…\"], \"revoked\": []}")
-    })
+    };
+    let bytes = files::read(file, files::MAX_DOCUMENT_BYTES)?;
+    let root = serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
+    trust::identity::check_root(name, &root).map_err(|e| unusable(chain(&e)))?;
+    Ok(root)
 }
 
 fn revocable(what: RevokeArgs) -> Result<Revocable, Failure> {
@@ -143,7 +146,7 @@ pub fn propose(context: &Context, common: &ChangeArgs, change: Change) -> Result
     let file = common.output.display();
     context.ui.show(&document, |style| {
         format!(
-            "{} {} as {}: {file}\nnext: mandate cosign {file} --as ORG/NAME   # another person, as the policy asks\n      mandate governance submit {file}\n",
+            "{} {} as {}: {file}\nnext: mandate cosign {file} --as ORG/NAME   # another person, if the policy asks for one\n      mandate governance submit {file}\n",
             style.paint(Paint::Green, "proposed"),
             style.paint(Paint::Cyan, &governance.id),
             common.who,
@@ -158,14 +161,14 @@ pub async fn submit(context: &Context, file: &Path) -> Result<Exit, Failure> {
         Request::Governance(g) => g.id,
         Request::Standing(g) => g.id,
         other => {
-            let detail = format!("{} is a {}", file.display(), other.kind());
+            let detail = format!("{} holds a request of kind `{}`", file.display(), other.kind());
             return Err(Failure::usage("NOT_A_CHANGE", "Not a change of the rules", detail)
                 .hint("intents: mandate intent submit; packages: mandate package push"));
         }
     };
-    let committed = context.client()?.submit(&envelope).await.map_err(|e| context.client_failure(e))?;
-    let document =
-        serde_json::json!({ "id": id, "position": committed.position, "verdict": committed.verdict });
+    let (committed, decided_before) = intent::decided(context, &envelope).await?;
+    let document = serde_json::json!({ "id": id, "decided_before": decided_before,
+        "position": committed.position, "verdict": committed.verdict });
     context.ui.show(&document, |style| verdict::render_committed(&id, &committed, style))?;
     Ok(if committed.verdict.approved { Exit::Ok } else { Exit::Refused })
 }

@@ -449,20 +449,26 @@ async fn submit(context: &Context, file: &Path, watch: bool, timeout: Option<u64
             .hint("submit what `mandate intent sign` wrote"));
     }
     let id = parse(file, &envelope.payload)?.id;
+    let (committed, decided_before) = decided(context, &envelope).await?;
+    if !watch || !committed.verdict.approved {
+        return submitted(context, &id, decided_before, &committed);
+    }
+    context.ui.note(verdict::render_committed(&id, &committed, context.ui.err).trim_end());
+    watch::intent(context, &id, timeout).await
+}
+
+/// The ledger's decision on any signed request, and whether it was made before.
+pub async fn decided(context: &Context, envelope: &Envelope) -> Result<(CommittedView, bool), Failure> {
     let client = context.client()?;
     let before = client.ledger_head().await.map_err(|e| context.client_failure(e))?;
-    let committed = client.submit(&envelope).await.map_err(|e| context.client_failure(e))?;
+    let committed = client.submit(envelope).await.map_err(|e| context.client_failure(e))?;
     // The same envelope has the same answer: its entry was there before we asked.
     let decided_before = proof::claimed_size(&before).is_some_and(|size| committed.position < size);
     if decided_before {
         let at = format!("ledger entry {} of {}", committed.position, committed.time);
         context.ui.note(&format!("decided before, as {at}: nothing new was done"));
     }
-    if !watch || !committed.verdict.approved {
-        return submitted(context, &id, decided_before, &committed);
-    }
-    context.ui.note(verdict::render_committed(&id, &committed, context.ui.err).trim_end());
-    watch::intent(context, &id, timeout).await
+    Ok((committed, decided_before))
 }
 
 /// What `submit --json` answers: the intent and the ledger's decision, flat.

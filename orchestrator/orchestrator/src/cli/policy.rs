@@ -12,6 +12,7 @@ use indicatif::ProgressBar;
 use ledger_contract::{
     contract::Request,
     history::{Again, History},
+    intent::IntentKind,
     policy::TestResult,
     records::{Change, PolicyBundle},
 };
@@ -68,8 +69,13 @@ pub async fn run(context: &Context, command: PolicyCommand) -> Result<Exit, Fail
         PolicyCommand::Show { why: Some(id) } => why(context, &id).await,
         PolicyCommand::Propose { dir, common } => {
             let bundle = read(&dir)?;
-            checked(&bundle)?;
+            passing(&dir, &bundle)?;
             let supersedes = context.client()?.policy().await.map_err(|e| context.client_failure(e))?;
+            if supersedes == bundle.digest() {
+                let detail = format!("{}: {supersedes} is in force already", dir.display());
+                return Err(Failure::refused("POLICY_UNCHANGED", "No other bundle", detail)
+                    .hint("nothing to propose; change a file of it first"));
+            }
             governance::propose(context, &common, Change::Policy { bundle, supersedes })
         }
     }
@@ -95,6 +101,18 @@ fn checked(bundle: &PolicyBundle) -> Result<Vec<TestResult>, Failure> {
     };
     bundle.check().map_err(unusable)?;
     bundle.test().map_err(unusable)
+}
+
+/// The ledger would refuse it, after everybody has signed.
+fn passing(dir: &Path, bundle: &PolicyBundle) -> Result<(), Failure> {
+    match checked(bundle)?.into_iter().find(|t| !t.passed) {
+        None => Ok(()),
+        Some(t) => {
+            let detail = format!("{} of {}: {}", t.name, t.file, t.detail);
+            Err(Failure::refused("POLICY_TESTS_FAILED", "The bundle's own tests fail", detail)
+                .hint(format!("mandate policy test {}", dir.display())))
+        }
+    }
 }
 
 fn test(context: &Context, bundle: &PolicyBundle) -> Result<Exit, Failure> {
@@ -210,10 +228,7 @@ async fn why(context: &Context, id: &str) -> Result<Exit, Failure> {
     let intent = super::intent::fetch(context, id).await?;
     let Replayed { history, last } = history(context, intent.position).await?;
     let last = last.ok_or_else(|| Failure::internal("REPLAY", "the entry was not reached"))?;
-    let tenant = match Request::parse(&last.entry.request) {
-        Ok(Request::Intent(it)) => it.tenant.clone(),
-        _ => String::new(),
-    };
+    let asked = Asked::of(&last.entry.request);
     let data = history
         .policy()
         .and_then(|p| p.files.get(ledger_contract::policy::DATA_FILE).cloned())
@@ -228,7 +243,7 @@ async fn why(context: &Context, id: &str) -> Result<Exit, Failure> {
             passed: r.passed,
             code: r.code.clone(),
             detail: r.detail.clone(),
-            data: data_lines(&data, &r.rule, &tenant),
+            data: data_lines(&data, &r.rule, &asked),
             change: (!r.passed && r.code != ledger_contract::contract::NOT_EVALUATED)
                 .then(|| verdict::hint(&r.code)),
         })
@@ -267,58 +282,125 @@ fn explain(rules: &[Explained], read: &[&String], style: Style) -> String {
     out
 }
 
-/// The parts of `data.json` that a rule goes by.
-fn sections(rule: &str) -> &'static [&'static str] {
+/// Where in `data.json` a rule looks: a section, and the key that it reads of the tenant's (or the default) part.
+fn sections(rule: &str) -> &'static [(&'static str, &'static str)] {
     match rule {
-        "authorization/organisation" => &["orgs"],
-        "authorization/attributes" => &["attributes"],
-        "authorization/signatures" => &["signing"],
-        "authorization/break-glass" => &["emergency"],
-        "provenance/slsa-level" => &["slsa_min_level", "builders"],
-        "provenance/supplier" | "provenance/sbom-complete" | "provenance/licences" | "provenance/denied" => {
-            &["supply"]
-        }
-        "compliance/lease" => &["max_lease_s"],
-        "compliance/window" => &["windows"],
-        "compliance/sovereignty" => &["jurisdictions"],
-        "compliance/sensitivity" => &["assurance"],
-        r if r.starts_with("quota/") => &["quotas"],
-        r if r.starts_with("tenant/") => &["tenant"],
+        "authorization/organisation" => &[("orgs", "")],
+        "authorization/attributes" => &[("attributes", "")],
+        "authorization/signatures" => &[("signing", "")],
+        "authorization/break-glass" => &[("emergency", "")],
+        "provenance/slsa-level" => &[("slsa_min_level", SENSITIVITY), ("builders", "")],
+        "provenance/supplier" => &[("supply", "providers")],
+        "provenance/sbom-complete" => &[("supply", "complete_sbom_from")],
+        "provenance/licences" => &[("supply", "denied_licences")],
+        "provenance/denied" => &[("supply", "denied")],
+        "compliance/lease" => &[("max_lease_s", SENSITIVITY)],
+        "compliance/window" => &[("windows", "")],
+        "compliance/sovereignty" => &[("jurisdictions", "")],
+        "compliance/sensitivity" => &[("assurance", SENSITIVITY)],
+        "quota/services" => &[("quotas", "services")],
+        "quota/instances" => &[("quotas", "instances")],
+        "quota/vcpus" => &[("quotas", "vcpus")],
+        "quota/memory" => &[("quotas", "memory_mib")],
+        "quota/vfs" => &[("quotas", "vfs")],
+        "quota/bandwidth" => &[("quotas", "bandwidth_mbps")],
+        "quota/sites" => &[("quotas", "sites")],
+        r if r.starts_with("tenant/") => &[("tenant", "")],
         _ => &[],
     }
 }
 
-/// Their first lines, and the line of the tenant (or `default`) within.
-fn data_lines(data: &str, rule: &str, tenant: &str) -> Vec<(usize, String)> {
-    let lines: Vec<&str> = data.lines().collect();
-    let mut out = Vec::new();
-    for section in sections(rule) {
-        let Some(start) = lines.iter().position(|l| l.starts_with(&format!("  \"{section}\":"))) else {
-            continue;
-        };
-        let end = lines
-            .iter()
-            .skip(start + 1)
-            .position(|l| l.starts_with("  \""))
-            .map_or(lines.len(), |n| start + 1 + n);
-        let within =
-            |name: &str| (start..end).find(|i| lines[*i].trim_start().starts_with(&format!("\"{name}\":")));
-        let line = within(tenant).or_else(|| within("default")).unwrap_or(start);
-        out.push((line + 1, lines[line].to_owned()));
+/// Stands for the sensitivity of the service.
+const SENSITIVITY: &str = "*";
+
+/// How deep in objects and lists each line of a JSON text begins.
+fn depths(lines: &[&str]) -> Vec<usize> {
+    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
+    let mut out = Vec::with_capacity(lines.len());
+    for line in lines {
+        out.push(depth);
+        for c in line.chars() {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' if quoted => escaped = true,
+                '"' => quoted = !quoted,
+                '{' | '[' if !quoted => depth = depth.saturating_add(1),
+                '}' | ']' if !quoted => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+        }
     }
     out
+}
+
+/// The lines that decided: of each section the deepest one found on the way section, tenant (or `default`), key.
+fn data_lines(data: &str, rule: &str, who: &Asked) -> Vec<(usize, String)> {
+    let lines: Vec<&str> = data.lines().collect();
+    let depths = depths(&lines);
+    // The line of a key right within the part that begins at a line.
+    let below = |at: usize, key: &str| {
+        let depth = depths[at];
+        let inside = (at + 1..lines.len()).take_while(|i| depths[*i] > depth);
+        inside.filter(|i| depths[*i] == depth + 1).find(|i| names(lines[*i], key))
+    };
+    let section = |name: &str| (0..lines.len()).find(|i| depths[*i] == 1 && names(lines[*i], name));
+    let line = |(name, key): &(&str, &str)| {
+        let start = section(name)?;
+        let key = if *key == SENSITIVITY { who.sensitivity.as_str() } else { *key };
+        let part = below(start, &who.tenant).or_else(|| below(start, "default")).unwrap_or(start);
+        Some(below(part, key).unwrap_or(part))
+    };
+    sections(rule).iter().filter_map(line).map(|i| (i + 1, lines[i].to_owned())).collect()
+}
+
+fn names(line: &str, key: &str) -> bool {
+    line.trim_start()
+        .strip_prefix('"')
+        .and_then(|l| l.strip_prefix(key))
+        .is_some_and(|l| l.starts_with("\":"))
+}
+
+/// Of an intent, what chooses lines of `data.json`.
+#[derive(Default)]
+struct Asked {
+    tenant: String,
+    /// Of the service that is deployed; empty: not in this intent.
+    sensitivity: String,
+}
+
+impl Asked {
+    fn of(request: &trust::Envelope) -> Self {
+        let Ok(Request::Intent(it)) = Request::parse(request) else { return Self::default() };
+        let sensitivity = match &it.action {
+            IntentKind::Deploy(d) => serde_json::to_value(d.sensitivity).ok(),
+            _ => None,
+        };
+        let text = sensitivity.as_ref().and_then(|s| s.as_str()).unwrap_or_default();
+        Self { tenant: it.tenant.clone(), sensitivity: text.to_owned() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn asked(tenant: &str) -> Asked {
+        Asked { tenant: tenant.into(), sensitivity: "internal".into() }
+    }
+
     #[test]
     fn the_data_that_decided_is_found_by_line() {
-        let data = "{\n  \"quotas\": {\n    \"default\": {},\n    \"acme\": {}\n  },\n  \"tenant\": {}\n}";
-        assert_eq!(data_lines(data, "quota/vcpus", "acme"), [(4, "    \"acme\": {}".to_owned())]);
-        assert_eq!(data_lines(data, "quota/vcpus", "other")[0].0, 3);
-        assert_eq!(data_lines(data, "tenant/x", "acme")[0].0, 6);
-        assert!(data_lines(data, "freshness/replay", "acme").is_empty());
+        let data = "{\n  \"quotas\": {\n    \"default\": {\n      \"vcpus\": 8\n    },\n    \"acme\": {}\n  },\n  \"tenant\": {\n    \"quotas\": {}\n  },\n  \"max_lease_s\": {\n    \"public\": 1,\n    \"internal\": 2\n  }\n}";
+        assert_eq!(data_lines(data, "quota/vcpus", &asked("acme")), [(6, "    \"acme\": {}".to_owned())]);
+        assert_eq!(data_lines(data, "quota/vcpus", &asked("other")), [(4, "      \"vcpus\": 8".to_owned())]);
+        assert_eq!(data_lines(data, "tenant/x", &asked("acme"))[0].0, 8);
+        assert_eq!(data_lines(data, "compliance/lease", &asked("acme"))[0].0, 13);
+        assert_eq!(data_lines(data, "compliance/lease", &Asked::default())[0].0, 11);
+        assert!(data_lines(data, "freshness/replay", &asked("acme")).is_empty());
+        // However it is laid out.
+        let wide = data.replace("  ", "\t\t");
+        assert_eq!(data_lines(&wide, "quota/vcpus", &asked("other"))[0].0, 4);
+        assert!(data_lines("{\"quotas\": {\"}{", "quota/vcpus", &asked("acme")).is_empty());
+        assert!(data_lines("", "quota/vcpus", &asked("acme")).is_empty());
     }
 }

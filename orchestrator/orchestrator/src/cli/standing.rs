@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use ledger_contract::{
     records::{STANDING_PAYLOAD, StandingGrant},
+    standing::GRANTABLE,
     state::StandingRecord,
 };
 use trust::Envelope;
@@ -44,7 +45,7 @@ pub struct GrantArgs {
     #[arg(long = "service", value_name = "SERVICE")]
     services: Vec<String>,
     /// heal, isolate, terminate (at the end of the lease)
-    #[arg(long = "action", value_name = "ACTION", required = true)]
+    #[arg(long = "action", value_name = "ACTION", required = true, value_parser = GRANTABLE, hide_possible_values = true)]
     actions: Vec<String>,
     /// Most operations on one service within the window
     #[arg(long, default_value_t = 3)]
@@ -112,10 +113,11 @@ async fn list(context: &Context) -> Result<Exit, Failure> {
     let history = policy::history(context, u64::MAX).await?.history;
     let records: Vec<StandingRecord> =
         history.state("standing/").filter_map(|(_, v)| serde_json::from_slice(v).ok()).collect();
-    context.ui.show(&records, |style| render(&records, style))
+    let now = context.now()?;
+    context.ui.show(&records, |style| render(&records, now, style))
 }
 
-fn render(records: &[StandingRecord], style: Style) -> String {
+fn render(records: &[StandingRecord], now: trust::UnixTime, style: Style) -> String {
     let mut table = Table::new(
         &["ID", "TENANT", "SERVICES", "ACTIONS", ">BUDGET", "GOOD TO", "STATE"],
         "nothing was granted; see `mandate standing grant --help`",
@@ -124,6 +126,7 @@ fn render(records: &[StandingRecord], style: Style) -> String {
         let g = &r.grant;
         let services = if g.services.is_empty() { "all".to_owned() } else { g.services.join(" ") };
         let state = match r.revoked {
+            None if g.not_after < now => Cell::new(Paint::Dim, "ended"),
             None => Cell::new(Paint::Green, "good"),
             Some(at) => Cell::new(Paint::Red, format!("taken back at {at}")),
         };

@@ -39,6 +39,16 @@ pub fn hint(code: &str) -> &'static str {
             "another person co-signs the same file (mandate cosign FILE --as ORG/NAME); then submit it again"
         }
         "POLICY_SUPERSEDED" => "propose it again over the policy in force (mandate policy propose DIR)",
+        "POLICY_UNCHANGED" | "REVOKED_BEFORE" => "nothing: it is so already",
+        "NO_STANDING_GRANT" => "mandate standing list",
+        "NO_SUCH_INTENT" => "mandate intent list",
+        "OPERATION_ENDED" => {
+            "ask for the opposite, for example a rollback, a scale the other way or a terminate"
+        }
+        "OPERATOR_LOCKED_OUT" => "leave the operator a root that knows who signs this change",
+        "PACKAGE_REVOKED" => {
+            "name another version of the package: this one was taken back (mandate package list)"
+        }
         "POLICY_TESTS_FAILED" => "mandate policy test DIR",
         "DIGEST_REFUSED" => "ask with another package or configuration: a rollback has left this one behind",
         "NO_SUCH_REVISION" | "REVISION_MISMATCH" => {
