@@ -33,6 +33,7 @@ const PARTS: &[(&str, &str)] = &[
     ("check", "architecture, licences, documents"),
     ("clippy", "lints, warnings are errors"),
     ("deny", "cargo-deny"),
+    ("signing", "tools that others sign with"),
     ("tests", "the crates' tests"),
     ("api", "the API against schemathesis"),
     ("demo", "the main job, end to end"),
@@ -96,6 +97,7 @@ fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
         "check" => check::run().map(Tally::of),
         "clippy" => clippy(),
         "deny" => deny(),
+        "signing" => Ok(signing()),
         "tests" => tests(crates),
         "api" => api::run(),
         "demo" => scenario(),
@@ -174,6 +176,17 @@ fn advisories() -> anyhow::Result<Tally> {
         ui::say(&out.tail(60));
     }
     Ok(Tally::of(out.status.success()))
+}
+
+/// Python's signing tools, from PyPI. Without them the tests that need them say so themselves.
+fn signing() -> Tally {
+    match up::signing::install() {
+        Ok(()) => Tally::of(true),
+        Err(e) => {
+            ui::say(&format!("SKIPPED: {e:#}"));
+            Tally::skipped()
+        }
+    }
 }
 
 fn tests(crates: &[String]) -> anyhow::Result<Tally> {

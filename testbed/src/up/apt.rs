@@ -34,6 +34,8 @@ const NEEDS: &[Need] = &[
     Need { names: &["openssl"], why: "verifies evidence without us" },
     Need { names: &["jq"], why: "verifies evidence without us" },
     Need { names: &["xxd"], why: "verifies evidence without us" },
+    Need { names: &["python3-venv"], why: "tools that others sign with, and schemathesis, from PyPI" },
+    Need { names: &["tcpdump"], why: "reads captures without us" },
 ];
 
 /// Installs what is missing.
