@@ -224,9 +224,12 @@ fn firewall(generation: u64, rules: u32) -> Configuration {
     Configuration { instance: "large".into(), generation, ports, function }
 }
 
-/// Rules of the large configurations; the longest time that swapping one in, or saying what runs, may keep the packet
-/// thread from its packets, µs; and tries, of which the shortest counts: other processes share the cores.
-const LARGE: [(u32, u64, u32); 2] = [(10_000, 500, 5), (100_000, 1_000, 2)];
+/// Rules of the large configurations, and tries, of which the shortest counts: other processes share the cores.
+const LARGE: [(u32, u32); 2] = [(10_000, 5), (100_000, 2)];
+
+/// The part of the time to the answer that swapping a configuration in, or saying what runs, may keep the packet thread
+/// from its packets. Compiling one takes more than half of that time; a swap, or a status, measured 1/3,000 to 1/700.
+const PACKET_THREAD_SHARE: u64 = 100;
 
 /// Time that the packet thread spent on commands so far, µs.
 fn command_us(process: &mut Process) -> u64 {
@@ -241,8 +244,8 @@ fn large_configurations_hardly_keep_the_packet_thread() {
     let (bench, namespace) = bench();
     let mut process = bench.start(&namespace, &firewall(1, 1));
     let mut generation = 1;
-    for (rules, most_us, tries) in LARGE {
-        let (mut swap_us, mut status_us) = (u64::MAX, u64::MAX);
+    for (rules, tries) in LARGE {
+        let (mut swap_us, mut status_us, mut whole_us) = (u64::MAX, u64::MAX, u64::MAX);
         for _ in 0..tries {
             // Both ways: a large one comes, a large one goes.
             for rules in [rules, rules - 1] {
@@ -251,7 +254,7 @@ fn large_configurations_hardly_keep_the_packet_thread() {
                 let before = command_us(&mut process);
                 let asked = Instant::now();
                 let status = process.configure(&large);
-                let whole_ms = asked.elapsed().as_millis();
+                let answered_us = u64::try_from(asked.elapsed().as_micros()).unwrap();
                 assert_eq!((status.generation, status.function.as_str()), (generation, "firewall"));
                 assert_eq!(status.configuration, Configuration::digest(&large.to_bytes()));
                 assert!(status.counters.contains_key(&format!("rule.rule-{}", rules - 1)));
@@ -259,15 +262,18 @@ fn large_configurations_hardly_keep_the_packet_thread() {
                 let asked = command_us(&mut process);
                 swap_us = swap_us.min(configured - before);
                 status_us = status_us.min(asked - configured);
+                whole_us = whole_us.min(answered_us);
                 eprintln!(
-                    "{rules} rules: {whole_ms} ms to the answer; of the packet thread {} µs, a status {} µs",
+                    "{rules} rules: {} ms to the answer; of the packet thread {} µs, a status {} µs",
+                    answered_us / 1_000,
                     configured - before,
                     asked - configured
                 );
             }
         }
-        assert!(swap_us <= most_us, "{rules} rules swapped in: {swap_us} µs");
-        assert!(status_us <= most_us, "{rules} rules: a status takes {status_us} µs");
+        let most_us = whole_us / PACKET_THREAD_SHARE;
+        assert!(swap_us <= most_us, "{rules} rules swapped in: {swap_us} of {whole_us} µs");
+        assert!(status_us <= most_us, "{rules} rules: a status takes {status_us} µs, a change {whole_us} µs");
     }
     eprintln!("resident {} MB", process.memory_kb("VmRSS") / 1024);
     assert_eq!(process.configure(&firewall(generation + 1, 1)).generation, generation + 1);

