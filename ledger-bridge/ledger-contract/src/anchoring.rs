@@ -159,7 +159,7 @@ fn after(
     let (all, before) = (service.reserved, service.state);
     let asked = service.in_flight.as_ref().map_or(nothing, |o| o.asked);
     let settled = |state: ServiceState, back: ResourceUse| {
-        let reserved = all.minus(&back).unwrap_or_default();
+        let reserved = all.less(&back);
         Some(ServiceRecord { state, in_flight: None, reserved, ..service.clone() })
     };
     let completed = anchor.outcome == COMPLETED;
@@ -254,7 +254,7 @@ fn record(
     }
     let next = Usage {
         services: usage.services.saturating_sub(u32::from(gone)),
-        resources: usage.resources.minus(&back).unwrap_or_default(),
+        resources: usage.resources.less(&back),
         sites: used_at(&usage.sites, &before, &sites),
         unplaced: usage.unplaced.less(&asked),
     };

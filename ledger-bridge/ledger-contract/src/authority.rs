@@ -1,10 +1,6 @@
 //! Who asks, and may they: the rules that come first in every decision.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use trust::{
     Digest, Envelope, Identity, TrustRoots, UnixTime,
@@ -127,14 +123,21 @@ impl<'a> Context<'a> {
         (has_role && vouched).then_some(signers)
     }
 
-    /// Do those who signed fulfil what the policy asks for `what`?
-    pub fn cosigned(&self, what: &str, signers: &Signers, suppliers: &BTreeSet<String>) -> Checked<String> {
-        self.data.signing(what).fulfilled(&self.entitled(signers), suppliers)
+    /// Do those who signed fulfil what the policy asks for `what`, which concerns `tenant`?
+    pub fn cosigned(
+        &self,
+        what: &str,
+        signers: &Signers,
+        tenant: Option<&str>,
+        suppliers: &[Identity],
+    ) -> Checked<String> {
+        self.data.signing(what).fulfilled(&self.entitled(signers, tenant), suppliers)
     }
 
-    /// Who asks, and every co-signer whose organisation may vouch for it.
-    fn entitled(&self, signers: &Signers) -> Vec<Identity> {
-        let rest = signers.rest.iter().filter(|who| self.vouched(who).is_ok());
+    /// Who asks, and every co-signer whose organisation may vouch for it; of tenants, those whose matter it is.
+    fn entitled(&self, signers: &Signers, tenant: Option<&str>) -> Vec<Identity> {
+        let concerned = |who: &&Identity| who.role() != "tenant" || tenant.is_none_or(|t| who.tenant() == t);
+        let rest = signers.rest.iter().filter(concerned).filter(|who| self.vouched(who).is_ok());
         std::iter::once(&signers.who).chain(rest).cloned().collect()
     }
 

@@ -1,7 +1,7 @@
 //! Which rules were in force when: organisations and policy at every position, followed from what a verifier pins.
 //!
 //! A verifier starts from its trust roots and, if it acts, the policy bundles that it accepts. The genesis, and every
-//! change of policy or organisations since, come with their proofs. Each is checked again here, not believed: in the log,
+//! change of policy or organisations since, come with their proofs. Each is checked again here, not believed: in the log, once,
 //! signed by members known before it, by as many and such people as the policy before it asks for. What was so changed
 //! is accepted as what it changed was. So an orchestrator follows a policy that was changed rightly, and nothing else.
 //! Why: ADR 0018.
@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trust::{Digest, Identity, TrustRoots, identity::OrgRoot};
+use trust::{Digest, Identity, TrustRoots, UnixTime, identity::OrgRoot};
 
 use crate::{
     approval::{Refusal, RefusalCode, proven_entry},
@@ -49,6 +49,10 @@ pub struct Constitution {
     /// Organisation that operates, and the data of the bundle in force; once the genesis is known.
     known: Option<(String, PolicyData)>,
     epochs: Vec<Epoch>,
+    /// Ids of the changes that were followed: each counts once.
+    ids: BTreeSet<String>,
+    /// Ledger time of the last of them.
+    time: UnixTime,
     proofs: Vec<ProvenEntry>,
 }
 
@@ -69,6 +73,8 @@ impl Constitution {
             accepted,
             known: None,
             epochs: vec![first],
+            ids: BTreeSet::new(),
+            time: UnixTime(0),
             proofs: Vec::new(),
         }
     }
@@ -162,6 +168,7 @@ impl Constitution {
                 return refuse(format!("entry {} is a `{other}`, no change of the rules", entry.position));
             }
         }
+        self.time = entry.time;
         self.proofs.push(proven.clone());
         Ok(())
     }
@@ -196,6 +203,11 @@ impl Constitution {
                 entry.position
             ));
         }
+        // A forger of the log has every change that was ever signed at hand: none counts twice, or after its time.
+        if self.ids.contains(&governance.id) || entry.time < self.time {
+            let why = format!("change `{}` was followed before, or its time goes back", governance.id);
+            return refuse(format!("the change at {}: {why}", entry.position));
+        }
         let signers = self.signers(entry)?;
         entitled(operator, rules, &governance.change, &signers)
             .or_else(|why| refuse(format!("the change at {}: {why}", entry.position)))?;
@@ -225,6 +237,7 @@ impl Constitution {
             Change::Revoke { .. } => return Ok(false),
         }
         self.epochs.push(next);
+        self.ids.insert(governance.id);
         Ok(true)
     }
 
@@ -264,5 +277,5 @@ fn entitled(operator: &str, rules: &PolicyData, change: &Change, signers: &[Iden
     let rest = signers.iter().skip(1).filter(|who| vouched(operator, rules, who).is_ok());
     let counted: Vec<Identity> = std::iter::once(asker).chain(rest).cloned().collect();
     let rule = rules.signing(crate::governance::gate(change));
-    rule.fulfilled(&counted, &BTreeSet::new()).map(|_| ()).map_err(|f| f.detail)
+    rule.fulfilled(&counted, &[]).map(|_| ()).map_err(|f| f.detail)
 }

@@ -4,19 +4,18 @@
 //! never enough alone. A new policy must be able to decide, and pass its own tests. Nothing here can leave the ledger
 //! without an operator, or with fewer organisations than it takes to change it again. Tests: `tests/governance.rs`.
 
-use std::collections::BTreeSet;
-
+use attestation::AkRecord;
 use trust::{TrustRoots, identity, identity::OrgRoot};
 
 use crate::{
-    authority::{Context, Signers},
+    authority::{Context, Signers, vouched},
     contract::Outcome,
     intent::MAX_REASON_BYTES,
     intents::form::label,
     records::{Change, Event, Governance, PolicyBundle, Revocable},
     registry,
     state::{
-        BadRecord, GENESIS, IntentRecord, POLICY_ACTIVE, PackageEntry, StandingRecord, ak_key,
+        BadRecord, GENESIS, IntentRecord, POLICY_ACTIVE, PackageEntry, StandingRecord, ak_key, ak_used_key,
         governance_key, intent_key, org_key, package_key, policy_key, standing_key,
     },
     verdict::{Checked, Rules, Writes, fault},
@@ -67,7 +66,7 @@ pub(crate) fn change(ctx: &Context<'_>, governance: &Governance) -> Result<Outco
         rules.not_evaluated(RULES);
         return Ok(rules.refused(ctx.policy));
     };
-    rules.check(RULES[0], ctx.cosigned(gate(&governance.change), &signers, &BTreeSet::new()));
+    rules.check(RULES[0], ctx.cosigned(gate(&governance.change), &signers, None, &[]));
     rules.check(RULES[1], form(ctx, governance));
     let (now, end) = (ctx.tx.time, governance.not_after);
     rules.check(
@@ -122,7 +121,7 @@ fn effect(
     signers: &Signers,
 ) -> Result<Checked<Effect>, BadRecord> {
     Ok(match &governance.change {
-        Change::Policy { bundle, supersedes } => policy(ctx, bundle, supersedes),
+        Change::Policy { bundle, supersedes } => policy(ctx, bundle, supersedes, signers),
         Change::Organisation { name, root } => organisation(ctx, name, root.as_ref(), signers),
         Change::Revoke { what: Revocable::Intent { id } } => {
             revoke_intent(ctx, ctx.state.get(&intent_key(id))?, id, &governance.reason, signers)
@@ -133,11 +132,18 @@ fn effect(
         Change::Revoke { what: Revocable::Package { digest } } => {
             revoke_package(ctx, ctx.state.get(&package_key(digest))?, digest, signers)
         }
-        Change::Revoke { what: Revocable::AttestationKey { site } } => revoke_key(ctx, site),
+        Change::Revoke { what: Revocable::AttestationKey { site } } => {
+            revoke_key(ctx, ctx.state.get(&ak_key(site))?, site)
+        }
     })
 }
 
-fn policy(ctx: &Context<'_>, bundle: &PolicyBundle, supersedes: &trust::Digest) -> Checked<Effect> {
+fn policy(
+    ctx: &Context<'_>,
+    bundle: &PolicyBundle,
+    supersedes: &trust::Digest,
+    signers: &Signers,
+) -> Checked<Effect> {
     let now = bundle.digest();
     if *supersedes != ctx.policy {
         return fault(
@@ -149,11 +155,25 @@ fn policy(ctx: &Context<'_>, bundle: &PolicyBundle, supersedes: &trust::Digest) 
         return fault("POLICY_UNCHANGED", format!("{now} is in force already"));
     }
     tested(bundle)?;
+    changeable(ctx, bundle, signers)?;
     let mut writes = Writes::default();
     writes.put(POLICY_ACTIVE.to_owned(), &now);
     writes.put(policy_key(&now), bundle);
     let text = format!("policy bundle {now} is in force from the next entry on");
     Ok(Effect { writes, event: Some(Event::PolicyChanged { before: ctx.policy, now }), text })
+}
+
+/// Whoever brings a policy into force can change it again under its own rules: nobody is locked out by a slip, and who
+/// asks for more signatures from now on has them.
+fn changeable(ctx: &Context<'_>, bundle: &PolicyBundle, signers: &Signers) -> Checked<()> {
+    let data = bundle.data().or_else(|e| fault("POLICY_ERROR", e.to_string()))?;
+    let rest = signers.rest().iter().filter(|who| vouched(&ctx.genesis.operator, &data, who).is_ok());
+    let people: Vec<_> = std::iter::once(signers.who()).chain(rest).cloned().collect();
+    let again = data.signing("policy").fulfilled(&people, &[]);
+    again.map(|_| ()).or_else(|f| {
+        let detail = format!("who signed this could not change it again under its own rules: {}", f.detail);
+        fault("RULES_LOCKED_OUT", detail)
+    })
 }
 
 /// Can it decide, and do its own tests pass?
@@ -324,11 +344,13 @@ fn revoke_package(
     Ok(Effect { writes, event: None, text: format!("package {digest} is taken back") })
 }
 
-fn revoke_key(ctx: &Context<'_>, site: &str) -> Checked<Effect> {
-    if !ctx.state.0.contains_key(&ak_key(site)) {
+fn revoke_key(ctx: &Context<'_>, key: Option<AkRecord>, site: &str) -> Checked<Effect> {
+    let Some(key) = key else {
         return fault("NO_ATTESTATION_KEY", format!("site `{site}` has no attestation key"));
-    }
+    };
     let mut writes = Writes::default();
+    // So that nobody who has read its registration brings it back.
+    writes.put(ak_used_key(&registry::ak_digest(&key)), &ctx.tx.position);
     writes.delete(ak_key(site));
     Ok(Effect { writes, event: None, text: format!("the attestation key of site `{site}` is taken back") })
 }

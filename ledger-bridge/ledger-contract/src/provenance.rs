@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Deserialize;
-use trust::{Digest, Envelope, UnixTime, statement::Statement};
+use trust::{Digest, Envelope, Identity, UnixTime, statement::Statement};
 
 use crate::{
     authority::Context,
@@ -88,9 +88,9 @@ fn read(ctx: &Context<'_>, digest: &Digest) -> Result<Option<Rc<Package>>, BadRe
     package(ctx.state, digest)
 }
 
-/// Subjects (`name@org`) that signed a service's packages, or the provenance of their images.
-pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<BTreeSet<String>, BadRecord> {
-    let mut out = BTreeSet::new();
+/// Who signed a service's packages, or the provenance of their images.
+pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<Vec<Identity>, BadRecord> {
+    let mut out = Vec::new();
     let Some(nsd) = read(ctx, nsd)? else { return Ok(out) };
     let mut packages = Vec::new();
     for digest in nsd.record.constituents.values() {
@@ -102,8 +102,7 @@ pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<BTreeSet<Stri
         let built = record.images.iter().filter_map(|i| i.provenance.as_ref());
         for envelope in built.chain([&entry.request]) {
             // What does not verify is refused by the rules on signatures.
-            let signers = ctx.signers(envelope, entry.time).unwrap_or_default();
-            out.extend(signers.iter().map(ToString::to_string));
+            out.extend(ctx.signers(envelope, entry.time).unwrap_or_default());
         }
     }
     Ok(out)

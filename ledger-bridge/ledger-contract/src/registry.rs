@@ -3,18 +3,16 @@
 //! A registration is judged by what never changes of it (who signed, its form): the policy judges a package when an
 //! intent wants to use it, under the bundle in force then.
 
-use std::collections::BTreeSet;
-
 use attestation::AkRecord;
-use trust::{Envelope, TrustRoots, UnixTime};
+use trust::{Digest, Envelope, TrustRoots, UnixTime};
 
 use crate::{
     authority::{AUTHORITY_RULES, Context, authenticate, demand_role},
     contract::{Outcome, TxInfo},
     records::{AUTHENTICATION, Genesis, PackageKind, PackageRecord},
     state::{
-        AK_INDEX, BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, PackageEntry, Snapshot, ak_key, org_key,
-        package_key, policy_key,
+        AK_INDEX, BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, PackageEntry, Snapshot, ak_key,
+        ak_used_key, org_key, package_key, policy_key,
     },
     verdict::{Checked, Rules, Writes, fault},
 };
@@ -116,7 +114,7 @@ pub(crate) fn package(ctx: &Context<'_>, record: &PackageRecord) -> Result<Outco
         rules.not_evaluated([SIGNATURES, "form/package", REPLAY]);
         return Ok(rules.refused(ctx.policy));
     };
-    rules.check(SIGNATURES, ctx.cosigned("package", &signers, &BTreeSet::new()));
+    rules.check(SIGNATURES, ctx.cosigned("package", &signers, None, &[]));
     rules.check("form/package", package_form(record));
     let known = ctx.state.get::<PackageEntry>(&key)?;
     rules.check(
@@ -178,27 +176,46 @@ pub(crate) fn attestation_key(ctx: &Context<'_>, ak: &AkRecord) -> Result<Outcom
         rules.not_evaluated([SIGNATURES, "form/attestation-key", REPLAY]);
         return Ok(rules.refused(ctx.policy));
     };
-    rules.check(SIGNATURES, ctx.cosigned("attestation_key", &signers, &BTreeSet::new()));
+    rules.check(SIGNATURES, ctx.cosigned("attestation_key", &signers, None, &[]));
     let mut sites = ctx.state.get::<Vec<String>>(AK_INDEX)?.unwrap_or_default();
     rules.check("form/attestation-key", ak_form(ak, &sites, ctx.tx.time));
     let known = ctx.state.get::<AkRecord>(&ak_key(&ak.site))?;
-    rules.check(
-        REPLAY,
-        match known.as_ref() == Some(ak) {
-            false => Ok(format!("new for site `{}`", ak.site)),
-            true => fault("REPLAYED", format!("this is the key registered for site `{}`", ak.site)),
-        },
-    );
+    let used = ctx.state.get::<u64>(&ak_used_key(&ak_digest(ak)))?;
+    rules.check(REPLAY, ak_fresh(ak, known.as_ref(), used));
     if !rules.all_passed() {
         return Ok(rules.refused(ctx.policy));
     }
     let mut writes = Writes::default();
     writes.put(ak_key(&ak.site), ak);
+    if ctx.tx.v >= 2 {
+        // The record that it replaces, too: version 1 of the rules kept no account of it.
+        for record in known.iter().chain([ak]) {
+            writes.put(ak_used_key(&ak_digest(record)), &ctx.tx.position);
+        }
+    }
     if let Err(place) = sites.binary_search(&ak.site) {
         sites.insert(place, ak.site.clone());
         writes.put(AK_INDEX.to_owned(), &sites);
     }
     Ok(Outcome { verdict: rules.verdict(ctx.policy), writes: writes.0, event: None })
+}
+
+/// What a key's record is remembered by.
+pub(crate) fn ak_digest(ak: &AkRecord) -> Digest {
+    // A struct of text and numbers always encodes.
+    Digest::of(serde_json::to_vec(ak).unwrap_or_default())
+}
+
+/// The log shows every signed record to everybody: one that was replaced or taken back must not come again.
+fn ak_fresh(ak: &AkRecord, known: Option<&AkRecord>, used: Option<u64>) -> Checked<String> {
+    match (known == Some(ak), used) {
+        (true, _) => fault("REPLAYED", format!("this is the key registered for site `{}`", ak.site)),
+        (false, Some(at)) => fault(
+            "REPLAYED",
+            format!("this record was registered before, see position {at}: sign one with another validity"),
+        ),
+        (false, None) => Ok(format!("new for site `{}`", ak.site)),
+    }
 }
 
 fn ak_form(ak: &AkRecord, sites: &[String], now: UnixTime) -> Checked<String> {

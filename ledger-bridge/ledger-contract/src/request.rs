@@ -13,10 +13,11 @@ use crate::{
         AK_PAYLOAD, ANCHOR_PAYLOAD, Anchor, Change, GENESIS_PAYLOAD, GOVERNANCE_PAYLOAD, Genesis, Governance,
         PACKAGE_PAYLOAD, PackageRecord, ReadSet, Revocable, STANDING_PAYLOAD, StandingGrant,
     },
+    registry,
     state::{
         AK_INDEX, BadRecord, GENESIS, IntentRecord, POLICY_ACTIVE, ServiceRecord, Snapshot, ak_key,
-        governance_key, intent_key, operation_key, org_key, package_key, policy_key, refused_key,
-        service_key, standing_key, standing_use_key, usage_key,
+        ak_used_key, governance_key, intent_key, operation_key, org_key, package_key, policy_key,
+        refused_key, service_key, standing_key, standing_use_key, usage_key,
     },
 };
 
@@ -133,7 +134,9 @@ pub fn read_set(request: &Envelope, known: &Snapshot) -> Result<ReadSet, Malform
         Request::Package(record) => {
             keys.insert(package_key(&record.digest));
         }
-        Request::AttestationKey(ak) => keys.extend([AK_INDEX.to_owned(), ak_key(&ak.site)]),
+        Request::AttestationKey(ak) => {
+            keys.extend([AK_INDEX.to_owned(), ak_key(&ak.site), ak_used_key(&registry::ak_digest(&ak))]);
+        }
         Request::Intent(intent) => intent_keys(&intent, known, &mut keys)?,
         Request::Anchor(anchor) => {
             keys.extend([operation_key(&anchor.operation_id), intent_key(&anchor.intent_id)]);

@@ -72,12 +72,12 @@ impl SigningRule {
     }
 
     /// Do these people fulfil it? `signers`: of every signature, who asks first, each with its organisation entitled to
-    /// vouch for it. `suppliers`: subjects (`name@org`) who signed the software.
-    pub(crate) fn fulfilled(&self, signers: &[Identity], suppliers: &BTreeSet<String>) -> Checked<String> {
+    /// vouch for it. `suppliers`: who signed the software.
+    pub(crate) fn fulfilled(&self, signers: &[Identity], suppliers: &[Identity]) -> Checked<String> {
         let Some(asker) = signers.first() else {
             return fault("SIGNATURES_TOO_FEW", "there is no signature");
         };
-        if self.not_suppliers && suppliers.contains(&asker.to_string()) {
+        if self.not_suppliers && is_among(asker, suppliers) {
             return fault(
                 "SIGNER_NOT_SEPARATE",
                 format!("{asker} signed the software; another person has to ask for its use"),
@@ -122,13 +122,13 @@ impl SigningRule {
     }
 
     /// Co-signers that count: other people than who asks and than each other, of the right role.
-    fn counted<'a>(&self, signers: &'a [Identity], suppliers: &BTreeSet<String>) -> Vec<&'a Identity> {
+    fn counted<'a>(&self, signers: &'a [Identity], suppliers: &[Identity]) -> Vec<&'a Identity> {
         let mut people: BTreeSet<String> = signers.first().map(ToString::to_string).into_iter().collect();
         let mut keys: Vec<_> = signers.first().map(|i| i.key).into_iter().collect();
         let mut out = Vec::new();
         for who in signers.iter().skip(1) {
             let right = self.roles.is_empty() || self.roles.contains(who.role());
-            let separate = !self.not_suppliers || !suppliers.contains(&who.to_string());
+            let separate = !self.not_suppliers || !is_among(who, suppliers);
             if right && separate && !keys.contains(&who.key) && people.insert(who.to_string()) {
                 keys.push(who.key);
                 out.push(who);
@@ -136,4 +136,9 @@ impl SigningRule {
         }
         out
     }
+}
+
+/// The same person: by subject, or by key under another name.
+fn is_among(who: &Identity, others: &[Identity]) -> bool {
+    others.iter().any(|o| o.key == who.key || (&o.org, &o.name) == (&who.org, &who.name))
 }

@@ -47,7 +47,7 @@ pub(crate) fn grant(ctx: &Context<'_>, grant: &StandingGrant) -> Result<Outcome,
             ),
         },
     );
-    rules.check(RULES[0], ctx.cosigned("standing_grant", &signers, &Default::default()));
+    rules.check(RULES[0], ctx.cosigned("standing_grant", &signers, Some(&grant.tenant), &[]));
     rules.check(RULES[1], form(grant));
     rules.check(RULES[2], current(grant, ctx.tx.time));
     let known = ctx.state.get::<StandingRecord>(&standing_key(&grant.id))?;

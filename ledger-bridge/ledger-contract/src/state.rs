@@ -41,6 +41,12 @@ pub fn package_key(digest: &Digest) -> String {
 pub fn ak_key(site: &str) -> String {
     format!("ak/{site}")
 }
+/// `ak-used/<digest>`: the position at which an attestation key's record, by the digest of its JSON, was registered, or
+/// replaced or taken back.
+#[must_use]
+pub fn ak_used_key(record: &Digest) -> String {
+    format!("ak-used/{record}")
+}
 /// `intent/<id>`: an [`IntentRecord`].
 #[must_use]
 pub fn intent_key(id: &str) -> String {

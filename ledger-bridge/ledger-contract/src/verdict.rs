@@ -17,6 +17,9 @@ pub const WAIVED: &str = "waived by break-glass: ";
 /// Code of a rule that was not evaluated because one before it failed.
 pub const NOT_EVALUATED: &str = "NOT_EVALUATED";
 
+/// Codes that no emergency waives, whatever rule they are of: nobody looked, or a signature of the software is bad.
+const NEVER_WAIVED: [&str; 2] = [NOT_EVALUATED, "PROVENANCE_INVALID"];
+
 /// Why a rule refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -86,7 +89,7 @@ impl Rules {
     /// Records a rule whose success is described by its text.
     pub fn check(&mut self, rule: &str, outcome: Checked<String>) -> bool {
         let outcome = match outcome {
-            Err(f) if f.code != NOT_EVALUATED && waives(&self.waives, rule) => {
+            Err(f) if !NEVER_WAIVED.contains(&f.code.as_str()) && waives(&self.waives, rule) => {
                 self.waived.push(rule.to_owned());
                 Ok(format!("{WAIVED}{}: {}", f.code, f.detail))
             }

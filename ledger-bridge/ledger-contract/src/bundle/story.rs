@@ -219,12 +219,19 @@ impl<'a> Story<'a> {
     }
 
     fn decision(&mut self, claim: &DecisionClaim, subject: BTreeSet<Digest>) -> Result<Detail, String> {
-        let roots = &self.receipt.constitution.at(claim.approval.proof.index).roots;
+        let epoch = self.receipt.constitution.at(claim.approval.proof.index);
+        let roots = &epoch.roots;
         let approved = proven_entry(&claim.approval, roots)
             .and_then(|entry| approved_intent(entry, roots))
             .map_err(|refusal| format!("the approval: {} ({})", refusal.detail, refusal.code))?;
         if !subject.contains(&approved.grant.intent) {
             return Err("its subject is not the intent".to_owned());
+        }
+        if let Some(in_force) = epoch.policy.filter(|p| *p != approved.grant.policy) {
+            return Err(format!(
+                "the approval: decided by policy {}, which was not in force: that was {in_force}",
+                approved.grant.policy
+            ));
         }
         let rules = approved.entry.verdict.rules.len();
         let detail = Detail::new(format!(

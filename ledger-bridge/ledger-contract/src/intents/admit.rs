@@ -1,7 +1,7 @@
 //! Who asks, and may they: a tenant for its own services, an operator who breaks the glass, the orchestrator under a
 //! standing grant. What fails here leaves no trace, so that a request that lacks a signature can come again with it.
 
-use std::collections::BTreeSet;
+use trust::Identity;
 
 use crate::{
     authority::{Context, Signers},
@@ -43,7 +43,8 @@ pub(super) fn admit(
     }
     let attributes = rules.check(AUTHORIZED[1], attributes(ctx, intent, sensitivity, &signers));
     let suppliers = suppliers(ctx, intent)?;
-    let signed = rules.check(AUTHORIZED[2], ctx.cosigned(intent.action.name(), &signers, &suppliers));
+    let signed = rules
+        .check(AUTHORIZED[2], ctx.cosigned(intent.action.name(), &signers, Some(&intent.tenant), &suppliers));
     let formed = rules.check(AUTHORIZED[3], form(ctx, intent));
     Ok((glass && attributes && signed && formed).then_some(signers))
 }
@@ -86,7 +87,7 @@ fn break_glass(ctx: &Context<'_>, intent: &Intent, signers: &Signers) -> Checked
     if !rule.actions.contains(action) {
         return refuse(format!("the policy knows no emergency {action}"));
     }
-    let signed = ctx.cosigned("break_glass", signers, &BTreeSet::new())?;
+    let signed = ctx.cosigned("break_glass", signers, Some(&intent.tenant), &[])?;
     Ok(format!("BREAK-GLASS by {who}: {} ({signed})", emergency.reason))
 }
 
@@ -118,12 +119,12 @@ fn attributes(
     Ok(if found.is_empty() { "none is asked for".to_owned() } else { found.join(", ") })
 }
 
-/// Subjects that signed the software the intent would start.
-fn suppliers(ctx: &Context<'_>, intent: &Intent) -> Result<BTreeSet<String>, BadRecord> {
+/// Who signed the software the intent would start.
+fn suppliers(ctx: &Context<'_>, intent: &Intent) -> Result<Vec<Identity>, BadRecord> {
     match intent.action.names() {
         Some((nsd, _)) if ctx.data.signing(intent.action.name()).not_suppliers => {
             provenance::suppliers(ctx, &nsd)
         }
-        _ => Ok(BTreeSet::new()),
+        _ => Ok(Vec::new()),
     }
 }

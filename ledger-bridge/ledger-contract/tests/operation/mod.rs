@@ -54,6 +54,8 @@ pub struct Operation {
     pub unlinked: Option<usize>,
     /// What becomes of the lines before they are anchored.
     pub edit: fn(&mut Vec<String>),
+    /// Positions of the changes of the rules that the receipt brings.
+    pub followed: Vec<u64>,
 }
 
 fn key() -> SigningKey {
@@ -203,7 +205,7 @@ pub fn measurement(step: u32) -> MeasurementClaim {
 }
 
 /// A deployment of a balanced service that must be attested.
-fn intent() -> Intent {
+pub fn intent() -> Intent {
     let mut it = deploy_intent("intent-0001", "edge");
     if let IntentKind::Deploy(d) = &mut it.action {
         d.sensitivity = Sensitivity::Confidential;
@@ -235,7 +237,8 @@ pub fn scaling() -> Operation {
     of(w, chain, &scale_intent("intent-0005", "edge", ScaleDirection::ScaleOut, 1))
 }
 
-fn of(w: World, mut chain: Chain, it: &Intent) -> Operation {
+/// An operation of acme's, the last thing that the chain has approved.
+pub fn of(w: World, mut chain: Chain, it: &Intent) -> Operation {
     let request = signed(&w, it);
     let digest = Digest::of(&request.payload);
     chain.approve(request);
@@ -276,6 +279,7 @@ fn of(w: World, mut chain: Chain, it: &Intent) -> Operation {
         signer: None,
         unlinked: None,
         edit: |_| (),
+        followed: vec![],
         w,
         chain,
     }
@@ -329,10 +333,8 @@ impl Operation {
         let anchor = Anchor { bundle: Digest::of(&body), ..self.anchor.clone() };
         chain.submit(sign(ANCHOR_PAYLOAD, &anchor, &self.w.orchestrator));
         chain.submit(signed(&self.w, &deploy_intent("intent-0002", "later")));
-        assemble(
-            &body,
-            &Receipt { anchor: chain.proven(chain.entries.len() as u64 - 2), constitution: vec![] },
-        )
+        let constitution = self.followed.iter().map(|at| chain.proven(*at)).collect();
+        assemble(&body, &Receipt { anchor: chain.proven(chain.entries.len() as u64 - 2), constitution })
     }
 
     pub fn verify(&self) -> Result<VerifiedBundle, BundleError> {

@@ -46,6 +46,9 @@ pub fn hint(code: &str) -> &'static str {
             "ask for the opposite, for example a rollback, a scale the other way or a terminate"
         }
         "OPERATOR_LOCKED_OUT" => "leave the operator a root that knows who signs this change",
+        "RULES_LOCKED_OUT" => {
+            "have as many sign this change as the new rules ask for, or let the rules ask for fewer"
+        }
         "PACKAGE_REVOKED" => {
             "name another version of the package: this one was taken back (mandate package list)"
         }
