@@ -340,13 +340,21 @@ impl Engine {
 
     /// By instance id, or the newest that is or was `tenant/service`.
     fn service_named(&self, id: &str) -> Result<ServiceRow, Problem> {
+        if let Some(row) = self.service_in_memory(id) {
+            return Ok(row);
+        }
+        // The journal has an approval before memory has: whoever was told of its operation finds its service too.
+        let row = self.journal.service_row(id).map_err(journal_problem)?;
+        row.ok_or_else(|| Problem::not_found("network service", id).hint("see `mandate ns list --all`"))
+    }
+
+    fn service_in_memory(&self, id: &str) -> Option<ServiceRow> {
         let book = self.read();
         let named = || {
             let of_name = book.services().filter(|r| format!("{}/{}", r.tenant, r.service) == id);
             of_name.max_by_key(|r| r.since_ms)
         };
-        let found = book.service(id).or_else(named).cloned();
-        found.ok_or_else(|| Problem::not_found("network service", id).hint("see `mandate ns list --all`"))
+        book.service(id).or_else(named).cloned()
     }
 
     async fn intent_view(&self, id: &str, record: &IntentRecord) -> Result<IntentView, Problem> {

@@ -222,6 +222,28 @@ async fn a_genuine_approval_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_journal_took_is_found_before_memory_has_it() {
+    let world = World::new();
+    let (_line, life, intent, approval) = held(&world).await;
+    let entry: Entry = serde_json::from_str(&approval.entry).unwrap();
+    let Some(Event::IntentApproved { grant }) = entry.event else { panic!("an approved intent") };
+    let ns = grant.ns_instance_id.clone();
+    let accepted = lcm::operation::Event::Accepted {
+        operation_id: "op-taken".into(),
+        authority: lcm::operation::Authority::Approval(Box::new(approval)),
+        grant,
+        decided_at: entry.time,
+        at_ms: now().0 * 1_000,
+    };
+    // As between the journal's commit and the next line of the engine.
+    life.engine.journal().accept(&accepted, entry.position, false).unwrap();
+    assert_eq!(life.engine.intent(&intent.id).await.unwrap().operation.unwrap().ns_instance_id, ns);
+    assert_eq!(life.engine.timeline(&ns).await.unwrap()[0].operation_id, "op-taken");
+    assert_eq!(life.engine.ns(&ns).await.unwrap().operations.len(), 1);
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_not_genuine_has_no_effect() {
     let world = World::new();
     let (line, life, intent, approval) = held(&world).await;
