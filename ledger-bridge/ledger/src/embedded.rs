@@ -1,13 +1,18 @@
 //! The embedded log: a directory of one machine, in C2SP tlog-tiles ([`layout`] names its files).
 //!
-//! One thread writes. It takes the requests that wait, up to [`MAX_BATCH`], decides them in order, each over the
-//! state that the one before left and at the ledger's time. Two kinds of request are answered at once, without an
-//! entry: all of them while the clock cannot be believed ([`LedgerError::Clock`]; try again), and those that nobody
-//! known to the ledger has signed ([`LedgerError::Unauthenticated`]), for the log is kept for ever and a stranger must
-//! not be able to make it grow. Refusals of those who are known are entries like approvals. Then the thread commits
-//! all entries together ([`store`] has the protocol), shows them to readers, answers the requests, and brings the
-//! derived state up to date ([`state`]). When any of that fails the log closes, for what is on disk is no longer
-//! known; opening it again finds out.
+//! A request passes through four hands, each of which goes on while the next one works:
+//!
+//! 1. Who submits it reads it.
+//! 2. One thread ([`writer`]) decides the requests in order, each over the state that the one before left and at the
+//!    ledger's time. Two kinds of request are answered at once, without an entry: all of them while the clock cannot be
+//!    believed ([`LedgerError::Clock`]; try again), and those that nobody known to the ledger has signed
+//!    ([`LedgerError::Unauthenticated`]), for the log is kept for ever and a stranger must not be able to make it grow.
+//!    Refusals of those who are known are entries like approvals.
+//! 3. Another ([`committer`]) commits everything that was decided meanwhile, up to [`MAX_BATCH`], with one sync
+//!    ([`store`] has the protocol), shows it to readers and answers; who submitted makes the proof.
+//! 4. A third ([`applier`]) brings the derived state up to date ([`state`]), some milliseconds later.
+//!
+//! When any of that fails the log closes, for what is on disk is no longer known; opening it again finds out.
 //!
 //! # What opening verifies
 //!
@@ -26,7 +31,9 @@
 //! Never: creating a log in [`Log::open`], changing or removing a committed byte. Tests: beside each module, and
 //! `tests/`; figures: `examples/ledger-bench.rs`.
 
+mod applier;
 mod clock;
+mod committer;
 mod convert;
 mod decide;
 pub(crate) mod disk;
@@ -35,7 +42,9 @@ pub(crate) mod home;
 pub(crate) mod layout;
 mod publisher;
 pub(crate) mod reader;
+mod recent;
 mod recover;
+mod rotation;
 #[cfg(test)]
 mod simulated;
 pub(crate) mod state;
@@ -60,14 +69,17 @@ use trust::{
 };
 
 use crate::{Committed, Extension, Ledger, LedgerError, MAX_PAGE};
+use applier::Applier;
 use clock::LedgerClock;
 pub use clock::{MAX_AHEAD_S, MAX_IDLE_S};
+use committer::{Answer, Committer};
 use disk::{Disk, RealDisk};
 use home::Lock;
 use publisher::Publisher;
 use reader::{Tiles, View};
+use recent::Recent;
 pub use recover::MAX_SCAN_BYTES;
-use state::{Changes, State};
+use state::{Changes, Covers, State, StateError};
 use store::{Founding, Head, ROTATE_BYTES, Store};
 use writer::{Job, Writer};
 
@@ -91,7 +103,10 @@ pub struct Log {
     shared: Arc<Shared>,
     last_event: watch::Receiver<Option<u64>>,
     jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// The deciding and the committing thread.
+    writing: [Option<JoinHandle<()>>; 2],
+    applier: Arc<Applier>,
+    applying: Option<JoinHandle<()>>,
     publisher: Arc<Publisher>,
     publishing: Option<JoinHandle<()>>,
     // Dropped last: the lock is released when nothing can write any more.
@@ -103,17 +118,37 @@ pub struct Log {
 struct Shared {
     tiles: Tiles,
     committed: RwLock<CommittedLog>,
-    /// The derived state; what it does not cover yet is in [`CommittedLog::pending`].
+    /// Who reads the derived state holds it to read: no change moves from memory into the database meanwhile.
+    settling: RwLock<()>,
+    /// The derived state; what it does not cover yet is in [`CommittedLog`].
     state: Mutex<State>,
     /// Why the writer stopped, once it has.
     stopped: RwLock<Option<String>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct CommittedLog {
     head: Arc<Head>,
-    /// What the newest commit changes and the database has not taken up yet.
+    /// What the database is taking up now.
+    applying: Arc<Changes>,
+    /// What was committed after that.
     pending: Arc<Changes>,
+}
+
+impl CommittedLog {
+    fn new(head: Arc<Head>) -> Self {
+        Self { head, applying: Arc::default(), pending: Arc::default() }
+    }
+
+    /// Oldest first.
+    fn changes(&self) -> [&Changes; 2] {
+        [&self.applying, &self.pending]
+    }
+
+    /// What was written last, if the database may not have it.
+    fn written(&self, key: &str) -> Option<Option<Vec<u8>>> {
+        self.changes().iter().rev().find_map(|c| c.state.get(key).cloned())
+    }
 }
 
 impl Log {
@@ -175,7 +210,8 @@ impl Log {
         let (last_event_tx, last_event) = watch::channel(recovered.state.last_event()?);
         let shared = Arc::new(Shared {
             tiles,
-            committed: RwLock::new(CommittedLog { head, pending: Arc::default() }),
+            committed: RwLock::new(CommittedLog::new(Arc::clone(&head))),
+            settling: RwLock::default(),
             state: Mutex::new(State::open(&state_path, &name)?),
             stopped: RwLock::new(None),
         });
@@ -188,28 +224,43 @@ impl Log {
         if recovered.scan_later {
             recover::scan_in_background(&state_path, &name, &shared, jobs.downgrade()).map_err(started)?;
         }
+        let applier = Arc::new(Applier::new(head.size()));
+        let (hand_over, decided) = std::sync::mpsc::sync_channel(MAX_BATCH);
         let writer = Writer {
             name: name.clone(),
-            store,
-            state: recovered.state,
-            state_path,
+            state: State::open(&state_path, &name)?,
+            state_path: state_path.clone(),
+            recent: Recent::default(),
+            next: head.size(),
             last_time: recovered.last_time,
             clock,
             shared: Arc::clone(&shared),
+            applier: Arc::clone(&applier),
+            committer: hand_over,
+        };
+        let committer = Committer {
+            name: name.clone(),
+            store,
+            shared: Arc::clone(&shared),
             last_event: last_event_tx,
             publisher: Arc::clone(&publisher),
+            applier: Arc::clone(&applier),
+            rotating: None,
         };
-        let thread = std::thread::Builder::new()
-            .name("ledger-writer".to_owned())
-            .spawn(move || writer.run(queue))
-            .map_err(started)?;
+        let applying =
+            applier.start(Arc::clone(&shared), recovered.state, state_path, name.clone()).map_err(started)?;
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let committing = thread("ledger-committer").spawn(move || committer.run(decided)).map_err(started)?;
+        let writing = thread("ledger-writer").spawn(move || writer.run(queue)).map_err(started)?;
         Ok(Self {
             name,
             verifier: signer.verifier(),
             shared,
             last_event,
             jobs: Some(jobs),
-            thread: Some(thread),
+            writing: [Some(writing), Some(committing)],
+            applier,
+            applying: Some(applying),
             publisher,
             publishing: Some(publishing),
             _lock: lock,
@@ -238,10 +289,14 @@ impl Drop for Log {
     fn drop(&mut self) {
         // The writer ends when its queue does; what was queued before is committed first, and then published.
         self.jobs = None;
-        let writer = self.thread.take().map(JoinHandle::join);
+        let ended = |thread: &mut Option<JoinHandle<()>>| {
+            !matches!(thread.take().map(JoinHandle::join), Some(Err(_)))
+        };
+        let [deciding, committing] = self.writing.each_mut().map(ended);
+        self.applier.stop();
+        let applying = ended(&mut self.applying);
         self.publisher.stop();
-        let publisher = self.publishing.take().map(JoinHandle::join);
-        if matches!(writer, Some(Err(_))) || matches!(publisher, Some(Err(_))) {
+        if ![deciding, committing, applying, ended(&mut self.publishing)].iter().all(|well| *well) {
             tracing::error!(ledger = %self.name, "a thread of the ledger panicked");
         }
     }
@@ -257,25 +312,54 @@ impl Shared {
         self.read(|log| Arc::clone(&log.head))
     }
 
-    fn pending(&self) -> Arc<Changes> {
-        self.read(|log| Arc::clone(&log.pending))
-    }
-
     /// What is durable becomes visible.
-    fn show(&self, head: Arc<Head>, changes: Changes) {
+    fn show(&self, head: &Arc<Head>, changes: Changes) {
         let mut log = self.committed.write().unwrap_or_else(PoisonError::into_inner);
-        *log = CommittedLog { head, pending: Arc::new(changes) };
+        log.head = Arc::clone(head);
+        Arc::make_mut(&mut log.pending).extend(changes);
     }
 
-    /// The database has taken up what was pending.
+    /// What the database is to take up, and what it covers then; nothing when it is up to date.
+    fn take(&self) -> Option<(Arc<Changes>, Covers)> {
+        let _nobody_reads = self.settling.write().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.committed.write().unwrap_or_else(PoisonError::into_inner);
+        if log.pending.seen.is_empty() {
+            return None;
+        }
+        log.applying = std::mem::take(&mut log.pending);
+        let covers = Covers { size: log.head.size(), root: log.head.root };
+        Some((Arc::clone(&log.applying), covers))
+    }
+
+    /// The database has taken it up.
     fn settle(&self) {
+        let _nobody_reads = self.settling.write().unwrap_or_else(PoisonError::into_inner);
         let mut log = self.committed.write().unwrap_or_else(PoisonError::into_inner);
-        log.pending = Arc::default();
+        log.applying = Arc::default();
     }
 
-    /// Reads the state with what is pending: nothing is settled meanwhile.
+    /// Reads the state with what it lacks. Commits go on meanwhile; only the database waits.
     fn state<T>(&self, f: impl FnOnce(&State, &CommittedLog) -> T) -> T {
-        self.read(|log| f(&self.state.lock().unwrap_or_else(PoisonError::into_inner), log))
+        let _unsettled = self.settling.read().unwrap_or_else(PoisonError::into_inner);
+        let log = self.read(CommittedLog::clone);
+        f(&self.state.lock().unwrap_or_else(PoisonError::into_inner), &log)
+    }
+
+    /// What was committed, with its proof.
+    fn committed(&self, answer: Answer) -> Result<Committed, LedgerError> {
+        let Answer { head, position, entry } = answer;
+        let beyond = || LedgerError::Range { asked: position, size: head.size() };
+        let Some((entry, bytes)) = entry else {
+            let proven = self.proven(&head, position)?.ok_or_else(beyond)?;
+            let entry = serde_json::from_str(&proven.entry)
+                .map_err(|e| StateError::Damaged(format!("entry {position} cannot be read: {e}")))?;
+            return Ok(Committed { entry, proven });
+        };
+        let path = View::new(&self.tiles, &head).inclusion(position)?.ok_or_else(beyond)?;
+        let proof = InclusionProof { index: position, path, checkpoint: head.note.clone() };
+        // JSON is UTF-8.
+        let text = String::from_utf8(bytes).unwrap_or_default();
+        Ok(Committed { entry, proven: ProvenEntry { entry: text, proof } })
     }
 
     fn stop(&self, name: &str, why: &LedgerError) {
@@ -305,7 +389,8 @@ impl Ledger for Log {
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(|| self.closed())?;
         jobs.send(Job::Decide { request: Box::new(request), reply }).await.map_err(|_| self.closed())?;
-        answer.await.map_err(|_| self.closed())?
+        let answer = answer.await.map_err(|_| self.closed())??;
+        self.shared.committed(answer)
     }
 
     async fn events(&self, after: Option<u64>, limit: usize) -> Result<Vec<ProvenEntry>, LedgerError> {
@@ -313,7 +398,8 @@ impl Ledger for Log {
         let (head, positions) = self.shared.state(|state, log| {
             let mut found = state.events(from, limit)?;
             let known = found.last().map_or(from, |last| last + 1);
-            found.extend(log.pending.events.iter().filter(|p| **p >= known));
+            let newer = log.changes().into_iter().flat_map(|c| &c.events);
+            found.extend(newer.filter(|p| **p >= known));
             found.truncate(limit);
             Ok::<_, LedgerError>((Arc::clone(&log.head), found))
         })?;
@@ -360,8 +446,8 @@ impl Ledger for Log {
     }
 
     async fn state(&self, key: &str) -> Result<Option<Vec<u8>>, LedgerError> {
-        self.shared.state(|state, log| match log.pending.state.get(key) {
-            Some(written) => Ok(written.clone()),
+        self.shared.state(|state, log| match log.written(key) {
+            Some(written) => Ok(written),
             None => Ok(state.fresh(key)?),
         })
     }
@@ -369,8 +455,11 @@ impl Ledger for Log {
     async fn state_prefix(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
         self.shared.state(|state, log| {
             let mut found = state.prefix(prefix)?;
-            let pending = log.pending.state.range(prefix.to_owned()..);
-            for (key, value) in pending.take_while(|(k, _)| k.starts_with(prefix)) {
+            let newer = log
+                .changes()
+                .into_iter()
+                .flat_map(|c| c.state.range(prefix.to_owned()..).take_while(|(k, _)| k.starts_with(prefix)));
+            for (key, value) in newer {
                 match value {
                     Some(value) => found.insert(key.clone(), value.clone()),
                     None => found.remove(key),

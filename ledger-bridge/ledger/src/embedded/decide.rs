@@ -7,7 +7,10 @@ use ledger_contract::{
 };
 use trust::{Digest, Envelope};
 
-use super::state::{Changes, State, StateError};
+use super::{
+    recent::Writes,
+    state::{Changes, State, StateError},
+};
 use crate::LedgerError;
 
 /// Why there is no decision.
@@ -21,23 +24,43 @@ pub(crate) enum NoDecision {
     State(#[from] StateError),
 }
 
-/// The entry that a decision makes.
-pub(crate) fn entry(tx: TxInfo, request: Envelope, outcome: &Outcome) -> Entry {
-    Entry {
+/// What was decided and is not in the derived state yet.
+pub(crate) trait Since {
+    /// The value written last; `Some(None)`: deleted.
+    fn written(&self, key: &str) -> Option<Option<Vec<u8>>>;
+    /// Where a request was decided.
+    fn decided(&self, digest: &Digest) -> Option<u64>;
+}
+
+impl Since for Changes {
+    fn written(&self, key: &str) -> Option<Option<Vec<u8>>> {
+        self.state.get(key).cloned()
+    }
+
+    fn decided(&self, digest: &Digest) -> Option<u64> {
+        self.seen.get(digest).copied()
+    }
+}
+
+/// The entry that a decision makes, and what it writes.
+pub(crate) fn entry(tx: TxInfo, request: Envelope, outcome: Outcome) -> (Entry, Writes) {
+    let writes = outcome.writes_digest();
+    let entry = Entry {
         v: tx.v,
         ledger: tx.ledger,
         position: tx.position,
         time: tx.time,
         request,
-        verdict: outcome.verdict.clone(),
-        event: outcome.event.clone(),
-        writes: outcome.writes_digest(),
-    }
+        verdict: outcome.verdict,
+        event: outcome.event,
+        writes,
+    };
+    (entry, outcome.writes)
 }
 
-fn read(request: &Envelope, state: &State, group: &Changes) -> Result<Snapshot, NoDecision> {
-    let value = |key: &str| match group.state.get(key) {
-        Some(written) => Ok(written.clone()),
+fn read(request: &Envelope, state: &State, since: &impl Since) -> Result<Snapshot, NoDecision> {
+    let value = |key: &str| match since.written(key) {
+        Some(written) => Ok(written),
         None => state.get(key),
     };
     snapshot(request, value).map_err(|e| match e {
@@ -51,27 +74,34 @@ pub(crate) fn outcome(
     request: &Envelope,
     tx: &TxInfo,
     state: &State,
-    group: &Changes,
+    since: &impl Since,
 ) -> Result<Outcome, NoDecision> {
-    Ok(decide(request, &read(request, state, group)?, tx))
+    Ok(decide(request, &read(request, state, since)?, tx))
 }
 
 /// Where the request was decided before.
-pub(crate) fn seen(digest: &Digest, state: &State, group: &Changes) -> Result<Option<u64>, StateError> {
-    match group.seen.get(digest) {
-        Some(position) => Ok(Some(*position)),
+pub(crate) fn seen(digest: &Digest, state: &State, since: &impl Since) -> Result<Option<u64>, StateError> {
+    match since.decided(digest) {
+        Some(position) => Ok(Some(position)),
         None => state.seen(digest),
     }
 }
 
 impl Changes {
     /// Takes up what an entry does.
-    pub fn add(&mut self, digest: Digest, position: u64, outcome: Outcome) {
+    pub fn add(&mut self, digest: Digest, position: u64, event: bool, writes: Writes) {
         self.seen.insert(digest, position);
-        if outcome.event.is_some() {
+        if event {
             self.events.push(position);
         }
-        self.state.extend(outcome.writes);
+        self.state.extend(writes);
+    }
+
+    /// Takes up what later entries do.
+    pub fn extend(&mut self, later: Self) {
+        self.seen.extend(later.seen);
+        self.events.extend(later.events);
+        self.state.extend(later.state);
     }
 }
 
@@ -110,7 +140,7 @@ pub(crate) fn again(
     }
     let digest = entry.request.digest();
     if seen(&digest, state, group)?.is_none() {
-        group.add(digest, position, outcome);
+        group.add(digest, position, outcome.event.is_some(), outcome.writes);
         return Ok(entry);
     }
     Err(wrong("the same request was decided before".to_owned()))

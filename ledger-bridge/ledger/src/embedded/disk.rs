@@ -11,7 +11,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -50,7 +50,7 @@ pub(crate) trait Disk: Debug + Send + Sync {
 #[derive(Debug, Default)]
 pub(crate) struct RealDisk {
     /// The file appended to last, open: one of them is appended to all the time.
-    appending: Mutex<Option<(PathBuf, File)>>,
+    appending: Mutex<Option<(PathBuf, Arc<File>)>>,
 }
 
 fn private() -> OpenOptions {
@@ -58,25 +58,26 @@ fn private() -> OpenOptions {
 }
 
 impl RealDisk {
-    /// Runs `f` on the file, which stays open.
-    fn with<T>(&self, path: &Path, f: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
-        let mut held = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, file)) = &*held
-            && at == path
-        {
-            return f(file);
+    /// The file, which stays open. Nobody waits for what another does with it.
+    fn open(&self, path: &Path) -> io::Result<Arc<File>> {
+        if let Some(file) = self.held(path) {
+            return Ok(file);
         }
-        let file = private().open(path)?;
-        let done = f(&file);
-        *held = Some((path.to_owned(), file));
-        done
+        let file = Arc::new(private().open(path)?);
+        *self.slot() = Some((path.to_owned(), Arc::clone(&file)));
+        Ok(file)
+    }
+
+    fn held(&self, path: &Path) -> Option<Arc<File>> {
+        self.slot().as_ref().filter(|(at, _)| at == path).map(|(_, file)| Arc::clone(file))
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<(PathBuf, Arc<File>)>> {
+        self.appending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn close(&self, path: &Path) {
-        let mut held = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.as_ref().is_some_and(|(at, _)| at == path) {
-            *held = None;
-        }
+        self.slot().take_if(|(at, _)| at == path);
     }
 }
 
@@ -95,21 +96,17 @@ impl Disk for RealDisk {
     }
 
     fn append(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.with(path, |file| file.write_all_at(bytes, at))
+        self.open(path)?.write_all_at(bytes, at)
     }
 
     fn truncate(&self, path: &Path, length: u64) -> io::Result<()> {
-        self.with(path, |file| file.set_len(length))
+        self.open(path)?.set_len(length)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
-        let held = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*held {
-            Some((at, file)) if at == path => file.sync_data(),
-            _ => {
-                drop(held);
-                private().open(path)?.sync_data()
-            }
+        match self.held(path) {
+            Some(file) => file.sync_data(),
+            None => private().open(path)?.sync_data(),
         }
     }
 

@@ -278,7 +278,7 @@ impl State {
     fn apply_rows(&self, changes: &Changes) -> Result<(), StateError> {
         for (key, value) in &changes.state {
             let old = self.get(key)?;
-            self.forget(key);
+            self.forget([key]);
             self.put(Kind::State, key.as_bytes(), old.as_deref(), value.as_deref())?;
         }
         for (digest, position) in &changes.seen {
@@ -290,10 +290,13 @@ impl State {
         Ok(())
     }
 
-    fn forget(&self, key: &str) {
+    /// These are written, by this connection or another.
+    pub fn forget<'a>(&self, keys: impl IntoIterator<Item = &'a String>) {
         let mut cached = self.cached.borrow_mut();
-        if let Some(old) = cached.1.remove(key) {
-            cached.0 -= key.len() + old.len();
+        for key in keys {
+            if let Some(old) = cached.1.remove(key) {
+                cached.0 -= key.len() + old.len();
+            }
         }
     }
 

@@ -13,7 +13,7 @@
 //! directory is a copy, for readers, of what a tail once held:
 //!
 //! - a full tile or bundle is written when its last entry is committed, and synced before the tail that holds its
-//!   entries is replaced (*rotation*);
+//!   entries is replaced (*rotation*, beside the commits: [`super::rotation`]);
 //! - partial tiles and `checkpoint` are written by [`publish`], some time later: `checkpoint` is synced before it is
 //!   renamed into place, so that a damaged one cannot come from a crash, and it never covers more than the tail does.
 //!
@@ -44,6 +44,7 @@ use super::{
         push_element,
     },
     reader::{Tiles, View},
+    rotation::{self, NewTail, Rotation},
     tail,
 };
 use crate::LedgerError;
@@ -84,8 +85,19 @@ pub(crate) struct Store {
     /// Where the tail begins.
     base: u64,
     rotate_bytes: u64,
-    /// Full tiles that a rotation has to sync.
+    /// Full tiles that the next rotation has to sync.
     unsynced: BTreeSet<PathBuf>,
+    turning: Option<Turning>,
+}
+
+/// A rotation that is under way.
+struct Turning {
+    /// Where the new tail begins.
+    base: u64,
+    /// Frames committed since: the new tail has to have them, too.
+    since: Vec<u8>,
+    /// The new tail, once it is durable beside the old one.
+    ready: Option<NewTail>,
 }
 
 /// What contradicts what.
@@ -117,7 +129,7 @@ impl Growth {
     }
 
     /// Where the partial bundle begins, and the edge there.
-    fn base(&self) -> Edge {
+    pub fn base(&self) -> Edge {
         self.edge.base()
     }
 
@@ -142,7 +154,7 @@ fn write(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), LedgerError> 
 }
 
 /// Makes files and the names of all of them durable, up to `dir`.
-fn sync_all<'a>(
+pub(super) fn sync_all<'a>(
     disk: &dyn Disk,
     dir: &Path,
     files: impl Iterator<Item = &'a PathBuf>,
@@ -169,27 +181,6 @@ fn write_large<'a>(
         written.push(path);
     }
     if written.is_empty() { Ok(()) } else { sync_all(disk, dir, written.iter()) }
-}
-
-/// A tail that begins at the growth's base, durable and in place.
-///
-/// Whoever calls has synced every full tile below the base. A crash before the rename leaves the old tail, which covers
-/// the same entries; one after it may leave either.
-fn replace_tail(
-    disk: &dyn Disk,
-    dir: &Path,
-    ledger: &str,
-    note: &str,
-    growth: &Growth,
-) -> Result<u64, LedgerError> {
-    let mut bytes = tail::Header::new(ledger, growth.base().record()).to_frame();
-    bytes.extend(tail::commit_frame(note, growth.partial.iter().map(AsRef::as_ref)));
-    let (new, path) = (dir.join(TAIL_NEW), dir.join(TAIL));
-    disk.write(&new, &bytes).map_err(at("write", &new))?;
-    disk.sync(&new).map_err(at("sync", &new))?;
-    disk.rename(&new, &path).map_err(at("replace", &path))?;
-    disk.sync_dir(dir).map_err(at("sync", dir))?;
-    Ok(bytes.len() as u64)
 }
 
 /// Entries of a log that is written in one go: founding one, and converting one.
@@ -226,7 +217,8 @@ impl<'a> Founding<'a> {
     /// Makes everything durable and, last, the tail: with it there is a log.
     pub fn finish(self, ledger: &str, note: &str) -> Result<Head, LedgerError> {
         sync_all(self.disk, self.dir, self.written.iter())?;
-        replace_tail(self.disk, self.dir, ledger, note, &self.growth)?;
+        rotation::write_tail(self.disk, self.dir, ledger, note, &self.growth)?;
+        rotation::put_in_place(self.disk, self.dir)?;
         Ok(Head { note: note.to_owned(), root: self.growth.root(self.dir)?, growth: self.growth })
     }
 }
@@ -256,6 +248,7 @@ impl Store {
             base: read.header.edge.size(),
             rotate_bytes,
             unsynced: BTreeSet::new(),
+            turning: None,
         };
         if read.torn {
             store.cut_off(bytes.len() - read.whole)?;
@@ -313,34 +306,72 @@ impl Store {
         let note = self.signer.sign_checkpoint(growth.edge.size(), root).map_err(LedgerError::Key)?;
         // 2. One frame: the checkpoint and its entries. A crash leaves it whole, in part, or not at all; its hash says
         //    which. Whole, it is a commit that nobody was told of yet; otherwise opening cuts it off.
-        let path = self.dir.join(TAIL);
-        let frame = tail::commit_frame(&note, entries.iter().map(Vec::as_slice));
-        self.disk.append(&path, self.tail_bytes, &frame).map_err(at("append to", &path))?;
         // 3. The sync is the commit: from here on the entries are there whatever happens.
-        self.disk.sync(&path).map_err(at("sync", &path))?;
-        self.tail_bytes += frame.len() as u64;
+        let frame = tail::commit_frame(&note, entries.iter().map(Vec::as_slice));
+        match self.turning.take() {
+            Some(Turning { base, since, ready: Some(new) }) => self.turn(base, &since, &new, &frame)?,
+            turning => self.append(turning, &frame)?,
+        }
         // 4. Tiles that have become full, for readers. Not synced: as long as this tail is in place, opening writes
         //    them again.
         self.write_files(files)?;
         self.head = Arc::new(Head { note, root, growth });
-        // 5. Now and then, a new tail: a shorter one, for it begins at the partial bundle.
-        let base = self.head.growth.base().size();
-        if self.tail_bytes > self.rotate_bytes && base > self.base {
-            self.rotate()?;
-        }
         Ok(&self.head)
     }
 
-    /// Replaces the tail by one that begins at the partial bundle.
-    fn rotate(&mut self) -> Result<(), LedgerError> {
-        // The order matters: the tiles are durable before the tail that could make them again is gone.
-        sync_all(&*self.disk, &self.dir, self.unsynced.iter())?;
-        let name = self.signer.verifier().name().to_owned();
-        let (note, growth) = (&self.head.note, &self.head.growth);
-        self.tail_bytes = replace_tail(&*self.disk, &self.dir, &name, note, growth)?;
-        self.base = growth.base().size();
-        self.unsynced.clear();
+    fn append(&mut self, turning: Option<Turning>, frame: &[u8]) -> Result<(), LedgerError> {
+        let path = self.dir.join(TAIL);
+        self.disk.append(&path, self.tail_bytes, frame).map_err(at("append to", &path))?;
+        self.disk.sync(&path).map_err(at("sync", &path))?;
+        self.tail_bytes += frame.len() as u64;
+        self.turning = turning.map(|mut t| {
+            t.since.extend_from_slice(frame);
+            t
+        });
         Ok(())
+    }
+
+    /// The commit that puts the new tail in place: the frame is in it alone. The new tail gets what was committed since
+    /// it was written, and this frame; a crash before the rename leaves the old one, which has everything but this
+    /// frame, and one after it may leave either.
+    fn turn(&mut self, base: u64, since: &[u8], new: &NewTail, frame: &[u8]) -> Result<(), LedgerError> {
+        let path = self.dir.join(TAIL_NEW);
+        let added = [since, frame].concat();
+        self.disk.append(&path, new.bytes, &added).map_err(at("append to", &path))?;
+        self.disk.sync(&path).map_err(at("sync", &path))?;
+        rotation::put_in_place(&*self.disk, &self.dir)?;
+        self.tail_bytes = new.bytes + added.len() as u64;
+        self.base = base;
+        Ok(())
+    }
+
+    /// 5. Now and then, a new tail: a shorter one, for it begins at the partial bundle. What takes long is done beside
+    ///    the commits, by whoever is given the rotation; one at a time.
+    pub fn rotation(&mut self) -> Option<Rotation> {
+        let base = self.head.growth.base().size();
+        if self.tail_bytes <= self.rotate_bytes || base <= self.base || self.turning.is_some() {
+            return None;
+        }
+        self.turning = Some(Turning { base, since: Vec::new(), ready: None });
+        Some(Rotation {
+            disk: Arc::clone(&self.disk),
+            dir: self.dir.clone(),
+            name: self.signer.verifier().name().to_owned(),
+            head: Arc::clone(&self.head),
+            unsynced: std::mem::take(&mut self.unsynced),
+        })
+    }
+
+    /// The rotation has been carried out; the next commit turns to the new tail.
+    pub fn rotated(&mut self, new: NewTail) {
+        if let Some(turning) = &mut self.turning {
+            turning.ready = Some(new);
+        }
+    }
+
+    /// Have so many bytes been committed while a rotation is under way that it has to be waited for?
+    pub fn waits_for_rotation(&self) -> bool {
+        self.turning.as_ref().is_some_and(|t| t.ready.is_none() && t.since.len() as u64 > self.rotate_bytes)
     }
 }
 

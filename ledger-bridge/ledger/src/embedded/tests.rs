@@ -11,6 +11,7 @@ use trust::{
 use super::{
     disk::Disk,
     reader::{Tiles, View},
+    rotation::Rotation,
     simulated::{Crash, Fault, SimulatedDisk},
     store::{Founding, Store, publish},
 };
@@ -32,8 +33,8 @@ fn entry(n: usize) -> Vec<u8> {
     }
 }
 
-/// Commits of these sizes: through the first full tile, with two rotations at least.
-const COMMITS: [usize; 8] = [1, 3, 150, 95, 6, 6, 1, 200];
+/// Commits of these sizes: through three full tiles, each with a rotation, that other commits overtake or do not.
+const COMMITS: [usize; 14] = [1, 3, 150, 95, 6, 6, 1, 200, 60, 3, 245, 9, 2, 4];
 
 /// What somebody was told.
 #[derive(Default)]
@@ -42,6 +43,8 @@ struct Told {
     /// Size of the commit in flight.
     trying: usize,
     heads: Vec<(u64, Digest)>,
+    /// Rotations begun.
+    rotations: usize,
 }
 
 fn found(disk: &dyn Disk) -> Result<(), LedgerError> {
@@ -68,12 +71,23 @@ fn story(disk: &Arc<SimulatedDisk>, told: &mut Told) -> Result<(), LedgerError> 
     found(&**disk)?;
     (told.acknowledged, told.trying) = (1, 0);
     let (mut store, mut published) = open(disk)?;
+    let mut rotation = None;
     for (i, size) in COMMITS.into_iter().enumerate() {
         let entries: Vec<_> = (told.acknowledged..told.acknowledged + size).map(entry).collect();
         told.trying = size;
         let head = Arc::clone(store.commit(&entries)?);
         (told.acknowledged, told.trying) = (told.acknowledged + size, 0);
         told.heads.push((head.size(), head.root));
+        // A rotation is carried out beside the commits: now at once, now after another commit.
+        if let Some(new) = rotation.take().map(Rotation::carry_out).transpose()? {
+            store.rotated(new);
+        }
+        rotation = store.rotation();
+        told.rotations += usize::from(rotation.is_some());
+        let at_once = rotation.take_if(|_| told.rotations.is_multiple_of(2));
+        if let Some(new) = at_once.map(Rotation::carry_out).transpose()? {
+            store.rotated(new);
+        }
         if i % 2 == 0 {
             published = publish(&**disk, Path::new(DIR), &head, published)?;
         }
@@ -124,6 +138,7 @@ fn stopped_at_every_operation_nothing_confirmed_is_lost() {
     story(&disk, &mut told).unwrap();
     let operations = disk.operations();
     assert!(operations > 80, "{operations} operations are no story");
+    assert!(told.rotations >= 3, "{} rotations", told.rotations);
     assert!(disk.seen(Path::new("log/tile/entries/000")).is_some(), "no full bundle");
     assert!(disk.seen(Path::new("log/tile/0/000.p/5")).is_none(), "partial tiles of a full one are left");
     for at in 1..=operations {
@@ -177,6 +192,6 @@ fn a_full_disk_says_so() {
         error.to_string().contains("the disk is full") && error.to_string().contains("log/tail"),
         "{error}"
     );
-    let told = Told { acknowledged: 1, trying: 1, heads: vec![] };
+    let told = Told { acknowledged: 1, trying: 1, ..Told::default() };
     check(disk.crash(Crash::Kept), None, &told, "full disk");
 }
