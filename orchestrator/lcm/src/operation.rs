@@ -583,23 +583,35 @@ impl Operation {
     #[must_use]
     pub fn record(&self) -> Option<NsRecord> {
         let plan = self.plan.as_ref()?;
-        match self.outcome.as_ref().map(|o| (o.state, o.isolated)) {
-            Some((FinalState::Completed, _)) => plan.after.clone(),
-            Some((FinalState::Failed, _)) => self.as_it_stands(plan),
-            _ => self.unwound(plan),
+        let state = self.outcome.as_ref().map(|o| o.state);
+        if state == Some(FinalState::Completed) {
+            return plan.after.clone();
         }
+        let mut record = match state {
+            Some(FinalState::Failed) => as_wanted(plan)?,
+            _ => plan.before.clone()?,
+        };
+        record.flows = plan.after.as_ref().map_or(record.flows, |a| a.flows);
+        self.done_to(plan, &mut record);
+        self.taken_back_from(plan, &mut record);
+        Some(record)
     }
 
-    /// The service as a failure left it: what was there, what was made, less what was removed or taken back.
-    fn as_it_stands(&self, plan: &Plan) -> Option<NsRecord> {
-        let mut record = plan.after.clone().or_else(|| plan.before.clone())?;
-        record.objects = plan.before.as_ref().map(|b| b.objects.clone()).unwrap_or_default();
-        record.isolated = plan.before.as_ref().map(|b| b.isolated.clone()).unwrap_or_default();
+    /// What the steps that were not taken back did: what they made stands, wanted or not; what they removed does not,
+    /// and stays wanted if it was to come back.
+    fn done_to(&self, plan: &Plan, record: &mut NsRecord) {
         for step in plan.steps.iter().chain(&plan.isolation) {
             let site = plan.site_of(step);
+            let wanted = |key| plan.after.as_ref().is_some_and(|a| a.spec(site, key).is_some());
             match (&step.action, self.step_state(step.id)) {
                 (_, None | Some(StepState::Pending | StepState::Undone)) => {}
-                (Action::Ensure { key, spec }, _) => record.put(site, key.clone(), (**spec).clone()),
+                (Action::Ensure { key, spec }, _) if wanted(key) || plan.had(site, key) => {
+                    record.put(site, key.clone(), (**spec).clone());
+                }
+                (Action::Ensure { key, spec }, _) => record.leave(site, key.clone(), (**spec).clone()),
+                (Action::Remove { key, .. }, Some(StepState::Done(_))) if wanted(key) => {
+                    record.uncut(site, key);
+                }
                 (Action::Remove { key, .. }, Some(StepState::Done(_))) => record.take(site, key),
                 (Action::Isolate { key }, Some(StepState::Done(_))) => {
                     record.isolated.insert((site.to_owned(), key.clone()));
@@ -607,37 +619,22 @@ impl Operation {
                 _ => {}
             }
         }
-        self.take_back(plan, &mut record);
-        Some(record)
     }
 
-    /// The service before, with the specs that unwinding restored under a newer generation.
-    fn unwound(&self, plan: &Plan) -> Option<NsRecord> {
-        let mut record = plan.before.clone()?;
-        record.flows = plan.after.as_ref().map_or(record.flows, |a| a.flows);
-        self.take_back(plan, &mut record);
-        Some(record)
-    }
-
-    /// What was taken back, in the order in which it was.
-    fn take_back(&self, plan: &Plan, record: &mut NsRecord) {
+    /// What taking back did, in the order in which it was done: specs return under a newer generation; what was removed
+    /// stays wanted if it was before.
+    fn taken_back_from(&self, plan: &Plan, record: &mut NsRecord) {
         for step in plan.steps.iter().rev() {
-            if self.step_state(step.id) == Some(&StepState::Undone) {
-                self.restore(plan, step, record);
+            if self.step_state(step.id) != Some(&StepState::Undone) {
+                continue;
             }
-        }
-    }
-
-    fn restore(&self, plan: &Plan, step: &Step, record: &mut NsRecord) {
-        let site = plan.site_of(step);
-        match &step.undo {
-            Some(Action::Ensure { key, spec }) => record.put(site, key.clone(), (**spec).clone()),
-            // What was cut off and then replaced is not there any more, and not cut off.
-            Some(Action::Remove { key, .. }) if plan.had(site, key) => {
-                record.isolated.remove(&(site.to_owned(), key.clone()));
+            let site = plan.site_of(step);
+            match &step.undo {
+                Some(Action::Ensure { key, spec }) => record.put(site, key.clone(), (**spec).clone()),
+                Some(Action::Remove { key, .. }) if plan.had(site, key) => record.uncut(site, key),
+                Some(Action::Remove { key, .. }) => record.take(site, key),
+                _ => {}
             }
-            Some(Action::Remove { key, .. }) => record.take(site, key),
-            _ => {}
         }
     }
 
@@ -665,6 +662,17 @@ impl Operation {
             },
         }
     }
+}
+
+/// What the service is to be after a failure, before what was done is looked at: the former objects under the new
+/// description, because the next operation is planned from that.
+fn as_wanted(plan: &Plan) -> Option<NsRecord> {
+    let mut record = plan.after.clone().or_else(|| plan.before.clone())?;
+    let before = plan.before.as_ref();
+    record.objects = before.map(|b| b.objects.clone()).unwrap_or_default();
+    record.leftovers = before.map(|b| b.leftovers.clone()).unwrap_or_default();
+    record.isolated = before.map(|b| b.isolated.clone()).unwrap_or_default();
+    Some(record)
 }
 
 fn describe(step: &Step, failure: &Failure) -> String {

@@ -69,6 +69,10 @@ pub struct NsRecord {
     pub instances: BTreeMap<String, BTreeMap<String, u32>>,
     /// Everything that must be there, in the order it was made.
     pub objects: Vec<Object>,
+    /// What may stand although nobody wants it: a failed operation left it. The next operation that may remove anything
+    /// does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<Object>,
     /// The attestation keys of its sites, by site, of those that attest.
     pub aks: BTreeMap<String, AkRecord>,
     /// Instances whose traffic is cut, by site.
@@ -95,6 +99,8 @@ struct Written {
     instances: BTreeMap<String, BTreeMap<String, u32>>,
     objects: Vec<WrittenObject>,
     #[serde(default)]
+    leftovers: Vec<Object>,
+    #[serde(default)]
     aks: BTreeMap<String, AkRecord>,
     /// Of 0.1: the key of the one site.
     #[serde(default)]
@@ -120,7 +126,11 @@ impl From<Written> for NsRecord {
             WrittenObject::Placed(object) => object,
             WrittenObject::Pair(key, spec) => Object { site: site.clone(), key, spec },
         };
-        let objects = w.objects.into_iter().map(placed).collect();
+        // A probe that a failed measurement left stood among the objects before there were leftovers.
+        let probes = format!("{}/probe/", w.id);
+        let (left, objects): (Vec<Object>, Vec<Object>) =
+            w.objects.into_iter().map(placed).partition(|o| o.key.as_str().starts_with(&probes));
+        let leftovers = w.leftovers.into_iter().chain(left).collect();
         let aks = w.aks.into_iter().chain(w.ak.map(|ak| (w.site.clone(), ak))).collect();
         Self {
             id: w.id,
@@ -133,10 +143,18 @@ impl From<Written> for NsRecord {
             revision: w.revision,
             instances: w.instances,
             objects,
+            leftovers,
             aks,
             isolated: w.isolated,
             flows: w.flows,
         }
+    }
+}
+
+fn put(objects: &mut Vec<Object>, site: &str, key: ObjectKey, spec: Spec) {
+    match objects.iter_mut().find(|o| o.is(site, &key)) {
+        Some(o) => o.spec = spec,
+        None => objects.push(Object { site: site.to_owned(), key, spec }),
     }
 }
 
@@ -149,16 +167,35 @@ impl NsRecord {
 
     /// Replaces or appends an object.
     pub fn put(&mut self, site: &str, key: ObjectKey, spec: Spec) {
-        match self.objects.iter_mut().find(|o| o.is(site, &key)) {
-            Some(o) => o.spec = spec,
-            None => self.objects.push(Object { site: site.to_owned(), key, spec }),
-        }
+        put(&mut self.objects, site, key, spec);
     }
 
-    /// Takes an object off.
+    /// Notes what stands and is not wanted.
+    pub fn leave(&mut self, site: &str, key: ObjectKey, spec: Spec) {
+        put(&mut self.leftovers, site, key, spec);
+    }
+
+    /// Takes an object off, wanted or not.
     pub fn take(&mut self, site: &str, key: &ObjectKey) {
         self.objects.retain(|o| !o.is(site, key));
+        self.leftovers.retain(|o| !o.is(site, key));
+        self.uncut(site, key);
+    }
+
+    /// Its traffic is not cut any more: it is gone, or another instance is in its place.
+    pub fn uncut(&mut self, site: &str, key: &ObjectKey) {
         self.isolated.retain(|(s, k)| (s.as_str(), k) != (site, key));
+    }
+
+    /// The same without what was left.
+    #[must_use]
+    pub fn tidied(&self) -> Self {
+        Self { leftovers: Vec::new(), ..self.clone() }
+    }
+
+    /// Everything that may stand: what must, and what was left.
+    pub fn standing(&self) -> impl Iterator<Item = &Object> {
+        self.objects.iter().chain(&self.leftovers)
     }
 
     /// Its instances.
@@ -169,7 +206,7 @@ impl NsRecord {
     /// Every site that holds something of it.
     #[must_use]
     pub fn sites(&self) -> BTreeSet<&str> {
-        self.objects.iter().map(|o| o.site.as_str()).collect()
+        self.standing().map(|o| o.site.as_str()).collect()
     }
 
     /// Segments of the wide-area network that its links use: no other service may.
@@ -179,7 +216,7 @@ impl NsRecord {
             Spec::Network(n) => n.interconnect.as_ref().map(|i| i.segment),
             _ => None,
         };
-        self.objects.iter().filter_map(segment).collect()
+        self.standing().filter_map(segment).collect()
     }
 
     /// Backends of its (first) load balancer, as its configuration has them.

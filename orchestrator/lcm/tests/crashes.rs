@@ -333,7 +333,7 @@ fn what_cannot_be_taken_back_is_escalated_with_its_exact_name_and_kept_trying_un
             }
             let waited = runner.clock;
             assert!(waited > 20_000, "{told}: retried with back-off for {waited} ms");
-            let wanted: BTreeMap<Place, Spec> = operation.record().iter().flat_map(objects_of).collect();
+            let wanted: BTreeMap<Place, Spec> = operation.record().iter().flat_map(standing_of).collect();
             for place in runner.world.objects.keys() {
                 assert!(wanted.contains_key(place), "{told}: {place:?} stands and is not in the record");
             }
@@ -371,7 +371,7 @@ fn every_step_can_ask_for_a_person_who_retries_rolls_back_or_fails() {
                     Direction::Fail => {
                         assert_eq!(outcome.state, FinalState::Failed, "{told}");
                         let wanted: BTreeMap<Place, Spec> =
-                            operation.record().iter().flat_map(objects_of).collect();
+                            operation.record().iter().flat_map(standing_of).collect();
                         // Nobody knows whether the step itself took effect.
                         let asked = step.action.object();
                         for (place, spec) in runner.world.objects.iter().filter(|(p, _)| p.1 != asked) {

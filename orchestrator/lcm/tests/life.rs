@@ -140,7 +140,6 @@ fn healing_replaces_what_is_wrong_after_the_rest_has_proven_itself() {
             "attest",
             "measure",
             "stop the probe",
-            "remove stray probe/client",
         ]
     );
     let Action::Attest { reference, .. } = &p.steps[0].action else { panic!() };

@@ -122,17 +122,22 @@ fn carry_out(plan: Plan, world: &World, m: Option<Move>) -> Told {
     let outcome = operation.outcome.clone().unwrap();
     let record = operation.record();
     let wanted: BTreeMap<Place, Spec> = record.iter().flat_map(objects_of).collect();
+    let standing: BTreeMap<Place, Spec> = record.iter().flat_map(standing_of).collect();
     for place in runner.world.objects.keys() {
         let (site, key) = place;
         let named = outcome.leftovers.iter().any(|l| l == key || *l == format!("{key}@{site}"));
         assert!(
-            wanted.contains_key(place) || named,
+            standing.contains_key(place) || named,
             "{} {fault:?} {outcome:?}: {place:?} stands, is not recorded and is not named",
             plan.action
         );
     }
-    if outcome.state == FinalState::Completed {
-        assert!(runner.world.objects == wanted, "{} {fault:?}: not as recorded", plan.action);
+    if outcome.state == FinalState::Completed && plan.action != "isolate" {
+        assert!(
+            standing == wanted && runner.world.objects == wanted,
+            "{} {fault:?}: not as recorded",
+            plan.action
+        );
     }
     Told { outcome, record, world: runner.world }
 }
@@ -140,7 +145,6 @@ fn carry_out(plan: Plan, world: &World, m: Option<Move>) -> Told {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    #[ignore = "finds that a heal which fails half way forgets a probe that an earlier failure left: to be mended"]
     fn nothing_that_stands_is_ever_forgotten(moves in moves()) {
         let first = Setup::joined().plan(IntentKind::Deploy(Box::new(deploy())), None).unwrap();
         let mut now = carry_out(first, &World::default(), None);

@@ -9,7 +9,10 @@ use super::{
     Command, Direction, FinalState, MAX_ESCALATED_PAUSE_MS, MAX_PAUSE_MS, Operation, Outcome, Phase,
     Progress, Retries, StepState, Then, describe,
 };
-use crate::plan::{Action, Plan, Step};
+use crate::{
+    plan::{Action, Plan, Step},
+    record::NsRecord,
+};
 
 /// One look at a planned operation.
 pub(super) struct Decision<'a> {
@@ -293,7 +296,7 @@ impl Decision<'_> {
     /// Is the object there, as far as this operation knows: from before, or because its step has begun?
     fn stands(&self, cut: &Step) -> bool {
         let (site, object) = (self.plan.site_of(cut), cut.action.object());
-        let before = self.plan.before.iter().flat_map(|b| &b.objects);
+        let mut before = self.plan.before.iter().flat_map(NsRecord::standing);
         let here = |s: &&Step| self.plan.site_of(s) == site && s.action.object() == object;
         let made = |s: &&Step| {
             here(s) && matches!(s.action, Action::Ensure { .. }) && *self.state(s.id) != StepState::Pending
@@ -304,7 +307,7 @@ impl Decision<'_> {
                 && matches!(self.state(s.id), StepState::Done(_))
         };
         let steps = || self.plan.steps.iter();
-        let was = before.clone().any(|o| o.site == site && o.key.as_str() == object);
+        let was = before.any(|o| o.site == site && o.key.as_str() == object);
         steps().any(|s| made(&s)) || was && !steps().any(|s| gone(&s))
     }
 

@@ -185,6 +185,7 @@ fn deployment(input: &Input<'_>, deploy: &Deploy) -> Result<Plan, Refusal> {
         deploy: deploy.clone(),
         revision: input.intent.id.clone(),
         objects: topology.objects(&counts, &seats, None)?,
+        leftovers: Vec::new(),
         instances: counts,
         aks: BTreeMap::new(),
         isolated: BTreeSet::new(),
@@ -201,7 +202,7 @@ fn scaling(input: &Input<'_>, scale: &Scale) -> Result<Plan, Refusal> {
     let topology = Topology::new(input, &before.deploy.vnf_params)?;
     let seats = Seats::of(&topology, before)?;
     let counts = topology.scaled(&before.instances, scale)?;
-    let mut after = before.clone();
+    let mut after = before.tidied();
     after.objects = topology.objects(&counts, &seats, Some(before))?;
     after.instances = counts;
     after.flows = before.flows.saturating_add(2 * FLOWS);
@@ -230,7 +231,7 @@ fn revision(input: &Input<'_>, to: &Revision<'_>) -> Result<Plan, Refusal> {
     }
     let counts = topology.carried_over(&before.instances);
     let seats = Seats::of(&topology, before)?;
-    let mut after = before.clone();
+    let mut after = before.tidied();
     after.deploy.nsd_package = to.nsd_package;
     after.deploy.vnf_params = to.params.clone();
     if let Some(sla) = to.sla {
@@ -257,11 +258,7 @@ fn revision(input: &Input<'_>, to: &Revision<'_>) -> Result<Plan, Refusal> {
 }
 
 fn healing(input: &Input<'_>, heal: &Heal) -> Result<Plan, Refusal> {
-    // A probe that a failed measurement left is no part of the service: it goes.
-    let mut known = existing(input)?.clone();
-    let probes = format!("{}/probe/", known.id);
-    known.objects.retain(|o| !o.key.as_str().starts_with(&probes));
-    let before = &known;
+    let before = existing(input)?;
     let topology = Topology::new(input, &before.deploy.vnf_params)?;
     let seats = Seats::of(&topology, before)?;
     let found = deviations(input, before)?;
@@ -282,7 +279,7 @@ fn healing(input: &Input<'_>, heal: &Heal) -> Result<Plan, Refusal> {
         let cut = before.is_isolated(object).then_some(Deviation::Cut);
         replace.entry(place).or_insert(cut);
     }
-    let mut after = before.clone();
+    let mut after = before.tidied();
     after.isolated.retain(|place| !replace.contains_key(place));
     after.flows = before.flows.saturating_add(FLOWS);
     let after = attested(input, after)?;
@@ -298,7 +295,7 @@ fn migration(input: &Input<'_>, migrate: &Migrate) -> Result<Plan, Refusal> {
     let asked = Deploy { placement: migrate.placement.clone(), ..before.deploy.clone() };
     let siting = Siting::new(input, &topology, &asked);
     let (seats, refused) = siting.moving(&before.instances, &now, &moving)?;
-    let mut after = before.clone();
+    let mut after = before.tidied();
     if moving.len() == before.instances.len() {
         after.deploy.placement = migrate.placement.clone();
     }

@@ -504,15 +504,29 @@ impl<'a> Steps<'a> {
                 let what = self.words("remove", object);
                 stage.push(self.push(&object.site, needs.clone(), what, action, undo));
             }
-            for ((site, key), _) in change.extra.iter().filter(|(_, k)| *k == kind) {
-                let action = Action::Remove { key: key.clone(), kind };
-                let what = format!("remove stray {}", short(key));
-                stage.push(self.push(site, needs.clone(), what, action, None));
+            for (site, key) in self.unwanted(change, kind) {
+                let what = format!("remove stray {}", short(&key));
+                let action = Action::Remove { key, kind };
+                stage.push(self.push(&site, needs.clone(), what, action, None));
             }
             if !stage.is_empty() {
                 needs = stage;
             }
         }
+    }
+
+    /// What nobody wants and the steps so far do not remove: what an operation left, and what was found.
+    fn unwanted(&self, change: &Change, kind: Kind) -> BTreeSet<Place> {
+        let goes = |(site, key): &Place| {
+            self.steps.iter().any(|s| {
+                let here = if s.site.is_empty() { &self.main } else { &s.site };
+                here == site && matches!(&s.action, Action::Remove { key: k, .. } if k == key)
+            })
+        };
+        let left = self.before.into_iter().flat_map(|b| &b.leftovers);
+        let left = left.filter(|o| o.spec.kind() == kind).map(|o| (o.site.clone(), o.key.clone()));
+        let found = change.extra.iter().filter(|(_, k)| *k == kind).map(|(place, _)| place.clone());
+        left.chain(found).filter(|place| !goes(place)).collect()
     }
 
     fn isolation(&self) -> Vec<Step> {

@@ -397,6 +397,11 @@ pub fn objects_of(record: &NsRecord) -> Vec<(Place, Spec)> {
     record.objects.iter().map(|o| ((o.site.clone(), o.key.to_string()), o.spec.clone())).collect()
 }
 
+/// What may stand: what must, and what was left.
+pub fn standing_of(record: &NsRecord) -> Vec<(Place, Spec)> {
+    record.standing().map(|o| ((o.site.clone(), o.key.to_string()), o.spec.clone())).collect()
+}
+
 pub fn accepted_under(plan: &Plan, grant: Grant) -> Event {
     let proof = InclusionProof { index: 3, path: vec![], checkpoint: "log\n1\n\n".into() };
     Event::Accepted {
