@@ -10,7 +10,7 @@ use ledger::LedgerError;
 use ledger_contract::{
     approval::{self, ActuatorPolicy, Approved, Refusal, RefusalCode},
     evidence::ProvenEntry,
-    records::{Entry, Event as LedgerEvent, Grant},
+    records::{Entry, Event as LedgerEvent},
 };
 use tokio::sync::watch;
 use trust::{Digest, UnixTime};
@@ -32,6 +32,9 @@ const LEDGER_PAUSE: Duration = Duration::from_secs(1);
 /// How often to look whether there is room again.
 const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
+/// The contract's rule on dependencies.
+const DEPENDENCIES: &str = "compliance/dependencies";
+
 /// What became of an approval.
 pub(super) enum Taken {
     /// A new operation.
@@ -50,6 +53,7 @@ pub(super) fn waiting(operation: &Operation) -> Option<Waiting> {
         return None;
     }
     let intent = intent_of(operation).ok();
+    let waived = operation.grant.waived.iter().any(|rule| rule == DEPENDENCIES);
     Some(Waiting {
         id: operation.id.clone(),
         intent_id: operation.grant.intent_id.clone(),
@@ -57,7 +61,8 @@ pub(super) fn waiting(operation: &Operation) -> Option<Waiting> {
         ns: operation.grant.ns_instance_id.clone(),
         class: Class::of(&operation.grant.action, intent.as_ref().is_some_and(|i| i.emergency.is_some())),
         position: operation.order().0,
-        depends_on: intent.map(|i| i.depends_on).unwrap_or_default(),
+        // What an emergency waived is not waited for: it may never come.
+        depends_on: intent.filter(|_| !waived).map(|i| i.depends_on).unwrap_or_default(),
     })
 }
 
@@ -162,14 +167,35 @@ impl Engine {
             tracing::warn!(position = approval.proof.index, %refusal, "approval is not carried out");
             return self.accept(approval, &approved, from_stream);
         }
+        self.leave(approval.proof.index, refusal, from_stream)
+    }
+
+    fn leave(&self, position: u64, refusal: Refusal, from_stream: bool) -> Result<Taken, EngineError> {
         let refused = RefusedApproval {
-            position: approval.proof.index,
+            position,
             code: refusal.code.as_str().to_owned(),
             detail: refusal.detail.clone(),
             at_ms: now_ms(),
         };
         self.journal.refuse(&refused, from_stream)?;
         Ok(Taken::Refused(refusal))
+    }
+
+    /// Is the instance that a grant names another service's? The ledger alone says which instance a service is; an
+    /// approval of one service must not reach another, whoever wrote it.
+    fn of_another_service(&self, approved: &Approved) -> Result<Option<Refusal>, EngineError> {
+        let ns = &approved.grant.ns_instance_id;
+        let Some(row) = self.journal.service_row(ns)? else { return Ok(None) };
+        let asked = (&approved.intent.tenant, &approved.intent.service);
+        let detail = || {
+            let (tenant, service) = asked;
+            format!(
+                "NS instance {ns} is {}/{}, the intent is about {tenant}/{service}",
+                row.tenant, row.service
+            )
+        };
+        let other = (&row.tenant, &row.service) != asked;
+        Ok(other.then(|| Refusal { code: RefusalCode::GrantMismatch, detail: detail() }))
     }
 
     pub(super) fn verify(
@@ -193,22 +219,38 @@ impl Engine {
     }
 
     /// Why an accepted approval must not be acted upon any more: looked at again right before the plan.
-    pub(super) fn inadmissible(&self, grant: &Grant) -> Option<(&'static str, String)> {
-        let now = now();
+    pub(super) fn inadmissible(&self, operation: &Operation) -> Option<(&'static str, String)> {
+        let (grant, now) = (&operation.grant, now());
         if now > grant.not_after {
             return Some((
                 "EXPIRED",
                 format!("the approval was good until {}, it is {now}", grant.not_after),
             ));
         }
-        if !self.constitution(|c| c.ever_accepted(&grant.policy)) {
-            let detail = format!("decided under policy {}, which config.toml does not accept", grant.policy);
+        if !self.was_in_force(operation) {
+            let detail = format!(
+                "decided under policy {}, which was not in force then, or config.toml does not accept",
+                grant.policy
+            );
             return Some(("POLICY_NOT_ACCEPTED", detail));
         }
-        if let Ok(Some((position, reason))) = self.journal.revoked_intent(&grant.intent_id) {
-            return Some(("REVOKED", format!("taken back at position {position}: {reason}")));
+        match self.journal.revoked_intent(&grant.intent_id) {
+            Ok(None) => None,
+            Ok(Some((position, reason))) => {
+                Some(("REVOKED", format!("taken back at position {position}: {reason}")))
+            }
+            Err(e) => Some(("JOURNAL", format!("whether it was taken back cannot be read: {e}"))),
         }
-        None
+    }
+
+    /// Was the operation's policy accepted and in force when it was approved? What a standing grant began is approved
+    /// later: its policy is that of the service's last approval.
+    fn was_in_force(&self, operation: &Operation) -> bool {
+        let policy = &operation.grant.policy;
+        self.constitution(|rules| match operation.approval() {
+            Some(approval) => rules.accepts(approval.proof.index, policy),
+            None => rules.ever_accepted(policy),
+        })
     }
 
     fn accept(
@@ -217,6 +259,9 @@ impl Engine {
         approved: &Approved,
         from_stream: bool,
     ) -> Result<Taken, EngineError> {
+        if let Some(refusal) = self.of_another_service(approved)? {
+            return self.leave(approved.position, refusal, from_stream);
+        }
         let id = operation_id(&approved.entry.ledger, approved.position);
         let event = Event::Accepted {
             operation_id: id.clone(),

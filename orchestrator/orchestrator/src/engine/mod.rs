@@ -248,6 +248,10 @@ impl Engine {
     /// On stop no new step is started; effects in flight end and are journaled.
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<(), EngineError> {
         self.same_ledger().await?;
+        // What is taken up again is judged by the rules that were followed before.
+        if let Err(error) = self.learn_rules().await {
+            tracing::warn!(%error, "changes of the rules cannot be read yet");
+        }
         let mut tasks: JoinSet<Result<(), EngineError>> = JoinSet::new();
         let resumed: Vec<String> = self.read().live().map(|t| t.operation.id.clone()).collect();
         for id in resumed {

@@ -201,7 +201,7 @@ impl Engine {
         last_id: u32,
     ) -> Result<Plan, planner::Refusal> {
         let bad = |code, detail: String| planner::Refusal { code, detail };
-        if let Some((code, detail)) = self.inadmissible(&operation.grant) {
+        if let Some((code, detail)) = self.inadmissible(operation) {
             return Err(bad(code, detail));
         }
         let intent = intent_of(operation).map_err(|e| bad("PARAMETERS", e))?;

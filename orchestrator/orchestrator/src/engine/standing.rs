@@ -8,7 +8,7 @@
 
 use lcm::{
     Event, Operation,
-    operation::{Authority, Standing},
+    operation::{Authority, FinalState, Standing},
 };
 use ledger_contract::{
     Intent,
@@ -105,7 +105,7 @@ impl Engine {
         let Some(standing) = self.journal.standing()?.into_iter().find(|s| s.grant.id == grant) else {
             return Ok(());
         };
-        let Some(last) = self.last_grant(ns)? else { return Ok(()) };
+        let Some(last) = self.grant_of_what_runs(ns)? else { return Ok(()) };
         let digest = Digest::of(&request.payload);
         let grant = Grant {
             intent_id: intent.id.clone(),
@@ -134,11 +134,14 @@ impl Engine {
         Ok(())
     }
 
-    /// The grant of the service's newest operation that was approved: its packages, images and keys.
-    fn last_grant(&self, ns: &str) -> Result<Option<Grant>, EngineError> {
+    /// The grant under which the service became what it is: its packages, images and keys, and whether it is attested.
+    /// An operation that did not complete made nothing, and what isolates or terminates asks for no attestation.
+    fn grant_of_what_runs(&self, ns: &str) -> Result<Option<Grant>, EngineError> {
         for id in self.journal.operations_of(ns)?.iter().rev() {
-            if let Some(Event::Accepted { grant, .. }) = self.journal.events(id)?.into_iter().next() {
-                return Ok(Some(*grant));
+            let operation = Operation::fold(&self.journal.events(id)?)?;
+            let completed = operation.outcome.is_some_and(|o| o.state == FinalState::Completed);
+            if completed && !["isolate", "terminate"].contains(&operation.grant.action.as_str()) {
+                return Ok(Some(operation.grant));
             }
         }
         Ok(None)

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, sync::Arc};
 
 use ledger::Ledger as _;
 use ledger_contract::{
-    Intent,
+    Intent, IntentKind,
     evidence::{InclusionProof, ProvenEntry},
     intent::INTENT_PAYLOAD,
     records::{Entry, Event, Grant},
@@ -15,7 +15,7 @@ use trust::{Digest, Signer, UnixTime, issue, merkle, note::NoteSigner};
 use crate::{
     life::Life,
     outage::Line,
-    world::{LEDGER, TENANT, World, now, plain, sign},
+    world::{LEDGER, TENANT, World, now, ns_of, plain, sign},
 };
 
 /// Somebody who controls the log: its key and every entry before the one that is forged.
@@ -282,7 +282,7 @@ async fn a_stream_that_lies_has_no_effect() {
     let honest = world.deploy("honest");
     assert_eq!(life.carry_out(&world, &honest).await.state, "COMPLETED");
     assert!(life.engine.intent(&intent.id).await.unwrap().operation.is_none());
-    assert!(world.left_of(&crate::world::ns_of(&intent)).is_empty());
+    assert!(world.left_of(&ns_of(&intent)).is_empty());
     // The genuine one can still be carried here by hand.
     life.engine.deliver(approval).await.unwrap();
     assert_eq!(life.anchored(&intent.id).await.state, "COMPLETED");
@@ -293,4 +293,75 @@ async fn a_stream_that_lies_has_no_effect() {
         refusals.iter().map(|r| (r.position, r.code.as_str())).collect::<Vec<_>>(),
         [(position, "GRANT_MISMATCH")]
     );
+}
+
+/// Who controls the log has a lenient policy of the past decide once more. It was accepted once, and is in force no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_of_the_past_entitles_to_nothing() {
+    let world = World::new();
+    let past = world.change_policy(|data| data.quotas.values_mut().for_each(|q| q.services = 3)).await;
+    let (line, life, intent, approval) = held(&world).await;
+    let forger = Forger::of(&world, &line, &approval).await;
+    let lie = forger.entry(|e| {
+        e.verdict.policy = past;
+        let Some(Event::IntentApproved { grant }) = &mut e.event else { panic!("{:?}", e.event) };
+        grant.policy = past;
+    });
+    line.forged.lock().unwrap().insert(approval.proof.index, lie);
+    line.held.send_replace(false);
+    let view = life.anchored(&intent.id).await;
+    assert_eq!(view.state, "ROLLED_BACK");
+    assert!(view.problem.as_ref().is_some_and(|p| p.starts_with("POLICY_NOT_ACCEPTED")), "{view:?}");
+    assert_eq!(world.left(), []);
+    // What is decided by the policy in force is carried out.
+    assert_eq!(life.carry_out(&world, &world.deploy("another")).await.state, "COMPLETED");
+    life.end().await;
+}
+
+/// A tenant asks for the end of its own service, and whoever controls the log grants it the end of another tenant's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_reaches_no_other_tenants_service() {
+    let world = World::new();
+    let line = Line::to(&world);
+    let life = Life::of(world.parts(line.clone(), plain));
+    let [victim, own] = [TENANT, "globex"].map(|t| world.deploy_for(t, "edge"));
+    for intent in [&victim, &own] {
+        assert_eq!(life.carry_out(&world, intent).await.state, "COMPLETED");
+    }
+    line.held.send_replace(true);
+    let end = crate::world::intent("globex", "edge", IntentKind::Terminate {});
+    let position = life.submit(&world, &end).await.position;
+    let approval = life.engine.ledger_entry(position).await.unwrap();
+    let forger = Forger::of(&world, &line, &approval).await;
+    let before = world.left_of(&ns_of(&victim));
+    let lie = forger.grant(|g| g.ns_instance_id = ns_of(&victim));
+    let refused = life.engine.deliver(lie).await.unwrap_err();
+    assert_eq!(refused.code, "GRANT_MISMATCH");
+    // The genuine one ends what it is about, and nothing else.
+    line.held.send_replace(false);
+    assert_eq!(life.anchored(&end.id).await.state, "COMPLETED");
+    assert_eq!(world.left_of(&ns_of(&victim)), before);
+    assert!(world.left_of(&ns_of(&own)).is_empty() && !before.is_empty());
+    life.end().await;
+}
+
+/// Rules that were changed are followed again after a restart, before anything is judged by them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_under_a_changed_policy_outlives_a_restart() {
+    let mut world = World::new();
+    world.change_policy(|data| data.quotas.values_mut().for_each(|q| q.services = 3)).await;
+    let limits = world.config.limits.clone();
+    (world.config.limits.tenant_burst, world.config.limits.tenant_operations_per_minute) = (1, 1);
+    let life = Life::start(&world);
+    let [first, second] = ["first", "second"].map(|s| world.deploy(s));
+    life.submit(&world, &first).await;
+    life.submit(&world, &second).await;
+    life.anchored(&first.id).await;
+    life.until(&second.id, |o| o.state == "STARTING").await;
+    life.end().await;
+    world.config.limits = limits;
+    let life = Life::start(&world);
+    let view = life.anchored(&second.id).await;
+    assert_eq!((view.state.as_str(), view.problem), ("COMPLETED", None));
+    life.end().await;
 }

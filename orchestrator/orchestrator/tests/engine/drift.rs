@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use lcm::drift::Deviation;
 use ledger_contract::{
     IntentKind,
-    records::{STANDING_PAYLOAD, StandingGrant},
+    records::{Change, Revocable, STANDING_PAYLOAD, StandingGrant},
 };
 use orchestrator::{
     service::Service as _,
@@ -16,7 +16,7 @@ use vim::ObjectKey;
 use crate::{
     life::Life,
     outage::Line,
-    world::{TENANT, World, now, ns_of, plain, sign, terminate},
+    world::{SITES, TENANT, World, now, ns_of, plain, sign, terminate},
 };
 
 /// A tenant lets the orchestrator act by itself.
@@ -193,5 +193,36 @@ async fn a_lease_that_ended_is_proposed_or_ends_the_service() {
     let ended = operation(&life, &ns, "terminate", |o| o.anchored).await;
     assert_eq!(ended.state, "COMPLETED");
     assert_eq!(world.left(), []);
+    life.end().await;
+}
+
+/// What the newest approval says of the service may be of a termination, which is attested by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_without_the_ledger_is_attested_as_the_service_was() {
+    let mut world = World::new();
+    world.config.drift.interval_s = 1;
+    let line = Line::to(&world);
+    let life = Life::of(world.parts(line.clone(), plain));
+    grant(&life, &world, &["heal"], 0).await;
+    let deploy = world.deploy("edge");
+    life.carry_out(&world, &deploy).await;
+    let ns = ns_of(&deploy);
+    let what = Revocable::AttestationKey { site: SITES[0].into() };
+    world.govern(&line.inner, "no-more-key", Change::Revoke { what }).await;
+    // A termination that comes too late: it changes nothing.
+    life.end().await;
+    line.held.send_replace(true);
+    let life = Life::of(world.parts(line.clone(), plain));
+    let mut late = terminate("edge");
+    late.not_after = now().plus(1);
+    life.submit(&world, &late).await;
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    line.held.send_replace(false);
+    assert_eq!(life.anchored(&late.id).await.state, "ROLLED_BACK");
+    line.down.store(true, Ordering::SeqCst);
+    world.vim().crash(&an_instance(&world));
+    let healed = operation(&life, &ns, "heal", |o| o.state == "COMPLETED").await;
+    let steps = life.engine.steps(&healed.id).await.unwrap();
+    assert!(steps.iter().any(|s| s.action == "attest"), "{steps:?}");
     life.end().await;
 }

@@ -1,6 +1,6 @@
 //! In which order operations begin: after those they depend on, or not at all.
 
-use ledger_contract::Intent;
+use ledger_contract::{Intent, intent::Emergency};
 use orchestrator::service::Service as _;
 use vim::fake::{Call, Fault};
 
@@ -83,5 +83,24 @@ async fn a_site_has_room_for_so_many_operations_at_once() {
     spans.sort_unstable();
     assert!(spans.windows(2).all(|w| w[0].1 <= w[1].0), "{spans:?}");
     assert_eq!(life.carry_out(&world, &terminate("one")).await.state, "COMPLETED");
+    life.end().await;
+}
+
+/// What broken glass waives is not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waived_dependency_holds_nothing_up() {
+    let world = World::new();
+    world
+        .change_policy(|data| {
+            let rule = data.emergency.as_mut().unwrap();
+            rule.actions.insert("deploy".into());
+            rule.waives.insert("compliance/dependencies".into());
+        })
+        .await;
+    let life = Life::start(&world);
+    let mut intent = world.deploy("edge");
+    intent.depends_on = vec!["nobody-has-ever-seen-it".into()];
+    intent.emergency = Some(Emergency { reason: "flash crowd, ticket 7".into() });
+    assert_eq!(life.carry_out(&world, &intent).await.state, "COMPLETED");
     life.end().await;
 }

@@ -26,7 +26,7 @@ use ledger_contract::{
         API_VERSION, Deploy, INTENT_PAYLOAD, PlacementHints, Scale, ScaleDirection, Sensitivity, Sla,
         VnfParams, ns_instance_id,
     },
-    policy::{DEFAULT_BUILDER, Quota},
+    policy::{DEFAULT_BUILDER, PolicyData, Quota},
     records::{AK_PAYLOAD, Change, Entry, GOVERNANCE_PAYLOAD, Genesis, Governance, PACKAGE_PAYLOAD},
 };
 use orchestrator::{
@@ -130,30 +130,38 @@ impl World {
     /// A policy without quotas comes into force, co-signed as the one before it asks, and the VIMs get room for
     /// whatever is approved then.
     pub async fn make_room(&mut self) {
+        let most = u32::MAX;
+        let quota =
+            Quota { services: most, instances: most, vcpus: most, memory_mib: most, ..Quota::default() };
+        self.change_policy(|data| drop(data.quotas.insert("default".into(), quota))).await;
+        let room = Resources { vcpus: 1 << 24, memory_mib: 1 << 30, instances: 1 << 24 };
+        self.vims = SITES.map(|s| (s.to_owned(), Arc::new(FakeVim::new(room).without_call_list()))).into();
+        self.answers = self.vims.iter().map(|(s, v)| (s.clone(), attester::answer(s, v))).collect();
+    }
+
+    /// Another policy than the founding one comes into force, rightly; the founding one's digest.
+    pub async fn change_policy(&self, change: impl FnOnce(&mut PolicyData)) -> Digest {
         let log = self.log();
         let founded: Entry = serde_json::from_str(&log.range(0, 1).await.unwrap()[0]).unwrap();
         let genesis: Genesis = serde_json::from_slice(&founded.request.payload).unwrap();
         let mut data = genesis.policy.data().unwrap();
-        let most = u32::MAX;
-        let quota =
-            Quota { services: most, instances: most, vcpus: most, memory_mib: most, ..Quota::default() };
-        data.quotas.insert("default".into(), quota);
+        change(&mut data);
         let supersedes = genesis.policy.digest();
-        let change = Governance {
-            id: "room-for-all".into(),
-            ledger: LEDGER.into(),
-            not_after: now().plus(600),
-            reason: "a test of very many services".into(),
-            change: Change::Policy { bundle: genesis.policy.with_data(&data), supersedes },
-        };
+        let change = Change::Policy { bundle: genesis.policy.with_data(&data), supersedes };
+        self.govern(&log, "another-policy", change).await;
+        supersedes
+    }
+
+    /// The operator and the auditor change something.
+    pub async fn govern(&self, ledger: &dyn Ledger, id: &str, change: Change) {
+        let (ledger_name, not_after) = (LEDGER.into(), now().plus(600));
+        let reason = "a test asks for it".into();
+        let change = Governance { id: id.into(), ledger: ledger_name, not_after, reason, change };
         let signers = [self.signer("operator", "operator"), self.signer("auditor", "auditor")];
         let payload = serde_json::to_vec(&change).unwrap();
         let signed = Envelope::sign(GOVERNANCE_PAYLOAD, payload, &signers.each_ref()).unwrap();
-        let verdict = log.submit(signed).await.unwrap().entry.verdict;
+        let verdict = ledger.submit(signed).await.unwrap().entry.verdict;
         assert!(verdict.approved, "{verdict:?}");
-        let room = Resources { vcpus: 1 << 24, memory_mib: 1 << 30, instances: 1 << 24 };
-        self.vims = SITES.map(|s| (s.to_owned(), Arc::new(FakeVim::new(room).without_call_list()))).into();
-        self.answers = self.vims.iter().map(|(s, v)| (s.clone(), attester::answer(s, v))).collect();
     }
 
     /// The VIM that services are placed on.
