@@ -75,6 +75,15 @@ fn paths_that_lead_elsewhere_are_refused() {
     assert!(problem(file(b"p/a\\b", b"x")).contains("backslash"));
     assert!(problem(file(b"p/a\nb", b"x")).contains("control"));
     assert!(problem(file(b"p/\xff", b"x")).contains("UTF-8"));
+    assert!(problem(file(b"C:/p/x", b"x")).contains("drive letter"));
+    assert!(problem(file(b"c:x", b"x")).contains("drive letter"));
+    for hidden in ["p/a\u{202e}lmay.x", "p/a\u{200b}", "p/\u{feff}a", "p/a\u{ad}b"] {
+        assert!(problem(file(hidden.as_bytes(), b"x")).contains("invisible"), "{hidden:?}");
+    }
+    // What only looks like a way out is a name like any other.
+    for odd in ["p/\u{2025}/x", "p/\u{ff0e}\u{ff0e}/x", "p/\u{2215}etc", "p/...", "p/ä"] {
+        assert!(with(file(odd.as_bytes(), b"x")).unwrap().files.contains_key(&odd[2..]), "{odd:?}");
+    }
     assert!(problem(file(b"x", b"x")).contains("outside"));
     assert!(problem(file(b"q/x", b"x")).contains("second top-level"));
 }
@@ -130,15 +139,22 @@ fn other_formats_are_refused_by_name() {
 fn bombs_are_stopped_at_their_bound() {
     let zeros = with(file(b"p/zeros", &vec![0; 64 << 20]));
     assert!(matches!(&zeros, Err(PackageError::TooLarge { .. })), "{zeros:?}");
-    // A header that promises more than there is.
-    let mut liar = file(b"p/x", b"");
-    let mut header = Header::from_byte_slice(&liar[..512]).clone();
-    header.set_size(1 << 40);
-    header.set_cksum();
-    liar[..512].copy_from_slice(header.as_bytes());
-    assert!(matches!(with(liar), Err(PackageError::Damaged { .. })));
+    // A header that promises more than there is, and one that promises more than there may be.
+    let liar = |size: u64| {
+        let mut it = file(b"p/x", b"");
+        let mut header = Header::from_byte_slice(&it[..512]).clone();
+        header.set_size(size);
+        header.set_cksum();
+        it[..512].copy_from_slice(header.as_bytes());
+        with(it)
+    };
+    assert!(matches!(liar(1 << 19), Err(PackageError::Damaged { .. })));
+    assert!(matches!(liar(1 << 40), Err(PackageError::TooLarge { .. })));
     let many: Vec<Vec<u8>> = (0..=MAX_FILES).map(|i| file(format!("p/{i}").as_bytes(), b"")).collect();
     assert!(matches!(open(&archive(&many)), Err(PackageError::TooLarge { what: "entries", .. })));
+    // Refused by its header: of the zeros nothing is unpacked.
+    let early = with(file(b"p/zeros", &vec![0; 3 << 20]));
+    assert!(matches!(early, Err(PackageError::TooLarge { found, .. }) if found > 3 << 20), "{early:?}");
     // A long name that fills the memory.
     let long = entry(b"././@LongLink", EntryType::GNULongName, &vec![b'a'; 64 << 20]);
     assert!(matches!(with([long, file(b"p/x", b"")].concat()), Err(PackageError::TooLarge { .. })));

@@ -28,7 +28,7 @@ const CASE: &str = "MANDATE_BOUNDS_CASE";
 /// Name, what is made, and the code it is refused with (none: whatever the verdict is, it comes in time).
 type Case = (&'static str, fn() -> Vec<u8>, Option<Code>, u64);
 
-const CASES: [Case; 19] = [
+const CASES: [Case; 26] = [
     ("alias bomb", aliases, Some(Code::YamlBounds), MAX_TEXT_MIB),
     ("alias chain", alias_chain, Some(Code::YamlBounds), MAX_TEXT_MIB),
     ("deep flow", || "[".repeat(1 << 20).into(), Some(Code::YamlBounds), MAX_TEXT_MIB),
@@ -50,14 +50,27 @@ const CASES: [Case; 19] = [
         Some(Code::YamlSyntax),
         MAX_TEXT_MIB,
     ),
-    ("gzip bomb", || zeros(1 << 30), Some(Code::Archive), MAX_PACKAGE_MIB),
+    ("gzip bomb", || zeros("p/zeros", tar::EntryType::Regular, 1 << 30), Some(Code::Archive), MAX_TEXT_MIB),
+    (
+        "gzip bomb of a name",
+        || zeros("././@LongLink", tar::EntryType::GNULongName, 1 << 30),
+        Some(Code::Archive),
+        MAX_PACKAGE_MIB,
+    ),
     (
         "gzip of nothing",
         || [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0].repeat(500_000),
         Some(Code::Archive),
         MAX_PACKAGE_MIB,
     ),
-    ("zip bomb", zip_bomb, Some(Code::Archive), MAX_PACKAGE_MIB),
+    // What an archive promises beyond its bound is not unpacked: these cost what making them does.
+    ("zip bomb", zip_bomb, Some(Code::Archive), MAX_TEXT_MIB),
+    ("overlapping zip", || overlapping(1000, 8 << 20), Some(Code::Archive), MAX_TEXT_MIB),
+    ("overlapping a bit", || overlapping(60, 64 << 10), Some(Code::Archive), MAX_TEXT_MIB),
+    ("zip in zips", zips_in_zips, Some(Code::Archive), MAX_TEXT_MIB),
+    ("100 MiB of gzip", || large(&[0x1f, 0x8b, 8, 0]), Some(Code::Archive), 100 + MAX_TEXT_MIB),
+    ("100 MiB of zip", || large(b"PK\x03\x04"), Some(Code::Archive), 100 + MAX_TEXT_MIB),
+    ("100 MiB in a zip", large_in_zip, Some(Code::Archive), 200 + MAX_TEXT_MIB),
 ];
 
 fn many(start: &str, item: impl Fn(usize) -> String, end: &str, count: usize) -> Vec<u8> {
@@ -100,9 +113,10 @@ fn interfaces() -> Vec<u8> {
     [inner, many("", |i| format!("{{id: x{i}, int-cpd: {{vdu-id: v, cpd: e{i}}}}},"), "]}", 8_000)].concat()
 }
 
-fn zeros(bytes: usize) -> Vec<u8> {
+fn zeros(path: &str, kind: tar::EntryType, bytes: usize) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
-    header.set_path("p/zeros").unwrap();
+    header.set_path(path).unwrap();
+    header.set_entry_type(kind);
     header.set_size(bytes as u64);
     header.set_mode(0o644);
     header.set_cksum();
@@ -113,28 +127,98 @@ fn zeros(bytes: usize) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-/// A well-formed zip: a descriptor of 256 MiB of zeros, deflated to a thousandth.
-fn zip_bomb() -> Vec<u8> {
-    let size = 256_u32 << 20;
+/// A file of that many zeros: CRC and deflated bytes.
+fn deflated_zeros(size: u32) -> (u32, Vec<u8>) {
     let (mut crc, mut out) = (Crc::new(), DeflateEncoder::new(Vec::new(), Compression::best()));
-    let block = vec![0; 1 << 20];
-    for _ in 0..size >> 20 {
+    let block = vec![0; 64 << 10];
+    for _ in 0..size / (64 << 10) {
         crc.update(&block);
         out.write_all(&block).unwrap();
     }
-    let data = out.finish().unwrap();
-    let (name, packed) = (b"a.yaml", data.len() as u32);
-    let mut common = [20_u16, 0, 8, 0, 0].map(u16::to_le_bytes).concat();
-    common.extend([crc.sum(), packed, size].map(u32::to_le_bytes).concat());
-    common.extend([name.len() as u16, 0].map(u16::to_le_bytes).concat());
-    let mut zip = [b"PK\x03\x04".to_vec(), common.clone(), name.to_vec(), data].concat();
-    let directory = [b"PK\x01\x02\x14\0".to_vec(), common, vec![0; 14], name.to_vec()].concat();
+    (crc.sum(), out.finish().unwrap())
+}
+
+/// What both headers of an entry have: method, CRC, sizes, the length of the name.
+fn common(method: u16, crc: u32, packed: u32, size: u32, name: &str) -> Vec<u8> {
+    let mut it = [20, 0, method, 0, 0].map(u16::to_le_bytes).concat();
+    it.extend([crc, packed, size].map(u32::to_le_bytes).concat());
+    it.extend((name.len() as u16).to_le_bytes());
+    it
+}
+
+fn central(common: &[u8], name: &str, at: u32) -> Vec<u8> {
+    let zeros = [0; 12];
+    [b"PK\x01\x02\x14\0", common, &zeros, &at.to_le_bytes(), name.as_bytes()].concat()
+}
+
+fn end(zip: &mut Vec<u8>, directory: &[u8], count: u16) {
     let at = zip.len() as u32;
-    zip.extend(&directory);
-    zip.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+    zip.extend(directory);
+    zip.extend(b"PK\x05\x06\0\0\0\0");
+    zip.extend([count, count].map(u16::to_le_bytes).concat());
     zip.extend([directory.len() as u32, at].map(u32::to_le_bytes).concat());
     zip.extend([0, 0]);
+}
+
+/// A well-formed zip of one entry.
+fn zip_of(name: &str, method: u16, crc: u32, data: &[u8], size: u32) -> Vec<u8> {
+    let common = common(method, crc, data.len() as u32, size, name);
+    let mut zip = [b"PK\x03\x04", &common[..], &[0, 0], name.as_bytes(), data].concat();
+    end(&mut zip, &central(&common, name, 0), 1);
     zip
+}
+
+/// A descriptor of 256 MiB of zeros, deflated to a thousandth.
+fn zip_bomb() -> Vec<u8> {
+    let size = 256_u32 << 20;
+    let (crc, data) = deflated_zeros(size);
+    zip_of("a.yaml", 8, crc, &data, size)
+}
+
+/// Entries that share their data: the extra field of each is the headers of all that follow.
+fn overlapping(count: u16, size: u32) -> Vec<u8> {
+    let (crc, data) = deflated_zeros(size);
+    let (mut zip, mut directory) = (Vec::new(), Vec::new());
+    let header = 30 + 5;
+    for i in 0..count {
+        let name = format!("f{i:04}");
+        let common = common(8, crc, data.len() as u32, size, &name);
+        let extra = (count - 1 - i) * header;
+        directory.extend(central(&common, &name, zip.len() as u32));
+        zip.extend([b"PK\x03\x04", &common[..], &extra.to_le_bytes(), name.as_bytes()].concat());
+    }
+    zip.extend(&data);
+    end(&mut zip, &directory, count);
+    zip
+}
+
+/// Sixteen levels, each a tenth of what is in it.
+fn zips_in_zips() -> Vec<u8> {
+    let mut inner = zip_of("a.mf", 8, 0, &[3, 0], 0);
+    for _ in 0..16 {
+        inner.resize(inner.len().max(1 << 20) * 2 % (64 << 20), 0);
+        let (mut crc, mut out) = (Crc::new(), DeflateEncoder::new(Vec::new(), Compression::best()));
+        crc.update(&inner);
+        out.write_all(&inner).unwrap();
+        inner = zip_of("a.csar", 8, crc.sum(), &out.finish().unwrap(), inner.len() as u32);
+    }
+    inner
+}
+
+/// 100 MiB that begin like an archive.
+fn large(start: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(100 << 20);
+    out.extend(start);
+    out.resize(100 << 20, 0xa5);
+    out
+}
+
+/// A zip with a file of 100 MiB, stored.
+fn large_in_zip() -> Vec<u8> {
+    let data = large(b"");
+    let mut crc = Crc::new();
+    crc.update(&data);
+    zip_of("a.yaml", 0, crc.sum(), &data, data.len() as u32)
 }
 
 /// Peak of this process, KiB, as the kernel counted it.

@@ -122,18 +122,29 @@ fn hostile_archives_are_refused() {
     let small =
         |files: &[(&str, &[u8])]| zip(&files.iter().map(|(p, b)| ((*p).to_owned(), b.to_vec())).collect());
     // Paths.
-    for path in ["../x", "/x", "a/../../x", "a\\b", "a//b", "./x", "a\0b"] {
-        let mut bytes = small(&[("PLACEHOLDER_NAME", b"x")]);
-        let padded = format!("{path}{}", "z".repeat(16 - path.len()));
-        for nth in 0..2 {
-            let i = at(&bytes, b"PLACEHOLDER_NAME", 0);
-            let _ = nth;
-            bytes[i..i + 16].copy_from_slice(padded.as_bytes());
+    let paths = [
+        "../x",
+        "/x",
+        "a/../../x",
+        "a\\b",
+        "a//b",
+        "./x",
+        "a\0b",
+        "..",
+        "C:/x",
+        "c:x",
+        "a\u{202e}b",
+        "\u{200b}",
+    ];
+    for path in paths {
+        // The directory of a name as long as the path is, in both headers.
+        let name = "n".repeat(path.len());
+        let mut bytes = small(&[(&name, b"x")]);
+        for _ in 0..2 {
+            let i = at(&bytes, name.as_bytes(), 0);
+            bytes[i..i + path.len()].copy_from_slice(path.as_bytes());
         }
-        assert!(
-            matches!(package::open(&bytes), Err(PackageError::Entry { .. } | PackageError::Sol004(_))),
-            "{path}"
-        );
+        assert!(matches!(package::open(&bytes), Err(PackageError::Entry { .. })), "{path:?}");
     }
     // The same name twice: two names of one length, made one.
     let mut twice = small(&[("aaaa.mf", b"1"), ("bbbb.mf", b"2")]);
@@ -152,6 +163,10 @@ fn hostile_archives_are_refused() {
     link[central + 5] = 3;
     link[central + 38..central + 42].copy_from_slice(&(0o120_777u32 << 16).to_le_bytes());
     assert!(package::open(&link).unwrap_err().to_string().contains("link"));
+    // A device, and a directory with content.
+    let mut device = link.clone();
+    device[central + 38..central + 42].copy_from_slice(&(0o060_644u32 << 16).to_le_bytes());
+    assert!(package::open(&device).unwrap_err().to_string().contains("device"));
     // Encrypted, and compressed otherwise.
     for (offset, value) in [(8, 1), (10, 12)] {
         let mut odd = small(&[("aaaa.mf", b"1")]);
@@ -174,6 +189,23 @@ fn hostile_archives_are_refused() {
     let mut lies = one.clone();
     lies[central + 24..central + 28].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(package::open(&lies).is_err());
+    let promises = &(3u32 << 20).to_le_bytes();
+    lies[central + 24..central + 28].copy_from_slice(promises);
+    assert!(matches!(package::open(&lies), Err(PackageError::TooLarge { .. })), "more than it may");
+    // A bomb in a bomb, and packages in packages in packages: one zip is opened, and what is in it must be a package.
+    let zeros = small(&[("a.mf", &vec![0; 8 << 20])]);
+    let mut doll = zeros.clone();
+    for _ in 0..30 {
+        doll = small(&[("a.csar", &doll)]);
+    }
+    assert_eq!(code(&doll), "SOL004_MANIFEST_MISSING");
+    let stored = [b"PK\x03\x04".to_vec(), vec![0; 900 << 10]].concat();
+    let wrapped = small(&[("a.csar", &stored)]);
+    assert!(
+        matches!(package::open(&wrapped), Err(PackageError::TooLarge { .. })),
+        "{:?}",
+        package::open(&wrapped)
+    );
     // A bomb: 40 MB of zeros in 40 kB.
     let bomb = small(&[("a.mf", &vec![0; 40 << 20])]);
     assert!(matches!(package::open(&bomb), Err(PackageError::TooLarge { .. })));

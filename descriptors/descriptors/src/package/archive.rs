@@ -116,7 +116,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Unpacked, PackageError> {
     let limit = MAX_UNPACKED_BYTES.min(RATIO_FLOOR_BYTES.max(packed * MAX_RATIO));
     let stream = Bounded { inner: Members::of(bytes), read: 0, limit };
     let mut archive = Archive::new(stream);
-    let mut entries = Entries::default();
+    let mut entries = Entries { limit, ..Entries::default() };
     for entry in archive.entries().map_err(io_error)? {
         entries.add(entry.map_err(io_error)?)?;
     }
@@ -157,6 +157,9 @@ struct Entries {
     files: Files,
     directories: BTreeMap<String, ()>,
     count: usize,
+    /// Bytes that the headers promise so far, and how many they may.
+    promised: u64,
+    limit: u64,
 }
 
 fn entry_error<T>(path: &str, problem: &'static str, hint: &'static str) -> Result<T, PackageError> {
@@ -193,6 +196,12 @@ impl Entries {
                 return entry_error(&path, "it is in the archive twice", "keep one");
             }
             return Ok(());
+        }
+        // Before anything of it is unpacked.
+        self.promised = self.promised.saturating_add(entry.size());
+        if self.promised > self.limit {
+            let (found, limit) = (self.promised, self.limit);
+            return Err(PackageError::TooLarge { what: "bytes when unpacked", found, limit });
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(io_error)?;
@@ -247,20 +256,33 @@ fn refuse_size_override(entry: &mut tar::Entry<'_, impl Read>, path: &str) -> Re
     Ok(())
 }
 
+/// Characters that make a name look like another: without width, or turning the direction of what follows.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// A path's components; only one spelling of each path is accepted.
 pub(crate) fn components<'a>(
     path: &'a str,
     raw: &[u8],
     is_directory: bool,
 ) -> Result<Vec<&'a str>, PackageError> {
-    if raw != path.as_bytes() || path.chars().any(|c| c.is_control() || c == '\\') {
-        return entry_error(path, "a name with control characters, backslashes or not in UTF-8", "rename it");
+    if raw != path.as_bytes() || path.chars().any(|c| c.is_control() || c == '\\' || is_invisible(c)) {
+        return entry_error(
+            path,
+            "a name with control or invisible characters, backslashes or not in UTF-8",
+            "rename it",
+        );
     }
     if raw.len() > MAX_PATH_BYTES {
         return entry_error(path, "a path of more than 255 bytes", "shorten it");
     }
     if path.starts_with('/') {
         return entry_error(path, "an absolute path", "pack with relative paths");
+    }
+    if matches!(path.as_bytes(), [drive, b':', ..] if drive.is_ascii_alphabetic()) {
+        return entry_error(path, "a path with a drive letter", "pack with relative paths");
     }
     let trimmed = if is_directory { path.strip_suffix('/').unwrap_or(path) } else { path };
     let parts: Vec<&str> = trimmed.split('/').collect();

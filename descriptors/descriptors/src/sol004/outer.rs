@@ -3,6 +3,12 @@
 use super::{Sol004Error, is_zip, zip};
 use crate::{package::PackageError, parse::Files};
 
+/// Most bytes of a package for each byte of the zip around it. A package is compressed itself: one that shrinks more
+/// is a bomb in a bomb.
+const MAX_WRAPPED_RATIO: usize = 10;
+/// Below this size the ratio says nothing: small packages may be stored.
+const WRAPPED_FLOOR_BYTES: usize = 256 << 10;
+
 /// A package with a signature beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrapped {
@@ -51,7 +57,16 @@ pub fn unwrap(bytes: &[u8]) -> Result<Option<Wrapped>, PackageError> {
     // A CSAR has a manifest or metadata; a wrapper has a package at its top.
     let is_csar = files.keys().any(|p| p.ends_with(".mf") || p.ends_with(super::meta::PATH));
     let wraps = files.keys().any(|p| role(p) == Some(Role::Package));
-    if is_csar || !wraps { Ok(None) } else { sort(files).map(Some) }
+    if is_csar || !wraps {
+        return Ok(None);
+    }
+    let wrapped = sort(files)?;
+    let limit = WRAPPED_FLOOR_BYTES.max(bytes.len().saturating_mul(MAX_WRAPPED_RATIO));
+    if wrapped.package.len() > limit {
+        let (found, limit) = (wrapped.package.len() as u64, limit as u64);
+        return Err(PackageError::TooLarge { what: "bytes of a package in a zip", found, limit });
+    }
+    Ok(Some(wrapped))
 }
 
 fn sort(files: Files) -> Result<Wrapped, PackageError> {

@@ -4,10 +4,10 @@
 //! byte to the central directory, without gaps or overlaps; local and central headers agree; sizes and CRCs are those
 //! of the data; nothing is encrypted, linked, compressed otherwise than with deflate, or there twice.
 
-use std::{collections::BTreeSet, io::Read as _};
+use std::{collections::BTreeMap, io::Read as _};
 
 use flate2::read::DeflateDecoder;
-use rawzip::{CompressionMethod, ZipArchive, ZipFileHeaderRecord, ZipSliceArchive};
+use rawzip::{CompressionMethod, ZipArchive, ZipArchiveEntryWayfinder, ZipFileHeaderRecord, ZipSliceArchive};
 
 use super::Sol004Error;
 use crate::{
@@ -38,7 +38,21 @@ struct Span {
     path: String,
 }
 
+/// An entry whose headers are good: what is unpacked then.
+struct Planned {
+    /// As it is in the archive, for messages.
+    path: String,
+    inside: String,
+    place: ZipArchiveEntryWayfinder,
+    stored: bool,
+    size: u64,
+    crc: u32,
+}
+
 /// Reads an archive, all of it.
+///
+/// In two passes: nothing is unpacked before every header is good, and together they promise no more than the bound.
+/// So entries that share their data, and sizes beyond the bound, cost nothing.
 pub(super) fn read(bytes: &[u8]) -> Result<Files, PackageError> {
     let size = bytes.len() as u64;
     if size > MAX_PACKAGE_BYTES {
@@ -49,27 +63,34 @@ pub(super) fn read(bytes: &[u8]) -> Result<Files, PackageError> {
         return Err(damaged("", "there are bytes behind its end"));
     }
     let limit = MAX_UNPACKED_BYTES.min(RATIO_FLOOR_BYTES.max(size * MAX_RATIO));
-    let mut reader = Reader::new(&archive, limit);
+    let mut plan = Plan::new(&archive, limit);
     let mut entries = archive.entries();
     while let Some(entry) = entries.next_entry().map_err(|e| damaged("", &e))? {
-        reader.entry(&entry)?;
+        plan.entry(&entry)?;
     }
-    reader.finish()
+    let planned = plan.finish()?;
+    planned.into_iter().map(|it| Ok((it.inside.clone(), unpack(&archive, &it)?))).collect()
 }
 
-struct Reader<'a> {
+/// What the headers say.
+struct Plan<'a> {
     archive: &'a ZipSliceArchive<&'a [u8]>,
-    files: Files,
-    directories: BTreeSet<String>,
+    files: Vec<Planned>,
+    names: BTreeMap<String, Kind>,
     spans: Vec<Span>,
-    room: u64,
+    promised: u64,
     limit: u64,
 }
 
-impl<'a> Reader<'a> {
+#[derive(PartialEq, Eq)]
+enum Kind {
+    File,
+    Directory,
+}
+
+impl<'a> Plan<'a> {
     fn new(archive: &'a ZipSliceArchive<&'a [u8]>, limit: u64) -> Self {
-        let (files, directories, spans) = (Files::new(), BTreeSet::new(), Vec::new());
-        Self { archive, files, directories, spans, room: limit, limit }
+        Self { archive, files: Vec::new(), names: BTreeMap::new(), spans: Vec::new(), promised: 0, limit }
     }
 
     fn entry(&mut self, entry: &ZipFileHeaderRecord<'_>) -> Result<(), PackageError> {
@@ -83,25 +104,24 @@ impl<'a> Reader<'a> {
         let is_directory = path.ends_with('/');
         let inside = components(&path, raw, is_directory)?.join("/");
         check_kind(entry, &path, is_directory)?;
-        let bytes = self.data(entry, &path, is_directory)?;
-        let known = self.directories.contains(&inside) || self.files.contains_key(&inside);
-        if known {
+        self.headers(entry, &path)?;
+        let size = entry.uncompressed_size_hint();
+        if is_directory && size != 0 {
+            return Err(damaged(&path, "a directory with content"));
+        }
+        self.promise(size)?;
+        let kind = if is_directory { Kind::Directory } else { Kind::File };
+        if self.names.insert(inside.clone(), kind).is_some() {
             return Err(Sol004Error::Duplicate { entry: inside }.into());
         }
-        if is_directory {
-            self.directories.insert(inside);
-        } else {
-            self.files.insert(inside, bytes);
-        }
+        let stored = entry.compression_method() == CompressionMethod::STORE;
+        let planned = Planned { path, inside, place: entry.wayfinder(), stored, size, crc: entry.crc32() };
+        self.files.extend((!is_directory).then_some(planned));
         Ok(())
     }
 
-    fn data(
-        &mut self,
-        entry: &ZipFileHeaderRecord<'_>,
-        path: &str,
-        is_directory: bool,
-    ) -> Result<Vec<u8>, PackageError> {
+    /// The local header says the same, and where the data is.
+    fn headers(&mut self, entry: &ZipFileHeaderRecord<'_>, path: &str) -> Result<(), PackageError> {
         let found = self.archive.get_entry(entry.wayfinder()).map_err(|e| damaged(path, &e))?;
         let local = found.local_header();
         let (start, data_end) = (entry.local_header_offset(), found.compressed_data_range().1);
@@ -119,70 +139,27 @@ impl<'a> Reader<'a> {
         {
             return Err(damaged(path, "its two headers differ"));
         }
-        if is_directory && entry.uncompressed_size_hint() != 0 {
-            return Err(damaged(path, "a directory with content"));
-        }
-        let expected = entry.uncompressed_size_hint();
-        if expected > self.room {
-            return Err(self.too_large());
-        }
-        let bytes = self.inflate(entry, found.data(), path)?;
-        self.room = self.room.checked_sub(bytes.len() as u64).ok_or_else(|| self.too_large())?;
-        let mut crc = flate2::Crc::new();
-        crc.update(&bytes);
-        if bytes.len() as u64 != expected || crc.sum() != entry.crc32() {
-            return Err(damaged(path, "its size or CRC is not what the archive says"));
-        }
-        Ok(bytes)
+        Ok(())
     }
 
-    fn too_large(&self) -> PackageError {
-        PackageError::TooLarge { what: "bytes when unpacked", found: self.limit + 1, limit: self.limit }
+    fn promise(&mut self, size: u64) -> Result<(), PackageError> {
+        self.promised = self.promised.saturating_add(size);
+        if self.promised > self.limit {
+            let (found, limit) = (self.promised, self.limit);
+            return Err(PackageError::TooLarge { what: "bytes when unpacked", found, limit });
+        }
+        Ok(())
     }
 
-    fn inflate(
-        &self,
-        entry: &ZipFileHeaderRecord<'_>,
-        data: &[u8],
-        path: &str,
-    ) -> Result<Vec<u8>, PackageError> {
-        if entry.compression_method() == CompressionMethod::STORE {
-            return Ok(data.to_vec());
-        }
-        let mut decoder = DeflateDecoder::new(data);
-        let mut out = Vec::new();
-        (&mut decoder).take(self.room + 1).read_to_end(&mut out).map_err(|e| damaged(path, e))?;
-        if out.len() as u64 > self.room {
-            return Err(self.too_large());
-        }
-        if decoder.total_in() != data.len() as u64 {
-            return Err(damaged(path, "there are bytes behind its compressed data"));
-        }
-        Ok(out)
-    }
-
-    fn finish(mut self) -> Result<Files, PackageError> {
+    /// The files, when the entries fill the archive and none is inside another.
+    fn finish(mut self) -> Result<Vec<Planned>, PackageError> {
         if self.spans.len() as u64 != self.archive.entries_hint() {
             return Err(damaged("", "its directory has another number of entries than it says"));
         }
-        self.spans.sort_by_key(|s| s.start);
-        let mut at = 0;
-        let mut gap_allowed = false;
-        let end = (self.archive.directory_offset(), String::new(), false);
-        let starts = self.spans.iter().map(|s| (s.start, s.path.clone(), s.descriptor));
-        let mut ends = self.spans.iter().map(|s| s.data_end);
-        for (start, path, descriptor) in starts.chain(std::iter::once(end)) {
-            let gap = start.checked_sub(at).ok_or_else(|| damaged(&path, "it overlaps another entry"))?;
-            let good = if gap_allowed { DESCRIPTOR_BYTES.contains(&gap) } else { gap == 0 };
-            if !good {
-                return Err(damaged(&path, "there are bytes before it that belong to no entry"));
-            }
-            at = ends.next().unwrap_or(at);
-            gap_allowed = descriptor;
-        }
-        for path in self.files.keys() {
+        self.check_spans()?;
+        for path in self.names.keys() {
             let mut parents = path.match_indices('/').map(|(i, _)| &path[..i]);
-            if let Some(file) = parents.find(|p| self.files.contains_key(*p)) {
+            if let Some(file) = parents.find(|p| self.names.get(*p) == Some(&Kind::File)) {
                 return Err(damaged(file, "it is both a file and a directory"));
             }
         }
@@ -191,6 +168,48 @@ impl<'a> Reader<'a> {
         }
         Ok(self.files)
     }
+
+    fn check_spans(&mut self) -> Result<(), PackageError> {
+        self.spans.sort_by_key(|s| s.start);
+        let mut at = 0;
+        let mut gap_allowed = false;
+        let end = (self.archive.directory_offset(), "", false);
+        let starts = self.spans.iter().map(|s| (s.start, s.path.as_str(), s.descriptor));
+        let mut ends = self.spans.iter().map(|s| s.data_end);
+        for (start, path, descriptor) in starts.chain(std::iter::once(end)) {
+            let gap = start.checked_sub(at).ok_or_else(|| damaged(path, "it overlaps another entry"))?;
+            let good = if gap_allowed { DESCRIPTOR_BYTES.contains(&gap) } else { gap == 0 };
+            if !good {
+                return Err(damaged(path, "there are bytes before it that belong to no entry"));
+            }
+            at = ends.next().unwrap_or(at);
+            gap_allowed = descriptor;
+        }
+        Ok(())
+    }
+}
+
+/// The data of an entry: as long as it promises, with the CRC that it promises.
+fn unpack(archive: &ZipSliceArchive<&[u8]>, it: &Planned) -> Result<Vec<u8>, PackageError> {
+    let data = archive.get_entry(it.place).map_err(|e| damaged(&it.path, &e))?.data();
+    let bytes = if it.stored { data.to_vec() } else { inflate(data, it)? };
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes);
+    if bytes.len() as u64 != it.size || crc.sum() != it.crc {
+        return Err(damaged(&it.path, "its size or CRC is not what the archive says"));
+    }
+    Ok(bytes)
+}
+
+fn inflate(data: &[u8], it: &Planned) -> Result<Vec<u8>, PackageError> {
+    let mut decoder = DeflateDecoder::new(data);
+    let mut out = Vec::new();
+    // One byte more than it promises shows that it lies.
+    (&mut decoder).take(it.size.saturating_add(1)).read_to_end(&mut out).map_err(|e| damaged(&it.path, e))?;
+    if out.len() as u64 == it.size && decoder.total_in() != data.len() as u64 {
+        return Err(damaged(&it.path, "there are bytes behind its compressed data"));
+    }
+    Ok(out)
 }
 
 fn check_kind(entry: &ZipFileHeaderRecord<'_>, path: &str, is_directory: bool) -> Result<(), PackageError> {
