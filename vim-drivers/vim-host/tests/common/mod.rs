@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -51,8 +51,23 @@ pub fn programs() -> PathBuf {
     std::env::var_os("MANDATE_BIN_DIR").map_or_else(target, PathBuf::from)
 }
 
+/// The stand-in for launcher and data plane. `cargo test --test …` builds no examples: then it is built here.
 pub fn standin() -> PathBuf {
-    target().join("examples/standin")
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let program = target().join("examples/standin");
+        if !program.is_file() {
+            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+            cargo.args(["build", "--quiet", "--locked", "-p", "vim-host", "--example", "standin"]);
+            if target().ends_with("release") {
+                cargo.arg("--release");
+            }
+            cargo.arg("--target-dir").arg(target().parent().unwrap());
+            assert!(cargo.status().unwrap().success(), "the stand-in of examples/ does not build");
+        }
+        program
+    };
+    BUILT.get_or_init(build).clone()
 }
 
 pub fn sh(command: &str) -> Result<String, String> {
@@ -437,7 +452,7 @@ impl Fixture for Host {
         let standin = standin().display().to_string();
         let serve = |dir: &Path, instance: &ObjectKey| {
             format!(
-                "mkdir -p {d}; setsid {standin} --config {}/configuration.json --control {d}/control                  </dev/null >/dev/null 2>&1 & while ! test -S {d}/control; do sleep 0.01; done",
+                "mkdir -p {d}; setsid {standin} --config {}/configuration.json --control {d}/control                  </dev/null >/dev/null 2>&1 & p=$!; while ! test -S {d}/control; do kill -0 $p; sleep 0.01; done",
                 self.instance_dir(instance).display(),
                 d = dir.display()
             )
