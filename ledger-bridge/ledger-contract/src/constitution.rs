@@ -133,13 +133,29 @@ impl Constitution {
         self.accepted.contains(policy) || self.epochs.iter().any(|e| e.accepted && e.policy == Some(*policy))
     }
 
-    /// Was the certificate of who signed revoked since, as far as is known?
+    /// Was the certificate of who signed revoked since, or did its organisation leave, as far as is known?
     #[must_use]
     pub fn revoked_since(&self, who: &Identity) -> bool {
+        if !self.now().roots.orgs.contains_key(&who.org) {
+            return true;
+        }
         let lists = [&self.now().roots, &self.pinned];
         lists
             .iter()
             .any(|roots| roots.orgs.get(&who.org).is_some_and(|root| root.revoked.contains(&who.serial)))
+    }
+
+    /// Whose certificate it is, by the newest rules: certified and not revoked, of a role and for a tenant that its
+    /// organisation may vouch for. As far as a signature by it would count.
+    pub fn member(&self, certificate: &[u8], at: UnixTime) -> Result<Identity, String> {
+        let who = self.now().roots.verify(certificate, at).map_err(|e| e.to_string())?;
+        if self.revoked_since(&who) {
+            return Err(format!("the certificate of {who} (serial {}) was revoked", who.serial));
+        }
+        if let Some((operator, rules)) = &self.known {
+            vouched(operator, rules, &who).map_err(|f| f.detail)?;
+        }
+        Ok(who)
     }
 
     /// One more entry: the genesis, or a change. An entry followed before is passed over.

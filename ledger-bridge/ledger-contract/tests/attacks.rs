@@ -212,3 +212,29 @@ fn evidence_of_a_decision_under_a_policy_of_the_past() {
     let problem = ledger_contract::verify_bundle(&op.bundle(), &roots).unwrap_err().to_string();
     assert!(problem.contains("was not in force"), "{problem}");
 }
+
+/// Whom a certificate still makes a member is asked of the newest rules.
+#[test]
+fn who_left_was_revoked_or_says_too_much_is_no_member() {
+    let w = world();
+    let mut chain = Chain::ready(&w);
+    let rules = Constitution::pinned(LEDGER, &w.roots, BTreeSet::from([policy().digest()]));
+    let mut rules = rules.followed(&[chain.proven(0)]).unwrap();
+    let is = |rules: &Constitution, who: &Signer| rules.member(who.certificate(), NOW).is_ok();
+    assert!(is(&rules, &w.operator) && is(&rules, &w.acme) && is(&rules, &w.auditor));
+    for stranger in [&w.usurper, &w.impostor, &w.stranger, &w.expired] {
+        assert!(!is(&rules, stranger));
+    }
+    let tenant = rules.member(w.globex.certificate(), NOW).unwrap();
+    let revoked = OrgRoot { revoked: set(&["0e"]), ..w.roots.orgs["acme"].clone() };
+    chain.approve(decided(
+        &w,
+        "change-0001",
+        Change::Organisation { name: "acme".into(), root: Some(revoked) },
+    ));
+    rules.follow(&chain.last()).unwrap();
+    assert!(!is(&rules, &w.acme) && !rules.revoked_since(&tenant));
+    chain.approve(decided(&w, "change-0002", Change::Organisation { name: "globex".into(), root: None }));
+    rules.follow(&chain.last()).unwrap();
+    assert!(!is(&rules, &w.globex) && rules.revoked_since(&tenant));
+}

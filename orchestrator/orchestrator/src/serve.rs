@@ -92,7 +92,7 @@ async fn serve(
     let (stop, stopped) = watch::channel(false);
 
     let signals = Signals { draining: draining.clone(), stop: stopped.clone() };
-    let api = Api::new(engine.clone(), signals).roots(roots(home)?).metrics(telemetry.metrics.clone());
+    let api = Api::new(engine.clone(), signals).metrics(telemetry.metrics.clone());
     let unix = listen(&home.socket())?;
     let tcp = match &api_config {
         Some(config) => Some(listen_tls(home, &operator, config).await?),

@@ -7,7 +7,7 @@ use attestation::AkRecord;
 use lcm::operation::Direction;
 use ledger_contract::{Intent, evidence::ProvenEntry};
 use tokio::sync::watch;
-use trust::{Digest, Envelope};
+use trust::{Digest, Envelope, Identity, UnixTime};
 
 use crate::{
     journal::{Journal, Mitigation},
@@ -21,6 +21,8 @@ use crate::{
 /// The orchestrator as its interfaces see it.
 #[async_trait]
 pub trait Service: Send + Sync {
+    /// Whose certificate (DER) it is, by the newest rules that are known here, and the reason when it is nobody's any more.
+    fn member(&self, certificate: &[u8], at: UnixTime) -> Result<Identity, String>;
     /// Submits a signed request to the ledger: decided and durable when this returns; refused by policy is `Ok`.
     async fn submit(&self, request: Envelope) -> Result<CommittedView, Problem>;
     /// Verifies a package and stores it by digest (idempotent).

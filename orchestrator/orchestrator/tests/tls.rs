@@ -9,7 +9,7 @@ use common::Recorder;
 use orchestrator::{
     api::{
         Api, Signals,
-        tls::{TlsListener, server},
+        tls::{MAX_OF_ONE, TlsListener, server},
     },
     client::{Client, ClientError, ServerIdentity},
     views::NsView,
@@ -86,7 +86,8 @@ async fn start() -> Site {
     *recorder.services.lock().unwrap() = vec![ns("ns-1", "acme"), ns("ns-2", "other")];
     let (stop, stopped) = watch::channel(false);
     let signals = Signals { draining: stopped.clone(), stop: stopped };
-    let api = Api::new(recorder.clone(), signals).roots(roots.clone());
+    recorder.roots.lock().unwrap().clone_from(&roots);
+    let api = Api::new(recorder.clone(), signals);
     tokio::spawn(api.serve_tls(listener));
     Site { url, roots, operator, acme, recorder, _stop: stop }
 }
@@ -157,4 +158,44 @@ async fn strangers_get_no_further_than_the_handshake() {
         ServerIdentity { certificate_pem: &own.certificate_pem, key_pem: &own.key_pem, roots: &elsewhere };
     let fooled = Client::over_tls(&s.url, &identity).unwrap();
     assert!(!matches!(fooled.health().await, Ok(_) | Err(ClientError::Problem(_))));
+}
+
+/// The connection is there, the handshake was good: who is revoked meanwhile asks for nothing more, and hears nothing.
+#[tokio::test]
+async fn who_is_revoked_while_connected_is_out() {
+    let s = start().await;
+    let issued = s.acme.member("ten", "tenant", "acme");
+    let tenant = s.client(&issued);
+    tenant.services(true).await.unwrap();
+    let mut stream = tenant.events(None, None).await.unwrap();
+    s.recorder.roots.lock().unwrap().orgs.get_mut("acme").unwrap().revoked.insert("0207".into());
+    assert_eq!(status(tenant.services(true).await.unwrap_err()), 403);
+    s.recorder.changes.send_modify(|n| *n += 1);
+    match stream.next().await {
+        Err(e) => assert_eq!(status(e), 403),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Somebody opens connections and keeps them.
+#[tokio::test]
+async fn who_opens_too_many_connections_is_in_its_own_way_only() {
+    let s = start().await;
+    let issued = s.acme.member("ten", "tenant", "acme");
+    let mut held = Vec::new();
+    for _ in 0..MAX_OF_ONE {
+        let client = s.client(&issued);
+        client.health().await.unwrap();
+        held.push(client);
+    }
+    assert!(!matches!(s.client(&issued).health().await, Ok(_) | Err(ClientError::Problem(_))));
+    s.client(&s.operator.member("op", "operator", "")).health().await.unwrap();
+    held.truncate(1);
+    for _ in 0..500 {
+        if s.client(&issued).health().await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("a place that was given back is not had again");
 }

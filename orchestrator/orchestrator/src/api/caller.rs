@@ -1,8 +1,8 @@
 //! Who calls, and what that one may.
 //!
 //! On the UNIX socket it is the operator: the socket's directory lets nobody else in. Over TCP it is who the client
-//! certificate says, verified from the same trust roots, and with the same rules, as a signature: organisation, role
-//! and tenant are the certificate's. Roles can only read here: whatever changes the infrastructure anew is proven again by
+//! certificate says, verified with the same rules as a signature, those that the ledger has changed since included:
+//! organisation, role and tenant are the certificate's, as far as its organisation may vouch for them. Roles can only read here: whatever changes the infrastructure anew is proven again by
 //! the signature inside the request. What an operator decides about an operation that was approved (retry, rollback, fail)
 //! is recorded with this name.
 
@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use tokio::net::UnixListener;
-use trust::{Identity, TrustRoots, UnixTime};
+use trust::{Identity, UnixTime};
 
 use super::{
     catalogue::{Access, Operation, Verb},
     tls::TlsListener,
 };
-use crate::problem::Problem;
+use crate::{problem::Problem, service::Service};
 
 /// Where a connection comes from.
 #[derive(Debug, Clone)]
@@ -44,20 +44,26 @@ impl Connected<IncomingStream<'_, TlsListener>> for Peer {
 pub enum Caller {
     /// Whoever may open the UNIX socket.
     Operator,
-    /// A member of an organisation.
-    Member(Box<Identity>),
+    /// A member of an organisation, by this certificate (DER).
+    Member(Box<Identity>, Arc<[u8]>),
 }
 
 impl Caller {
     /// Verified for each request: a connection may outlive its certificate.
-    pub fn of(peer: &Peer, roots: &TrustRoots, now: UnixTime) -> Result<Self, Problem> {
+    pub fn of(peer: &Peer, service: &dyn Service, now: UnixTime) -> Result<Self, Problem> {
         match peer {
             Peer::Local => Ok(Self::Operator),
-            Peer::Certificate(der) => match roots.verify(der, now) {
-                Ok(identity) => Ok(Self::Member(Box::new(identity))),
-                Err(e) => Err(Problem::new(403, "CERTIFICATE", "The certificate is not accepted", e)
-                    .hint("present a valid certificate of an organisation among the trust roots")),
-            },
+            Peer::Certificate(der) => {
+                service.member(der, now).map(|who| Self::Member(Box::new(who), der.clone())).map_err(refused)
+            }
+        }
+    }
+
+    /// Is it still who it was? For answers that last longer than a request.
+    pub fn still(&self, service: &dyn Service, now: UnixTime) -> Result<(), Problem> {
+        match self {
+            Self::Operator => Ok(()),
+            Self::Member(_, der) => service.member(der, now).map(|_| ()).map_err(refused),
         }
     }
 
@@ -66,14 +72,14 @@ impl Caller {
     pub fn name(&self) -> String {
         match self {
             Self::Operator => "socket".into(),
-            Self::Member(identity) => identity.to_string(),
+            Self::Member(identity, _) => identity.to_string(),
         }
     }
 
     fn role(&self) -> &str {
         match self {
             Self::Operator => "operator",
-            Self::Member(identity) => identity.role(),
+            Self::Member(identity, _) => identity.role(),
         }
     }
 
@@ -82,7 +88,7 @@ impl Caller {
     pub fn tenant(&self) -> &str {
         match self {
             Self::Operator => "",
-            Self::Member(identity) => identity.tenant(),
+            Self::Member(identity, _) => identity.tenant(),
         }
     }
 
@@ -96,7 +102,7 @@ impl Caller {
     #[must_use]
     pub fn sees(&self, tenant: &str) -> bool {
         match self {
-            Self::Member(identity) if !self.sees_all() => {
+            Self::Member(identity, _) if !self.sees_all() => {
                 identity.role() == "tenant" && !tenant.is_empty() && identity.tenant() == tenant
             }
             _ => true,
@@ -108,7 +114,7 @@ impl Caller {
     pub fn speaks_for(&self, org: &str) -> bool {
         match self {
             Self::Operator => true,
-            Self::Member(identity) => identity.role() == "operator" || identity.org == org,
+            Self::Member(identity, _) => identity.role() == "operator" || identity.org == org,
         }
     }
 
@@ -130,10 +136,15 @@ impl Caller {
     }
 }
 
+fn refused(why: String) -> Problem {
+    Problem::new(403, "CERTIFICATE", "The certificate is not accepted", why)
+        .hint("present a valid certificate of an organisation that the ledger knows now")
+}
+
 #[cfg(test)]
 mod tests {
     use trust::{
-        Signer,
+        Signer, TrustRoots,
         identity::OrgRoot,
         issue::{ca, member},
     };
@@ -154,7 +165,8 @@ mod tests {
         let signer = Signer::from_pem(&issued.key_pem, &issued.certificate_pem).unwrap();
         let root = OrgRoot { ca: vec![authority.certificate_pem], ..OrgRoot::default() };
         let roots = TrustRoots { orgs: [("acme".to_owned(), root)].into(), logs: vec![] };
-        Caller::of(&Peer::Certificate(signer.certificate().into()), &roots, UnixTime(5)).unwrap()
+        let der = signer.certificate();
+        Caller::Member(Box::new(roots.verify(der, UnixTime(5)).unwrap()), der.into())
     }
 
     #[test]
@@ -180,16 +192,5 @@ mod tests {
         assert!(caller("auditor", "").sees("other"));
         assert!(tenant.speaks_for("acme") && !tenant.speaks_for("other"));
         assert!(!caller("tenant", "").sees(""), "no tenant is not a tenant of that name");
-    }
-
-    #[test]
-    fn a_certificate_that_has_ended_is_refused() {
-        let authority = ca("acme", &[1; 32], UnixTime(0), END).unwrap();
-        let issued =
-            member(&authority, "m", Default::default(), &[2; 32], &[1], (UnixTime(0), UnixTime(9))).unwrap();
-        let signer = Signer::from_pem(&issued.key_pem, &issued.certificate_pem).unwrap();
-        let peer = Peer::Certificate(signer.certificate().into());
-        let problem = Caller::of(&peer, &TrustRoots::default(), UnixTime(10)).unwrap_err();
-        assert_eq!((problem.status, problem.code.as_str()), (403, "CERTIFICATE"));
     }
 }

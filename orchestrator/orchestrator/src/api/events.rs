@@ -23,6 +23,7 @@ use super::{
     reply::{self, Asked},
 };
 use crate::{
+    engine,
     problem::Problem,
     service::Service,
     views::{CloudEvent, EventView},
@@ -214,6 +215,8 @@ impl Reader {
 
     /// Reads the next page; false when there was nothing.
     async fn read(&mut self) -> Result<bool, Problem> {
+        // A stream may outlive its reader's certificate.
+        self.filter.caller.still(self.c.service.as_ref(), engine::now())?;
         let newest = self.c.service.newest_event().await?;
         let behind = newest.saturating_sub(self.from);
         if behind > MAX_BEHIND {

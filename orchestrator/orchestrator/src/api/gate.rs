@@ -63,7 +63,7 @@ async fn checked(
 ) -> Result<Response, Problem> {
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|p| p.0.clone());
     let peer = peer.ok_or_else(|| Problem::internal("CALLER", "a connection without its origin"))?;
-    let caller = Caller::of(&peer, &c.roots, engine::now())?;
+    let caller = Caller::of(&peer, c.service.as_ref(), engine::now())?;
     caller.may(operation)?;
     if operation.verb != Verb::Get && *c.draining.borrow() {
         return Err(Problem::new(

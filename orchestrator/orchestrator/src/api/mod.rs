@@ -27,7 +27,6 @@ use tokio::{
     net::UnixListener,
     sync::{Semaphore, watch},
 };
-use trust::TrustRoots;
 
 use crate::{service::Service, telemetry::metrics::Metrics};
 
@@ -87,7 +86,6 @@ pub struct Api {
 #[derive(Clone)]
 struct Context {
     service: Arc<dyn Service>,
-    roots: Arc<TrustRoots>,
     metrics: Arc<Metrics>,
     bounds: Bounds,
     uploads: Arc<Semaphore>,
@@ -98,13 +96,12 @@ struct Context {
 }
 
 impl Api {
-    /// The API over a service. Without trust roots nobody is known over TCP.
+    /// The API over a service, which says who is known over TCP.
     #[must_use]
     pub fn new(service: Arc<dyn Service>, signals: Signals) -> Self {
         Self {
             context: Context {
                 service,
-                roots: Arc::default(),
                 metrics: Arc::default(),
                 bounds: Bounds::default(),
                 uploads: Arc::new(Semaphore::new(CONCURRENT_UPLOADS)),
@@ -120,13 +117,6 @@ impl Api {
     #[must_use]
     pub fn bounds(mut self, bounds: Bounds) -> Self {
         self.context.bounds = Bounds { package_bytes: bounds.package_bytes.min(MAX_PACKAGE_BYTES) };
-        self
-    }
-
-    /// Members of these organisations are known over TCP.
-    #[must_use]
-    pub fn roots(mut self, roots: TrustRoots) -> Self {
-        self.context.roots = Arc::new(roots);
         self
     }
 

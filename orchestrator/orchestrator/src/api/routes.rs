@@ -36,6 +36,8 @@ use crate::{
     },
 };
 
+/// Longest id of an intent, bytes.
+const MAX_INTENT_ID: usize = 64;
 /// Most pages of operations that are looked through for one page of a tenant's.
 const MAX_LOOKS: usize = 20;
 const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonl");
@@ -241,6 +243,10 @@ async fn remember_trace(c: &Context, headers: &HeaderMap, envelope: &Envelope) -
     let parent = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok()).and_then(TraceParent::parse);
     let (Some(parent), true) = (parent, envelope.payload_type == INTENT_PAYLOAD) else { return Ok(()) };
     let Ok(Id { id }) = serde_json::from_slice(&envelope.payload) else { return Ok(()) };
+    // Nobody has looked at it yet, and what is longer is no intent's.
+    if id.len() > MAX_INTENT_ID {
+        return Ok(());
+    }
     let journal = c.service.journal();
     let kept = tokio::task::spawn_blocking(move || journal.keep_trace(&id, &parent.to_string())).await;
     kept.map_err(|e| Problem::internal("TASK", e))?.map_err(|e| Problem::internal("JOURNAL", e))

@@ -1,8 +1,18 @@
 //! Mutual TLS 1.3 over TCP: only members of the organisations among the trust roots get as far as HTTP.
 //!
-//! Handshakes run beside each other, bounded in number and in time, so that a client that stalls holds nobody up.
+//! Handshakes run beside each other, bounded in number and in time, so that a client that stalls holds nobody up. So are
+//! connections, in all and for each certificate: who opens many and says nothing is in nobody's way but its own.
+//! Tests: `tests/tls.rs`.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -12,6 +22,7 @@ use rustls::{
     version::TLS13,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
 };
@@ -24,6 +35,10 @@ use super::caller::Peer;
 const MAX_HANDSHAKES: usize = 64;
 /// Longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at once: each costs a socket, a task and some buffers.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Connections of one certificate at once: a person, or a program with all its streams.
+pub const MAX_OF_ONE: usize = 64;
 /// Finished handshakes that wait to be served.
 const ARRIVALS: usize = 16;
 /// Pause after the machine had no socket for us.
@@ -103,7 +118,7 @@ pub fn server(roots: &TrustRoots, certificate_pem: &[u8], key_pem: &[u8]) -> Res
 /// Connections whose client has proven its certificate.
 #[derive(Debug)]
 pub struct TlsListener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, Peer)>,
+    ready: mpsc::Receiver<(Held, Peer)>,
     address: SocketAddr,
 }
 
@@ -126,12 +141,9 @@ impl TlsListener {
 }
 
 /// Until nobody takes connections any more.
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    ready: mpsc::Sender<(TlsStream<TcpStream>, Peer)>,
-) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sender<(Held, Peer)>) {
     let turns = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let places = Places::default();
     loop {
         let Ok(turn) = turns.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
@@ -142,16 +154,20 @@ async fn accept(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        let (acceptor, ready, places) = (acceptor.clone(), ready.clone(), places.clone());
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
             drop(turn);
             match shaken {
                 Ok(Ok(stream)) => {
-                    if let Some(peer) = peer_of(&stream) {
-                        // Closed: the server has stopped.
-                        let _ = ready.send((stream, peer)).await;
-                    }
+                    let Some(certificate) = certificate_of(&stream) else { return };
+                    let Some(place) = Place::take(&places, &certificate) else {
+                        tracing::info!(%from, "too many connections");
+                        return;
+                    };
+                    // Closed: the server has stopped.
+                    let _ =
+                        ready.send((Held { stream, _place: place }, Peer::Certificate(certificate))).await;
                 }
                 Ok(Err(error)) => tracing::info!(%from, %error, "no TLS"),
                 Err(_) => tracing::info!(%from, "the TLS handshake took too long"),
@@ -160,13 +176,88 @@ async fn accept(
     }
 }
 
-fn peer_of(stream: &TlsStream<TcpStream>) -> Option<Peer> {
-    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-    Some(Peer::Certificate(certificate.as_ref().into()))
+fn certificate_of(stream: &TlsStream<TcpStream>) -> Option<Arc<[u8]>> {
+    stream.get_ref().1.peer_certificates()?.first().map(|c| c.as_ref().into())
+}
+
+/// Connections by certificate.
+type Places = Arc<Mutex<HashMap<Arc<[u8]>, usize>>>;
+
+/// The right to a connection, given back when dropped.
+#[derive(Debug)]
+struct Place {
+    places: Places,
+    certificate: Arc<[u8]>,
+}
+
+impl Place {
+    fn take(places: &Places, certificate: &Arc<[u8]>) -> Option<Self> {
+        let mut held = places.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = held.values().sum();
+        let own = held.entry(certificate.clone()).or_default();
+        if all >= MAX_CONNECTIONS || *own >= MAX_OF_ONE {
+            return None;
+        }
+        *own += 1;
+        Some(Self { places: places.clone(), certificate: certificate.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = held.get_mut(&self.certificate) {
+            *own = own.saturating_sub(1);
+        }
+        held.retain(|_, n| *n > 0);
+    }
+}
+
+/// A connection in its place.
+#[derive(Debug)]
+pub struct Held {
+    stream: TlsStream<TcpStream>,
+    _place: Place,
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 impl axum::serve::Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
+    type Io = Held;
     type Addr = Peer;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {

@@ -13,7 +13,7 @@ use ledger_contract::{
     state::{IntentRecord, decode, intent_key},
 };
 use tokio::sync::watch;
-use trust::{Digest, Envelope};
+use trust::{Digest, Envelope, Identity, UnixTime};
 use vim::{Inventory, Scope};
 
 use super::{Engine, Tracked, now, observe, reconcile::Look, views};
@@ -48,6 +48,10 @@ fn entry_of(proven: &ProvenEntry) -> Result<Entry, Problem> {
 
 #[async_trait]
 impl Service for Engine {
+    fn member(&self, certificate: &[u8], at: UnixTime) -> Result<Identity, String> {
+        self.constitution(|rules| rules.member(certificate, at))
+    }
+
     async fn submit(&self, request: Envelope) -> Result<CommittedView, Problem> {
         if request.payload_type == PACKAGE_PAYLOAD {
             self.check_registration(&request.payload, now()).await?;

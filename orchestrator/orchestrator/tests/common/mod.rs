@@ -21,7 +21,7 @@ use orchestrator::{
     },
 };
 use tokio::sync::watch;
-use trust::{Digest, Envelope, UnixTime};
+use trust::{Digest, Envelope, Identity, TrustRoots, UnixTime};
 
 /// Records what it was asked, and answers what it was given.
 pub struct Recorder {
@@ -42,6 +42,8 @@ pub struct Recorder {
     pub components: Mutex<Vec<ComponentView>>,
     /// How long a submission takes.
     pub submission: Mutex<std::time::Duration>,
+    /// Whose members are known.
+    pub roots: Mutex<TrustRoots>,
     journal: Arc<Journal>,
     _dir: tempfile::TempDir,
 }
@@ -53,6 +55,7 @@ impl Default for Recorder {
         Self {
             journal: Arc::new(Journal::open(&dir.path().join("journal.db")).unwrap()),
             _dir: dir,
+            roots: Mutex::default(),
             services: Mutex::default(),
             operations: Mutex::default(),
             events: Mutex::default(),
@@ -83,6 +86,9 @@ fn none<T>(what: &str) -> Result<T, Problem> {
 
 #[async_trait]
 impl Service for Recorder {
+    fn member(&self, certificate: &[u8], at: UnixTime) -> Result<Identity, String> {
+        self.roots.lock().unwrap().verify(certificate, at).map_err(|e| e.to_string())
+    }
     async fn submit(&self, request: Envelope) -> Result<CommittedView, Problem> {
         self.note(format!("submit {}", request.payload_type));
         let takes = *self.submission.lock().unwrap();
