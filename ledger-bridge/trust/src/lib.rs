@@ -20,7 +20,6 @@ pub mod note;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod statement;
-mod tables;
 pub mod witness;
 
 pub use digest::Digest;
