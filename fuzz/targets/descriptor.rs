@@ -24,7 +24,8 @@ fuzz_target!(|data: &[u8]| {
     judge(&text, &report);
     let vnf = parse::vnfd(&text, "d");
     let ns = parse::nsd(&text, "d");
-    for (value, diagnostics) in [(vnf.value.is_some(), vnf.diagnostics), (ns.value.is_some(), ns.diagnostics)] {
+    for (value, diagnostics) in [(vnf.value.is_some(), vnf.diagnostics), (ns.value.is_some(), ns.diagnostics)]
+    {
         let it = Report { diagnostics, ..Report::default() };
         assert_eq!(value, it.is_deployable(), "{:?}", it.diagnostics);
     }
