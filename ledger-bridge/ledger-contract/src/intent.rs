@@ -44,6 +44,15 @@ pub struct Intent {
     pub action: IntentKind,
 }
 
+impl Intent {
+    /// What `form/intent` refuses it for, whoever signs it: for whoever writes an intent, before it is signed. `None`:
+    /// it is well formed.
+    #[must_use]
+    pub fn malformed(&self) -> Option<String> {
+        crate::intents::form::malformed(self)
+    }
+}
+
 /// Most intents that one may depend on: a graph of services is made of small steps.
 pub const MAX_DEPENDENCIES: usize = 16;
 /// Longest reason, cause or other text for people in an intent, bytes.

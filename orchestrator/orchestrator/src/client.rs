@@ -84,6 +84,17 @@ pub enum ClientError {
         #[source]
         source: reqwest::Error,
     },
+    /// Somebody listens, and one of the two does not believe the other's certificate.
+    #[error("no TLS with {server}")]
+    Handshake {
+        /// Where.
+        server: Endpoint,
+        /// Is it the server that does not believe us?
+        refused: bool,
+        /// Why.
+        #[source]
+        reason: rustls::Error,
+    },
     /// There can be no TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -162,7 +173,10 @@ impl Client {
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|source| {
             let server = self.server.clone();
-            if source.is_connect() {
+            if let Some(reason) = tls::error(&source) {
+                let refused = matches!(reason, rustls::Error::AlertReceived(_));
+                ClientError::Handshake { server, refused, reason: reason.clone() }
+            } else if source.is_connect() {
                 ClientError::NotRunning { server, source: Some(source) }
             } else {
                 ClientError::Broken { server, source }

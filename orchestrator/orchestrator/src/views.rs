@@ -194,7 +194,7 @@ pub struct NsView {
     pub site: Option<String>,
     /// Id of its NSD.
     pub nsd: String,
-    /// VDU instances: (object key, state).
+    /// VDU instances: object key, and the service's state, or what the last look at the site found wrong (`DOWN`, `MISSING`, …).
     pub instances: Vec<(String, String)>,
     /// Its operations, oldest first.
     pub operations: Vec<OperationView>,

@@ -21,6 +21,9 @@ fn usage_and_absence_have_their_codes() {
     assert_eq!(h.code(2, &["package", "lint", "/nowhere"]), "UNREADABLE");
     assert_eq!(h.code(2, &["init", "--tenant", "Not Legal"]), "BAD_NAME");
     assert_eq!(h.code(2, &["init", "--tpm", "nowhere=device:/dev/tpm0"]), "UNKNOWN_SITE");
+    for wrong in [["--site", "x=Germany"], ["--tpm", "edge-a=foo"]] {
+        assert_eq!(h.code(2, &[&["init"], &wrong[..]].concat()), "CONFIG", "{wrong:?}");
+    }
     assert!(!Path::new(&h.path("home")).exists());
     for wrong in ["mandate", "--help"] {
         let out = h.run(&[wrong]);
@@ -34,6 +37,50 @@ fn usage_and_absence_have_their_codes() {
     for package in ["vfw_vnf", "vlb_vnf", "secure_edge_ns"] {
         assert!(help.contains(&format!("mandate package push {package}.tar.gz")), "{help}");
     }
+}
+
+#[test]
+fn a_group_without_its_command_shows_what_there_is() {
+    let h = Home::new();
+    let said = |line: &[&str]| {
+        let out = h.run(line);
+        assert_eq!(out.status.code(), Some(2), "{line:?}");
+        String::from_utf8(out.stderr).unwrap()
+    };
+    assert!(said(&[]).contains("Exit codes:"));
+    assert!(said(&["ns"]).contains("timeline") && said(&["intent", "new"]).contains("rollback"));
+}
+
+#[test]
+fn an_intent_that_the_ledger_would_refuse_anyway_is_not_written() {
+    let h = Home::new();
+    h.json(0, &["init"]);
+    let file = h.path("i.json");
+    let new = |rest: &[&str]| {
+        let line = [&["intent", "new"], rest, &["--service", "edge", "-o", &file]].concat();
+        let code = h.code(2, &line);
+        assert!(!Path::new(&file).exists(), "{line:?}");
+        code
+    };
+    assert_eq!(new(&["heal"]), "USAGE", "a cause is asked for");
+    assert_eq!(new(&["heal", "--cause", " "]), "USAGE");
+    assert_eq!(new(&["heal", "--cause", "x", "--target", "//0"]), "USAGE");
+    assert_eq!(new(&["isolate", "--reason", ""]), "USAGE");
+    assert_eq!(new(&["scale", "--member", "", "--aspect", "a"]), "USAGE");
+    assert_eq!(new(&["terminate", "--emergency", ""]), "USAGE");
+    assert_eq!(new(&["terminate", "--tenant", ""]), "INVALID_INTENT");
+    assert_eq!(new(&["migrate", "--member", "m", "--member", "m"]), "INVALID_INTENT");
+    assert_eq!(new(&["terminate", "--depends-on", "i-1", "--depends-on", "i-1"]), "INVALID_INTENT");
+    // Nor is it signed, whoever wrote it; and nobody signs twice.
+    h.json(0, &["intent", "new", "terminate", "--service", "edge", "-o", &file]);
+    let text = fs::read_to_string(&file).unwrap();
+    let sign =
+        |code: i32, file: &str| h.code(code, &["intent", "sign", file, "--as", "tenant/tenant", "-o", file]);
+    fs::write(&file, text.replace("\"edge\"", "\"Edge\"")).unwrap();
+    assert_eq!(sign(2, &file), "INVALID_INTENT");
+    fs::write(&file, text).unwrap();
+    assert_eq!(sign(0, &file), "");
+    assert_eq!(sign(2, &file), "SIGNED_BEFORE");
 }
 
 #[test]
@@ -58,7 +105,20 @@ fn every_refusal_of_an_input_says_what_next() {
     let vfw = root().join("descriptors/packages/vfw_vnf").display().to_string();
     h.json(0, &["init"]);
     let new = ["intent", "new", "terminate", "--tenant", "tenant", "--service"];
-    let lines: [(&str, &[&str]); 9] = [
+    let change = h.path("change.json");
+    h.json(
+        0,
+        &["governance", "revoke", "--intent", "i", "--reason", "r", "--as", "tenant/tenant", "-o", &change],
+    );
+    let empty = h.path("empty.jsonl");
+    fs::write(&empty, "").unwrap();
+    let lines: [(&str, &[&str]); 15] = [
+        ("NOT_A_BUNDLE", &["evidence", "show", &empty]),
+        ("NOT_AN_INTENT", &["plan", &plain]),
+        ("NOT_AN_INTENT", &["plan", &change]),
+        ("USAGE", &["ns", "show", ""]),
+        ("USAGE", &["ledger", "proof", "x"]),
+        ("USAGE", &["ns", "list", "--url", "http://h:1", "--client", "tenant/tenant"]),
         ("UNREADABLE", &["evidence", "verify", "/nowhere"]),
         ("UNREADABLE", &["package", "lint", "/nowhere"]),
         ("UNWRITABLE", &[&new[..], &["edge", "-o", &into]].concat()),

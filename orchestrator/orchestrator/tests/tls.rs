@@ -150,14 +150,16 @@ async fn strangers_get_no_further_than_the_handshake() {
     let s = start().await;
     // The same names, by a CA that nobody trusts.
     let stranger = s.client(&Org::new("acme", 9).member("ten", "tenant", "acme"));
-    assert!(!matches!(stranger.health().await, Ok(_) | Err(ClientError::Problem(_))));
+    let refused = stranger.health().await.unwrap_err();
+    assert!(matches!(refused, ClientError::Handshake { refused: true, .. }), "{refused:?}");
     // And a server that is none of ours is not talked to.
     let elsewhere = TrustRoots { orgs: [("x".to_owned(), Org::new("x", 5).root())].into(), logs: vec![] };
     let own = s.operator.member("op", "operator", "");
     let identity =
         ServerIdentity { certificate_pem: &own.certificate_pem, key_pem: &own.key_pem, roots: &elsewhere };
     let fooled = Client::over_tls(&s.url, &identity).unwrap();
-    assert!(!matches!(fooled.health().await, Ok(_) | Err(ClientError::Problem(_))));
+    let untrusted = fooled.health().await.unwrap_err();
+    assert!(matches!(untrusted, ClientError::Handshake { refused: false, .. }), "{untrusted:?}");
 }
 
 /// The connection is there, the handshake was good: who is revoked meanwhile asks for nothing more, and hears nothing.

@@ -31,6 +31,11 @@ fn problem(ctx: &Context<'_>, intent: &Intent) -> Option<String> {
     if ctx.request.payload.len() > MAX_INTENT_BYTES {
         return Some(format!("it is larger than {MAX_INTENT_BYTES} bytes"));
     }
+    malformed(intent)
+}
+
+/// What is wrong with an intent whatever the state and whoever asks.
+pub(crate) fn malformed(intent: &Intent) -> Option<String> {
     if intent.api_version != API_VERSION {
         return Some(format!("apiVersion is `{}`, expected `{API_VERSION}`", intent.api_version));
     }

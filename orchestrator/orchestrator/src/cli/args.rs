@@ -63,6 +63,27 @@ pub fn seconds(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).filter(|s| *s > 0).ok_or_else(bad)
 }
 
+/// The name of a thing, whatever it is: an empty one is a variable of a script that was not set.
+pub fn name(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("expected a name; this is empty".into()) } else { Ok(text.to_owned()) }
+}
+
+/// A position in the ledger.
+pub fn position(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a position: a whole number, as `mandate ledger log` shows".into())
+}
+
+/// The address of an orchestrator over TCP.
+pub fn url(text: &str) -> Result<String, String> {
+    let wrong = || "expected https://HOST:PORT".to_owned();
+    let url = reqwest::Url::parse(text).map_err(|_| wrong())?;
+    let plain = url.username().is_empty() && url.query().is_none() && url.fragment().is_none();
+    if url.scheme() != "https" || !url.has_host() || url.path() != "/" || !plain {
+        return Err(wrong());
+    }
+    Ok(text.to_owned())
+}
+
 /// A reason that says something, as long as the ledger takes it.
 pub fn reason(text: &str) -> Result<String, String> {
     let most = ledger_contract::intent::MAX_REASON_BYTES;
@@ -123,6 +144,25 @@ mod tests {
         for bad in ["", " \t", &"x".repeat(1025)] {
             assert!(reason(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_is_https_and_nothing_more() {
+        for good in ["https://h:1", "https://10.0.0.1:8443/", "https://[::1]:8443", "https://h"] {
+            assert_eq!(url(good).as_deref(), Ok(good));
+        }
+        for bad in
+            ["", "h:1", "foo", "http://h:1", "https://", "https://u@h:1", "https://h:1/v1", "https://h?x"]
+        {
+            assert!(url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_and_positions_say_something() {
+        assert!(name("x").is_ok() && name("").is_err() && name(" ").is_err());
+        assert_eq!(position("7"), Ok(7));
+        assert!(["", "x", "-1", "1.5", "99999999999999999999"].iter().all(|p| position(p).is_err()));
     }
 
     #[test]

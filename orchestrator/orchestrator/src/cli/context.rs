@@ -70,8 +70,8 @@ impl Context {
                         .hint("name it with --client ORG/NAME, for example --client tenant/tenant")
                 })?;
                 let (key, certificate) = self.home.identity(&member.org, &member.name);
-                let (key_pem, certificate_pem) =
-                    (files::text(&key, MAX_TRUST_BYTES)?, files::text(&certificate, MAX_TRUST_BYTES)?);
+                let read = |path: &Path| files::text(path, MAX_TRUST_BYTES).map_err(|f| self.members_hint(f));
+                let (key_pem, certificate_pem) = (read(&key)?, read(&certificate)?);
                 let roots = self.roots(None)?;
                 let who =
                     ServerIdentity { certificate_pem: &certificate_pem, key_pem: &key_pem, roots: &roots };
@@ -91,14 +91,17 @@ impl Context {
     /// A member's key and certificate from the home directory.
     pub fn signer(&self, member: &MemberName) -> Result<Signer, Failure> {
         let (key, certificate) = self.home.identity(&member.org, &member.name);
-        load_signer(&key, &certificate).map_err(|f| match f.problem.code.as_str() {
-            "UNREADABLE" => f.hint(format!(
-                "identities here: {}",
-                files::members(&self.home)
-                    .map_or_else(|| "none; run `mandate init`".into(), |m| m.join(", "))
-            )),
-            _ => f,
-        })
+        load_signer(&key, &certificate).map_err(|f| self.members_hint(f))
+    }
+
+    /// Who is not here is mostly somebody else who is.
+    fn members_hint(&self, failure: Failure) -> Failure {
+        if failure.problem.code != "UNREADABLE" {
+            return failure;
+        }
+        let members = files::members(&self.home);
+        let members = members.map_or_else(|| "none; run `mandate init`".into(), |m| m.join(", "));
+        failure.hint(format!("identities in {}: {members}", self.home.path().display()))
     }
 
     /// The trust roots: from the file named, or the home's.
@@ -121,7 +124,9 @@ impl Context {
                 let why = source.as_ref().map_or_else(String::new, |e| format!(": {}", root(e)));
                 let detail = format!("nobody listens on {server}{why}");
                 let problem = Problem::new(503, "SERVE_NOT_RUNNING", "mandate serve is not running", detail);
-                let next = if self.home.config().exists() {
+                let next = if matches!(server, Endpoint::Url(_)) {
+                    "is that the address in [api] of its config.toml, and can it be reached from here?".to_owned()
+                } else if self.home.config().exists() {
                     format!("start it with `mandate serve --home {}`", self.home.path().display())
                 } else {
                     format!(
@@ -141,6 +146,18 @@ impl Context {
                 )
                 .hint("the request is idempotent: look at `mandate intent list`, then try again"),
             },
+            ClientError::Handshake { server, refused: true, reason } => Failure::refused(
+                "TLS_REFUSED",
+                "mandate serve does not accept our certificate",
+                format!("{server}: {reason}"),
+            )
+            .hint("connect as a member whose certificate is valid and of one of its organisations (--client ORG/NAME)"),
+            ClientError::Handshake { server, refused: false, reason } => Failure::refused(
+                "TLS_UNTRUSTED",
+                "This is not an orchestrator of the trust roots",
+                format!("{server}: {reason}"),
+            )
+            .hint(format!("is {} the trust.json of its operator? another home is named with --home DIR", self.home.trust().display())),
             ClientError::Tls(e) => Failure::usage("TLS", "No TLS", e)
                 .hint("name the identity to connect with as --client ORG/NAME, and check trust.json"),
             ClientError::Answer { .. } => Failure::internal("ANSWER", text)

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ledger_contract::contract::Request;
-use trust::{Envelope, dsse::MAX_SIGNATURES};
+use trust::{Envelope, Signer, dsse::MAX_SIGNATURES};
 
 use super::{
     args::MemberName,
@@ -31,11 +31,7 @@ pub fn run(context: &Context, args: &CosignArgs) -> Result<Exit, Failure> {
     let mut envelope = read(&args.file)?;
     let request = parse(&args.file, &envelope)?;
     let signer = context.signer(&args.who)?;
-    if envelope.signatures.iter().any(|s| s.certificate == signer.certificate()) {
-        let detail = format!("{} carries a signature of {} already", args.file.display(), args.who);
-        return Err(Failure::usage("SIGNED_BEFORE", "Signed before", detail)
-            .hint("a person counts once: somebody else has to co-sign (--as ORG/NAME)"));
-    }
+    once(&args.file, &envelope, &args.who, &signer)?;
     envelope.cosign(&signer).map_err(|e| {
         Failure::usage("SIGN", "Cannot sign", chain(&e))
             .hint(format!("an envelope has room for {MAX_SIGNATURES} signatures"))
@@ -54,6 +50,16 @@ pub fn run(context: &Context, args: &CosignArgs) -> Result<Exit, Failure> {
             signers.join(", ")
         )
     })
+}
+
+/// A person's second signature counts for nothing.
+pub fn once(file: &Path, envelope: &Envelope, who: &MemberName, signer: &Signer) -> Result<(), Failure> {
+    if !envelope.signatures.iter().any(|s| s.certificate == signer.certificate()) {
+        return Ok(());
+    }
+    let detail = format!("{} carries a signature of {who} already", file.display());
+    Err(Failure::usage("SIGNED_BEFORE", "Signed before", detail)
+        .hint("a person counts once: somebody else has to co-sign (--as ORG/NAME)"))
 }
 
 /// A signed document.

@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use trust::{Digest, Envelope, identity::claimed, statement::Statement};
 
 use super::{
+    args,
     context::Context,
     failure::{Exit, Failure},
     files,
@@ -32,13 +33,13 @@ pub enum EvidenceCommand {
     /// Show what is in an evidence bundle
     Show {
         /// Operation, or NS instance or TENANT/SERVICE (its newest anchored operation), or a bundle's file
-        #[arg(value_name = "NS|OPERATION|FILE")]
+        #[arg(value_name = "NS|OPERATION|FILE", value_parser = args::name)]
         which: String,
     },
     /// Write an operation's evidence bundle into a file
     Export {
         /// Operation, or NS instance or TENANT/SERVICE (its newest anchored operation)
-        #[arg(value_name = "OPERATION|NS")]
+        #[arg(value_name = "OPERATION|NS", value_parser = args::name)]
         which: String,
         /// Where to write it [default: stdout]
         #[arg(short, long, value_name = "FILE", default_value = "-")]
@@ -90,7 +91,8 @@ async fn bundle(context: &Context, client: &Client, operation: &str) -> Result<V
         let failure = context.client_failure(e);
         if missing {
             failure.hint(
-                "name a service as TENANT/SERVICE (`mandate ns list --all`), or an operation of it (`mandate ns show`)",
+                "name a service as TENANT/SERVICE (`mandate ns list --all`), an operation of it (`mandate ns show`), \
+                 or for `show` a bundle's file",
             )
         } else {
             failure
@@ -140,6 +142,9 @@ struct Line {
 fn show(context: &Context, bytes: &[u8]) -> Result<Exit, Failure> {
     let text = std::str::from_utf8(bytes).map_err(|_| not_a_bundle("not UTF-8"))?;
     let lines = text.lines().zip(1..).map(|(text, n)| line(n, text)).collect::<Result<Vec<_>, _>>()?;
+    if lines.is_empty() {
+        return Err(not_a_bundle("it is empty"));
+    }
     context.ui.show(&lines, |style| {
         format!(
             "{}\nnothing is verified yet; next: mandate evidence verify FILE\n",

@@ -157,6 +157,8 @@ fn failure(error: InitError) -> Failure {
             .hint("for example --operator operator --provider provider --tenant acme --auditor auditor"),
         InitError::Io { .. } => Failure::usage("INIT_IO", "The home could not be made", text)
             .hint("nothing is left behind; correct it and try again"),
+        InitError::Document { .. } => Failure::usage("CONFIG", "The home cannot be made so", text)
+            .hint("correct the --site, --tpm or --ledger that it names; nothing is left behind"),
         _ => Failure::internal("INIT", text).hint("nothing is left behind; try again"),
     }
 }

@@ -17,17 +17,15 @@ use serde::Serialize;
 use trust::{Digest, Envelope};
 
 use super::{
-    args::{MemberName, country, seconds},
+    args::{self, MemberName, country, seconds},
     context::Context,
+    cosign,
     failure::{Exit, Failure, chain},
     files,
     output::{Cell, Paint, Style, Table, duration},
     proof, verdict, watch,
 };
-use crate::{
-    client::ClientError,
-    views::{CommittedView, IntentView, OperationView, PackageView},
-};
+use crate::views::{CommittedView, IntentView, OperationView, PackageView};
 
 /// Most intents that `list` shows.
 const MAX_LISTED: usize = 1000;
@@ -63,11 +61,13 @@ pub enum IntentCommand {
     /// Show an intent and what became of it
     Status {
         /// Its id
+        #[arg(value_parser = args::name)]
         id: String,
     },
     /// Follow an intent until it is closed and its evidence anchored
     Watch {
         /// Its id
+        #[arg(value_parser = args::name)]
         id: String,
         /// Stop watching after this long
         #[arg(long, value_name = "DURATION", value_parser = seconds)]
@@ -121,7 +121,7 @@ pub struct CommonArgs {
     #[arg(long = "depends-on", value_name = "INTENT")]
     depends_on: Vec<String>,
     /// Break the glass: rules that the policy lets an emergency waive are waived, on record for ever
-    #[arg(long, value_name = "REASON")]
+    #[arg(long, value_name = "REASON", value_parser = args::reason)]
     emergency: Option<String>,
     /// Where to write it [default: stdout]
     #[arg(short, long, value_name = "FILE")]
@@ -171,10 +171,10 @@ pub struct ScaleArgs {
     #[command(flatten)]
     common: CommonArgs,
     /// Member VNF index
-    #[arg(long, value_name = "INDEX")]
+    #[arg(long, value_name = "INDEX", value_parser = args::name)]
     member: String,
     /// Scaling aspect of its VNFD
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = args::name)]
     aspect: String,
     /// Steps of the aspect
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -357,7 +357,16 @@ fn check(intent: &Intent) -> Result<(), Failure> {
             Failure::usage("BAD_SERVICE", "Wrong service name", detail).hint("for example --service edge-1")
         );
     }
-    Ok(())
+    formed(intent).map_err(|f| f.hint(format!("mandate intent new {} --help", intent.action.name())))
+}
+
+/// The ledger refuses what is not well formed, whoever signs it: it is not written and not signed.
+fn formed(intent: &Intent) -> Result<(), Failure> {
+    match intent.malformed() {
+        None => Ok(()),
+        Some(detail) => Err(Failure::usage("INVALID_INTENT", "The intent is not well formed", detail)
+            .hint("make it again with `mandate intent new`")),
+    }
 }
 
 /// Sorts by time, and two of the same second differ: `i-<seconds in hex>-<64 random bits in hex>`.
@@ -395,11 +404,13 @@ fn sign(context: &Context, file: &Path, who: &MemberName, output: Option<PathBuf
     let (envelope, intent) = match Envelope::from_json(&bytes) {
         Ok(mut envelope) => {
             let intent = parse(file, &envelope.payload)?;
+            cosign::once(file, &envelope, who, &signer)?;
             envelope.cosign(&signer).map_err(|e| Failure::usage("SIGN", "Cannot sign", chain(&e)))?;
             (envelope, intent)
         }
         Err(_) => {
             let intent = parse(file, &bytes)?;
+            formed(&intent)?;
             // The bytes of the file are what is signed, not what we make of them.
             let signed = Envelope::sign(INTENT_PAYLOAD, bytes, &[&signer]);
             (signed.map_err(|e| Failure::internal("SIGN", chain(&e)))?, intent)
@@ -425,7 +436,8 @@ fn sign(context: &Context, file: &Path, who: &MemberName, output: Option<PathBuf
     })
 }
 
-fn parse(file: &Path, payload: &[u8]) -> Result<Intent, Failure> {
+/// An intent, from its bytes.
+pub fn parse(file: &Path, payload: &[u8]) -> Result<Intent, Failure> {
     if payload.len() > MAX_INTENT_BYTES {
         let detail = format!("{}: {} bytes; at most {MAX_INTENT_BYTES}", file.display(), payload.len());
         return Err(Failure::usage("TOO_LARGE", "The intent is too large", detail)
@@ -503,13 +515,9 @@ async fn status(context: &Context, id: &str) -> Result<Exit, Failure> {
     context.ui.show(&intent, |style| render_status(&intent, style))
 }
 
-/// One intent, with a hint when there is none.
+/// One intent.
 pub async fn fetch(context: &Context, id: &str) -> Result<IntentView, Failure> {
-    context.client()?.intent(id).await.map_err(|e| {
-        let missing = matches!(&e, ClientError::Problem(p) if p.status == 404);
-        let failure = context.client_failure(e);
-        if missing { failure.hint("mandate intent list") } else { failure }
-    })
+    context.client()?.intent(id).await.map_err(|e| context.client_failure(e))
 }
 
 fn render_status(intent: &IntentView, style: Style) -> String {
@@ -543,7 +551,9 @@ pub fn state(state: &str) -> Cell {
         "FAILED" | "FAILED_TEMP" | "BROKEN" | "ISOLATED" => Paint::Red,
         "ROLLED_BACK" | "ROLLING_BACK" => Paint::Yellow,
         "STARTING" | "PROCESSING" => Paint::Cyan,
-        _ => Paint::Plain,
+        "NOT_INSTANTIATED" => Paint::Plain,
+        // What drift is called; and what we do not know is to be looked at.
+        _ => Paint::Yellow,
     };
     Cell::new(paint, state)
 }

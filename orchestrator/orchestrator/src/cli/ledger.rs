@@ -16,6 +16,7 @@ use trust::{
 };
 
 use super::{
+    args,
     context::Context,
     failure::{Exit, Failure},
     output::{Cell, Paint, Style, Table},
@@ -50,6 +51,7 @@ pub enum LedgerCommand {
     /// Fetch an entry with its inclusion proof and verify it here
     Proof {
         /// Position of the entry
+        #[arg(value_parser = args::position)]
         position: u64,
         /// Trust roots [default: trust.json in the home directory]
         #[arg(long, value_name = "FILE")]

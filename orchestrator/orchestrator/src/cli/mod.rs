@@ -103,7 +103,7 @@ pub struct Global {
     #[arg(long, global = true, env = "MANDATE_SOCKET", value_name = "PATH")]
     socket: Option<PathBuf>,
     /// `mandate serve` on another machine, over mutual TLS: https://HOST:PORT; needs --client
-    #[arg(long, global = true, env = "MANDATE_URL", value_name = "URL", conflicts_with = "socket")]
+    #[arg(long, global = true, env = "MANDATE_URL", value_name = "URL", conflicts_with = "socket", value_parser = args::url)]
     url: Option<String>,
     /// Whose certificate to connect with
     #[arg(long, global = true, env = "MANDATE_CLIENT", value_name = "ORG/NAME")]
@@ -248,9 +248,27 @@ fn said(text: &str) -> (String, Option<String>) {
     (wrong, (!tips.is_empty()).then(|| tips.join("; ")))
 }
 
+/// The help of the command that the arguments name, as far as they name one.
+fn help_of(arguments: impl Iterator<Item = String>) -> clap::builder::StyledStr {
+    let mut command = Cli::command();
+    command.build();
+    for argument in arguments.filter(|a| !a.starts_with('-')) {
+        if let Some(inner) = command.find_subcommand(&argument).cloned() {
+            command = inner;
+        }
+    }
+    command.render_help()
+}
+
 /// What clap says, as text or (when `--json` is among the arguments) as a problem.
 fn usage(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|a| a == "--json");
+    if !json && error.kind() == clap::error::ErrorKind::MissingSubcommand {
+        // As without MANDATE_HOME and the like, which clap takes for arguments.
+        let arguments = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned());
+        Ui::detect(false, ColorWhen::Auto).help(&help_of(arguments));
+        return ExitCode::from(Exit::Usage as u8);
+    }
     if !error.use_stderr() || !json {
         // Help and version are answers; everything else already says how to go on.
         let _ = error.print();
@@ -276,6 +294,17 @@ mod tests {
         let error = Cli::try_parse_from(["mandate", "intent", "sign", "f"]).unwrap_err();
         let (wrong, tip) = said(&error.render().to_string());
         assert!(wrong.contains("--as <ORG/NAME>") && tip.is_none(), "{wrong}");
+    }
+
+    #[test]
+    fn a_command_without_its_subcommand_shows_what_there_is() {
+        let of = |line: &str| help_of(line.split(' ').map(str::to_owned)).to_string();
+        assert!(of("ns").contains("mandate ns [OPTIONS] <COMMAND>") && of("ns").contains("timeline"));
+        assert!(
+            of("--home /x intent new").contains("mandate intent new")
+                && of("intent new").contains("rollback")
+        );
+        assert!(of("").contains("Exit codes:"));
     }
 
     #[test]
@@ -310,6 +339,7 @@ mod tests {
             "mandate package list",
             "mandate intent new deploy --service s --nsd ns --tenant t --throughput-kbps 1 --latency-p95-us 2 --loss-ppm 3 --site a --jurisdiction DE --sensitivity restricted --lease 24h --expires-in 1h --params p.yaml -o f",
             "mandate intent new scale --service s --member m --aspect a --steps 2 --in",
+            "mandate intent new heal --service s --cause c --target m/v/0",
             "mandate intent new terminate --service s",
             "mandate intent sign f --as tenant/tenant",
             "mandate intent submit f --watch",

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use clap::Subcommand;
 
 use super::{
+    args,
     context::Context,
     failure::{Exit, Failure},
     intent::{operations, state},
@@ -30,11 +31,13 @@ pub enum NsCommand {
     /// Show a service with its instances and operations
     Show {
         /// NS instance id, or TENANT/SERVICE
+        #[arg(value_parser = args::name)]
         ns: String,
     },
     /// Show everything that happened to a service
     Timeline {
         /// NS instance id, or TENANT/SERVICE
+        #[arg(value_parser = args::name)]
         ns: String,
         /// Go on as it happens; with --json, one JSON document per line
         #[arg(long, short)]
@@ -75,8 +78,9 @@ async fn list(context: &Context, all: bool) -> Result<Exit, Failure> {
     context.ui.show(&services, |style| render_list(&services, style))
 }
 
-fn sla(met: Option<bool>) -> Cell {
-    match met {
+/// As it was measured last; what is cut off or gone keeps nothing.
+fn sla(ns: &NsView) -> Cell {
+    match ns.sla_met.filter(|_| ns.state == "INSTANTIATED") {
         Some(true) => Cell::new(Paint::Green, "met"),
         Some(false) => Cell::new(Paint::Red, "missed"),
         None => Cell::new(Paint::Dim, "-"),
@@ -108,7 +112,7 @@ fn render_list(services: &[NsView], style: Style) -> String {
             s.site.as_deref().unwrap_or("-").into(),
             (&s.nsd).into(),
             s.instances.len().into(),
-            sla(s.sla_met),
+            sla(s),
         ]);
     }
     table.render(style)
@@ -122,14 +126,13 @@ fn render_show(ns: &NsView, style: Style) -> String {
         ("site", ns.site.as_deref().unwrap_or("-").into()),
         ("nsd", (&ns.nsd).into()),
         ("lease", lease(ns)),
-        ("sla", sla(ns.sla_met)),
+        ("sla", sla(ns)),
     ] {
         facts.row([Cell::new(Paint::Dim, name), value]);
     }
     let mut instances = Table::new(&["VDU INSTANCE", "STATE"], "no instances");
-    for (key, state) in &ns.instances {
-        let paint = if state.eq_ignore_ascii_case("active") { Paint::Green } else { Paint::Yellow };
-        instances.row([Cell::new(Paint::Cyan, key), Cell::new(paint, state)]);
+    for (key, is) in &ns.instances {
+        instances.row([Cell::new(Paint::Cyan, key), state(is)]);
     }
     format!(
         "{}\n{}\n{}\n{}",

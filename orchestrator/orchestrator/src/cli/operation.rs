@@ -5,6 +5,7 @@ use lcm::operation::Direction;
 use serde::Serialize;
 
 use super::{
+    args,
     context::Context,
     failure::{Exit, Failure},
     intent::{operations, state},
@@ -32,6 +33,7 @@ pub enum OperationCommand {
     /// Show an operation: what is left, every step with its attempts, who decided what
     Show {
         /// Operation id
+        #[arg(value_parser = args::name)]
         operation: String,
     },
     /// Try again at once what is FAILED_TEMP
@@ -46,9 +48,10 @@ pub enum OperationCommand {
 #[derive(Debug, Args)]
 pub struct DirectionArgs {
     /// Operation id
+    #[arg(value_parser = args::name)]
     operation: String,
     /// Why, for the operation's record and its evidence
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = args::reason)]
     reason: String,
 }
 

@@ -281,6 +281,12 @@ impl Ui {
         Ok(Exit::Ok)
     }
 
+    /// What clap says about a command, on stderr.
+    pub fn help(&self, text: &clap::builder::StyledStr) {
+        let text = if self.err.color { text.ansi().to_string() } else { text.to_string() };
+        let _ = writeln!(std::io::stderr().lock(), "{}", text.trim_end());
+    }
+
     /// A line for the person at the terminal, never part of the answer.
     pub fn note(&self, text: &str) {
         if !self.json {
@@ -325,6 +331,14 @@ pub fn duration(ms: u64) -> String {
         1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
         _ => format!("{} min {:02} s", ms / 60_000, ms % 60_000 / 1_000),
     }
+}
+
+/// Seconds as they are given on the command line: `30s`, `90m`, `24h`, `7d`.
+#[must_use]
+pub fn span(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
+    let whole = units.iter().find(|(unit, _)| seconds > 0 && seconds.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{seconds}s"), |(unit, name)| format!("{}{name}", seconds / unit))
 }
 
 /// A size for people, bytes.
@@ -400,6 +414,7 @@ mod tests {
     #[test]
     fn durations_and_sizes() {
         assert_eq!([duration(7), duration(12_480), duration(185_000)], ["7 ms", "12.4 s", "3 min 05 s"]);
+        assert_eq!([span(0), span(90), span(5_400), span(86_400)], ["0s", "90s", "90m", "1d"]);
         assert_eq!([size(1), size(1536), size(3 << 20)], ["1 B", "1.5 KiB", "3.0 MiB"]);
     }
 }

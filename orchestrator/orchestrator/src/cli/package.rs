@@ -19,7 +19,7 @@ use super::{
     args::{MemberName, pair},
     context::{Context, load_signer},
     failure::{Exit, Failure, chain},
-    files,
+    files, intent,
     lint::{self, LintArgs},
     output::{Cell, Paint, Style, Table, size},
     progress::{Spinner, bytes_bar},
@@ -45,6 +45,10 @@ const BUILDER_ID: &str = ledger_contract::policy::DEFAULT_BUILDER;
 /// What to do about a package without a signature that counts here.
 const SIGN_IT: &str =
     "sign it as a provider that the trust roots name: mandate package sign FILE --as ORG/NAME -o SIGNED";
+
+/// What to do about a signature that the trust roots do not know.
+const TRUST_OR_SIGN_IT: &str = "name the trust roots of its provider with --trust FILE, or sign it as a provider that these \
+                                name: mandate package sign FILE --as ORG/NAME";
 
 /// What to do about a signature by somebody whom the trust roots do not name.
 const TRUST_IT: &str = "who may sign is in the trust roots: `ca`, `keys` and `sigstore` of each organisation (docs/provider-packages.md)";
@@ -153,10 +157,22 @@ fn pack(context: &Context, args: &PackArgs) -> Result<Exit, Failure> {
     let source = dir::read(&args.dir).map_err(|e| unreadable(&e))?;
     let spinner = Spinner::start(&context.ui, "packing");
     let inputs = PackInputs { images: images(context, args)? };
-    let bytes = package::pack(&source, &inputs).map_err(|e| refused(&args.dir, &e))?;
+    let bytes = package::pack(&source, &inputs).map_err(|e| unpacked(args, &e))?;
     drop(spinner);
     files::write(&args.output, &bytes)?;
     written(context, &args.output, &bytes, "packed", "sign it: mandate package sign")
+}
+
+/// What is missing in a source directory is for who packs it to add.
+fn unpacked(args: &PackArgs, e: &PackageError) -> Failure {
+    let failure = refused(&args.dir, e);
+    match failure.problem.code.as_str() {
+        "PACKAGE_FILE_MISSING" if failure.problem.detail.contains("images/") => failure.hint(
+            "give each image that the descriptor names: --image NAME=FILE, with --lockfile, --root-package and --builder",
+        ),
+        "PACKAGE_FILE_MISSING" => failure.hint("name a package's source directory, with its descriptor at the top"),
+        _ => failure,
+    }
 }
 
 fn images(context: &Context, args: &PackArgs) -> Result<BTreeMap<String, ImageInput>, Failure> {
@@ -345,7 +361,7 @@ async fn push(context: &Context, file: &Path, who: &MemberName, with: &[PathBuf]
     let payload = serde_json::to_vec(&record).map_err(|e| Failure::internal("JSON", e))?;
     let request = Envelope::sign(PACKAGE_PAYLOAD, payload, &[&signer])
         .map_err(|e| Failure::internal("SIGN", chain(&e)))?;
-    let committed = client.submit(&request).await.map_err(|e| context.client_failure(e))?;
+    let (committed, _) = intent::decided(context, &request).await?;
     pushed(context, &record, &committed)
 }
 
@@ -503,14 +519,12 @@ fn refused(path: &Path, e: &PackageError) -> Failure {
         _ => {
             let hint = match code.as_str() {
                 "PACKAGE_FILE_MISSING" if failure.problem.detail.contains("signature/") => SIGN_IT,
-                "PACKAGE_SIGNATURE" => SIGN_IT,
+                "PACKAGE_SIGNATURE" => TRUST_OR_SIGN_IT,
                 "CERTIFICATE_UNTRUSTED"
                 | "SIGSTORE_UNKNOWN_KEY"
                 | "SIGSTORE_UNKNOWN_IDENTITY"
                 | "LAYOUT_NOT_SIGNED" => TRUST_IT,
-                "PACKAGE_PROVENANCE" | "PACKAGE_SBOM" => {
-                    "pack it again with --image, --lockfile and --builder"
-                }
+                "PACKAGE_EVIDENCE" => "pack it again with --image, --lockfile and --builder",
                 _ => "get the package again from its provider, or pack and sign it again",
             };
             failure.hint(hint)

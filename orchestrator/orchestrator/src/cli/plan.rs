@@ -9,7 +9,7 @@ use trust::Envelope;
 use super::{
     context::Context,
     failure::{Exit, Failure},
-    files,
+    files, intent,
     output::{Cell, Paint, Style, Table},
 };
 use crate::views::{PlacementView, PlanView, TableView};
@@ -29,23 +29,25 @@ pub struct PlanArgs {
 
 /// Runs the command; what cannot be planned is an answer, with exit code 1.
 pub async fn run(context: &Context, args: &PlanArgs) -> Result<Exit, Failure> {
-    let intent = intent(&args.file)?;
+    let intent = of(&args.file)?;
     let plan = context.client()?.plan(&intent).await.map_err(|e| context.client_failure(e))?;
     context.ui.show(&plan, |style| render(&plan, args.explain, style))?;
     Ok(if plan.feasible { Exit::Ok } else { Exit::Refused })
 }
 
 /// From the document that `intent new` wrote, or the envelope that `intent sign` wrote.
-fn intent(path: &Path) -> Result<Intent, Failure> {
+fn of(path: &Path) -> Result<Intent, Failure> {
     let bytes = files::read(path, MAX_FILE_BYTES)?;
     let payload = match Envelope::from_json(&bytes) {
         Ok(envelope) if envelope.payload_type == INTENT_PAYLOAD => envelope.payload,
-        _ => bytes,
+        Ok(other) => {
+            let detail = format!("{}: payload type `{}`", path.display(), other.payload_type);
+            return Err(Failure::usage("NOT_AN_INTENT", "Not an intent", detail)
+                .hint("name what `mandate intent new` or `mandate intent sign` wrote"));
+        }
+        Err(_) => bytes,
     };
-    serde_json::from_slice(&payload).map_err(|e| {
-        Failure::usage("INTENT", "Not an intent", format!("{}: {e}", path.display()))
-            .hint("make one with `mandate intent new`")
-    })
+    intent::parse(path, &payload)
 }
 
 fn render(plan: &PlanView, explain: bool, style: Style) -> String {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use ledger_contract::{
     records::{STANDING_PAYLOAD, StandingGrant},
-    standing::GRANTABLE,
+    standing::{GRANTABLE, MAX_BUDGET},
     state::StandingRecord,
 };
 use trust::Envelope;
@@ -15,7 +15,7 @@ use super::{
     context::Context,
     cosign,
     failure::{Exit, Failure, chain},
-    output::{Cell, Paint, Style, Table},
+    output::{Cell, Paint, Style, Table, span},
     policy,
 };
 
@@ -39,7 +39,7 @@ pub enum StandingCommand {
 #[derive(Debug, clap::Args)]
 pub struct GrantArgs {
     /// Tenant whose services
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = args::name)]
     tenant: String,
     /// Only these services; none: all of the tenant's
     #[arg(long = "service", value_name = "SERVICE")]
@@ -48,7 +48,7 @@ pub struct GrantArgs {
     #[arg(long = "action", value_name = "ACTION", required = true, value_parser = GRANTABLE, hide_possible_values = true)]
     actions: Vec<String>,
     /// Most operations on one service within the window
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_BUDGET)))]
     budget: u32,
     /// Window of the budget
     #[arg(long, default_value = "1h", value_parser = args::seconds, value_name = "DURATION")]
@@ -135,7 +135,7 @@ fn render(records: &[StandingRecord], now: trust::UnixTime, style: Style) -> Str
             g.tenant.clone().into(),
             services.into(),
             g.actions.iter().cloned().collect::<Vec<_>>().join(" ").into(),
-            format!("{} in {} s", g.budget, g.window_s).into(),
+            format!("{} in {}", g.budget, span(g.window_s)).into(),
             g.not_after.into(),
             state,
         ]);

@@ -34,9 +34,10 @@ impl Renderer {
     /// One line, ended; a heading before it when another operation begins.
     pub fn line(&mut self, line: &TimelineLine) -> String {
         let mut out = String::new();
-        if line.operation_id != self.operation {
-            let gap = if self.operation.is_empty() { "" } else { "\n" };
-            out.push_str(&format!("{gap}{}\n", self.style.paint(Paint::Bold, &heading(&line.operation_id))));
+        if line.operation_id != self.operation || self.start_ms.is_none() {
+            let gap = if self.start_ms.is_none() { "" } else { "\n" };
+            let heading = self.style.paint(Paint::Bold, &heading(&line.operation_id));
+            out.push_str(&format!("{gap}{heading}  {}\n", self.style.paint(Paint::Dim, &date(line.at_ms))));
             self.operation.clone_from(&line.operation_id);
             self.start_ms = Some(line.at_ms);
         }
@@ -84,7 +85,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 fn heading(operation: &str) -> String {
-    if operation.is_empty() { "before any operation".into() } else { format!("operation {operation}") }
+    if operation.is_empty() { "of no operation".into() } else { format!("operation {operation}") }
 }
 
 fn kind_paint(kind: &str) -> Paint {
@@ -104,6 +105,12 @@ fn slow(ms: Option<u64>) -> Paint {
         Some(5_000..) => Paint::Yellow,
         _ => Paint::Dim,
     }
+}
+
+/// The day, in UTC.
+fn date(at_ms: u64) -> String {
+    let text = trust::UnixTime(at_ms / 1_000).to_string();
+    text.split('T').next().unwrap_or_default().to_owned()
 }
 
 /// Time of day in UTC, ms.
@@ -158,14 +165,14 @@ mod tests {
         ];
         let got = all(&lines, Style { color: false, unicode: false });
         let expected = "\
-operation op-1
+operation op-1  2027-01-15
 08:00:00.000      +0 ms  + decision     approved by 12 rules                                           bundle line 3
 08:00:00.180    +180 ms  + plan         planned 11 steps on edge-a; not edge-b: feasible,       42 ms  bundle line 3
                                         but costs 120 against 70 on edge-a
 08:00:00.190    +190 ms  + step         make link vl/inspected                                   4 ms  bundle line 3
 08:00:07.180     +7.1 s  x step         start vfw/vfw/0                                         7.0 s  bundle line 3
 
-operation op-2
+operation op-2  2027-01-15
 08:01:30.000      +0 ms  < step         remove vl/inspected                                      3 ms  bundle line 3
 ";
         assert_eq!(got, expected);

@@ -1,6 +1,6 @@
 //! How a decision looks.
 
-use ledger_contract::records::Verdict;
+use ledger_contract::{contract::NOT_EVALUATED, records::Verdict};
 
 use super::output::{Cell, Paint, Style, Table};
 use crate::views::CommittedView;
@@ -9,7 +9,8 @@ use crate::views::CommittedView;
 #[must_use]
 pub fn render(verdict: &Verdict, style: Style) -> String {
     let mut table = Table::new(&["", "RULE", "RESULT", "DETAIL"], "no rule was evaluated");
-    for rule in &verdict.rules {
+    let skipped = verdict.rules.iter().filter(|r| r.code == NOT_EVALUATED).count();
+    for rule in verdict.rules.iter().filter(|r| r.code != NOT_EVALUATED) {
         let (mark, paint) = if rule.passed { ("ok", Paint::Green) } else { ("no", Paint::Red) };
         let result = if rule.passed { "passed" } else { rule.code.as_str() };
         table.row([
@@ -19,17 +20,36 @@ pub fn render(verdict: &Verdict, style: Style) -> String {
             Cell::new(Paint::Dim, &rule.detail),
         ]);
     }
-    let end = if verdict.approved {
-        style.paint(Paint::Green, "approved")
-    } else {
-        format!("{} {}", style.paint(Paint::Red, "refused"), style.paint(Paint::Bold, verdict.code()))
+    if skipped > 0 {
+        table.row([
+            Cell::new(Paint::Dim, "-"),
+            Cell::new(Paint::Dim, format!("{skipped} more")),
+            Cell::new(Paint::Dim, NOT_EVALUATED),
+            Cell::new(Paint::Dim, "they need what did not pass"),
+        ]);
+    }
+    let policy = style.paint(Paint::Dim, &verdict.policy.to_string());
+    let end = match verdict.approved {
+        true => format!("{} by policy {policy}\n", style.paint(Paint::Green, "approved")),
+        false => {
+            format!("{} by policy {policy}\n{}", style.paint(Paint::Red, "refused"), refusal(verdict, style))
+        }
     };
-    let next = if verdict.approved { String::new() } else { format!("next: {}\n", hint(verdict.code())) };
-    format!(
-        "{}\n{end} by policy {}\n{next}",
-        table.render(style),
-        style.paint(Paint::Dim, &verdict.policy.to_string())
-    )
+    format!("{}\n{end}", table.render(style))
+}
+
+/// What did not pass, below forty lines that did, and what to do about the first of it.
+fn refusal(verdict: &Verdict, style: Style) -> String {
+    let failed = verdict.rules.iter().filter(|r| !r.passed && r.code != NOT_EVALUATED);
+    let mut out = String::new();
+    for r in failed {
+        out.push_str(&format!(
+            "  {}: {}\n",
+            style.paint(Paint::Bold, &r.code),
+            style.paint(Paint::Plain, &r.detail)
+        ));
+    }
+    format!("{out}next: {}\n", hint(verdict.code()))
 }
 
 /// What whoever asked can do about a refusal of this code.
@@ -122,7 +142,9 @@ mod tests {
             code: code.into(),
             detail: "16 of 8".into(),
         };
-        let rules = vec![rule("authorization/role", true, ""), rule("quota/vcpus", false, "QUOTA_EXCEEDED")];
+        let mut rules =
+            vec![rule("authorization/role", true, ""), rule("quota/vcpus", false, "QUOTA_EXCEEDED")];
+        rules.extend(["a", "b"].map(|name| rule(name, false, NOT_EVALUATED)));
         let verdict = Verdict { approved: false, rules, policy: Digest([0; 32]) };
         let text = render(&verdict, Style { color: false, unicode: false });
         assert_eq!(
@@ -130,9 +152,11 @@ mod tests {
             "    RULE                RESULT          DETAIL\n\
              ok  authorization/role  passed          16 of 8\n\
              no  quota/vcpus         QUOTA_EXCEEDED  16 of 8\n\
+             -   2 more              NOT_EVALUATED   they need what did not pass\n\
              \n\
-             refused QUOTA_EXCEEDED by policy \
-             sha256:0000000000000000000000000000000000000000000000000000000000000000\n\
+             refused by policy \
+             sha256:0000000000000000000000000000000000000000000000000000000000000000\n  \
+               QUOTA_EXCEEDED: 16 of 8\n\
              next: terminate or scale in what is not needed, or ask the operator for a larger quota\n"
         );
     }

@@ -57,6 +57,22 @@ pub(super) fn config(who: &ServerIdentity<'_>) -> Result<ClientConfig, TlsError>
         .map_err(|e| bad("the client's certificate", e))
 }
 
+/// The TLS error at the bottom of another one: I/O errors carry theirs inside instead of naming it as their source.
+pub(super) fn error<'a>(outer: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+    let mut next = Some(outer);
+    while let Some(it) = next {
+        if let Some(found) = it.downcast_ref::<Error>() {
+            return Some(found);
+        }
+        let inside = it.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match inside {
+            Some(inner) => Some(inner),
+            None => it.source(),
+        };
+    }
+    None
+}
+
 #[derive(Debug)]
 struct Orchestrator {
     named: Arc<WebPkiServerVerifier>,

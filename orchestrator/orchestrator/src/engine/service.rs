@@ -339,7 +339,15 @@ impl Engine {
         for id in ids {
             operations.extend(self.operation_view(&id)?);
         }
-        Ok(views::service(row, operations))
+        let mut view = views::service(row, operations);
+        // An instance that the last look found otherwise than it should be is not in the service's state.
+        for found in self.looked.borrow().findings.get(&row.id).into_iter().flatten() {
+            let key = found.key.to_string();
+            for (_, state) in view.instances.iter_mut().filter(|(instance, _)| *instance == key) {
+                found.deviation.code().clone_into(state);
+            }
+        }
+        Ok(view)
     }
 
     /// By instance id, or the newest that is or was `tenant/service`.

@@ -9,6 +9,7 @@ use ledger_contract::intent::{
 
 use super::{CommonArgs, Params, country, find_nsd, params, seconds, write};
 use crate::cli::{
+    args::reason,
     context::Context,
     failure::{Exit, Failure},
 };
@@ -20,8 +21,11 @@ pub struct TargetArg(Target);
 impl FromStr for TargetArg {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}`: write MEMBER/VDU/NUMBER, as `mandate ns show` lists instances");
+        let wrong = || "expected MEMBER/VDU/NUMBER, as `mandate ns show` lists instances".to_owned();
         let [member, vdu, index] = text.split('/').collect::<Vec<_>>()[..] else { return Err(wrong()) };
+        if member.is_empty() || vdu.is_empty() {
+            return Err(wrong());
+        }
         let index = index.parse().map_err(|_| wrong())?;
         Ok(Self(Target { member: member.to_owned(), vdu: vdu.to_owned(), index }))
     }
@@ -65,7 +69,7 @@ pub struct HealArgs {
     #[arg(long = "target", value_name = "INSTANCE")]
     targets: Vec<TargetArg>,
     /// Why, for the record
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     cause: String,
 }
 
@@ -101,7 +105,7 @@ pub struct IsolateArgs {
           value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_CAPTURE_MS)))]
     capture_ms: u32,
     /// Why, for the record
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
 }
 
@@ -114,7 +118,7 @@ pub struct RollbackArgs {
     #[arg(long, value_name = "INTENT")]
     to: String,
     /// What is wrong with the present revision, for the record
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
 }
 

@@ -10,7 +10,7 @@
 
 use super::{
     super::output::{Paint, Style, duration, printable},
-    clock, kind_paint, wrap,
+    clock, date, kind_paint, wrap,
 };
 use crate::views::{NsView, OperationView, TimelineLine};
 
@@ -35,11 +35,82 @@ pub fn render(ns: &NsView, lines: &[TimelineLine], style: Style, width: usize) -
     if lines.is_empty() {
         out.push_str(&format!("{}\n", style.paint(Paint::Dim, "nothing has happened yet")));
     }
-    for operation in order(lines) {
-        let view = ns.operations.iter().find(|o| o.id == operation);
-        let picture = Picture::new(operation, view, lines, style, width);
+    let pictures: Vec<Picture<'_>> = order(lines)
+        .into_iter()
+        .map(|id| Picture::new(id, ns.operations.iter().find(|o| o.id == id), lines, style, width))
+        .collect();
+    let mut day = String::new();
+    for part in parts(&pictures, lines) {
+        let today = date(part.at_ms());
+        if today != day {
+            out.push_str(&format!("\n{}\n", style.paint(Paint::Dim, &today)));
+            day = today;
+        }
         out.push('\n');
-        out.push_str(&picture.render());
+        match part {
+            Part::Operation(picture) => out.push_str(&picture.render()),
+            Part::Alone(lines) => lines.iter().for_each(|l| out.push_str(&alone(l, style, width))),
+        }
+    }
+    out
+}
+
+/// What stands below what.
+enum Part<'a> {
+    Operation(&'a Picture<'a>),
+    /// What no operation was under way for: silences of the ledger, answers to drift.
+    Alone(Vec<&'a TimelineLine>),
+}
+
+impl Part<'_> {
+    fn at_ms(&self) -> u64 {
+        match self {
+            Self::Operation(picture) => picture.from_ms,
+            Self::Alone(lines) => lines.first().map_or(0, |l| l.at_ms),
+        }
+    }
+}
+
+/// Operations, and between them the lines that no picture has taken in, in the order of time.
+fn parts<'a>(pictures: &'a [Picture<'a>], lines: &'a [TimelineLine]) -> Vec<Part<'a>> {
+    let taken = |l: &TimelineLine| pictures.iter().any(|p| p.lines.iter().any(|own| std::ptr::eq(*own, l)));
+    let mut alone: Vec<&TimelineLine> = lines.iter().filter(|l| !taken(l)).collect();
+    alone.sort_by_key(|l| l.at_ms);
+    let mut alone = alone.into_iter().peekable();
+    let mut out = Vec::new();
+    let mut before = |until: u64, out: &mut Vec<Part<'a>>| {
+        let mut some = Vec::new();
+        while let Some(line) = alone.next_if(|l| l.at_ms <= until) {
+            some.push(line);
+        }
+        if !some.is_empty() {
+            out.push(Part::Alone(some));
+        }
+    };
+    for picture in pictures {
+        before(picture.from_ms, &mut out);
+        out.push(Part::Operation(picture));
+    }
+    before(u64::MAX, &mut out);
+    out
+}
+
+/// A line that belongs to no operation.
+fn alone(line: &TimelineLine, style: Style, width: usize) -> String {
+    let clock = clock(line.at_ms);
+    let took = line.duration_ms.map_or_else(String::new, |ms| format!(" ({})", duration(ms)));
+    let evidence = line.evidence.as_ref().map_or_else(String::new, |e| format!(", {}", printable(e)));
+    let indent = clock.len() + 2 + 2 + line.kind.len() + 2;
+    let text = wrap(&format!("{}{took}{evidence}", printable(&line.what)), width.saturating_sub(indent));
+    let mut out = String::new();
+    for (n, part) in text.iter().enumerate() {
+        let part = style.paint(text_paint(line), part);
+        if n == 0 {
+            let (mark, kind) = (style.mark(&line.state), style.paint(kind_paint(&line.kind), &line.kind));
+            out.push_str(&format!("{}  {mark} {kind}  {part}\n", style.paint(Paint::Dim, &clock)));
+        } else {
+            out.push_str(&format!("{:indent$}{part}\n", ""));
+        }
     }
     out
 }
@@ -118,12 +189,16 @@ impl<'a> Picture<'a> {
             let state = s.paint(state_paint(&view.state), &view.state);
             painted.push_str(&format!("  {}  {state}{took}", s.paint(Paint::Plain, &view.action)));
         }
-        let pad = (LEFT + self.what + 2).saturating_sub(text.chars().count());
+        let left = text.chars().count();
+        let pad = (LEFT + self.what + 2).saturating_sub(left).max(2);
         let from = clock(self.from_ms);
         let to = format!("+{}", duration(self.to_ms - self.from_ms));
-        let between = self.bar.saturating_sub(from.len() + to.len());
-        let axis = s.paint(Paint::Dim, &format!("{from}{:between$}{to}", ""));
-        format!("{painted}{:pad$}{axis}\n", "")
+        let between = self.bar.saturating_sub(from.len() + to.len()).max(2);
+        let mut axis = format!("{from}{:between$}{to}", "");
+        if left + pad + axis.len() > LEFT + self.what + 2 + self.bar + RIGHT {
+            axis = from;
+        }
+        format!("{painted}{:pad$}{}\n", "", s.paint(Paint::Dim, &axis))
     }
 
     fn line(&self, line: &TimelineLine, last: bool) -> String {
@@ -318,6 +393,37 @@ mod tests {
     fn golden_without_colour_and_unicode() {
         let got = render(&ns(), &lines(), Style { color: false, unicode: false }, 100);
         assert_eq!(got, GOLDEN, "\n{got}");
+    }
+
+    #[test]
+    fn what_belongs_to_no_operation_stands_between_them() {
+        let alone = |at: u64, kind: &str, what: &str| TimelineLine {
+            operation_id: String::new(),
+            ..line(at, kind, "done", what, None, "intent auto-heal-1")
+        };
+        let mut all = lines();
+        all.insert(0, alone(0, "gap", "the ledger did not answer: refused"));
+        all[0].at_ms -= 90_000_000;
+        all.push(alone(
+            5_000,
+            "mitigation",
+            "repair heal under standing grant g, by operator/orchestrator: ns-1/fw/0 is DOWN",
+        ));
+        let text = render(&ns(), &all, Style { color: false, unicode: false }, 100);
+        let of = |word: &str| text.find(word).unwrap_or_else(|| panic!("{word}\n{text}"));
+        assert!(
+            of("2027-01-14") < of("gap  the ledger") && of("gap  the ledger") < of("2027-01-15"),
+            "{text}"
+        );
+        assert!(
+            of("2027-01-15") < of("operation op-1") && of("anchor ") < of("mitigation  repair heal"),
+            "{text}"
+        );
+        assert!(
+            text.contains("08:00:05.000  + mitigation  repair heal under standing grant g, by\n"),
+            "{text}"
+        );
+        assert!(text.contains("ns-1/fw/0 is DOWN, intent auto-heal-1"), "{text}");
     }
 
     const GOLDEN: &str = include_str!("golden.txt");
