@@ -29,7 +29,7 @@ use trust::Digest;
 pub use archive::{MAX_FILES, MAX_PACKAGE_BYTES, MAX_PATH_BYTES, MAX_RATIO, MAX_UNPACKED_BYTES};
 pub(crate) use archive::{RATIO_FLOOR_BYTES, components};
 pub use error::PackageError;
-pub use evidence::{ImageEvidence, LAYOUT};
+pub use evidence::{ImageEvidence, LAYOUT, SignedProvenance};
 pub use pack::{ImageInput, PackInputs, pack, provenance_path, sbom_path};
 pub use sign::{PREDICATE_TYPE, PackagePredicate, sign};
 pub use verify::{SignatureKind, SignedBy, VerifiedPackage, verify, verify_with_bundle};

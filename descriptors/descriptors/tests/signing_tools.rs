@@ -11,15 +11,12 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use descriptors::{
     layout,
-    package::{self, SignatureKind},
+    package::{self, SignatureKind, SignedProvenance},
     sbom,
     sigstore::{self, Bundle, SigstoreError},
 };
-use tools::{has_openssl, now, python, script};
-use trust::{
-    Digest, TrustRoots,
-    identity::{OrgRoot, SigstoreIdentity, SigstoreTrust},
-};
+use tools::{now, python, script};
+use trust::{Digest, TrustRoots, identity::OrgRoot};
 
 const ARTIFACT: &[u8] = b"what a vendor delivers";
 
@@ -30,22 +27,7 @@ struct Mini {
 
 /// A miniature Sigstore over an artifact; `None`: the tools are missing.
 fn mini(artifact: &[u8]) -> Option<Mini> {
-    let python = python().filter(|_| has_openssl())?;
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("artifact"), artifact).unwrap();
-    let path = dir.path().to_str().unwrap();
-    script(&python, dir.path(), "sigstore_world.py", &[path, "artifact"]);
-    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-    let identity = SigstoreIdentity {
-        issuer: "https://accounts.example".into(),
-        subject: "release@vendor.example".into(),
-    };
-    let trusted_root = serde_json::from_str(&read("trusted_root.json")).unwrap();
-    let root = OrgRoot {
-        keys: BTreeMap::from([("cosign".to_owned(), read("key.pem"))]),
-        sigstore: Some(SigstoreTrust { trusted_root, identities: vec![identity] }),
-        ..OrgRoot::default()
-    };
+    let (dir, root) = tools::sigstore_world(artifact)?;
     let mut roots = common::world().roots;
     roots.orgs.insert("vendor".into(), root);
     Some(Mini { dir, roots })
@@ -178,7 +160,8 @@ fn bundles_with_provenance() {
         assert_eq!(verified.images[0].builder, builder, "{name}");
         assert_eq!(verified.images[0].provenance_signer.kind, SignatureKind::Sigstore);
         assert_eq!(verified.images[0].provenance_signer.org, "builder-org");
-        assert!(verified.images[0].provenance.is_none());
+        let carried = SignedProvenance::Bundle(String::from_utf8(mini.bytes(name)).unwrap());
+        assert_eq!(verified.images[0].provenance, carried, "{name}: byte for byte");
     }
 }
 
@@ -229,7 +212,7 @@ fn in_toto_layouts() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("image"), csar::IMAGE).unwrap();
-    script(&python, dir.path(), "layout_world.py", &[dir.path().to_str().unwrap(), "image"]);
+    script(&python, dir.path(), tools::LAYOUT_WORLD, "image");
     let mut roots = TrustRoots::default();
     for owner in ["ed25519", "rsa", "ecdsa"] {
         let pem = fs::read_to_string(dir.path().join(format!("owner-{owner}.pem"))).unwrap();
@@ -281,7 +264,7 @@ fn sboms_of_every_form() {
     let Some(python) = python() else { return };
     let dir = tempfile::tempdir().unwrap();
     let image = Digest::of(csar::IMAGE);
-    script(&python, dir.path(), "sbom_world.py", &[dir.path().to_str().unwrap(), &image.hex()]);
+    script(&python, dir.path(), tools::SBOM_WORLD, &image.hex());
     let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
     let mut seen = Vec::new();
     for name in

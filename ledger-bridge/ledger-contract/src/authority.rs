@@ -1,6 +1,12 @@
 //! Who asks, and may they: the rules that come first in every decision.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use supply::sigstore::Claim;
 
 use trust::{
     Digest, Envelope, Identity, TrustRoots, UnixTime,
@@ -10,10 +16,11 @@ use trust::{
 };
 
 use crate::{
+    built::Supplier,
     contract::TxInfo,
     memo::{Memo, remembered},
     policy::PolicyData,
-    records::{AUTHENTICATION, PolicyBundle},
+    records::{AUTHENTICATION, PolicyBundle, ProvenanceBundle},
     state::{BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, Snapshot, decode, policy_key},
     verdict::{Checked, Rules, fault},
 };
@@ -35,6 +42,7 @@ type Policy = (Rc<PolicyBundle>, Rc<PolicyData>);
 
 thread_local! {
     static VERIFIED: RefCell<Memo<Result<Vec<Identity>, DsseError>>> = RefCell::new(Memo::new(MAX_VERIFIED));
+    static BUNDLES: RefCell<Memo<Result<(Claim, String), String>>> = RefCell::new(Memo::new(MAX_VERIFIED));
     static ROOTS: RefCell<Memo<Result<Rc<TrustRoots>, BadRecord>>> = RefCell::new(Memo::new(MAX_ROOTS));
     static POLICIES: RefCell<Memo<Result<Policy, NoContext>>> = RefCell::new(Memo::new(MAX_POLICIES));
 }
@@ -129,7 +137,7 @@ impl<'a> Context<'a> {
         what: &str,
         signers: &Signers,
         tenant: Option<&str>,
-        suppliers: &[Identity],
+        suppliers: &[Supplier],
     ) -> Checked<String> {
         self.data.signing(what).fulfilled(&self.entitled(signers, tenant), suppliers)
     }
@@ -153,6 +161,33 @@ impl<'a> Context<'a> {
             Digest::of_parts(signed.into_iter().chain(signatures)),
             || envelope.verify(&self.roots, at).map(|v| v.signers),
         )
+    }
+
+    /// Who signed the provenance of an image in a Sigstore bundle, for the organisation that its record names, and the
+    /// builder that it names.
+    pub fn bundled(&self, it: &ProvenanceBundle, image: &Digest) -> Result<(Claim, String), String> {
+        let parts = [&self.roots_digest.0[..], it.org.as_bytes(), it.bundle.as_bytes(), &image.0];
+        let verify = || {
+            let unknown = || format!("organisation `{}` is not on the ledger", it.org);
+            let root = self.roots.orgs.get(&it.org).ok_or_else(unknown)?.clone();
+            let roots = TrustRoots { orgs: BTreeMap::from([(it.org.clone(), root)]), logs: Vec::new() };
+            supply::provenance::bundled(it.bundle.as_bytes(), &roots, image).map_err(|e| e.to_string())
+        };
+        remembered(|f| BUNDLES.with_borrow_mut(f), Digest::of_parts(parts), verify)
+    }
+
+    /// May an organisation vouch for one of those roles?
+    pub fn vouched_roles(&self, org: &str, roles: &[&str]) -> Result<(), String> {
+        let refuse = || Err(format!("the policy lets `{org}` vouch for no {}", roles.join(" or ")));
+        let own = self.roots.orgs.get(org).and_then(|root| root.vouches.as_ref());
+        let policy = self.data.orgs.get(org);
+        let any = |allowed: &BTreeSet<String>| roles.iter().any(|role| allowed.contains(*role));
+        match (own, policy) {
+            (Some(own), _) if !any(&own.roles) => refuse(),
+            (_, Some(policy)) if !any(&policy.roles) => refuse(),
+            (_, None) if !self.data.orgs.is_empty() => refuse(),
+            _ => Ok(()),
+        }
     }
 
     /// May the signer's organisation vouch for that role, and for that tenant?

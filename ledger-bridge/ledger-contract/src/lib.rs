@@ -8,6 +8,7 @@
 mod anchoring;
 pub mod approval;
 mod authority;
+mod built;
 pub mod bundle;
 pub mod constitution;
 pub mod contract;

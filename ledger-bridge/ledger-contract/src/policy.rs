@@ -34,9 +34,9 @@ pub struct PolicyData {
     /// organisation's alone, always.
     #[serde(default)]
     pub orgs: BTreeMap<String, OrgPolicy>,
-    /// SLSA build level by builder id.
+    /// SLSA build level by builder id, and whose word it takes for that.
     #[serde(default)]
-    pub builders: BTreeMap<String, u32>,
+    pub builders: BTreeMap<String, BuilderRule>,
     /// Least SLSA build level of every image, by sensitivity.
     pub slsa_min_level: BySensitivity<u32>,
     /// Longest lease, seconds, by sensitivity.
@@ -78,6 +78,46 @@ pub enum Assurance {
     None,
     /// A measured launch, quoted by a TPM.
     Measured,
+}
+
+/// How far a builder is trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum BuilderRule {
+    /// SLSA build level, whoever of the builders and providers signs that it built something.
+    Level(u32),
+    /// The same, when one of those listed signs.
+    Signed(SignedBuilder),
+}
+
+/// A builder whose provenance counts only with certain signatures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedBuilder {
+    /// SLSA build level.
+    pub level: u32,
+    /// Who signs its provenance, `NAME@ORG`: a member, a key, or an identity that Fulcio certified.
+    pub signers: BTreeSet<String>,
+}
+
+impl BuilderRule {
+    /// SLSA build level.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Level(level) => *level,
+            Self::Signed(rule) => rule.level,
+        }
+    }
+
+    /// Does it take that signer's word?
+    #[must_use]
+    pub fn takes(&self, signer: &str) -> bool {
+        match self {
+            Self::Level(_) => true,
+            Self::Signed(rule) => rule.signers.contains(signer),
+        }
+    }
 }
 
 /// An attribute that the certificate of who asks must carry (ABAC).

@@ -6,20 +6,17 @@ use std::{
     rc::Rc,
 };
 
-use serde::Deserialize;
-use trust::{Digest, Envelope, Identity, UnixTime, statement::Statement};
+use trust::Digest;
 
 use crate::{
     authority::Context,
+    built::{Supplier, built, level, signed},
     intent::Sensitivity,
     memo::{Memo, remembered},
     records::{ImageRecord, PackageKind, PackageRecord},
     state::{BadRecord, PackageEntry, Snapshot, decode, package_key},
     verdict::{Checked, Rules, fault},
 };
-
-/// Predicate type of SLSA provenance v1.
-pub const SLSA_PROVENANCE: &str = "https://slsa.dev/provenance/v1";
 
 /// The rules of this module, in order.
 pub(crate) const RULES: [&str; 10] = [
@@ -89,7 +86,7 @@ fn read(ctx: &Context<'_>, digest: &Digest) -> Result<Option<Rc<Package>>, BadRe
 }
 
 /// Who signed a service's packages, or the provenance of their images.
-pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<Vec<Identity>, BadRecord> {
+pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<Vec<Supplier>, BadRecord> {
     let mut out = Vec::new();
     let Some(nsd) = read(ctx, nsd)? else { return Ok(out) };
     let mut packages = Vec::new();
@@ -99,11 +96,11 @@ pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<Vec<Identity>
     packages.push(nsd);
     for package in &packages {
         let Package { entry, record } = package.as_ref();
-        let built = record.images.iter().filter_map(|i| i.provenance.as_ref());
-        for envelope in built.chain([&entry.request]) {
-            // What does not verify is refused by the rules on signatures.
-            out.extend(ctx.signers(envelope, entry.time).unwrap_or_default());
-        }
+        // What does not verify is refused by the rules on signatures.
+        let signers = ctx.signers(&entry.request, entry.time).unwrap_or_default();
+        out.extend(signers.into_iter().map(|i| Supplier::Member(Box::new(i))));
+        let built = record.images.iter().filter_map(|i| built(ctx, i, entry.time).ok().flatten());
+        out.extend(built.flat_map(|b| b.by));
     }
     Ok(out)
 }
@@ -196,25 +193,14 @@ fn signatures(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
     for Package { entry, record } in packages.all() {
         let refuse =
             |why: String| fault("PACKAGE_SIGNATURE", format!("package `{}`: {why}", record.descriptor_id));
-        match supplier(ctx, &entry.request, entry.time, &["provider"]) {
-            Ok(who) => signers.push(who),
+        match signed(ctx, &entry.request, entry.time, &["provider"]) {
+            Ok(all) => signers.extend(all.first().map(ToString::to_string)),
             Err(why) => return refuse(why),
         }
     }
     signers.sort();
     signers.dedup();
     Ok(format!("signed by {}", signers.join(", ")))
-}
-
-/// The first signer of an envelope, if all signatures verify and it has one of `roles` rightly.
-fn supplier(ctx: &Context<'_>, envelope: &Envelope, at: UnixTime, roles: &[&str]) -> Result<String, String> {
-    let signers = ctx.signers(envelope, at).map_err(|e| e.to_string())?;
-    let who = signers.first().ok_or("there is no signature")?;
-    if !roles.contains(&who.role()) {
-        return Err(format!("{who} has the role `{}`; this needs {}", who.role(), roles.join(" or ")));
-    }
-    ctx.vouched(who).map_err(|f| f.detail)?;
-    Ok(who.to_string())
 }
 
 fn sboms(packages: &Packages, sensitivity: Sensitivity) -> Checked<String> {
@@ -269,7 +255,7 @@ fn suppliers_allowed(ctx: &Context<'_>, packages: &Packages, tenant: &str) -> Ch
         }
         let Some(allowed) = builders else { continue };
         for image in &record.images {
-            let built = image.provenance.as_ref().and_then(|p| builder_of(p, &image.digest).ok());
+            let built = built(ctx, image, entry.time).ok().flatten().map(|b| b.builder);
             if !built.as_ref().is_some_and(|b| allowed.contains(b)) {
                 let by = built.unwrap_or_else(|| "nobody who says so".to_owned());
                 return fault(
@@ -357,65 +343,26 @@ fn denied(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
 
 fn slsa(ctx: &Context<'_>, packages: &Packages, sensitivity: Sensitivity) -> Checked<String> {
     let least = ctx.data.slsa_min_level.of(sensitivity);
-    let mut lowest = None;
+    let (mut lowest, mut builders) = (None, BTreeSet::new());
     for Package { entry, record } in packages.vnfs.values().map(Rc::as_ref) {
         for image in &record.images {
-            let level = image_level(ctx, image, entry.time, least)?;
+            let (level, by) = level(ctx, image, entry.time, least)?;
             if level < least {
                 let detail = format!(
-                    "image {} of package `{}` has SLSA build level {level}; {sensitivity:?} services need {least}",
+                    "image {} of package `{}` has SLSA build level {level}, built by {by}; {sensitivity:?} services need {least}",
                     image.digest, record.descriptor_id
                 );
                 return fault("SLSA_LEVEL_TOO_LOW", detail);
             }
+            builders.insert(by);
             lowest = Some(lowest.map_or(level, |l: u32| l.min(level)));
         }
     }
     Ok(match lowest {
-        Some(level) => format!("lowest SLSA build level {level}, at least {least} needed"),
+        Some(level) => {
+            let by = builders.into_iter().collect::<Vec<_>>().join(", ");
+            format!("lowest SLSA build level {level}, at least {least} needed; built by {by}")
+        }
         None => format!("no images, SLSA build level {least} needed of each"),
     })
-}
-
-fn image_level(ctx: &Context<'_>, image: &ImageRecord, at: UnixTime, least: u32) -> Checked<u32> {
-    let Some(envelope) = &image.provenance else { return Ok(0) };
-    let invalid =
-        |why: String| fault("PROVENANCE_INVALID", format!("provenance of image {}: {why}", image.digest));
-    let builder = supplier(ctx, envelope, at, &["builder", "provider"])
-        .and_then(|_| builder_of(envelope, &image.digest))
-        .or_else(invalid)?;
-    match ctx.data.builders.get(&builder) {
-        Some(level) => Ok(*level),
-        None if least == 0 => Ok(0),
-        None => fault(
-            "BUILDER_NOT_TRUSTED",
-            format!("image {} was built by `{builder}`, which the policy does not know", image.digest),
-        ),
-    }
-}
-
-#[derive(Deserialize)]
-struct Provenance {
-    #[serde(rename = "runDetails")]
-    run_details: RunDetails,
-}
-
-#[derive(Deserialize)]
-struct RunDetails {
-    builder: Builder,
-}
-
-#[derive(Deserialize)]
-struct Builder {
-    id: String,
-}
-
-/// The builder that a provenance statement names for exactly this image.
-fn builder_of(envelope: &Envelope, image: &Digest) -> Result<String, String> {
-    let statement: Statement<Provenance> =
-        Statement::from_envelope(envelope, SLSA_PROVENANCE).map_err(|e| e.to_string())?;
-    if !statement.subject.iter().any(|s| s.sha256() == Some(*image)) {
-        return Err("it is about other artefacts".to_owned());
-    }
-    Ok(statement.predicate.run_details.builder.id)
 }

@@ -71,6 +71,21 @@ pub struct ImageRecord {
     /// Its SLSA v1 provenance (DSSE, in-toto statement), whole: the contract verifies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Envelope>,
+    /// The same in a Sigstore bundle, in place of [`Self::provenance`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance_bundle: Option<ProvenanceBundle>,
+}
+
+/// SLSA provenance (v1 or v0.2) in a Sigstore bundle, whole: the contract verifies it with the keys and identities that
+/// the ledger has of one organisation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ProvenanceBundle {
+    /// The organisation that lists the key or identity which signed.
+    pub org: String,
+    /// The bundle's file as it is, JSON text.
+    pub bundle: String,
 }
 
 /// What an SBOM says of an image. Orchestrator and provider read it from the same document, independently.

@@ -9,7 +9,7 @@ use trust::{Digest, Envelope, TrustRoots, UnixTime};
 use crate::{
     authority::{AUTHORITY_RULES, Context, authenticate, demand_role},
     contract::{Outcome, TxInfo},
-    records::{AUTHENTICATION, Genesis, PackageKind, PackageRecord},
+    records::{AUTHENTICATION, Genesis, ImageRecord, PackageKind, PackageRecord},
     state::{
         AK_INDEX, BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, PackageEntry, Snapshot, ak_key,
         ak_used_key, org_key, package_key, policy_key,
@@ -19,6 +19,9 @@ use crate::{
 
 /// Most images of one package.
 pub const MAX_IMAGES: usize = 64;
+/// Largest Sigstore bundle of an image, bytes: with a certificate, a log entry and a statement about some files one has
+/// 5 to 50 KiB, and every decision about the package reads it.
+pub const MAX_BUNDLE_BYTES: usize = 512 << 10;
 /// Most constituents of one NSD.
 pub const MAX_CONSTITUENTS: usize = 64;
 /// Most sites with attestation keys: each is read by every intent's decision.
@@ -155,6 +158,9 @@ fn package_form(record: &PackageRecord) -> Checked<String> {
     if listed.into_iter().any(|c| c.components.len() > MAX_COMPONENTS || c.licences.len() > MAX_COMPONENTS) {
         return invalid(format!("an image with more than {MAX_COMPONENTS} components or licences"));
     }
+    if let Some(why) = record.images.iter().find_map(twofold_provenance) {
+        return invalid(why);
+    }
     if record.kind == PackageKind::Vnf && !record.constituents.is_empty() {
         return invalid("a VNF package has no constituents".into());
     }
@@ -167,6 +173,19 @@ fn package_form(record: &PackageRecord) -> Checked<String> {
         return invalid("an NSD package has constituents".into());
     }
     Ok(format!("{} {}", record.descriptor_id, record.version))
+}
+
+/// What is wrong with the form of an image's provenance.
+fn twofold_provenance(image: &ImageRecord) -> Option<String> {
+    let bundled = image.provenance_bundle.as_ref()?;
+    if image.provenance.is_some() {
+        return Some(format!("image {} has provenance in two forms; one is judged", image.digest));
+    }
+    if !name(&bundled.org) {
+        return Some(format!("`{}` is not a name for an organisation", bundled.org));
+    }
+    let size = bundled.bundle.len();
+    (size > MAX_BUNDLE_BYTES).then(|| format!("a bundle of {size} bytes; at most {MAX_BUNDLE_BYTES}"))
 }
 
 /// Registers or replaces a site's attestation key.

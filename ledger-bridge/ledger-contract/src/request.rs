@@ -218,6 +218,8 @@ fn package_and_orgs(
     let Some(package) = package(known, digest)? else { return Ok(None) };
     let built = package.record.images.iter().filter_map(|i| i.provenance.as_ref());
     built.chain([&package.entry.request]).for_each(|e| signing_orgs(e, keys));
+    let bundled = package.record.images.iter().filter_map(|i| i.provenance_bundle.as_ref());
+    keys.extend(bundled.map(|b| org_key(&b.org)));
     Ok(Some(package))
 }
 

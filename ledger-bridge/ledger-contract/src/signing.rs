@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use trust::Identity;
 
-use crate::verdict::{Checked, fault};
+use crate::{
+    built::Supplier,
+    verdict::{Checked, fault},
+};
 
 /// What takes signatures besides the actions of intents.
 pub const GATED: [&str; 7] =
@@ -73,11 +76,11 @@ impl SigningRule {
 
     /// Do these people fulfil it? `signers`: of every signature, who asks first, each with its organisation entitled to
     /// vouch for it. `suppliers`: who signed the software.
-    pub(crate) fn fulfilled(&self, signers: &[Identity], suppliers: &[Identity]) -> Checked<String> {
+    pub(crate) fn fulfilled(&self, signers: &[Identity], suppliers: &[Supplier]) -> Checked<String> {
         let Some(asker) = signers.first() else {
             return fault("SIGNATURES_TOO_FEW", "there is no signature");
         };
-        if self.not_suppliers && is_among(asker, suppliers) {
+        if self.not_suppliers && suppliers.iter().any(|s| s.is(asker)) {
             return fault(
                 "SIGNER_NOT_SEPARATE",
                 format!("{asker} signed the software; another person has to ask for its use"),
@@ -122,13 +125,13 @@ impl SigningRule {
     }
 
     /// Co-signers that count: other people than who asks and than each other, of the right role.
-    fn counted<'a>(&self, signers: &'a [Identity], suppliers: &[Identity]) -> Vec<&'a Identity> {
+    fn counted<'a>(&self, signers: &'a [Identity], suppliers: &[Supplier]) -> Vec<&'a Identity> {
         let mut people: BTreeSet<String> = signers.first().map(ToString::to_string).into_iter().collect();
         let mut keys: Vec<_> = signers.first().map(|i| i.key).into_iter().collect();
         let mut out = Vec::new();
         for who in signers.iter().skip(1) {
             let right = self.roles.is_empty() || self.roles.contains(who.role());
-            let separate = !self.not_suppliers || !is_among(who, suppliers);
+            let separate = !self.not_suppliers || !suppliers.iter().any(|s| s.is(who));
             if right && separate && !keys.contains(&who.key) && people.insert(who.to_string()) {
                 keys.push(who.key);
                 out.push(who);
@@ -136,9 +139,4 @@ impl SigningRule {
         }
         out
     }
-}
-
-/// The same person: by subject, or by key under another name.
-fn is_among(who: &Identity, others: &[Identity]) -> bool {
-    others.iter().any(|o| o.key == who.key || (&o.org, &o.name) == (&who.org, &who.name))
 }

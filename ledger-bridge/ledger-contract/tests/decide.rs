@@ -547,6 +547,7 @@ fn every_grant_names_the_images_of_its_packages() {
     other.images.push(ImageRecord {
         digest: second,
         provenance: Some(provenance(&w, second, DEFAULT_BUILDER)),
+        provenance_bundle: None,
         ..image(&w)
     });
     for package in [vnf(&w, "vfw_vnf"), other, nsd()] {

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use descriptors::{
     VerifiedPackage,
     model::{Nsd, VnfFlavour, Vnfd},
-    package::Descriptor,
+    package::{Descriptor, ImageEvidence, SignedProvenance},
     sbom::{ComponentRef, SbomSummary},
 };
-use ledger_contract::records::{ImageContents, ImageRecord, PackageKind, PackageRecord, ResourceUse};
+use ledger_contract::records::{
+    ImageContents, ImageRecord, PackageKind, PackageRecord, ProvenanceBundle, ResourceUse,
+};
 use trust::Digest;
 
 /// Why there is no record.
@@ -110,11 +112,16 @@ pub fn record(
 }
 
 fn images(verified: &VerifiedPackage) -> Vec<ImageRecord> {
-    let image = |i: &descriptors::package::ImageEvidence| ImageRecord {
-        digest: i.digest,
-        sbom: Some(i.sbom),
-        contents: Some(contents(&i.summary)),
-        provenance: i.provenance.clone(),
+    let image = |i: &ImageEvidence| {
+        let (provenance, provenance_bundle) = match &i.provenance {
+            SignedProvenance::Envelope(it) => (Some(it.clone()), None),
+            SignedProvenance::Bundle(text) => {
+                let org = i.provenance_signer.org.clone();
+                (None, Some(ProvenanceBundle { org, bundle: text.clone() }))
+            }
+        };
+        let (sbom, contents) = (Some(i.sbom), Some(contents(&i.summary)));
+        ImageRecord { digest: i.digest, sbom, contents, provenance, provenance_bundle }
     };
     verified.images.iter().map(image).collect()
 }

@@ -13,12 +13,13 @@ const TABLE: &[(&str, &[&str])] = &[
     ("attestation", &[]),
     ("dataplane-control", &[]),
     // the gate
-    ("ledger-contract", &["attestation", "dataplane-control"]),
+    ("ledger-contract", &["attestation", "dataplane-control", "supply"]),
     ("ledger", &["ledger-contract"]),
     ("ledger-fabric", &["ledger", "ledger-contract"]),
     ("ledger-chaincode", &["ledger-contract"]),
     // what providers upload
-    ("descriptors", &[]),
+    ("supply", &[]),
+    ("descriptors", &["supply"]),
     // infrastructure
     ("vim", &["attestation", "dataplane-control"]),
     ("vim-host", &["vim", "attestation", "dataplane-control"]),

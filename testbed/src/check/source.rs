@@ -21,6 +21,7 @@ const PURE: &[&str] = &[
     "attestation",
     "dataplane-control",
     "ledger-contract",
+    "supply",
     "descriptors",
     "lcm",
     "dataplane-engine",

@@ -15,9 +15,8 @@ use super::{
 use crate::{
     layout,
     model::SwImage,
-    provenance,
+    provenance::{self, BundledError},
     sbom::{self, SbomSummary},
-    sigstore::{self, Bundle},
 };
 
 /// Where an in-toto layout is.
@@ -37,14 +36,23 @@ pub struct ImageEvidence {
     pub sbom: Digest,
     /// What the SBOM says, for the policy.
     pub summary: SbomSummary,
-    /// Its provenance as a member signed it, which the ledger's contract verifies itself; `None`: a Sigstore bundle.
-    pub provenance: Option<Envelope>,
+    /// Its provenance whole: the ledger's contract verifies it again.
+    pub provenance: SignedProvenance,
     /// `runDetails.builder.id` of the provenance.
     pub builder: String,
     /// Who signed the provenance.
     pub provenance_signer: SignedBy,
     /// Steps of the in-toto layout that lead to the image; empty without a layout.
     pub steps: Vec<String>,
+}
+
+/// Provenance with its signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignedProvenance {
+    /// A member's envelope.
+    Envelope(Envelope),
+    /// The text of a Sigstore bundle.
+    Bundle(String),
 }
 
 /// Evidence for every image of the descriptor.
@@ -129,7 +137,7 @@ fn provenance_of(
     digest: &Digest,
     roots: &TrustRoots,
     at: UnixTime,
-) -> Result<(Option<Envelope>, String, SignedBy), PackageError> {
+) -> Result<(SignedProvenance, String, SignedBy), PackageError> {
     let file = provenance_path(image);
     let problem = |file: &str, e: provenance::ProvenanceError| PackageError::Evidence {
         file: file.to_owned(),
@@ -139,16 +147,17 @@ fn provenance_of(
         let envelope = canonical(&file, bytes)?;
         let by = signer(&file, &envelope, roots, at)?;
         let builder = provenance::check(&envelope, digest).map_err(|e| problem(&file, e))?;
-        return Ok((Some(envelope), builder, by.into()));
+        return Ok((SignedProvenance::Envelope(envelope), builder, by.into()));
     }
     let bundled = file.replace(".dsse.json", ".sigstore.json");
     let Some(bytes) = package.file(&bundled) else {
         return Err(PackageError::Missing { file, hint: "every image needs its SLSA provenance" });
     };
-    let sigstore = |source| PackageError::Sigstore { file: bundled.clone(), source };
-    let bundle = Bundle::from_json(bytes).map_err(sigstore)?;
-    let (claim, payload_type, payload) = sigstore::verify_statement(&bundle, roots).map_err(sigstore)?;
-    let builder =
-        provenance::check_payload(payload_type, payload, digest).map_err(|e| problem(&bundled, e))?;
-    Ok((None, builder, claim.into()))
+    let (claim, builder) = provenance::bundled(bytes, roots, digest).map_err(|e| match e {
+        BundledError::Sigstore(source) => PackageError::Sigstore { file: bundled.clone(), source },
+        BundledError::Provenance(e) => problem(&bundled, e),
+    })?;
+    // What was read as JSON is text.
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    Ok((SignedProvenance::Bundle(text), builder, claim.into()))
 }

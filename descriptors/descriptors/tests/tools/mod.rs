@@ -2,12 +2,16 @@
 #![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::print_stderr)]
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use trust::UnixTime;
+use trust::{
+    UnixTime,
+    identity::{OrgRoot, SigstoreIdentity, SigstoreTrust},
+};
 
 /// Names the Python with sigstore, in-toto, securesystemslib, spdx-tools and cyclonedx-python-lib.
 pub const PYTHON: &str = "MANDATE_SIGNING_PYTHON";
@@ -44,12 +48,35 @@ pub fn run(dir: &Path, program: impl AsRef<std::ffi::OsStr>, args: &[&str]) -> V
     out.stdout
 }
 
-/// Runs one of our Python scripts with arguments.
-pub fn script(python: &Path, dir: &Path, name: &str, args: &[&str]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools").join(name);
-    let mut all = vec![path.to_str().unwrap()];
-    all.extend(args);
-    run(dir, python, &all);
+/// Our Python scripts; each says at its head what it makes.
+pub const SIGSTORE_WORLD: &str = include_str!("sigstore_world.py");
+pub const LAYOUT_WORLD: &str = include_str!("layout_world.py");
+pub const SBOM_WORLD: &str = include_str!("sbom_world.py");
+
+/// Runs one of them in a directory, with the directory and another argument.
+pub fn script(python: &Path, dir: &Path, text: &str, argument: &str) {
+    run(dir, python, &["-c", text, dir.to_str().unwrap(), argument]);
+}
+
+/// A miniature Sigstore in a directory, with its bundles over an artifact (`NAME.sigstore.json`), and an organisation that
+/// trusts it: the identity `release@vendor.example` and the key `cosign`. `None`: the tools are missing.
+pub fn sigstore_world(artifact: &[u8]) -> Option<(tempfile::TempDir, OrgRoot)> {
+    let python = python().filter(|_| has_openssl())?;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("artifact"), artifact).unwrap();
+    script(&python, dir.path(), SIGSTORE_WORLD, "artifact");
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+    let identity = SigstoreIdentity {
+        issuer: "https://accounts.example".into(),
+        subject: "release@vendor.example".into(),
+    };
+    let trusted_root = serde_json::from_str(&read("trusted_root.json")).unwrap();
+    let root = OrgRoot {
+        keys: BTreeMap::from([("cosign".to_owned(), read("key.pem"))]),
+        sigstore: Some(SigstoreTrust { trusted_root, identities: vec![identity] }),
+        ..OrgRoot::default()
+    };
+    Some((dir, root))
 }
 
 /// A root, an intermediate and a signer, as files `root`, `inter`, `leaf` with `.pem` and `.key`.

@@ -1,10 +1,9 @@
 //! Who asks, and may they: a tenant for its own services, an operator who breaks the glass, the orchestrator under a
 //! standing grant. What fails here leaves no trace, so that a request that lacks a signature can come again with it.
 
-use trust::Identity;
-
 use crate::{
     authority::{Context, Signers},
+    built::Supplier,
     intent::{Intent, Sensitivity},
     provenance,
     state::BadRecord,
@@ -120,7 +119,7 @@ fn attributes(
 }
 
 /// Who signed the software the intent would start.
-fn suppliers(ctx: &Context<'_>, intent: &Intent) -> Result<Vec<Identity>, BadRecord> {
+fn suppliers(ctx: &Context<'_>, intent: &Intent) -> Result<Vec<Supplier>, BadRecord> {
     match intent.action.names() {
         Some((nsd, _)) if ctx.data.signing(intent.action.name()).not_suppliers => {
             provenance::suppliers(ctx, &nsd)

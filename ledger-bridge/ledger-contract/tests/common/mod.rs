@@ -128,6 +128,7 @@ pub fn image(w: &World) -> ImageRecord {
         sbom: Some(Digest::of("sbom")),
         contents: None,
         provenance: Some(provenance(w, digest, DEFAULT_BUILDER)),
+        provenance_bundle: None,
     }
 }
 

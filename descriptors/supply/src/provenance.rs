@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use trust::{
-    Digest, Envelope, UnixTime,
+    Digest, Envelope, TrustRoots, UnixTime,
     dsse::DsseError,
     statement::{IN_TOTO_PAYLOAD, ResourceDescriptor, STATEMENT_TYPE, Statement},
 };
+
+use crate::sigstore::{self, Bundle, Claim, SigstoreError};
 
 /// `predicateType` of SLSA provenance v1.
 pub const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
@@ -144,6 +146,25 @@ pub fn check(envelope: &Envelope, image: &Digest) -> Result<String, ProvenanceEr
         return Err(ProvenanceError::OtherSubject(*image));
     }
     complete(statement.predicate)
+}
+
+/// Why a Sigstore bundle is no provenance of an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BundledError {
+    /// The bundle does not verify.
+    #[error(transparent)]
+    Sigstore(#[from] SigstoreError),
+    /// What was signed is something else.
+    #[error(transparent)]
+    Provenance(#[from] ProvenanceError),
+}
+
+/// [`check`] for a Sigstore bundle: who signed it, for which of the organisations, and the builder that it names.
+pub fn bundled(json: &[u8], roots: &TrustRoots, image: &Digest) -> Result<(Claim, String), BundledError> {
+    let bundle = Bundle::from_json(json)?;
+    let (claim, payload_type, payload) = sigstore::verify_statement(&bundle, roots)?;
+    let builder = check_payload(payload_type, payload, image)?;
+    Ok((claim, builder))
 }
 
 fn complete(predicate: Provenance) -> Result<String, ProvenanceError> {

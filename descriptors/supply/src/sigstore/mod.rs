@@ -14,7 +14,7 @@
 //! generation of RustCrypto (docs/adr/0003); what is needed is 600 lines over `pki` and `trust::merkle`.
 //!
 //! Never: asks Fulcio, Rekor or TUF; accepts a bundle without a time that somebody trusted vouches for. Tests:
-//! `tests/sigstore_tools.rs`, with bundles that a miniature Fulcio, Rekor and time-stamping authority sign and
+//! `signing_tools.rs` of `descriptors`, with bundles that a miniature Fulcio, Rekor and time-stamping authority sign and
 //! sigstore-python accepts.
 
 pub mod bundle;
@@ -25,8 +25,8 @@ pub mod verify;
 
 pub use bundle::Bundle;
 pub use root::TrustedRoot;
-pub(crate) use root::rfc3339;
-pub(crate) use verify::pae;
+pub use root::rfc3339;
+pub use verify::pae;
 pub use verify::{Claim, verify_artifact, verify_statement};
 
 use crate::pki::PkiError;

@@ -30,10 +30,12 @@ pub struct Claim {
     pub time: Option<UnixTime>,
     /// SHA-256 of the signer's certificate.
     pub certificate: Option<Digest>,
+    /// The key that made the signature.
+    pub key: PublicKey,
 }
 
 /// DSSE pre-authentication encoding.
-pub(crate) fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
+pub fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     let mut out = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
     out.extend_from_slice(payload);
     out
@@ -122,7 +124,7 @@ fn keyed(
                 // Without a log among the roots, its entries prove nothing and are not needed: the key is known.
                 None => None,
             };
-            return Ok(Claim { org: org.clone(), name: name.clone(), time, certificate: None });
+            return Ok(Claim { org: org.clone(), name: name.clone(), time, certificate: None, key });
         }
     }
     Err(SigstoreError::UnknownKey { hint: hint.chars().take(80).collect() })
@@ -194,9 +196,10 @@ fn keyless(
     for at in &times {
         certified(leaf, others, &instance, *at)?;
     }
-    check(&PublicKey::of_certificate(leaf)?, message, bundle.content.signature())?;
+    let key = PublicKey::of_certificate(leaf)?;
+    check(&key, message, bundle.content.signature())?;
     let (time, certificate) = (times.first().copied(), Some(Digest::of(leaf)));
-    Ok(Claim { org: org.clone(), name, time, certificate })
+    Ok(Claim { org: org.clone(), name, time, certificate, key })
 }
 
 /// The certificate was valid at that time, under an authority that counted then, and its issuance was logged.

@@ -5,7 +5,7 @@
 //! that arrive signed otherwise. Algorithms that are broken (MD5, SHA-1) or not supported are refused by name.
 //!
 //! Never: fetches a certificate, asks a clock, or takes the time that a signer claims. Tests: beside each module, and
-//! `tests/sol004_tools.rs` with signatures that `openssl cms` makes.
+//! `sol004_tools.rs` of `descriptors` with signatures that `openssl cms` makes.
 
 pub mod chain;
 pub mod cms;

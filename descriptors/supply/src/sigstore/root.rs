@@ -146,7 +146,7 @@ fn period(raw: &RawPeriod) -> Result<Period, String> {
 }
 
 /// RFC 3339 in UTC; fractions of a second are dropped.
-pub(crate) fn rfc3339(text: &str) -> Option<UnixTime> {
+pub fn rfc3339(text: &str) -> Option<UnixTime> {
     let whole = text.strip_suffix('Z').or_else(|| text.strip_suffix("+00:00"))?;
     let seconds = whole.split_once('.').map_or(whole, |(seconds, _)| seconds);
     let at: der::DateTime = format!("{seconds}Z").parse().ok()?;
