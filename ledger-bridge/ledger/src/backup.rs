@@ -11,7 +11,9 @@
 //! Tests: `tests/backup.rs`.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -22,7 +24,7 @@ use trust::{Digest, merkle, note::NoteSigner};
 use crate::{
     LedgerError,
     embedded::{
-        disk::{Disk, RealDisk, at},
+        disk::{Disk, PRIVATE, RealDisk, at},
         home,
         layout::{self, CHECKPOINT, KEY, Kind, LARGE, TAIL, TAIL_NEW, TILE_WIDTH},
         reader::{Tiles, View},
@@ -125,8 +127,7 @@ impl Copy<'_> {
     fn write(&mut self, target: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
         let parent = target.parent().unwrap_or(target);
         self.disk.make_dir(parent).map_err(at("create", parent))?;
-        self.disk.write(target, bytes).map_err(at("write", target))?;
-        self.disk.sync(target).map_err(at("sync", target))?;
+        fresh(target, bytes).map_err(at("write", target))?;
         self.disk.sync_dir(parent).map_err(at("sync", parent))?;
         (self.files, self.bytes) = (self.files + 1, self.bytes + bytes.len() as u64);
         Ok(())
@@ -149,6 +150,18 @@ impl Copy<'_> {
         }
         Ok(())
     }
+}
+
+/// Makes a file of our own and syncs it. Backups are put into directories that others write to: what stands there under
+/// the name, a link or somebody's file, is not written through, for the log's key is among what is copied.
+fn fresh(target: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(target) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(target)?;
+    file.write_all(bytes)?;
+    file.sync_data()
 }
 
 /// Copies the log in `from`, open or not, to `to`, which is new, empty or an earlier backup of the same log.

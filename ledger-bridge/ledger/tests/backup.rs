@@ -102,3 +102,25 @@ fn a_backup_never_overwrites_what_is_none() {
     assert!(matches!(backup(&dir.path().join("none"), &target, |_, _| {}), Err(LedgerError::Missing { .. })));
     drop(Log::open(&path, || NOW).unwrap());
 }
+
+/// Somebody who may write where backups are put has prepared the place.
+#[test]
+fn a_backup_writes_through_nobodys_file_or_link() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let dir = copy();
+    let (path, target) = (dir.path().join("ledger"), dir.path().join("backup"));
+    fs::create_dir_all(target.join("tile/entries")).unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    fs::write(&elsewhere, "untouched").unwrap();
+    symlink(&elsewhere, target.join("log.key")).unwrap();
+    let open_to_all = target.join("tail.new");
+    fs::write(&open_to_all, "").unwrap();
+    fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o666)).unwrap();
+    backup(&path, &target, |_, _| {}).unwrap();
+    assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "untouched");
+    for name in ["log.key", "tail"] {
+        let found = fs::symlink_metadata(target.join(name)).unwrap();
+        assert!(found.is_file() && found.permissions().mode() & 0o777 == 0o600, "{name}");
+    }
+    assert_eq!(fs::read(target.join("log.key")).unwrap(), fs::read(path.join("log.key")).unwrap());
+}

@@ -103,3 +103,51 @@ fn a_log_that_somebody_writes_is_not_checked() {
     drop(log);
     assert!(matches!(fsck(dir.path(), |_, _| {}), Err(LedgerError::Missing { .. })));
 }
+
+/// Whoever holds the log's key has the rules of a former version decide, which know no maintenance windows.
+#[test]
+fn rules_of_the_past_decide_nothing_anew() {
+    use ledger_contract::{
+        TxInfo,
+        contract::decide,
+        policy::Window,
+        records::{Entry, PACKAGE_PAYLOAD},
+    };
+    use logs::common::*;
+    let w = world();
+    let mut data = policy().data().unwrap();
+    data.windows = vec![Window {
+        tenants: [].into(),
+        actions: ["deploy".to_owned()].into(),
+        days: [].into(),
+        from_hour: 22,
+        to_hour: 24,
+    }];
+    let mut chain = Chain::founded(&w, policy().with_data(&data));
+    for package in [vnf(&w, "vfw_vnf"), vnf(&w, "vlb_vnf"), nsd()] {
+        chain.approve(sign(PACKAGE_PAYLOAD, &package, &w.provider));
+    }
+    let request = signed(&w, &deploy_intent("intent-0001", "edge"));
+    assert_eq!(chain.decide(&request).verdict.code(), "OUTSIDE_WINDOW");
+    let tx = TxInfo { v: 1, ..chain.tx() };
+    let outcome = decide(&request, &chain.snapshot(&request), &tx);
+    assert!(outcome.verdict.approved);
+    let TxInfo { v, ledger, position, time } = tx;
+    let (verdict, event, writes) = (outcome.verdict.clone(), outcome.event.clone(), outcome.writes_digest());
+    let entry = Entry { v, ledger, position, time, request, verdict, event, writes };
+    chain.push(String::from_utf8(entry.to_bytes()).unwrap());
+    // In the format of one file, which is converted when it is opened.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    fs::create_dir(&path).unwrap();
+    let lines: String = chain.entries.iter().map(|e| format!("{e}\n")).collect();
+    fs::write(path.join("entries.jsonl"), lines).unwrap();
+    fs::write(path.join("checkpoint"), chain.last().proof.checkpoint).unwrap();
+    let seed: String = w.log.seed().iter().map(|b| format!("{b:02x}")).collect();
+    fs::write(path.join("log.key"), format!("{LEDGER}\n{seed}\n")).unwrap();
+    let opened = ledger::embedded::Log::open(&path, || NOW);
+    assert!(opened.is_err_and(|e| e.to_string().contains("version 1 of the rules")));
+    let report = check(&path);
+    let found = &report.findings[0];
+    assert_eq!((found.code, found.place.as_str()), ("ENTRY_VERSION", "entry 4"));
+}

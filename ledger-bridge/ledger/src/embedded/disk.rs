@@ -19,7 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::LedgerError;
 
 /// Only the owner reads a ledger's files: entries name tenants and what they run.
-const PRIVATE: u32 = 0o600;
+pub(crate) const PRIVATE: u32 = 0o600;
 const PRIVATE_DIR: u32 = 0o700;
 
 /// A file system, as far as a log needs one.

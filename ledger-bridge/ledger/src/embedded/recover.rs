@@ -101,7 +101,11 @@ fn catch_up(
 ) -> Result<Result<(), LedgerError>, Again> {
     let (mut at, size) = (state.covers()?.size, head.size());
     let start = Instant::now();
-    let mut time = UnixTime(0);
+    let (mut time, mut v) = match at.checked_sub(1).map(|last| stamp(view, last)) {
+        None => (UnixTime(0), 0),
+        Some(Ok(last)) => (last.time, last.v),
+        Some(Err(e)) => return Ok(Err(e)),
+    };
     let mut reported = at;
     while at < size {
         let end = size.min(at + MAX_BATCH as u64);
@@ -119,7 +123,11 @@ fn catch_up(
                 Ok(entry) if entry.time < time => {
                     return Ok(Err(wrong(format!("its time {} is before {time}", entry.time))));
                 }
-                Ok(entry) => time = entry.time,
+                Ok(entry) if entry.v < v => {
+                    let problem = format!("version {} of the rules decided it, after version {v}", entry.v);
+                    return Ok(Err(wrong(problem)));
+                }
+                Ok(entry) => (time, v) = (entry.time, entry.v),
                 Err(Again::Entry(problem)) => return Ok(Err(wrong(problem))),
                 Err(e) => return Err(e),
             }
@@ -143,16 +151,24 @@ fn catch_up(
     Ok(Ok(()))
 }
 
+/// What never goes back from one entry to the next.
+#[derive(serde::Deserialize)]
+struct Stamp {
+    v: u32,
+    time: UnixTime,
+}
+
+fn stamp(view: &View<'_>, position: u64) -> Result<Stamp, LedgerError> {
+    let text = view.entry(position)?.unwrap_or_default();
+    serde_json::from_str(&text)
+        .map_err(|e| LedgerError::State { problem: format!("entry {position} cannot be read: {e}") })
+}
+
 fn last_time(view: &View<'_>, head: &Head) -> Result<UnixTime, LedgerError> {
-    #[derive(serde::Deserialize)]
-    struct Timed {
-        time: UnixTime,
+    match head.size().checked_sub(1) {
+        Some(last) => Ok(stamp(view, last)?.time),
+        None => Ok(UnixTime(0)),
     }
-    let Some(last) = head.size().checked_sub(1) else { return Ok(UnixTime(0)) };
-    let text = view.entry(last)?.unwrap_or_default();
-    let timed: Timed = serde_json::from_str(&text)
-        .map_err(|e| LedgerError::State { problem: format!("entry {last} cannot be read: {e}") })?;
-    Ok(timed.time)
 }
 
 /// Reads the whole state while the log is open; when it is damaged the log closes, and opening it makes a new one.

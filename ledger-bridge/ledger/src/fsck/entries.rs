@@ -5,7 +5,7 @@ use std::path::Path;
 use ledger_contract::{
     TxInfo,
     contract::{decide, snapshot},
-    records::Entry,
+    records::{Entry, Verdict},
 };
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
@@ -22,6 +22,8 @@ pub(super) struct Replay {
     /// The derived state, if there is one that can be read.
     state: Option<Connection>,
     time: u64,
+    /// Version of the rules; a log never goes back to older ones.
+    v: u32,
     /// Deciding makes no sense after an entry that is missing or wrong.
     lost: bool,
     pub decided: u64,
@@ -57,7 +59,7 @@ impl Replay {
             }
         }
         let name = name.to_owned();
-        Ok(Self { name, scratch, state, time: 0, lost: false, decided: 0, derived, unreadable })
+        Ok(Self { name, scratch, state, time: 0, v: 0, lost: false, decided: 0, derived, unreadable })
     }
 
     fn value(&self, kind: i64, key: &[u8]) -> rusqlite::Result<Option<Vec<u8>>> {
@@ -97,6 +99,11 @@ impl Replay {
             found.push(("ENTRY_TIME", format!("its time {} is before that of the entry before", entry.time)));
         }
         self.time = self.time.max(entry.time.0);
+        if entry.v < self.v {
+            let problem = format!("decided by version {} of the rules, after version {}", entry.v, self.v);
+            found.push(("ENTRY_VERSION", problem));
+        }
+        self.v = self.v.max(entry.v);
         if !self.lost {
             match self.decide(&entry) {
                 Ok(None) => self.decided += 1,
@@ -126,7 +133,9 @@ impl Replay {
         let outcome = decide(&entry.request, &state, &tx);
         let same = outcome.writes_digest() == entry.writes
             && outcome.event == entry.event
-            && outcome.verdict.approved == entry.verdict.approved;
+            && outcome.verdict.policy == entry.verdict.policy
+            && outcome.verdict.approved == entry.verdict.approved
+            && found_by(&outcome.verdict).eq(found_by(&entry.verdict));
         if !same {
             let (again, said) = (outcome.verdict.code(), entry.verdict.code());
             return Ok(Some(format!(
@@ -172,6 +181,11 @@ impl Replay {
         let covers = self.derived.filter(|covers| *covers > head)?;
         Some(format!("it covers {covers} entries, the log has {head}"))
     }
+}
+
+/// What each rule found; how it is put into words may change between programs.
+fn found_by(verdict: &Verdict) -> impl Iterator<Item = (&str, bool, &str)> {
+    verdict.rules.iter().map(|r| (r.rule.as_str(), r.passed, r.code.as_str()))
 }
 
 fn compare(state: &Connection, scratch: &Connection) -> rusqlite::Result<Option<String>> {
