@@ -19,6 +19,8 @@ use tools::{now, python, script};
 use trust::{Digest, TrustRoots, identity::OrgRoot};
 
 const ARTIFACT: &[u8] = b"what a vendor delivers";
+/// A hash that is no root of a tree, in base64.
+const NO_ROOT: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 struct Mini {
     dir: tempfile::TempDir,
@@ -72,6 +74,25 @@ fn bundles_over_files() {
         ("slsa1", "SIGSTORE_OTHER_SUBJECT"),
     ] {
         assert_eq!(mini.verify(name).unwrap_err().code(), code, "{name}");
+    }
+    // What the bundle says of the log's tree is what the log signed.
+    for (field, value) in [("treeSize", "6"), ("logIndex", "3"), ("rootHash", NO_ROOT)] {
+        let mut json: serde_json::Value = serde_json::from_slice(&mini.bytes("message-0.3")).unwrap();
+        let proof = &mut json["verificationMaterial"]["tlogEntries"][0]["inclusionProof"];
+        assert!(proof[field].is_string(), "{field}");
+        proof[field] = value.into();
+        let found = verify(&serde_json::to_vec(&json).unwrap(), &mini.roots).unwrap_err();
+        assert_eq!(found.code(), "SIGSTORE_LOG", "{field}");
+    }
+    // Version 0.3 without inclusion proof, and two contents of which one is signed.
+    let mut json: serde_json::Value = serde_json::from_slice(&mini.bytes("message-0.3")).unwrap();
+    let mut both = json.clone();
+    both["dsseEnvelope"] =
+        serde_json::json!({"payload": "", "payloadType": "t", "signatures": [{"sig": ""}]});
+    json["verificationMaterial"]["tlogEntries"][0].as_object_mut().unwrap().remove("inclusionProof");
+    for json in [json, both] {
+        let found = verify(&serde_json::to_vec(&json).unwrap(), &mini.roots).unwrap_err();
+        assert_eq!(found.code(), "SIGSTORE_BUNDLE");
     }
     let bundle = Bundle::from_json(&mini.bytes("message-0.3")).unwrap();
     let other = sigstore::verify_artifact(&bundle, b"another file", &mini.roots).unwrap_err();

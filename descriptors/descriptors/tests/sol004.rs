@@ -185,6 +185,20 @@ fn hostile_archives_are_refused() {
     let central = at(&one, b"PK\x01\x02", 0);
     gap.splice(central..central, [0; 5]);
     assert_eq!(code(&gap), "SOL004_ARCHIVE");
+    // Bytes behind the compressed data of an entry: some readers see them, others do not.
+    let mut behind = small(&[("aaaa.mf", b"1")]);
+    let record = at(&behind, b"PK\x01\x02", 0);
+    let descriptor = at(&behind, b"PK\x07\x08", 0);
+    for sizes in [record + 20, descriptor + 8] {
+        let packed = u32::from_le_bytes(behind[sizes..sizes + 4].try_into().unwrap()) + 1;
+        behind[sizes..sizes + 4].copy_from_slice(&packed.to_le_bytes());
+    }
+    let end = behind.len() - 22 + 16;
+    let directory = u32::from_le_bytes(behind[end..end + 4].try_into().unwrap()) + 1;
+    behind[end..end + 4].copy_from_slice(&directory.to_le_bytes());
+    behind.insert(descriptor, 0);
+    let error = package::open(&behind).unwrap_err().to_string();
+    assert!(error.contains("behind its compressed data"), "{error}");
     // A size that lies, in both headers and the descriptor or only in one.
     let mut lies = one.clone();
     lies[central + 24..central + 28].copy_from_slice(&u32::MAX.to_le_bytes());

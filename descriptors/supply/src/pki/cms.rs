@@ -347,3 +347,72 @@ fn check_signing_certificate(it: Tlv<'_>, leaf: &[u8]) -> Result<(), PkiError> {
 pub fn certificates_of(bytes: &[u8]) -> Result<Vec<Vec<u8>>, PkiError> {
     SignedData::from_file(bytes).map(|d| d.certificates)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTENT: &[u8] = b"what is signed";
+    const OTHER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.3.4");
+
+    fn element(tag: u8, value: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        tlv::write(tag, value, &mut out);
+        out
+    }
+
+    fn attribute_of(kind: ObjectIdentifier, values: &[Vec<u8>]) -> Vec<u8> {
+        let both = [element(tlv::OID, kind.as_bytes()), element(tlv::SET, &values.concat())].concat();
+        element(tlv::SEQUENCE, &both)
+    }
+
+    fn content_type(named: ObjectIdentifier) -> Vec<u8> {
+        attribute_of(CONTENT_TYPE, &[element(tlv::OID, named.as_bytes())])
+    }
+
+    fn digest(of: &[u8]) -> Vec<u8> {
+        attribute_of(MESSAGE_DIGEST, &[element(tlv::OCTETS, &Hash::Sha256.digest(of))])
+    }
+
+    fn check(attributes: &[Vec<u8>]) -> Result<(), PkiError> {
+        let signer = SignerInfo {
+            id: SignerId::Key(Vec::new()),
+            digest: Hash::Sha256,
+            attributes: None,
+            algorithm: Algorithm::Ed25519,
+            signature: Vec::new(),
+        };
+        signer.check_attributes(&element(tlv::SET, &attributes.concat()), DATA, &[CONTENT], b"leaf")
+    }
+
+    #[test]
+    fn signed_attributes_are_about_the_content_and_there_once() {
+        let named = |hash: &[u8]| {
+            let id = element(tlv::SEQUENCE, &element(tlv::OCTETS, hash));
+            let value = element(tlv::SEQUENCE, &element(tlv::SEQUENCE, &id));
+            attribute_of(SIGNING_CERTIFICATE_V2, &[value])
+        };
+        let time = attribute_of(OTHER, &[element(tlv::TIME, b"20260101000000Z")]);
+        let good = [content_type(DATA), digest(CONTENT), time];
+        assert_eq!(check(&good), Ok(()));
+        assert_eq!(check(&[&good[..], &[named(&Hash::Sha256.digest(b"leaf"))]].concat()), Ok(()));
+        let two = attribute_of(
+            MESSAGE_DIGEST,
+            &[b"else", CONTENT].map(|c| element(tlv::OCTETS, &Hash::Sha256.digest(c))),
+        );
+        let wrong_tag = attribute_of(MESSAGE_DIGEST, &[element(tlv::TIME, &Hash::Sha256.digest(CONTENT))]);
+        for (why, bad) in [
+            ("another type", vec![content_type(OTHER), digest(CONTENT)]),
+            ("no type", vec![digest(CONTENT)]),
+            ("no digest", vec![content_type(DATA)]),
+            ("another content", vec![content_type(DATA), digest(b"else")]),
+            ("twice", vec![content_type(DATA), digest(CONTENT), digest(b"else")]),
+            ("twice the same", vec![content_type(DATA), digest(CONTENT), digest(CONTENT)]),
+            ("two values", vec![content_type(DATA), two]),
+            ("no octets", vec![content_type(DATA), wrong_tag]),
+            ("another certificate", [&good[..], &[named(&Hash::Sha256.digest(b"else"))]].concat()),
+        ] {
+            assert!(check(&bad).is_err(), "{why}");
+        }
+    }
+}
