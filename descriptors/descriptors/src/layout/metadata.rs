@@ -75,6 +75,13 @@ pub(super) struct SchemeKey {
     algorithm: Algorithm,
 }
 
+impl SchemeKey {
+    /// The same key, whatever it signs with.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
 impl Key {
     pub(super) fn public(&self) -> Result<SchemeKey, PkiError> {
         let algorithm = match self.scheme.as_str() {

@@ -212,9 +212,12 @@ fn chain<'a>(
 
 fn step_link(layout: &Layout, step: &Step, read: &[(Signed, Link)]) -> Result<Link, LayoutError> {
     let mut good: Vec<&Link> = Vec::new();
+    let mut counted: Vec<metadata::SchemeKey> = Vec::new();
     let mut why = String::new();
     for keyid in &step.pubkeys {
         let key = match layout.keys.get(keyid).map(metadata::Key::public) {
+            // A functionary counts once, under whatever key ids.
+            Some(Ok(key)) if counted.iter().any(|k| k.is_same(&key)) => continue,
             Some(Ok(key)) => key,
             Some(Err(e)) => {
                 why = format!("key {}: {e}", metadata::short(keyid));
@@ -224,7 +227,10 @@ fn step_link(layout: &Layout, step: &Step, read: &[(Signed, Link)]) -> Result<Li
         };
         let of_step = || read.iter().filter(|(_, l)| l.name == step.name);
         match of_step().find(|(signed, _)| signed.by(keyid, &key)) {
-            Some((_, link)) => good.push(link),
+            Some((_, link)) => {
+                good.push(link);
+                counted.push(key);
+            }
             None if of_step().next().is_some() => why = format!("none by key {}", metadata::short(keyid)),
             None => {}
         }
@@ -244,4 +250,60 @@ fn step_link(layout: &Layout, step: &Step, read: &[(Signed, Link)]) -> Result<Li
         }
     }
     Ok((*first).clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use ed25519_dalek::{Signer as _, SigningKey};
+    use serde_json::{Value, json};
+    use trust::identity::OrgRoot;
+
+    use super::*;
+
+    /// A metablock, signed under each of these key ids. `serde_json` writes what is here as canonical JSON would be.
+    fn block(signed: &Value, by: &[(&str, &SigningKey)]) -> Vec<u8> {
+        let message = serde_json::to_vec(signed).unwrap();
+        let signatures: Vec<_> = by
+            .iter()
+            .map(|(id, key)| json!({"keyid": id, "sig": hex::encode(key.sign(&message).to_bytes())}))
+            .collect();
+        serde_json::to_vec(&json!({"signed": signed, "signatures": signatures})).unwrap()
+    }
+
+    fn functionary(key: &SigningKey) -> Value {
+        let public = hex::encode(key.verifying_key().as_bytes());
+        json!({"keytype": "ed25519", "scheme": "ed25519", "keyval": {"public": public}})
+    }
+
+    fn verified(first: &SigningKey, second: &SigningKey, pubkeys: &[&str]) -> Result<Verified, LayoutError> {
+        let owner = SigningKey::from_bytes(&[9; 32]);
+        let public = owner.verifying_key().to_bytes();
+        let spki = [hex::decode("302a300506032b6570032100").unwrap(), public.to_vec()];
+        let pem = format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            STANDARD.encode(spki.concat())
+        );
+        let root = OrgRoot { keys: [("owner".to_owned(), pem)].into(), ..OrgRoot::default() };
+        let roots = TrustRoots { orgs: [("prov".to_owned(), root)].into(), logs: vec![] };
+        let step = json!({"name": "build", "pubkeys": pubkeys, "threshold": 2});
+        let layout = json!({
+            "_type": "layout", "expires": "2030-01-01T00:00:00Z", "inspect": [], "steps": [step],
+            "keys": {"one": functionary(first), "two": functionary(second)},
+        });
+        let link = json!({"_type": "link", "name": "build", "materials": {}, "products": {}});
+        let links = [("a", block(&link, &[("one", first)])), ("b", block(&link, &[("two", second)]))];
+        let links = links.iter().map(|(name, bytes)| (*name, bytes.as_slice()));
+        verify(&block(&layout, &[("owner", &owner)]), links, &roots, UnixTime(1_800_000_000))
+    }
+
+    #[test]
+    fn one_functionary_is_not_two() {
+        let [a, b] = [1, 2].map(|n| SigningKey::from_bytes(&[n; 32]));
+        assert!(verified(&a, &b, &["one", "two"]).is_ok());
+        for (second, pubkeys) in [(&a, ["one", "two"]), (&b, ["one", "one"])] {
+            let error = verified(&a, second, &pubkeys).unwrap_err();
+            assert!(matches!(error, LayoutError::Threshold { found: 1, threshold: 2, .. }), "{error}");
+        }
+    }
 }

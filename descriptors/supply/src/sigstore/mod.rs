@@ -13,7 +13,7 @@
 //! Own code, and not `sigstore-verify` or `sigstore`: those bring ring or aws-lc-rs, an HTTP client or a second
 //! generation of RustCrypto (docs/adr/0003); what is needed is 600 lines over `pki` and `trust::merkle`.
 //!
-//! Never: asks Fulcio, Rekor or TUF; accepts a bundle without a time that somebody trusted vouches for. Tests:
+//! Never: asks Fulcio, Rekor or TUF; accepts a keyless bundle without a time that somebody trusted vouches for. Tests:
 //! `signing_tools.rs` of `descriptors`, with bundles that a miniature Fulcio, Rekor and time-stamping authority sign and
 //! sigstore-python accepts.
 
