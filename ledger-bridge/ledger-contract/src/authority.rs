@@ -11,15 +11,15 @@ use supply::sigstore::Claim;
 use trust::{
     Digest, Envelope, Identity, TrustRoots, UnixTime,
     dsse::DsseError,
-    dsse::Verified,
     identity::{IdentityError, OrgRoot},
 };
 
 use crate::{
     built::Supplier,
     contract::TxInfo,
-    memo::{Memo, remembered},
+    memo::{ByBytes, Memo, remembered},
     policy::PolicyData,
+    prepared::Prepared,
     records::{AUTHENTICATION, PolicyBundle, ProvenanceBundle},
     state::{BadRecord, GENESIS, GenesisRecord, POLICY_ACTIVE, Snapshot, decode, policy_key},
     verdict::{Checked, Rules, fault},
@@ -41,10 +41,11 @@ const MAX_POLICIES: usize = 8;
 type Policy = (Rc<PolicyBundle>, Rc<PolicyData>);
 
 thread_local! {
-    static VERIFIED: RefCell<Memo<Result<Vec<Identity>, DsseError>>> = RefCell::new(Memo::new(MAX_VERIFIED));
+    static VERIFIED: RefCell<ByBytes<Result<Vec<Identity>, DsseError>>> =
+        RefCell::new(ByBytes::new(MAX_VERIFIED));
     static BUNDLES: RefCell<Memo<Result<(Claim, String), String>>> = RefCell::new(Memo::new(MAX_VERIFIED));
     static ROOTS: RefCell<Memo<Result<Rc<TrustRoots>, BadRecord>>> = RefCell::new(Memo::new(MAX_ROOTS));
-    static POLICIES: RefCell<Memo<Result<Policy, NoContext>>> = RefCell::new(Memo::new(MAX_POLICIES));
+    static POLICIES: RefCell<ByBytes<Result<Policy, NoContext>>> = RefCell::new(ByBytes::new(MAX_POLICIES));
 }
 
 /// Everybody who signed a request.
@@ -70,6 +71,7 @@ pub(crate) struct Context<'a> {
     pub state: &'a Snapshot,
     pub tx: &'a TxInfo,
     pub request: &'a Envelope,
+    prepared: &'a Prepared,
     pub genesis: GenesisRecord,
     pub policy: Digest,
     pub bundle: Rc<PolicyBundle>,
@@ -101,7 +103,8 @@ impl From<BadRecord> for NoContext {
 
 impl<'a> Context<'a> {
     /// Reads genesis, policy and organisations.
-    pub fn new(request: &'a Envelope, state: &'a Snapshot, tx: &'a TxInfo) -> Result<Self, NoContext> {
+    pub fn new(prepared: &'a Prepared, state: &'a Snapshot, tx: &'a TxInfo) -> Result<Self, NoContext> {
+        let request = prepared.envelope();
         let Some(genesis) = state.get::<GenesisRecord>(GENESIS)? else {
             return Err(NoContext::new("NO_GENESIS", "the ledger has not been founded"));
         };
@@ -114,14 +117,14 @@ impl<'a> Context<'a> {
         };
         let (bundle, data) = in_force(state, policy)?;
         let roots_digest = roots_digest(state);
-        let roots = remembered(|f| ROOTS.with_borrow_mut(f), roots_digest, || roots(state).map(Rc::new))?;
-        Ok(Self { state, tx, request, genesis, policy, bundle, data, roots, roots_digest })
+        let roots = remembered(|f| ROOTS.with_borrow_mut(f), &roots_digest, || roots(state).map(Rc::new))?;
+        Ok(Self { state, tx, request, prepared, genesis, policy, bundle, data, roots, roots_digest })
     }
 
     /// Authenticates the request and demands one of some roles; the first signature is who asks.
     pub fn authorize(&self, rules: &mut Rules, roles: &[&str]) -> Option<Signers> {
-        let signers =
-            rules.value(AUTHENTICATION, authenticate(self.request.verify(&self.roots, self.tx.time)));
+        let verified = self.prepared.verify(&self.roots, &self.roots_digest, self.tx.time);
+        let signers = rules.value(AUTHENTICATION, authenticate(verified));
         let Some(signers) = signers else {
             rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1));
             return None;
@@ -152,13 +155,14 @@ impl<'a> Context<'a> {
     /// Who signed a stored record, all signatures verified as of `at`: the same for the same bytes, time and roots.
     pub fn signers(&self, envelope: &Envelope, at: UnixTime) -> Result<Vec<Identity>, DsseError> {
         let at_bytes = at.0.to_be_bytes();
+        let name = envelope.signatures.first().map_or(&[][..], |s| &s.sig);
         let signed =
-            [&self.roots_digest.0[..], &at_bytes, envelope.payload_type.as_bytes(), &envelope.payload];
+            [name, &self.roots_digest.0[..], &at_bytes, envelope.payload_type.as_bytes(), &envelope.payload];
         let signatures =
             envelope.signatures.iter().flat_map(|s| [s.sig.as_slice(), s.certificate.as_slice()]);
         remembered(
             |f| VERIFIED.with_borrow_mut(f),
-            Digest::of_parts(signed.into_iter().chain(signatures)),
+            signed.into_iter().chain(signatures).collect::<Vec<_>>().as_slice(),
             || envelope.verify(&self.roots, at).map(|v| v.signers),
         )
     }
@@ -173,7 +177,7 @@ impl<'a> Context<'a> {
             let roots = TrustRoots { orgs: BTreeMap::from([(it.org.clone(), root)]), logs: Vec::new() };
             supply::provenance::bundled(it.bundle.as_bytes(), &roots, image).map_err(|e| e.to_string())
         };
-        remembered(|f| BUNDLES.with_borrow_mut(f), Digest::of_parts(parts), verify)
+        remembered(|f| BUNDLES.with_borrow_mut(f), &Digest::of_parts(parts), verify)
     }
 
     /// May an organisation vouch for one of those roles?
@@ -230,7 +234,7 @@ fn in_force(state: &Snapshot, policy: Digest) -> Result<Policy, NoContext> {
     let bytes = state.0.get(&key).ok_or_else(missing)?;
     remembered(
         |f| POLICIES.with_borrow_mut(f),
-        Digest::of_parts([&policy.0[..], bytes]),
+        [key.as_bytes(), bytes].as_slice(),
         || {
             let bundle: PolicyBundle = decode(&key, bytes)?;
             if bundle.digest() != policy {
@@ -260,11 +264,11 @@ fn roots(state: &Snapshot) -> Result<TrustRoots, BadRecord> {
 }
 
 /// When all signatures verify, the first signer is who asks.
-pub(crate) fn authenticate(verified: Result<Verified<'_>, DsseError>) -> Checked<(Signers, String)> {
+pub(crate) fn authenticate(verified: Result<Vec<Identity>, DsseError>) -> Checked<(Signers, String)> {
     match verified {
         Err(e) => fault(dsse_code(&e), e_chain(&e)),
         Ok(verified) => {
-            let mut all = verified.signers.into_iter();
+            let mut all = verified.into_iter();
             let Some(who) = all.next() else { return fault("BAD_SIGNATURE", "there is no signature") };
             let detail = format!("signed by {who}, certificate {}", who.serial);
             Ok((Signers { who, rest: all.collect() }, detail))

@@ -18,7 +18,11 @@ use crate::{
     verdict::{Rules, fault},
 };
 pub use crate::{
-    request::{MAX_READ_ROUNDS, MAX_REQUEST_BYTES, Malformed, Request, SnapshotError, read_set, snapshot},
+    prepared::Prepared,
+    request::{
+        MAX_READ_ROUNDS, MAX_REQUEST_BYTES, Malformed, Request, SnapshotError, read_set, snapshot,
+        snapshot_of,
+    },
     verdict::{NOT_EVALUATED, WAIVED},
 };
 
@@ -61,11 +65,19 @@ impl Outcome {
 /// Decides a request over the state it reads ([`read_set`]).
 #[must_use]
 pub fn decide(request: &Envelope, state: &Snapshot, tx: &TxInfo) -> Outcome {
-    let parsed = match Request::parse(request) {
-        Ok(Request::Genesis(genesis)) => return registry::genesis(request, &genesis, state, tx),
-        Ok(other) => other,
-        Err(e) => return refuse("form/request", "INVALID_REQUEST", &e.to_string(), Digest([0; 32])),
-    };
+    match Prepared::read(request.clone()) {
+        Ok(prepared) => decide_prepared(&prepared, state, tx),
+        Err(e) => refuse("form/request", "INVALID_REQUEST", &e.to_string(), Digest([0; 32])),
+    }
+}
+
+/// [`decide`], of a request that was read before: the same bytes.
+#[must_use]
+pub fn decide_prepared(request: &Prepared, state: &Snapshot, tx: &TxInfo) -> Outcome {
+    let parsed = request.request();
+    if let Request::Genesis(genesis) = parsed {
+        return registry::genesis(request.envelope(), genesis, state, tx);
+    }
     if !(1..=ENTRY_VERSION).contains(&tx.v) {
         let detail = format!("version {} of the rules; this program knows 1 to {ENTRY_VERSION}", tx.v);
         return refuse("ledger/state", "UNKNOWN_VERSION", &detail, Digest([0; 32]));
@@ -74,7 +86,7 @@ pub fn decide(request: &Envelope, state: &Snapshot, tx: &TxInfo) -> Outcome {
         Ok(context) => context,
         Err(NoContext { code, detail, policy }) => return refuse("ledger/state", code, &detail, policy),
     };
-    let outcome = match &parsed {
+    let outcome = match parsed {
         Request::Genesis(_) => return refuse("form/request", "INVALID_REQUEST", "a genesis", context.policy),
         Request::Package(record) => registry::package(&context, record),
         Request::AttestationKey(ak) => registry::attestation_key(&context, ak),

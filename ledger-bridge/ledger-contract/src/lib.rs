@@ -20,6 +20,7 @@ mod intents;
 mod memo;
 pub mod notice;
 pub mod policy;
+mod prepared;
 mod provenance;
 pub mod records;
 mod registry;

@@ -12,9 +12,10 @@ use crate::{
     authority::Context,
     built::{Supplier, built, level, signed},
     intent::Sensitivity,
-    memo::{Memo, remembered},
+    memo::{ByBytes, remembered},
+    prepared::signing_orgs,
     records::{ImageRecord, PackageKind, PackageRecord},
-    state::{BadRecord, PackageEntry, Snapshot, decode, package_key},
+    state::{BadRecord, PackageEntry, Snapshot, decode, org_key, package_key},
     verdict::{Checked, Rules, fault},
 };
 
@@ -36,6 +37,18 @@ pub(crate) const RULES: [&str; 10] = [
 pub(crate) struct Package {
     pub entry: PackageEntry,
     pub record: PackageRecord,
+    /// State keys of the organisations that claim to have signed any of it.
+    pub orgs: BTreeSet<String>,
+}
+
+impl Package {
+    fn new(entry: PackageEntry, record: PackageRecord) -> Self {
+        let built = record.images.iter().filter_map(|i| i.provenance.as_ref());
+        let bundled = record.images.iter().filter_map(|i| i.provenance_bundle.as_ref());
+        let orgs = built.chain([&entry.request]).flat_map(signing_orgs);
+        let orgs = orgs.chain(bundled.map(|b| org_key(&b.org))).collect();
+        Self { entry, record, orgs }
+    }
 }
 
 /// The packages of a service: its NSD, and its VNFs by VNFD id.
@@ -65,7 +78,7 @@ impl Packages {
 const MAX_PACKAGES: usize = 64;
 
 thread_local! {
-    static PACKAGES: RefCell<Memo<Result<Rc<Package>, BadRecord>>> = RefCell::new(Memo::new(MAX_PACKAGES));
+    static PACKAGES: RefCell<ByBytes<Result<Rc<Package>, BadRecord>>> = RefCell::new(ByBytes::new(MAX_PACKAGES));
 }
 
 /// A package as the state has it.
@@ -75,10 +88,9 @@ pub(crate) fn package(state: &Snapshot, digest: &Digest) -> Result<Option<Rc<Pac
     let parse = || {
         let entry: PackageEntry = decode(&key, bytes)?;
         let record = entry.record().map_err(|e| BadRecord { key: key.clone(), problem: e.to_string() })?;
-        Ok(Rc::new(Package { entry, record }))
+        Ok(Rc::new(Package::new(entry, record)))
     };
-    let id = Digest::of_parts([key.as_bytes(), bytes]);
-    remembered(|f| PACKAGES.with_borrow_mut(f), id, parse).map(Some)
+    remembered(|f| PACKAGES.with_borrow_mut(f), [key.as_bytes(), bytes].as_slice(), parse).map(Some)
 }
 
 fn read(ctx: &Context<'_>, digest: &Digest) -> Result<Option<Rc<Package>>, BadRecord> {
@@ -95,7 +107,7 @@ pub(crate) fn suppliers(ctx: &Context<'_>, nsd: &Digest) -> Result<Vec<Supplier>
     }
     packages.push(nsd);
     for package in &packages {
-        let Package { entry, record } = package.as_ref();
+        let Package { entry, record, .. } = package.as_ref();
         // What does not verify is refused by the rules on signatures.
         let signers = ctx.signers(&entry.request, entry.time).unwrap_or_default();
         out.extend(signers.into_iter().map(|i| Supplier::Member(Box::new(i))));
@@ -190,7 +202,7 @@ fn constituents(found: Found) -> Checked<(BTreeMap<String, Rc<Package>>, String)
 /// Verified again as of its registration, with today's revocations.
 fn signatures(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
     let mut signers = Vec::new();
-    for Package { entry, record } in packages.all() {
+    for Package { entry, record, .. } in packages.all() {
         let refuse =
             |why: String| fault("PACKAGE_SIGNATURE", format!("package `{}`: {why}", record.descriptor_id));
         match signed(ctx, &entry.request, entry.time, &["provider"]) {
@@ -241,7 +253,7 @@ fn suppliers_allowed(ctx: &Context<'_>, packages: &Packages, tenant: &str) -> Ch
     }
     let supply = &ctx.data.supply;
     let (orgs, builders) = (of(&supply.providers, tenant), of(&supply.builders, tenant));
-    for Package { entry, record } in packages.all() {
+    for Package { entry, record, .. } in packages.all() {
         let signers = ctx.signers(&entry.request, entry.time).unwrap_or_default();
         let org = signers.first().map_or("", |i| i.org.as_str());
         if orgs.is_some_and(|allowed| !allowed.contains(org)) {
@@ -344,7 +356,7 @@ fn denied(ctx: &Context<'_>, packages: &Packages) -> Checked<String> {
 fn slsa(ctx: &Context<'_>, packages: &Packages, sensitivity: Sensitivity) -> Checked<String> {
     let least = ctx.data.slsa_min_level.of(sensitivity);
     let (mut lowest, mut builders) = (None, BTreeSet::new());
-    for Package { entry, record } in packages.vnfs.values().map(Rc::as_ref) {
+    for Package { entry, record, .. } in packages.vnfs.values().map(Rc::as_ref) {
         for image in &record.images {
             let (level, by) = level(ctx, image, entry.time, least)?;
             if level < least {

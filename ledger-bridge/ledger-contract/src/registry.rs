@@ -43,7 +43,7 @@ pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, t
         rules.not_evaluated(AUTHORITY_RULES);
         return rules.refused(policy);
     }
-    match rules.value(AUTHENTICATION, authenticate(request.verify(&roots, tx.time))) {
+    match rules.value(AUTHENTICATION, authenticate(request.verify(&roots, tx.time).map(|v| v.signers))) {
         None => rules.not_evaluated(AUTHORITY_RULES.into_iter().skip(1)),
         Some(signers) => {
             let who = signers.who();

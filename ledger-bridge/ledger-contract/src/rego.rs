@@ -17,10 +17,9 @@ use regorus::{
     utils::limits::{ExecutionTimerConfig, TimeSource, set_time_source},
 };
 use serde::Deserialize;
-use trust::Digest;
 
 use crate::{
-    memo::{Memo, remembered},
+    memo::{ByBytes, remembered},
     policy::{DATA_FILE, PolicyError, TestResult},
     records::PolicyBundle,
 };
@@ -58,7 +57,7 @@ pub(crate) struct Evaluated {
 
 thread_local! {
     static TICKS: Cell<u64> = const { Cell::new(0) };
-    static ENGINES: RefCell<Memo<Result<Engine, PolicyError>>> = RefCell::new(Memo::new(MAX_ENGINES));
+    static ENGINES: RefCell<ByBytes<Result<Engine, PolicyError>>> = RefCell::new(ByBytes::new(MAX_ENGINES));
 }
 
 struct WorkCounter;
@@ -74,10 +73,9 @@ impl TimeSource for WorkCounter {
 /// An engine of its own for one evaluation, compiled once for the same file and data.
 fn engine(bundle: &PolicyBundle, path: &str, source: &str) -> Result<Engine, PolicyError> {
     let data = bundle.files.get(DATA_FILE).map_or("{}", String::as_str);
-    let key = Digest::of_parts([path.as_bytes(), source.as_bytes(), data.as_bytes()]);
     remembered(
         |f| ENGINES.with_borrow_mut(f),
-        key,
+        [path.as_bytes(), source.as_bytes(), data.as_bytes()].as_slice(),
         || {
             let mut engine = compile(path, source, data)?;
             // The first evaluation prepares the engine. It is always made here, so that every later one starts alike.
@@ -129,6 +127,10 @@ fn eval<T: serde::de::DeserializeOwned>(
     let value = engine.eval_rule(format!("data.mandate.tenant.{rule}")).map_err(|e| error(&e))?;
     if value == Value::Undefined {
         return Err(error(&"is undefined"));
+    }
+    // An empty answer, which is the usual one, is the same in every type.
+    if value.as_set().is_ok_and(|s| s.is_empty()) {
+        return serde_json::from_str("[]").map_err(|e| error(&e));
     }
     let json = value.to_json_str().map_err(|e| error(&e))?;
     serde_json::from_str(&json).map_err(|e| error(&e))

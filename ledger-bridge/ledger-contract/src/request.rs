@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use attestation::AkRecord;
 use serde::de::DeserializeOwned;
-use trust::{Digest, Envelope, dsse::MAX_SIGNATURES, identity};
+use trust::{Digest, Envelope, dsse::MAX_SIGNATURES};
 
 use crate::{
     intent::{INTENT_PAYLOAD, Intent, refusable_parameters},
+    prepared::Prepared,
     provenance::{Package, package},
     records::{
         AK_PAYLOAD, ANCHOR_PAYLOAD, Anchor, Change, GENESIS_PAYLOAD, GOVERNANCE_PAYLOAD, Genesis, Governance,
@@ -119,7 +120,11 @@ fn document<T: DeserializeOwned>(envelope: &Envelope, kind: &'static str) -> Res
 /// A host starts with an empty snapshot, reads what is named, and asks again with what it read until nothing new is
 /// named: at most [`MAX_READ_ROUNDS`] rounds ([`snapshot`] does it).
 pub fn read_set(request: &Envelope, known: &Snapshot) -> Result<ReadSet, Malformed> {
-    let parsed = Request::parse(request)?;
+    named(&Prepared::read(request.clone())?, known)
+}
+
+fn named(request: &Prepared, known: &Snapshot) -> Result<ReadSet, Malformed> {
+    let parsed = request.request();
     let mut keys = ReadSet::from([GENESIS.to_owned()]);
     if let Request::Genesis(_) = parsed {
         return Ok(keys);
@@ -128,16 +133,16 @@ pub fn read_set(request: &Envelope, known: &Snapshot) -> Result<ReadSet, Malform
     if let Some(digest) = known.get::<Digest>(POLICY_ACTIVE)? {
         keys.insert(policy_key(&digest));
     }
-    signing_orgs(request, &mut keys);
+    keys.extend(request.orgs().iter().cloned());
     match parsed {
         Request::Genesis(_) => {}
         Request::Package(record) => {
             keys.insert(package_key(&record.digest));
         }
         Request::AttestationKey(ak) => {
-            keys.extend([AK_INDEX.to_owned(), ak_key(&ak.site), ak_used_key(&registry::ak_digest(&ak))]);
+            keys.extend([AK_INDEX.to_owned(), ak_key(&ak.site), ak_used_key(&registry::ak_digest(ak))]);
         }
-        Request::Intent(intent) => intent_keys(&intent, known, &mut keys)?,
+        Request::Intent(intent) => intent_keys(intent, known, &mut keys)?,
         Request::Anchor(anchor) => {
             keys.extend([operation_key(&anchor.operation_id), intent_key(&anchor.intent_id)]);
             if let Some(r) = known.get::<IntentRecord>(&intent_key(&anchor.intent_id))? {
@@ -147,7 +152,7 @@ pub fn read_set(request: &Envelope, known: &Snapshot) -> Result<ReadSet, Malform
         Request::Standing(grant) => {
             keys.insert(standing_key(&grant.id));
         }
-        Request::Governance(governance) => governance_keys(&governance, &mut keys),
+        Request::Governance(governance) => governance_keys(governance, &mut keys),
     }
     Ok(keys)
 }
@@ -216,17 +221,8 @@ fn package_and_orgs(
 ) -> Result<Option<Rc<Package>>, Malformed> {
     keys.insert(package_key(digest));
     let Some(package) = package(known, digest)? else { return Ok(None) };
-    let built = package.record.images.iter().filter_map(|i| i.provenance.as_ref());
-    built.chain([&package.entry.request]).for_each(|e| signing_orgs(e, keys));
-    let bundled = package.record.images.iter().filter_map(|i| i.provenance_bundle.as_ref());
-    keys.extend(bundled.map(|b| org_key(&b.org)));
+    keys.extend(package.orgs.iter().cloned());
     Ok(Some(package))
-}
-
-/// A certificate that cannot be read names no organisation; the decision refuses it.
-fn signing_orgs(envelope: &Envelope, keys: &mut ReadSet) {
-    let orgs = envelope.signatures.iter().filter_map(|s| identity::claimed(&s.certificate).ok());
-    keys.extend(orgs.map(|(org, _)| org_key(&org)));
 }
 
 /// Why a snapshot could not be taken.
@@ -243,12 +239,20 @@ pub enum SnapshotError<E> {
 /// Reads the snapshot that deciding `request` needs, through `read`, which answers each key at most once.
 pub fn snapshot<E>(
     request: &Envelope,
+    read: impl FnMut(&str) -> Result<Option<Vec<u8>>, E>,
+) -> Result<Snapshot, SnapshotError<E>> {
+    snapshot_of(&Prepared::read(request.clone()).map_err(SnapshotError::Malformed)?, read)
+}
+
+/// [`snapshot`], of a request that was read before.
+pub fn snapshot_of<E>(
+    request: &Prepared,
     mut read: impl FnMut(&str) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Snapshot, SnapshotError<E>> {
     let mut known = Snapshot::default();
     let mut asked = ReadSet::new();
     for _ in 0..=MAX_READ_ROUNDS {
-        let named = read_set(request, &known).map_err(SnapshotError::Malformed)?;
+        let named = named(request, &known).map_err(SnapshotError::Malformed)?;
         let new: Vec<_> = named.difference(&asked).cloned().collect();
         if new.is_empty() {
             break;

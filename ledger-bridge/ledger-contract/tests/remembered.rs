@@ -5,8 +5,12 @@
 mod common;
 
 use common::*;
-use ledger_contract::{Outcome, Snapshot, TxInfo, contract::decide};
-use trust::{Envelope, UnixTime, identity::OrgRoot};
+use ledger_contract::{
+    Outcome, Snapshot, TxInfo,
+    contract::{Prepared, decide, decide_prepared},
+    intent::INTENT_PAYLOAD,
+};
+use trust::{Envelope, TrustRoots, UnixTime, identity::OrgRoot};
 
 fn codes(request: &Envelope, state: &Snapshot, tx: &TxInfo) -> String {
     decide(request, state, tx).verdict.code().to_owned()
@@ -55,4 +59,61 @@ fn what_is_remembered_ends_with_what_it_hangs_on() {
     }
     assert_eq!(first, decide(&request, &state, &tx));
     assert_eq!(first, afresh(&request, &state, &tx));
+}
+
+/// A request whose signatures were checked before is decided like the bare envelope, and as [`Envelope::verify`] says.
+#[test]
+fn a_prepared_request_is_decided_like_its_envelope() {
+    let w = world();
+    let chain = Chain::ready(&w);
+    let good = signed(&w, &deploy_intent("intent-0001", "edge"));
+    let mut cosigned = good.clone();
+    cosigned.cosign(&w.globex).unwrap();
+    let mut requests = vec![good.clone(), cosigned.clone()];
+    for who in [&w.stranger, &w.expired, &w.impostor] {
+        requests.push(sign(INTENT_PAYLOAD, &deploy_intent("intent-0001", "edge"), who));
+        let mut also = good.clone();
+        also.cosign(who).unwrap();
+        requests.push(also);
+    }
+    let mut swapped = cosigned.clone();
+    (swapped.signatures[0].sig, swapped.signatures[1].sig) =
+        (cosigned.signatures[1].sig.clone(), cosigned.signatures[0].sig.clone());
+    let mut retyped = good.clone();
+    retyped.payload_type = ledger_contract::records::ANCHOR_PAYLOAD.to_owned();
+    requests.extend([swapped, retyped]);
+    for index in 0..2 {
+        let step = cosigned.signatures[index].certificate.len() / 40;
+        for at in (0..cosigned.signatures[index].certificate.len()).step_by(step) {
+            let mut altered = cosigned.clone();
+            altered.signatures[index].certificate[at] ^= 1;
+            requests.push(altered);
+        }
+        for at in 0..cosigned.signatures[index].sig.len() {
+            let mut altered = cosigned.clone();
+            altered.signatures[index].sig[at] ^= 1;
+            requests.push(altered);
+        }
+    }
+    let (mut known, mut codes) = (0, std::collections::BTreeSet::new());
+    for request in requests {
+        let Ok(mut prepared) = Prepared::read(request.clone()) else { continue };
+        let (state, tx) = (chain.snapshot(&request), chain.tx());
+        let bare = afresh(&request, &state, &tx);
+        assert_eq!(decide_prepared(&prepared, &state, &tx), bare);
+        prepared.check_signatures();
+        assert_eq!(decide_prepared(&prepared, &state, &tx), bare);
+        let read =
+            |name: &str| state.get::<OrgRoot>(&format!("org/{name}")).unwrap().map(|r| (name.to_owned(), r));
+        let orgs = ["op", "prov", "acme", "globex"].into_iter().filter_map(read).collect();
+        let verified = request.verify(&TrustRoots { orgs, logs: vec![] }, tx.time);
+        assert_eq!(bare.verdict.authenticated(), verified.is_ok(), "{:?}", bare.verdict.rules.first());
+        if let Err(e) = verified {
+            assert!(bare.verdict.detail().contains(&e.to_string()), "{e}: {}", bare.verdict.detail());
+            codes.insert(bare.verdict.code().to_owned());
+        } else {
+            known += 1;
+        }
+    }
+    assert!(known >= 4 && codes.len() >= 5, "{known} known, {codes:?}");
 }

@@ -2,7 +2,7 @@
 //!
 //! A request passes through four hands, each of which goes on while the next one works:
 //!
-//! 1. Who submits it reads it.
+//! 1. Who submits it reads it and checks its signatures ([`ledger_contract::contract::Prepared`]): many at once.
 //! 2. One thread ([`writer`]) decides the requests in order, each over the state that the one before left and at the
 //!    ledger's time. Two kinds of request are answered at once, without an entry: all of them while the clock cannot be
 //!    believed ([`LedgerError::Clock`]; try again), and those that nobody known to the ledger has signed
@@ -61,7 +61,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use ledger_contract::evidence::{InclusionProof, ProvenEntry};
+use ledger_contract::{
+    contract::Prepared,
+    evidence::{InclusionProof, ProvenEntry},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use trust::{
     Digest, Envelope, UnixTime,
@@ -385,10 +388,14 @@ impl Ledger for Log {
     }
 
     async fn submit(&self, request: Envelope) -> Result<Committed, LedgerError> {
-        ledger_contract::Request::parse(&request).map_err(LedgerError::Malformed)?;
-        let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(|| self.closed())?;
-        jobs.send(Job::Decide { request: Box::new(request), reply }).await.map_err(|_| self.closed())?;
+        // A place first: what cannot be decided soon is not worth the work.
+        let place = jobs.reserve().await.map_err(|_| self.closed())?;
+        let digest = request.digest();
+        let mut request = Prepared::read(request).map_err(LedgerError::Malformed)?;
+        request.check_signatures();
+        let (reply, answer) = oneshot::channel();
+        place.send(Job::Decide { request: Box::new(request), digest, reply });
         let answer = answer.await.map_err(|_| self.closed())??;
         self.shared.committed(answer)
     }

@@ -1,19 +1,20 @@
 //! The tenant rules of the policy bundle: Rego over the intent, who asks, the packages and the usage.
 
-use serde_json::json;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use trust::{Digest, Identity, UnixTime};
 
 use super::Case;
 use crate::{
     authority::{Context, Signers},
-    provenance::Packages,
+    intent::Intent,
+    provenance::{Package, Packages},
+    records::{PackageKind, ResourceUse},
     rego,
+    state::{ServiceRecord, Usage},
     verdict::{Rules, fault},
 };
-
-/// Somebody who signed, as rules see them.
-fn person(i: &trust::Identity) -> serde_json::Value {
-    json!({"org": i.org, "name": i.name, "role": i.role(), "tenant": i.tenant(), "attributes": i.attrs})
-}
 
 pub(super) fn skip(ctx: &Context<'_>, rules: &mut Rules) {
     let names = rego::declared(&ctx.bundle).unwrap_or_default();
@@ -47,32 +48,84 @@ impl Case<'_> {
     }
 
     fn rego_input(&self, signers: &Signers, packages: Option<&Packages>) -> String {
-        let who = signers.who();
-        let packages: serde_json::Map<String, serde_json::Value> = packages
-            .iter()
-            .flat_map(|p| p.all())
-            .map(|p| {
-                let images: Vec<_> =
-                    p.record.images.iter().map(|i| json!({"digest": i.digest, "sbom": i.sbom})).collect();
-                let value = json!({
-                    "digest": p.record.digest, "kind": p.record.kind, "version": p.record.version,
-                    "resources": p.record.resources, "images": images,
-                });
-                (p.record.descriptor_id.clone(), value)
-            })
-            .collect();
-        let mut input = json!({
-            "intent": self.intent,
-            "identity": {"org": who.org, "name": who.name, "role": who.role(), "tenant": who.tenant()},
-            "packages": packages,
-            "usage": self.usage,
-            "time": self.ctx.tx.time,
-        });
-        if self.ctx.tx.v >= 2 {
-            input["identity"] = person(who);
-            input["cosigners"] = signers.rest().iter().map(person).collect();
-            input["service"] = json!(self.service);
-        }
-        input.to_string()
+        let v2 = self.ctx.tx.v >= 2;
+        let input = Input {
+            intent: self.intent,
+            identity: Person::of(signers.who(), v2),
+            packages: packages.iter().flat_map(|p| p.all()).map(Software::of).collect(),
+            usage: &self.usage,
+            time: self.ctx.tx.time,
+            cosigners: v2.then(|| signers.rest().iter().map(|who| Person::of(who, v2)).collect()),
+            service: v2.then_some(self.service.as_ref()),
+        };
+        // Records with text keys always encode; rules refuse what is no document.
+        serde_json::to_string(&input).unwrap_or_default()
+    }
+}
+
+/// What rules see.
+#[derive(Serialize)]
+struct Input<'a> {
+    intent: &'a Intent,
+    identity: Person<'a>,
+    packages: BTreeMap<&'a str, Software<'a>>,
+    usage: &'a Usage,
+    time: UnixTime,
+    /// Since version 2 of the rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cosigners: Option<Vec<Person<'a>>>,
+    /// Since version 2; `null` when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<Option<&'a ServiceRecord>>,
+}
+
+/// Somebody who signed.
+#[derive(Serialize)]
+struct Person<'a> {
+    org: &'a str,
+    name: &'a str,
+    role: &'a str,
+    tenant: &'a str,
+    /// Since version 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attributes: Option<&'a BTreeMap<String, String>>,
+}
+
+impl<'a> Person<'a> {
+    fn of(who: &'a Identity, v2: bool) -> Self {
+        let (org, name) = (&who.org, &who.name);
+        Self { org, name, role: who.role(), tenant: who.tenant(), attributes: v2.then_some(&who.attrs) }
+    }
+}
+
+/// A package.
+#[derive(Serialize)]
+struct Software<'a> {
+    digest: Digest,
+    kind: PackageKind,
+    version: &'a str,
+    resources: &'a ResourceUse,
+    images: Vec<Image<'a>>,
+}
+
+#[derive(Serialize)]
+struct Image<'a> {
+    digest: Digest,
+    sbom: &'a Option<Digest>,
+}
+
+impl<'a> Software<'a> {
+    /// Under its descriptor's id.
+    fn of(package: &'a Package) -> (&'a str, Self) {
+        let record = &package.record;
+        let images = record.images.iter().map(|i| Image { digest: i.digest, sbom: &i.sbom }).collect();
+        let it = Self {
+            digest: record.digest,
+            kind: record.kind,
+            version: &record.version,
+            resources: &record.resources,
+            images,
+        };
+        (&record.descriptor_id, it)
     }
 }

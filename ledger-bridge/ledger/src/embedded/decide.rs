@@ -2,7 +2,7 @@
 
 use ledger_contract::{
     Snapshot, TxInfo,
-    contract::{Outcome, SnapshotError, decide, snapshot},
+    contract::{Outcome, Prepared, SnapshotError, decide_prepared, snapshot_of},
     records::Entry,
 };
 use trust::{Digest, Envelope};
@@ -58,12 +58,12 @@ pub(crate) fn entry(tx: TxInfo, request: Envelope, outcome: Outcome) -> (Entry, 
     (entry, outcome.writes)
 }
 
-fn read(request: &Envelope, state: &State, since: &impl Since) -> Result<Snapshot, NoDecision> {
+fn read(request: &Prepared, state: &State, since: &impl Since) -> Result<Snapshot, NoDecision> {
     let value = |key: &str| match since.written(key) {
         Some(written) => Ok(written),
         None => state.get(key),
     };
-    snapshot(request, value).map_err(|e| match e {
+    snapshot_of(request, value).map_err(|e| match e {
         SnapshotError::Malformed(m) => NoDecision::Malformed(m),
         SnapshotError::Read(e) => NoDecision::State(e),
     })
@@ -71,12 +71,12 @@ fn read(request: &Envelope, state: &State, since: &impl Since) -> Result<Snapsho
 
 /// Decides a request.
 pub(crate) fn outcome(
-    request: &Envelope,
+    request: &Prepared,
     tx: &TxInfo,
     state: &State,
     since: &impl Since,
 ) -> Result<Outcome, NoDecision> {
-    Ok(decide(request, &read(request, state, since)?, tx))
+    Ok(decide_prepared(request, &read(request, state, since)?, tx))
 }
 
 /// Where the request was decided before.
@@ -122,7 +122,8 @@ pub(crate) fn again(
         return Err(wrong(format!("it says ledger `{}`, position {}", entry.ledger, entry.position)));
     }
     let tx = TxInfo { v: entry.v, ledger: entry.ledger.clone(), position, time: entry.time };
-    let outcome = outcome(&entry.request, &tx, state, group).map_err(|e| match e {
+    let request = Prepared::read(entry.request.clone()).map_err(|m| wrong(m.to_string()))?;
+    let outcome = outcome(&request, &tx, state, group).map_err(|e| match e {
         NoDecision::Malformed(m) => wrong(m.to_string()),
         NoDecision::State(e) => Again::State(e),
     })?;

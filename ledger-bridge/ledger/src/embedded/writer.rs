@@ -11,7 +11,7 @@ use std::{
 
 use ledger_contract::{
     Snapshot, TxInfo,
-    contract::decide,
+    contract::{Prepared, decide},
     records::{ENTRY_VERSION, Entry},
 };
 use tokio::sync::mpsc;
@@ -33,8 +33,10 @@ use crate::LedgerError;
 pub(super) enum Job {
     /// To decide a request.
     Decide {
-        /// The request.
-        request: Box<Envelope>,
+        /// The request, read, its signatures checked.
+        request: Box<Prepared>,
+        /// Of its envelope.
+        digest: Digest,
         /// Who waits.
         reply: Reply,
     },
@@ -79,9 +81,9 @@ enum Made {
 impl Writer {
     /// Until the queue ends, or what it stands on fails.
     pub fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        while let Some(Job::Decide { request, reply }) = queue.blocking_recv() {
+        while let Some(Job::Decide { request, digest, reply }) = queue.blocking_recv() {
             self.recent.forget(self.applier.applied());
-            let decided = match self.decide(*request) {
+            let decided = match self.decide(*request, digest) {
                 Ok(Made::Before(position)) => Decided::Before { position, reply },
                 Ok(Made::New { entry, bytes, digest, writes }) => {
                     Decided::New { entry, bytes, digest, writes, reply }
@@ -104,8 +106,7 @@ impl Writer {
     }
 
     /// Decides one request over everything that was decided before.
-    fn decide(&mut self, request: Envelope) -> Result<Made, LedgerError> {
-        let digest = request.digest();
+    fn decide(&mut self, request: Prepared, digest: Digest) -> Result<Made, LedgerError> {
         if let Some(position) = seen(&digest, &self.state, &self.recent)? {
             return Ok(Made::Before(position));
         }
@@ -116,7 +117,7 @@ impl Writer {
         if !outcome.verdict.authenticated() {
             return Err(LedgerError::Unauthenticated { verdict: Box::new(outcome.verdict) });
         }
-        let (entry, writes) = entry(tx, request, outcome);
+        let (entry, writes) = entry(tx, request.into_envelope(), outcome);
         let bytes = entry.to_bytes();
         if bytes.len() > MAX_ENTRY_BYTES {
             return Err(LedgerError::TooLarge { bytes: bytes.len(), most: MAX_ENTRY_BYTES });
