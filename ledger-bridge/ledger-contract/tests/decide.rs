@@ -615,6 +615,7 @@ fn no_ledger_is_founded_on_a_policy_that_cannot_decide() {
         "package mandate.tenant\ndeny contains x if { false; x := 1 }",
         "package mandate.tenant\nrules := {\"a\"}\ndeny contains x if { x := rand.intn(\"a\", 5) }",
         "package mandate.tenant\nrules := {sprintf(\"%d\", [x]) | some x in numbers.range(1, 9)}\ndeny contains 1 if false",
+        "package mandate.tenant\nrules := {\"a\"}\ndeny contains 1 if bits.lsh(1, input.time) == 0",
     ]
     .into_iter()
     .enumerate()
