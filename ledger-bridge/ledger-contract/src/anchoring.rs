@@ -16,6 +16,10 @@
 //! same holds for a service that was isolated (its traffic cut, its instances kept). An operation of any kind may end
 //! with the service isolated, when its attestation failed: then it is not COMPLETED, but for an isolate.
 //!
+//! An isolation or a termination may be approved while another operation is under way. The orchestrator ends that one
+//! first, and evidence is taken in the order of the approvals. When the service is gone before all of it is there, its
+//! record stays, with nothing charged for it, until the last has come.
+//!
 //! Where the service runs is known from here on: what it uses at each site is counted against the tenant's limit there.
 
 use std::collections::BTreeMap;
@@ -138,6 +142,11 @@ fn under_way(
     service: Option<ServiceRecord>,
     anchor: &Anchor,
 ) -> Checked<((ServiceRecord, InFlightKind), String)> {
+    let early = service.as_ref().filter(|s| s.behind.iter().any(|o| o.intent_id == anchor.intent_id));
+    if let Some(first) = early.and_then(|s| s.in_flight.as_ref()) {
+        let detail = format!("the evidence of intent `{}` comes first", first.intent_id);
+        return fault("NOT_IN_FLIGHT", detail);
+    }
     let found = service.and_then(|s| {
         let kind = s.in_flight.as_ref().filter(|o| o.intent_id == anchor.intent_id).map(|o| o.kind.clone());
         kind.map(|k| (s, k))
@@ -196,6 +205,19 @@ fn after(
     }
 }
 
+/// A service that is gone, as long as there are approvals whose evidence is not there.
+fn waits_for_evidence(service: ServiceRecord) -> Option<ServiceRecord> {
+    let nothing = ResourceUse::default();
+    (!service.behind.is_empty()).then_some(ServiceRecord { gone: true, reserved: nothing, ..service })
+}
+
+/// What was approved behind the operation that is over is now the one under way.
+fn next_in_flight(mut service: ServiceRecord) -> ServiceRecord {
+    let waits = !service.behind.is_empty();
+    service.in_flight = waits.then(|| service.behind.remove(0));
+    service
+}
+
 /// What a tenant uses at each site once one of its services uses `now` where it used `before`.
 fn used_at(
     all: &BTreeMap<String, ResourceUse>,
@@ -238,9 +260,13 @@ fn record(
     writes.put(operation_key(&anchor.operation_id), &operation);
     let key = service_key(&intent.tenant, &intent.service);
     let asked = service.in_flight.as_ref().map_or_else(ResourceUse::default, |o| o.asked);
+    let was = service.clone();
     let before = service.sites.clone();
-    let (service, back) = after(service, &intent, kind, anchor);
-    let gone = service.is_none();
+    let (service, back) = match service.gone {
+        true => (None, ResourceUse::default()),
+        false => after(service, &intent, kind, anchor),
+    };
+    let gone = service.is_none() && !was.gone;
     let sites = match (&service, &anchor.sites) {
         (None, _) => BTreeMap::new(),
         (Some(_), Some(now)) => {
@@ -248,8 +274,8 @@ fn record(
         }
         (Some(_), None) => before.clone(),
     };
-    match service {
-        Some(service) => writes.put(key, &ServiceRecord { sites: sites.clone(), ..service }),
+    match service.or_else(|| waits_for_evidence(was)) {
+        Some(service) => writes.put(key, &ServiceRecord { sites: sites.clone(), ..next_in_flight(service) }),
         None => writes.delete(key),
     }
     let next = Usage {

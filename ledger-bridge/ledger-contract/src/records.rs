@@ -528,7 +528,8 @@ pub type ReadSet = BTreeSet<String>;
 ///
 /// * 1: deploy, scale, terminate; one signature.
 /// * 2: every action, co-signing, standing grants, break-glass, governance; revisions and use by site in the state.
-pub const ENTRY_VERSION: u32 = 2;
+/// * 3: an isolation or a termination that a person asks for is approved while another operation is under way.
+pub const ENTRY_VERSION: u32 = 3;
 
 impl Entry {
     /// The leaf: always the same bytes for the same entry.

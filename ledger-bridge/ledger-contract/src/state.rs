@@ -220,9 +220,16 @@ pub struct ServiceRecord {
     pub lease_until: UnixTime,
     /// What it is charged for in its tenant's usage.
     pub reserved: ResourceUse,
-    /// The approved operation whose evidence is not anchored yet.
+    /// The approved operation whose evidence is to be anchored next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<InFlight>,
+    /// Isolations and terminations that were approved since, in order: they end it, and their evidence comes after its
+    /// own. At most [`MAX_BEHIND`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<InFlight>,
+    /// Nothing is left of the service and nothing is charged for it; only evidence is waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
     /// What runs; absent for a service whose deployment version 1 of the rules decided, until its first update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Revision>,
@@ -233,6 +240,9 @@ pub struct ServiceRecord {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sites: BTreeMap<String, ResourceUse>,
 }
+
+/// Approvals that may wait behind the operation under way: an isolation of every suspect, and the end.
+pub const MAX_BEHIND: usize = 7;
 
 /// Former revisions that are kept: going back further is a new update.
 pub const MAX_REVISIONS: usize = 8;

@@ -14,7 +14,7 @@ use ledger_contract::{
         VnfParams, parameters_digest,
     },
     records::{ANCHOR_PAYLOAD, Event, Grant, PACKAGE_PAYLOAD, PackageRecord, ResourceUse},
-    state::{RefusedRecord, ServiceRecord, ServiceState, Usage, refused_key},
+    state::{MAX_BEHIND, RefusedRecord, ServiceRecord, ServiceState, Usage, refused_key},
 };
 use trust::Digest;
 
@@ -209,10 +209,7 @@ fn what_an_operation_leaves_by_its_outcome() {
             let it = make(&w, &mut chain);
             approve(&w, &mut chain, &it);
             assert_eq!(usage(&chain).resources, base.plus(&asked), "case {n}");
-            chain.refuse(
-                signed(&w, &intent("intent-0003", "edge", IntentKind::Terminate {})),
-                "OPERATION_IN_FLIGHT",
-            );
+            chain.refuse(signed(&w, &heal("intent-0003")), "OPERATION_IN_FLIGHT");
             close(&w, &mut chain, "intent-0002", outcome);
             let (state, left) = match outcome {
                 "COMPLETED" => (completed, charged),
@@ -366,4 +363,83 @@ fn reads_are_named() {
             ledger_contract::contract::decide(&request, &everything, &chain.tx())
         );
     }
+}
+
+/// What cuts off or ends is approved whatever is under way; its evidence comes after that of what it ended; and nothing is
+/// charged twice or forgotten, whichever of them leaves the service gone.
+#[test]
+fn isolation_and_termination_do_not_wait() {
+    let base = nsd().resources;
+    for outcome in ["COMPLETED", "ROLLED_BACK", "FAILED"] {
+        let (w, mut chain) = running();
+        approve(&w, &mut chain, &scale_intent("intent-0002", "edge", ScaleDirection::ScaleOut, 1));
+        chain.refuse(signed(&w, &heal("intent-0003")), "OPERATION_IN_FLIGHT");
+        approve(&w, &mut chain, &isolate("intent-0004"));
+        approve(&w, &mut chain, &intent("intent-0005", "edge", IntentKind::Terminate {}));
+        chain.refuse(signed(&w, &heal("intent-0006")), "OPERATION_IN_FLIGHT");
+        let grown = usage(&chain).resources;
+        assert_eq!(
+            (grown.instances, service(&chain).reserved),
+            (base.instances + 1, grown),
+            "they ask for nothing"
+        );
+        let ns = service(&chain).ns_instance_id;
+        let early = |id: &str| {
+            sign(ANCHOR_PAYLOAD, &anchor(&format!("op-{id}"), id, &ns, "COMPLETED"), &w.orchestrator)
+        };
+        chain.refuse(early("intent-0005"), "NOT_IN_FLIGHT");
+        chain.refuse(early("intent-0004"), "NOT_IN_FLIGHT");
+        close(&w, &mut chain, "intent-0002", outcome);
+        let kept = if outcome == "ROLLED_BACK" { base } else { grown };
+        assert_eq!((service(&chain).reserved, usage(&chain).resources), (kept, kept), "{outcome}");
+        let broken = outcome == "FAILED";
+        assert_eq!(service(&chain).state, if broken { ServiceState::Broken } else { ServiceState::Active });
+        chain.refuse(early("intent-0002"), "ALREADY_ANCHORED");
+        chain.refuse(early("intent-0005"), "NOT_IN_FLIGHT");
+        close(&w, &mut chain, "intent-0004", "COMPLETED");
+        assert_eq!(service(&chain).state, ServiceState::Isolated);
+        close(&w, &mut chain, "intent-0005", "COMPLETED");
+        assert_eq!(usage(&chain), Usage::default(), "{outcome}");
+        chain.approve(signed(&w, &deploy_intent("intent-0007", "edge")));
+    }
+}
+
+#[test]
+fn what_is_gone_before_its_evidence_is_there_is_charged_for_nothing() {
+    let w = world();
+    let mut chain = Chain::ready(&w);
+    chain.approve(signed(&w, &deploy_intent("intent-0001", "edge")));
+    for id in ["intent-0002", "intent-0003"] {
+        chain.approve(signed(&w, &intent(id, "edge", IntentKind::Terminate {})));
+    }
+    // The deployment had not begun: nothing is left of it, and two intents wait for their evidence still.
+    close(&w, &mut chain, "intent-0001", "ROLLED_BACK");
+    assert_eq!(usage(&chain), Usage::default());
+    assert!(service(&chain).gone);
+    chain.refuse(signed(&w, &isolate("intent-0004")), "NO_SUCH_SERVICE");
+    chain.refuse(signed(&w, &deploy_intent("intent-0005", "edge")), "SERVICE_EXISTS");
+    close(&w, &mut chain, "intent-0002", "COMPLETED");
+    assert_eq!(usage(&chain), Usage::default(), "given back once");
+    close(&w, &mut chain, "intent-0003", "ROLLED_BACK");
+    chain.approve(signed(&w, &deploy_intent("intent-0006", "edge")));
+    assert_eq!(usage(&chain).services, 1);
+}
+
+#[test]
+fn who_may_end_what_is_under_way_and_how_often() {
+    let (w, mut chain) = running();
+    approve(&w, &mut chain, &migrate("intent-0002", &[]));
+    // Nobody else, under nobody's name; and not the orchestrator by itself.
+    let cut = isolate("intent-0003");
+    let by = |it: &Intent, who| chain.decide(&sign(ledger_contract::intent::INTENT_PAYLOAD, it, who));
+    assert_eq!(by(&cut, &w.globex).verdict.code(), "TENANT_MISMATCH");
+    assert_eq!(by(&cut, &w.operator).verdict.code(), "ROLE_NOT_ALLOWED");
+    assert_eq!(by(&cut, &w.orchestrator).verdict.code(), "ROLE_NOT_ALLOWED");
+    for n in 0..MAX_BEHIND {
+        approve(&w, &mut chain, &isolate(&format!("intent-1{n:03}")));
+    }
+    chain.refuse(signed(&w, &isolate("intent-2000")), "OPERATION_IN_FLIGHT");
+    chain.refuse(signed(&w, &isolate("intent-1000")), "REPLAYED");
+    close(&w, &mut chain, "intent-0002", "FAILED");
+    approve(&w, &mut chain, &isolate("intent-2001"));
 }

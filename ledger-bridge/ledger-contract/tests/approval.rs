@@ -11,7 +11,7 @@ use ledger_contract::{
     approval::{ActuatorPolicy, RefusalCode, verify},
     evidence::ProvenEntry,
     intent::{Intent, IntentKind, ScaleDirection, Sensitivity},
-    records::{ANCHOR_PAYLOAD, Entry, Event, Grant, RuleResult},
+    records::{ANCHOR_PAYLOAD, ENTRY_VERSION, Entry, Event, Grant, RuleResult},
 };
 use trust::{Digest, UnixTime, note::NoteSigner};
 
@@ -109,7 +109,7 @@ fn checkpoint_inclusion_and_entry() {
         chain.push(bytes);
         assert_eq!(b.code(&chain.last()), Some(RefusalCode::EntryFormat));
     }
-    assert_eq!(b.code(&b.forged(|e| e.v = 3)), Some(RefusalCode::EntryFormat));
+    assert_eq!(b.code(&b.forged(|e| e.v = ENTRY_VERSION + 1)), Some(RefusalCode::EntryFormat));
     assert_eq!(b.code(&b.forged(|e| e.position = 3)), Some(RefusalCode::Position));
     assert_eq!(b.code(&b.forged(|e| e.ledger = "other".into())), Some(RefusalCode::WrongLedger));
     assert_eq!(Bench { ledger: "other", ..bench() }.code(&good), Some(RefusalCode::WrongLedger));

@@ -14,7 +14,7 @@ use ledger_contract::{
     approval::{ActuatorPolicy, verify},
     evidence::{InclusionProof, ProvenEntry},
     intent::{INTENT_PAYLOAD, Intent},
-    records::{ANCHOR_PAYLOAD, Entry, Event, Grant},
+    records::{ANCHOR_PAYLOAD, ENTRY_VERSION, Entry, Event, Grant},
 };
 use trust::{
     Digest, Signer, UnixTime,
@@ -137,7 +137,10 @@ impl Forger {
                 ("CHECKPOINT_SIGNATURE", self.log(self.proven.entry.clone(), &key))
             }
             7 => ("ENTRY_FORMAT", self.log(text, &self.w.log)),
-            8 => ("ENTRY_FORMAT", self.entry(|e| e.v = 3 + u32::try_from(r.below(1000)).unwrap())),
+            8 => (
+                "ENTRY_FORMAT",
+                self.entry(|e| e.v = ENTRY_VERSION + 1 + u32::try_from(r.below(1000)).unwrap()),
+            ),
             9 => ("WRONG_LEDGER", self.entry(|e| e.ledger = text)),
             // Replayed at another position.
             10 => ("POSITION", self.entry(|e| e.position += 1 + r.next() % 1000)),

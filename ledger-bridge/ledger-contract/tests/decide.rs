@@ -181,7 +181,7 @@ const REFUSALS: &[Case] = &[
     ("NO_SUCH_SERVICE", |w, _| signed(w, &scale_intent("intent-0002", "edge", ScaleDirection::ScaleOut, 1))),
     ("OPERATION_IN_FLIGHT", |w, c| {
         c.approve(signed(w, &with(|_| ())));
-        signed(w, &intent("intent-0002", "edge", IntentKind::Terminate {}))
+        signed(w, &scale_intent("intent-0002", "edge", ScaleDirection::ScaleOut, 1))
     }),
     ("PACKAGE_NOT_REGISTERED", |w, _| {
         signed(w, &deploy_with(|d| d.nsd_package = Digest::of("one byte changed")))

@@ -1,13 +1,16 @@
-//! A log that version 1 of the rules wrote is decided again as it was: the fixture was written by the first release. And
-//! whatever is altered in a log is found.
+//! Logs that former versions of the rules wrote are decided again as they were. And whatever is altered in a log is found.
 //!
-//! `tests/fixtures/log-v1.jsonl`: the entries that every branch begins with, and after each blank line those of one branch.
+//! `tests/fixtures/log-v1.jsonl` was written by the first release, `log-v2.jsonl` by the last program of version 2: the
+//! entries that every branch begins with, and after each blank line those of one branch.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
 use common::*;
-use ledger_contract::{history::History, records::Entry};
+use ledger_contract::{
+    history::History,
+    records::{ENTRY_VERSION, Entry},
+};
 
 fn again<'a>(lines: impl Iterator<Item = &'a str>) -> History {
     let mut history = History::default();
@@ -19,17 +22,37 @@ fn again<'a>(lines: impl Iterator<Item = &'a str>) -> History {
 
 #[test]
 fn old_entries_are_decided_as_they_were() {
-    let mut branches = include_str!("fixtures/log-v1.jsonl").split("\n\n");
-    let trunk: Vec<&str> = branches.next().unwrap().lines().collect();
-    let mut count = 0;
-    for branch in branches {
-        again(trunk.iter().copied().chain(branch.lines()));
-        count += 1;
+    let logs = [include_str!("fixtures/log-v1.jsonl"), include_str!("fixtures/log-v2.jsonl")];
+    for (log, least) in logs.iter().zip([25, 6]) {
+        let mut branches = log.split("\n\n");
+        let trunk: Vec<&str> = branches.next().unwrap().lines().collect();
+        let mut count = 0;
+        for branch in branches {
+            again(trunk.iter().copied().chain(branch.lines()));
+            count += 1;
+        }
+        assert!(count > least, "{count} branches");
     }
-    assert!(count > 25, "{count} branches");
 }
 
-/// A ledger that was founded by version 1 goes on under version 2.
+/// What version 2 refused is refused still when its log is decided again, though version 3 would approve it.
+#[test]
+fn an_old_refusal_is_not_turned_into_an_approval() {
+    let log = include_str!("fixtures/log-v2.jsonl");
+    let trunk = log.split("\n\n").next().unwrap().lines().count();
+    let ends = |l: &&str| l.contains("OPERATION_IN_FLIGHT") && l.contains("\"v\":2");
+    let branch = log.split("\n\n").skip(1).find(|b| b.lines().any(|l| ends(&l))).unwrap();
+    let mut history = again(log.lines().take(trunk));
+    for line in branch.lines() {
+        let newer = line.replacen("\"v\":2", "\"v\":3", 1);
+        if ends(&line) {
+            assert_eq!(history.next(&newer).unwrap_err().again, "compliance/in-flight passed");
+        }
+        history.next(line).unwrap();
+    }
+}
+
+/// A ledger that was founded by version 1 goes on under the present one.
 #[test]
 fn an_old_ledger_goes_on() {
     let w = world();
@@ -46,7 +69,7 @@ fn an_old_ledger_goes_on() {
     }
     chain.active(&w, "intent-0001", "edge");
     for line in &chain.entries[trunk.lines().count()..] {
-        assert_eq!(history.next(line).unwrap().entry.v, 2);
+        assert_eq!(history.next(line).unwrap().entry.v, ENTRY_VERSION);
     }
     let old =
         trunk.lines().last().unwrap().replace("\"position\":4", &format!("\"position\":{}", history.len()));

@@ -218,15 +218,15 @@ impl Case<'_> {
     fn next_service(&self, ns: &str, packages: Option<&Packages>, effect: &Effect) -> Option<ServiceRecord> {
         // Version 1 of the rules did not know it.
         let asked = if self.ctx.tx.v >= 2 { effect.asked } else { Default::default() };
-        let in_flight =
-            Some(InFlight { intent_id: self.intent.id.clone(), kind: effect.kind.clone(), asked });
+        let approved = InFlight { intent_id: self.intent.id.clone(), kind: effect.kind.clone(), asked };
         let IntentKind::Deploy(deploy) = &self.intent.action else {
-            let service = self.service.clone()?;
-            return Some(ServiceRecord {
-                reserved: service.reserved.plus(&effect.asked),
-                in_flight,
-                ..service
-            });
+            let mut service = self.service.clone()?;
+            service.reserved = service.reserved.plus(&effect.asked);
+            match &service.in_flight {
+                None => service.in_flight = Some(approved),
+                Some(_) => service.behind.push(approved),
+            }
+            return Some(service);
         };
         let revision = Revision {
             intent_id: self.intent.id.clone(),
@@ -243,7 +243,9 @@ impl Case<'_> {
             sensitivity: deploy.sensitivity,
             lease_until: self.ctx.tx.time.plus(deploy.lease_s),
             reserved: effect.asked,
-            in_flight,
+            in_flight: Some(approved),
+            behind: Vec::new(),
+            gone: false,
             revision: (self.ctx.tx.v >= 2).then_some(revision),
             former: Vec::new(),
             sites: BTreeMap::new(),

@@ -7,8 +7,8 @@ use crate::{
     intent::{Intent, IntentKind, ScaleDirection, parameters_digest, refusable_parameters},
     provenance::Packages,
     state::{
-        BadRecord, IntentRecord, OperationRecord, RefusedRecord, Revision, ServiceRecord, ServiceState,
-        intent_key, operation_key, refused_key,
+        BadRecord, IntentRecord, MAX_BEHIND, OperationRecord, RefusedRecord, Revision, ServiceRecord,
+        ServiceState, intent_key, operation_key, refused_key,
     },
     verdict::{Checked, fault},
 };
@@ -81,6 +81,9 @@ impl Case<'_> {
             (_, None) => {
                 fault("NO_SUCH_SERVICE", format!("tenant `{}` has no service `{name}`", self.intent.tenant))
             }
+            (_, Some(s)) if s.gone => {
+                fault("NO_SUCH_SERVICE", format!("service `{name}` is gone; only evidence is waited for"))
+            }
             (_, Some(s)) => Ok(format!("service `{name}` is {}", s.ns_instance_id)),
         }
     }
@@ -88,6 +91,12 @@ impl Case<'_> {
     pub(super) fn in_flight(&self) -> Checked<String> {
         match self.service.as_ref() {
             None => Ok("no operation is under way".to_owned()),
+            Some(ServiceRecord { in_flight: Some(o), behind, .. })
+                if self.overtakes() && behind.len() < MAX_BEHIND =>
+            {
+                let last = behind.last().map_or(&o.intent_id, |b| &b.intent_id);
+                Ok(format!("it does not wait for the evidence of intent `{last}`: it ends what is under way"))
+            }
             Some(ServiceRecord { in_flight: Some(o), .. }) => fault(
                 "OPERATION_IN_FLIGHT",
                 format!("the evidence of intent `{}` is not anchored yet", o.intent_id),
@@ -104,6 +113,13 @@ impl Case<'_> {
             }
             Some(_) => Ok("no operation is under way".to_owned()),
         }
+    }
+
+    /// Is it approved while another operation is under way? To cut off and to end, whoever asks for it in person; what
+    /// the orchestrator does by itself can wait.
+    fn overtakes(&self) -> bool {
+        let ends = matches!(self.intent.action, IntentKind::Terminate {} | IntentKind::Isolate(_));
+        self.ctx.tx.v >= 3 && ends && self.intent.standing.is_none()
     }
 
     /// Can it be done to a service that is isolated or broken?
