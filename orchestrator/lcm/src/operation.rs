@@ -12,6 +12,10 @@
 //! distances for as long as it takes, and given up by nobody but a person ([`Event::Directed`]). Expiry and revocation
 //! of what it runs under are inputs like any other: no new step forward, and then back; an operation that only goes
 //! forward (terminate, isolate, the removals that end a migration) is finished.
+//!
+//! An isolation or a termination does not wait for it ([`Event::Preempted`]): no further step, and it ends as FAILED with
+//! what stands on record, from which the other one goes on; what had changed nothing is ROLLED_BACK. What cuts or removes
+//! itself gives way only once it is FAILED_TEMP.
 mod decision;
 mod event;
 
@@ -118,7 +122,7 @@ enum Phase {
 /// Something from outside that changed an operation's course, as evidence names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intervention {
-    /// `expired`, `revoked`, `escalated`, or a [`Direction::name`].
+    /// `expired`, `revoked`, `preempted`, `escalated`, or a [`Direction::name`].
     pub kind: &'static str,
     /// Who: the ledger's entry, or a person; empty: the machine itself.
     pub by: String,
@@ -157,6 +161,8 @@ pub struct Operation {
     problem: Option<String>,
     /// Why there may be no new step forward.
     halted: Option<String>,
+    /// What it gives way to.
+    preempted: Option<String>,
     /// A person was called: what is left.
     escalated: Option<Vec<String>>,
     /// What a person decided, as long as it holds.
@@ -207,6 +213,7 @@ impl Operation {
             phase: Phase::Starting,
             problem: None,
             halted: None,
+            preempted: None,
             escalated: None,
             directed: None,
             no_room: BTreeMap::new(),
@@ -246,6 +253,9 @@ impl Operation {
             Event::UndoFailed { step, failure, at_ms } => self.undo_failed(*step, failure, *at_ms),
             Event::Expired { .. } => self.expired(),
             Event::Revoked { position, reason, .. } => self.revoked(*position, reason),
+            Event::Preempted { intent_id, action, position, .. } => {
+                self.give_way(intent_id, action, *position)
+            }
             Event::Escalated { problem, leftovers, .. } => self.escalate(problem, leftovers),
             Event::Directed { by, what, reason, .. } => self.direct(by, *what, reason),
             Event::Recovered { .. } => !matches!(self.phase, Phase::Anchored),
@@ -350,6 +360,23 @@ impl Operation {
         self.intervene("revoked", &format!("ledger entry {position}"), reason);
         self.halted.get_or_insert_with(|| format!("REVOKED: ledger entry {position}: {reason}"));
         true
+    }
+
+    fn give_way(&mut self, intent: &str, action: &str, position: u64) -> bool {
+        if !self.open() || self.preempted.is_some() {
+            return false;
+        }
+        let reason = format!("intent `{intent}` is to {action} the service");
+        let by = format!("ledger entry {position}");
+        self.intervene("preempted", &by, &reason);
+        self.preempted = Some(format!("PREEMPTED: {by}: {reason}"));
+        true
+    }
+
+    /// Has it been told to give way to another operation?
+    #[must_use]
+    pub fn is_preempted(&self) -> bool {
+        self.preempted.is_some()
     }
 
     fn escalate(&mut self, problem: &str, leftovers: &[String]) -> bool {
@@ -492,7 +519,7 @@ impl Operation {
     }
 
     fn closed(&mut self, outcome: &Outcome, at_ms: u64) -> bool {
-        let unplanned = self.phase == Phase::Starting && self.halted.is_none();
+        let unplanned = self.phase == Phase::Starting && self.halted.is_none() && self.preempted.is_none();
         if unplanned || matches!(self.phase, Phase::Closed | Phase::Anchored) {
             return false;
         }
@@ -650,6 +677,7 @@ impl Operation {
             })]
         };
         match self.phase {
+            Phase::Starting if self.preempted.is_some() => over(&self.preempted),
             Phase::Starting if self.halted.is_some() => over(&self.halted),
             Phase::Starting => vec![Command::Plan],
             Phase::Refused => over(&self.problem),

@@ -508,3 +508,137 @@ fn a_site_without_room_is_left_for_the_next_until_there_is_none() {
         assert!(runner.world.objects.is_empty());
     }
 }
+
+fn preempted(action: &str) -> Event {
+    Event::Preempted { intent_id: "intent-x".into(), action: action.into(), position: 9, at_ms: 1 }
+}
+
+/// The sites as they are, not as they are recorded.
+fn looking_at(world: &World) -> Setup {
+    let mut setup = Setup::joined();
+    for site in &mut setup.sites {
+        let here = world.objects.iter().filter(|((s, _), _)| *s == site.name);
+        site.inventory.objects =
+            here.map(|((_, k), spec)| (vim::ObjectKey::new(k.clone()).unwrap(), observed(spec))).collect();
+    }
+    setup
+}
+
+/// Runs an operation until it gives way, and checks that nothing is forgotten; the service and the world as it leaves
+/// them.
+fn given_way(
+    case: &Case<'_>,
+    (after, crash): (usize, Option<usize>),
+) -> (Option<NsRecord>, World, FinalState) {
+    let mut runner = case.runner();
+    runner.intervention = Some((after, preempted("isolate")));
+    let operation = runner.run(crash.as_slice());
+    let outcome = operation.outcome.clone().unwrap();
+    let told = format!("{} {:?}, after {after}, crash {crash:?}: {outcome:?}", case.plan.action, case.fault);
+    let folded = Operation::fold(&runner.journal).unwrap();
+    assert!(folded == operation, "{told}: a restart tells something else");
+    let record = operation.record();
+    let standing: BTreeMap<Place, Spec> = record.iter().flat_map(standing_of).collect();
+    for place in
+        runner.world.objects.keys().filter(|p| operation.plan.is_some() && !standing.contains_key(*p))
+    {
+        panic!("{told}: {place:?} stands and is not in the record");
+    }
+    let said = outcome.problem.as_deref().unwrap_or_default().contains("PREEMPTED");
+    match outcome.state {
+        FinalState::Failed => assert!(said || outcome.isolated, "{told}"),
+        FinalState::RolledBack if operation.plan.is_some() => {
+            let before: BTreeMap<Place, Spec> = case.plan.before.iter().flat_map(objects_of).collect();
+            let known = |p: &&Place| !case.missing.contains(*p) && !case.broken.contains(*p);
+            let names = |o: &BTreeMap<Place, Spec>| o.keys().filter(known).cloned().collect::<Vec<_>>();
+            assert_eq!(names(&runner.world.objects), names(&before), "{told}");
+        }
+        _ => {}
+    }
+    let _ = fold::body(&operation, &signer()).unwrap();
+    let record = record.or_else(|| case.plan.before.clone().filter(|_| operation.plan.is_none()));
+    (record, runner.world, outcome.state)
+}
+
+/// The isolation and the termination that took over, each with a crash.
+fn ended_after(record: Option<NsRecord>, world: &World, crash: usize) {
+    let (mut record, mut world) = (record, world.later());
+    if let Some(r) = &record
+        && r.computes().next().is_some()
+    {
+        let cut = Arc::new(looking_at(&world).plan(isolate(vec![], 0), Some(r)).unwrap());
+        let mut runner = Runner::new(&cut, None, 4);
+        runner.world = world;
+        let operation = runner.run(&[crash]);
+        assert_eq!(operation.outcome.as_ref().unwrap().state, FinalState::Completed);
+        record = operation.record();
+        let serves = |(p, s): &(&Place, &Spec)| {
+            s.kind() == Kind::Compute && !p.1.contains("/probe/") && !runner.world.isolated.contains(*p)
+        };
+        assert_eq!(runner.world.objects.iter().find(serves), None, "it still has its traffic");
+        world = runner.world.later();
+    }
+    let end = Arc::new(looking_at(&world).plan(IntentKind::Terminate {}, record.as_ref()).unwrap());
+    let mut runner = Runner::new(&end, None, 4);
+    runner.world = world;
+    let operation = runner.run(&[crash + 2]);
+    assert_eq!(operation.outcome.as_ref().unwrap().state, FinalState::Completed);
+    assert!(runner.world.objects.is_empty(), "left: {:?}", runner.world.objects.keys());
+    assert_eq!(operation.record(), None);
+}
+
+#[test]
+fn isolation_and_termination_take_over_at_every_moment() {
+    let (mut runs, mut failed) = (0, 0);
+    for (plan, missing, broken) in every_plan() {
+        let plan = Arc::new(plan);
+        let stuck = |s: &&lcm::Step| s.undo.is_some() && !plan.forward_only();
+        let no_undo = plan.steps.iter().filter(stuck).step_by(2).map(|s| (s.id, How::PersistentNoUndo));
+        let long = plan.steps.iter().filter(|s| s.forward_only()).step_by(2).map(|s| (s.id, How::Long));
+        let faults = no_undo.chain(long).map(|(step, how)| Some(Fault { step, how }));
+        for fault in std::iter::once(None).chain(faults) {
+            for shape in [ONE, FOUR] {
+                let missing = missing.iter().cloned().collect();
+                let broken = broken.iter().cloned().collect();
+                let case = Case { plan: &plan, fault, shape, missing, broken };
+                let mut whole = case.runner();
+                // Never in time: it gives way when it would wait for a person.
+                whole.intervention = Some((usize::MAX, preempted("terminate")));
+                let _ = whole.run(&[]);
+                let stride = if fault.is_none() { 1 } else { 7 };
+                for after in (0..=whole.used).step_by(stride) {
+                    let crash = (after % 3 == 0).then_some(after + 1);
+                    let (record, world, state) = given_way(&case, (after, crash));
+                    failed += usize::from(state == FinalState::Failed);
+                    ended_after(record, &world, after % 5);
+                    runs += 1;
+                }
+            }
+        }
+    }
+    eprintln!("taken over: {runs} runs, {failed} of them FAILED");
+    assert!(failed > 500, "{failed} of {runs}");
+}
+
+/// What cuts or removes is not interrupted by the next one that does, unless it cannot end by itself.
+#[test]
+fn what_cuts_or_removes_gives_way_only_once_it_is_stuck() {
+    let before = deployed();
+    for action in [IntentKind::Terminate {}, isolate(vec![], 100)] {
+        let plan = Arc::new(plan(action, Some(&before)));
+        let mut runner = Runner::new(&plan, None, 1);
+        runner.intervention = Some((3, preempted("terminate")));
+        let operation = runner.run(&[]);
+        assert_eq!(operation.outcome.as_ref().unwrap().state, FinalState::Completed, "{}", plan.action);
+        assert_eq!(operation.interventions[0].kind, "preempted");
+        let step = plan.steps.iter().find(|s| s.forward_only()).unwrap().id;
+        let mut runner = Runner::new(&plan, Some(Fault { step, how: How::Persistent }), 1);
+        runner.intervention = Some((3, preempted("terminate")));
+        let operation = runner.run(&[]);
+        let outcome = operation.outcome.as_ref().unwrap();
+        assert_eq!(outcome.state, FinalState::Failed, "{}", plan.action);
+        assert!(!outcome.leftovers.is_empty());
+        let kinds: Vec<_> = operation.interventions.iter().map(|i| i.kind).collect();
+        assert_eq!(kinds, ["preempted", "escalated"], "it was reported first");
+    }
+}

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{deploy, plan, scale, sites, try_plan};
+use common::{Setup, deploy, heal, plan, scale, sites, try_plan};
 use dataplane_control::{Configuration, Function, traffic::Expectation};
 use lcm::{Action, Plan};
 use ledger_contract::{
@@ -151,7 +151,7 @@ fn refusals_say_what_to_do() {
     assert_eq!(refusal.code, "SCALE_LIMIT");
     assert!(refusal.detail.contains("from 2 to 9"), "{refusal}");
     assert_eq!(try_plan(scale(2, ScaleIn), Some(&before), &sites()).unwrap_err().code, "SCALE_LIMIT");
-    assert_eq!(try_plan(IntentKind::Terminate {}, None, &sites()).unwrap_err().code, "NO_SUCH_SERVICE");
+    assert_eq!(try_plan(heal(vec![]), None, &sites()).unwrap_err().code, "NO_SUCH_SERVICE");
     let mut d = deploy();
     d.vnf_params.insert("stray".into(), Default::default());
     let refusal = try_plan(IntentKind::Deploy(Box::new(d)), None, &sites()).unwrap_err();
@@ -191,4 +191,22 @@ fn nothing_runs_that_was_not_granted_and_no_key_means_no_plan() {
         g.attestation_required = false;
     });
     assert!(unattested.unwrap().steps.iter().all(|s| s.action.name() != "attest"));
+}
+
+/// Its deployment may have been ended before it began: what carries the service's keys goes, and nothing else.
+#[test]
+fn a_service_without_a_record_is_terminated_by_its_keys() {
+    let none = try_plan(IntentKind::Terminate {}, None, &sites()).unwrap();
+    assert!(none.steps.is_empty() && none.before.is_none() && none.after.is_none());
+    let record = deployed().after.unwrap();
+    let mut setup = Setup::default().observing(&record, |_, _| ());
+    let other = vim::ObjectKey::new("ns-other/vl/x").unwrap();
+    let link = setup.sites[0].inventory.objects.values().next().unwrap().clone();
+    setup.sites[0].inventory.objects.insert(other.clone(), link);
+    let plan = setup.plan(IntentKind::Terminate {}, None).unwrap();
+    assert_eq!(plan.steps.len(), record.objects.len());
+    assert!(plan.steps.iter().all(|s| matches!(s.action, Action::Remove { .. }) && s.undo.is_none()));
+    assert!(plan.steps.iter().all(|s| s.action.object() != other.as_str()));
+    setup.sites[1].problem = Some("it does not answer".into());
+    assert_eq!(setup.plan(IntentKind::Terminate {}, None).unwrap_err().code, "UNOBSERVED");
 }

@@ -53,7 +53,12 @@ impl Decision<'_> {
     pub(super) fn commands(&self) -> Vec<Command> {
         let course = self.course();
         if self.operation.directed == Some(Direction::Fail) {
-            return self.unless_in_flight(|| self.give_up(&course));
+            let by = self.operation.interventions.iter().rfind(|i| i.kind == Direction::Fail.name());
+            let why = by.map(|i| format!("failed by {}: {}", i.by, i.reason));
+            return self.unless_in_flight(|| self.give_up(why, &course));
+        }
+        if self.gives_way(&course) {
+            return self.unless_in_flight(|| self.give_way(&course));
         }
         match course {
             Course::Forward if self.has_expired() => vec![Command::Expire],
@@ -282,9 +287,36 @@ impl Decision<'_> {
         vec![Command::Close(self.outcome(FinalState::Failed, Some(problem.to_owned()), self.all_cut()))]
     }
 
-    /// A person said that it is over.
-    fn give_up(&self, course: &Course) -> Vec<Command> {
-        let why = self.operation.interventions.last().map(|i| format!("failed by {}: {}", i.by, i.reason));
+    /// Does it give way now to what must not wait? What cuts or removes goes on as long as it can by itself.
+    fn gives_way(&self, course: &Course) -> bool {
+        let cuts = self.plan.forward_only() || matches!(course, Course::Isolate(_));
+        self.operation.is_preempted() && (self.escalated() || !cuts) && !self.complete()
+    }
+
+    /// What stands is on record, and the next operation is planned from that.
+    fn give_way(&self, course: &Course) -> Vec<Command> {
+        let why = self.operation.preempted.clone();
+        if self.untouched() {
+            let problem = match (self.operation.problem(), why) {
+                (Some(problem), Some(why)) => Some(format!("{problem}; {why}")),
+                (problem, why) => problem.or(why),
+            };
+            return vec![Command::Close(self.outcome(FinalState::RolledBack, problem, false))];
+        }
+        self.give_up(why, course)
+    }
+
+    /// Is everything as it was before: nothing made, changed, removed or cut that was not taken back?
+    fn untouched(&self) -> bool {
+        let looks = |s: &Step| {
+            matches!(s.action, Action::Attest { .. } | Action::Measure { .. } | Action::Capture { .. })
+        };
+        let back = |s: &Step| matches!(self.state(s.id), StepState::Pending | StepState::Undone);
+        self.plan.steps.iter().chain(&self.plan.isolation).all(|s| looks(s) || back(s))
+    }
+
+    /// Somebody said that it is over.
+    fn give_up(&self, why: Option<String>, course: &Course) -> Vec<Command> {
         let problem = match (self.operation.problem(), why) {
             (Some(problem), Some(why)) => format!("{problem}; {why}"),
             (problem, why) => problem.or(why).unwrap_or_default(),

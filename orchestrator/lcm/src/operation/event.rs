@@ -122,6 +122,17 @@ pub enum Event {
         /// Wall clock, ms.
         at_ms: u64,
     },
+    /// The ledger approved an isolation or a termination of the same service: it gives way.
+    Preempted {
+        /// The intent that it gives way to.
+        intent_id: String,
+        /// What that one is: `isolate`, `terminate`.
+        action: String,
+        /// Position of its approval.
+        position: u64,
+        /// Wall clock, ms.
+        at_ms: u64,
+    },
     /// It cannot end by itself: SOL003 FAILED_TEMP. It keeps trying, slowly, or waits for a direction.
     Escalated {
         /// Why.

@@ -135,6 +135,10 @@ pub fn plan(input: &Input<'_>) -> Result<Plan, Refusal> {
         IntentKind::Heal(heal) => healing(input, heal)?,
         IntentKind::Migrate(migrate) => migration(input, migrate)?,
         IntentKind::Isolate(isolate) => isolation(input, isolate)?,
+        IntentKind::Terminate {} if input.before.is_none() => {
+            let change = Change { extra: everything_of(input)?, ..Change::default() };
+            Steps::new(input, None, None, None).build(&change)?
+        }
         IntentKind::Terminate {} => {
             Steps::new(input, None, Some(existing(input)?), None).build(&Change::default())?
         }
@@ -331,6 +335,22 @@ fn isolation(input: &Input<'_>, isolate: &Isolate) -> Result<Plan, Refusal> {
     let mut after = before.clone();
     after.isolated.extend(targets.iter().cloned());
     Ok(Steps::new(input, None, Some(before), Some(after)).cut(&targets, isolate.capture_ms))
+}
+
+/// Everything of a service that is known by its keys alone: its deployment had not begun when it was to end.
+fn everything_of(input: &Input<'_>) -> Result<Vec<(Place, Kind)>, Refusal> {
+    let ns = &input.grant.ns_instance_id;
+    let mut found = BTreeMap::new();
+    for site in input.sites {
+        if let Some(why) = &site.problem {
+            return refuse("UNOBSERVED", format!("what stands at site {} cannot be seen: {why}", site.name));
+        }
+        let objects = site.inventory.objects.iter().map(|(key, o)| (key, o.kind()));
+        let all = objects.chain(site.inventory.extra.iter().map(|s| (&s.key, s.kind)));
+        let ours = all.filter(|(key, _)| key.service() == ns);
+        found.extend(ours.map(|(key, kind)| ((site.name.clone(), key.clone()), kind)));
+    }
+    Ok(found.into_iter().collect())
 }
 
 fn existing<'a>(input: &Input<'a>) -> Result<&'a NsRecord, Refusal> {

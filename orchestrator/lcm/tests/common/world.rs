@@ -342,6 +342,8 @@ impl Runner {
                     Command::Escalate { problem, leftovers } => {
                         self.append(operation, Event::Escalated { problem, leftovers, at_ms })?;
                     }
+                    // Nobody decides before what is to come from outside has come.
+                    Command::Await if self.intervention.is_some() => {}
                     Command::Await => {
                         let what =
                             *self.directions.front().expect("a person is asked, and nobody says anything");
@@ -352,6 +354,11 @@ impl Runner {
                     Command::Close(outcome) => self.append(operation, Event::Closed { outcome, at_ms })?,
                     Command::Anchor => return Ok(()),
                 }
+            }
+            if let Some((after, _)) = &mut self.intervention
+                && operation.leftovers().is_some()
+            {
+                *after = 0;
             }
             if let Some(what) = self.directions.front().copied()
                 && operation.leftovers().is_some()
