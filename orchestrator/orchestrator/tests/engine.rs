@@ -29,6 +29,8 @@ mod life;
 mod order;
 #[path = "engine/outage.rs"]
 mod outage;
+#[path = "engine/overtaken.rs"]
+mod overtaken;
 #[path = "engine/store.rs"]
 mod store;
 #[path = "engine/telemetry.rs"]

@@ -10,7 +10,7 @@ use std::{
 
 use lcm::{Event, NsRecord, Operation, drift::Desired, operation::FinalState};
 
-use super::schedule::{Next, Parent, Rate, Schedule, Waiting};
+use super::schedule::{Next, Parent, Rate, Schedule, Waiting, Why};
 use crate::journal::{Journal, JournalError, ServiceRow};
 
 /// An operation that is under way, or waits for its anchor.
@@ -25,8 +25,8 @@ pub(super) struct Tracked {
 pub(super) enum Turn {
     /// This operation, now.
     Begin(String),
-    /// It is not to be carried out: an intent that it depends on did not complete.
-    Refuse(String, String),
+    /// It is not to be carried out.
+    Refuse(String, Why),
     /// Nothing before this moment, ms.
     Wait(u64),
     /// Nothing.
@@ -122,6 +122,15 @@ impl Book {
         self.queue.concerns(ns) || self.live.values().any(live)
     }
 
+    /// The operation of a service that has begun and is not over, and what waits that it is to give way to.
+    pub(super) fn overtaken<'a>(&'a self, ns: &'a str) -> Option<(&'a Operation, &'a Waiting)> {
+        let mut live = self.live.values().map(|t| &t.operation);
+        let begun = live.find(|o| o.outcome.is_none() && o.grant.ns_instance_id == ns)?;
+        let mut waiting = self.queue.of_service(ns);
+        let by = waiting.find(|w| w.goes_before(&begun.grant.intent_id))?;
+        (!begun.is_preempted()).then_some((begun, by))
+    }
+
     /// Operations that wait for their turn.
     pub(super) fn waiting(&self) -> usize {
         self.queue.len()
@@ -166,7 +175,7 @@ impl Book {
         let next = self.queue.next(now_ms, ordinary, &|intent| parent(intent, live, by_intent, journal));
         match next {
             Next::Begin(waiting) => Turn::Begin(waiting.id),
-            Next::Refuse(waiting, intent) => Turn::Refuse(waiting.id, intent),
+            Next::Refuse(waiting, why) => Turn::Refuse(waiting.id, why),
             Next::Wait(until_ms) => Turn::Wait(until_ms),
             Next::Idle => Turn::Idle,
         }

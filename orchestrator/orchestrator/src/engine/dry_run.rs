@@ -32,6 +32,10 @@ impl Engine {
     /// The plan of an intent, or why there is none, and what was weighed.
     pub(super) async fn dry_run(&self, intent: &Intent) -> Result<PlanView, Problem> {
         let grant = self.as_if_granted(intent).await?;
+        if !self.may_exist(intent).await? {
+            let detail = format!("tenant `{}` has no service `{}`", intent.tenant, intent.service);
+            return Ok(refused(intent, &grant, &Refusal { code: "NO_SUCH_SERVICE", detail }, None));
+        }
         let survey = match self.survey(intent, &grant).await {
             Ok(survey) => survey,
             Err(refusal) => return Ok(refused(intent, &grant, &refusal, None)),
@@ -89,6 +93,15 @@ impl Engine {
             waived: Vec::new(),
             standing: None,
         })
+    }
+
+    /// Is the service that the intent is about on the ledger, unless the intent makes it?
+    async fn may_exist(&self, intent: &Intent) -> Result<bool, Problem> {
+        if matches!(intent.action, IntentKind::Deploy(_)) {
+            return Ok(true);
+        }
+        let key = state::service_key(&intent.tenant, &intent.service);
+        Ok(self.fetch::<ServiceRecord>(&key).await?.is_some_and(|s| !s.gone))
     }
 
     async fn fetch<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Problem> {

@@ -62,6 +62,11 @@ impl Inbox {
         events.into_iter().filter(|e| tried.apply(e).is_ok()).collect()
     }
 
+    /// Does something wait for this operation?
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
     /// Notices of arrivals, for whichever operation; those before now count as seen.
     pub(super) fn arrivals(&self) -> watch::Receiver<u64> {
         self.arrivals.subscribe()

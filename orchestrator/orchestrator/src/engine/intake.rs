@@ -54,6 +54,13 @@ pub(super) fn waiting(operation: &Operation) -> Option<Waiting> {
     }
     let intent = intent_of(operation).ok();
     let waived = operation.grant.waived.iter().any(|rule| rule == DEPENDENCIES);
+    // As the ledger has it: only what a person asks for.
+    let in_person = intent.as_ref().is_some_and(|i| i.standing.is_none());
+    let overtakes = match operation.grant.action.as_str() {
+        "isolate" if in_person => Some("isolate"),
+        "terminate" if in_person => Some("terminate"),
+        _ => None,
+    };
     Some(Waiting {
         id: operation.id.clone(),
         intent_id: operation.grant.intent_id.clone(),
@@ -63,6 +70,8 @@ pub(super) fn waiting(operation: &Operation) -> Option<Waiting> {
         position: operation.order().0,
         // What an emergency waived is not waited for: it may never come.
         depends_on: intent.filter(|_| !waived).map(|i| i.depends_on).unwrap_or_default(),
+        overtakes,
+        gives_way_to: None,
     })
 }
 
@@ -289,7 +298,30 @@ impl Engine {
         if let Some(waiting) = waiting(&operation) {
             book.enqueue(waiting, now_ms(), &self.journal);
         }
+        drop(book);
+        self.make_way(&operation.grant.ns_instance_id);
         Ok(())
+    }
+
+    /// Tells the operation of a service that is under way to give way to an isolation or a termination that waits.
+    pub(super) fn make_way(&self, ns: &str) {
+        let told = {
+            let book = self.read();
+            book.overtaken(ns).map(|(operation, by)| {
+                let event = Event::Preempted {
+                    intent_id: by.intent_id.clone(),
+                    action: by.overtakes.unwrap_or_default().to_owned(),
+                    position: by.position,
+                    at_ms: now_ms(),
+                };
+                (operation.clone(), event)
+            })
+        };
+        let Some((operation, event)) = told else { return };
+        tracing::info!(operation = operation.id, ?event, "told to give way");
+        if let Err(error) = self.inbox.put(&operation, event) {
+            tracing::warn!(operation = operation.id, %error, "it is not told to give way");
+        }
     }
 
     /// An approval that was carried here by hand.

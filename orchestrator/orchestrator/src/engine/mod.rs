@@ -56,7 +56,7 @@ pub use catalogue::CatalogueError;
 use inbox::Inbox;
 use reconcile::Look;
 pub(crate) use runner::intent_of;
-use schedule::Rate;
+use schedule::{Rate, Why};
 use verified::Verified;
 
 /// A site's ports.
@@ -223,7 +223,9 @@ impl Engine {
                 None => book.resume(operation),
             }
         }
+        let begun: Vec<String> = book.live().map(|t| t.operation.grant.ns_instance_id.clone()).collect();
         drop(book);
+        begun.iter().for_each(|ns| self.make_way(ns));
         self.tell_of_revocations()?;
         Ok(())
     }
@@ -293,15 +295,23 @@ impl Engine {
             }
             let (id, refused) = match book.turn(now_ms(), ordinary, &self.journal) {
                 Turn::Begin(id) => (id, None),
-                Turn::Refuse(id, parent) => (id, Some(parent)),
+                Turn::Refuse(id, why) => (id, Some(why)),
                 Turn::Wait(until_ms) => return Ok(Some(until_ms)),
                 Turn::Idle => return Ok(None),
             };
             let operation = Operation::fold(&self.journal.events(&id)?)?;
             book.track(operation);
             drop(book);
-            if let Some(parent) = refused {
-                self.refuse(&id, "DEPENDENCY_NOT_COMPLETED", format!("intent `{parent}` did not complete"))?;
+            match refused {
+                None => {}
+                Some(Why::Dependency(intent)) => {
+                    let detail = format!("intent `{intent}` did not complete");
+                    self.refuse(&id, "DEPENDENCY_NOT_COMPLETED", detail)?;
+                }
+                Some(Why::GivesWay(intent)) => {
+                    let detail = format!("it had not begun when intent `{intent}` was approved");
+                    self.refuse(&id, "PREEMPTED", detail)?;
+                }
             }
             self.spawn(tasks, id, false, stop);
         }

@@ -89,7 +89,9 @@ impl Engine {
                         };
                     }
                     Command::Run { step, attempt } => {
-                        if slots.is_none() && !self.take_slots(&operation, &mut slots, &mut stop).await {
+                        if slots.is_none()
+                            && !self.take_slots(&operation, &mut slots, (&mut stop, &mut arrivals)).await
+                        {
                             break;
                         }
                         let event = Event::Started { step, attempt, at_ms: now_ms() };
@@ -128,21 +130,26 @@ impl Engine {
         }
     }
 
-    /// Waits for a place at every site of the plan; false: `stop` came first. In the order of their names, so that two
-    /// operations never wait for each other.
+    /// Waits for a place at every site of the plan; false: `stop` or something for this operation came first. In the
+    /// order of their names, so that two operations never wait for each other.
     async fn take_slots(
         &self,
         operation: &Operation,
         slots: &mut Option<Vec<OwnedSemaphorePermit>>,
-        stop: &mut watch::Receiver<bool>,
+        (stop, arrivals): (&mut watch::Receiver<bool>, &mut watch::Receiver<u64>),
     ) -> bool {
         let sites = operation.plan.as_ref().map(|p| sites_of(p)).unwrap_or_default();
         let mut taken = Vec::with_capacity(sites.len());
         for semaphore in sites.iter().filter_map(|s| self.site_slots.get(s)) {
-            let permit = tokio::select! {
-                biased;
-                _ = stop.wait_for(|s| *s) => return false,
-                permit = semaphore.clone().acquire_owned() => permit,
+            let place = semaphore.clone().acquire_owned();
+            tokio::pin!(place);
+            let permit = loop {
+                tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|s| *s) => return false,
+                    permit = &mut place => break permit,
+                    _ = arrivals.changed() => if self.inbox.has(&operation.id) { return false },
+                }
             };
             // The semaphores are never closed.
             taken.extend(permit);

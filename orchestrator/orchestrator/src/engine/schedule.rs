@@ -8,6 +8,8 @@
 //! - what cuts traffic off or breaks the glass goes before repairs, and repairs before everything else;
 //! - a tenant begins at most [`Rate::burst`] operations at once and [`Rate::per_minute`] on average; urgent ones do not
 //!   wait for that;
+//! - what cuts off or ends a service, asked for in person, waits for no other operation of it: those that have not begun
+//!   come out as [`Next::Refuse`] at once, unless it depends on them;
 //! - an operation begins in the first round after the last one it depends on has completed; when one of those did not
 //!   complete, it comes out as [`Next::Refuse`], and nothing of it is done;
 //! - nothing is dropped. Who feeds the queue stops reading the ledger's stream while it is full ([`Schedule::room`]).
@@ -69,6 +71,26 @@ pub(super) struct Waiting {
     pub position: u64,
     /// Intents that must have completed.
     pub depends_on: Vec<String>,
+    /// `isolate` or `terminate`, asked for in person: other operations of the service give way to it.
+    pub overtakes: Option<&'static str>,
+    /// The intent that it gives way to.
+    pub gives_way_to: Option<String>,
+}
+
+impl Waiting {
+    /// Does an operation of this intent give way to it?
+    pub(super) fn goes_before(&self, intent: &str) -> bool {
+        self.overtakes.is_some() && !self.depends_on.iter().any(|d| d == intent)
+    }
+}
+
+/// Why an operation is not to be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Why {
+    /// This intent, which it depends on, did not complete.
+    Dependency(String),
+    /// It gives way to this intent.
+    GivesWay(String),
 }
 
 /// What became of an intent that others depend on.
@@ -87,8 +109,8 @@ pub(super) enum Parent {
 pub(super) enum Next {
     /// This operation begins.
     Begin(Waiting),
-    /// This one cannot: an intent that it depends on did not complete.
-    Refuse(Waiting, String),
+    /// This one is not to be carried out.
+    Refuse(Waiting, Why),
     /// Nothing before this moment, ms: every tenant that has something to begin is over its rate.
     Wait(u64),
     /// Nothing can begin until an operation ends or another one is pushed.
@@ -163,9 +185,20 @@ impl Schedule {
         }
         queue.insert(at, waiting);
         self.len += 1;
-        if at == 0 {
+        let first = queue.front().map(|w| (w.class, w.position, ns.clone()));
+        let gives_way = give_way(queue);
+        if gives_way && let Some(ready) = first {
+            // What it was ready as, or waits for, does not matter any more.
+            tenant.ready.remove(&ready);
+        }
+        if at == 0 || gives_way {
             self.look_at(&name, &ns, parent);
         }
+    }
+
+    /// The operations of a service that wait, in order.
+    pub(super) fn of_service<'a>(&'a self, ns: &'a str) -> impl Iterator<Item = &'a Waiting> {
+        self.tenants.values().filter_map(move |t| t.services.get(ns)).flatten()
     }
 
     /// Is the first operation of this service ready, or what does it wait for?
@@ -175,7 +208,8 @@ impl Schedule {
         }
         let Some(it) = self.tenants.get_mut(tenant) else { return };
         let Some(first) = it.services.get(ns).and_then(VecDeque::front) else { return };
-        let open = first.depends_on.iter().find(|i| parent(i) == Parent::Open);
+        let waits = first.gives_way_to.is_none();
+        let open = first.depends_on.iter().find(|i| waits && parent(i) == Parent::Open);
         match open {
             Some(intent) => {
                 let of = self.blocked.entry(intent.clone()).or_default();
@@ -235,8 +269,11 @@ impl Schedule {
     }
 
     fn begin(&self, waiting: Waiting, parent: &impl Fn(&str) -> Parent) -> Next {
+        if let Some(intent) = waiting.gives_way_to.clone() {
+            return Next::Refuse(waiting, Why::GivesWay(intent));
+        }
         match waiting.depends_on.iter().find(|i| parent(i) == Parent::NotCompleted).cloned() {
-            Some(failed) => Next::Refuse(waiting, failed),
+            Some(failed) => Next::Refuse(waiting, Why::Dependency(failed)),
             None => Next::Begin(waiting),
         }
     }
@@ -263,6 +300,23 @@ impl Schedule {
             self.tenants.retain(|_, t| !t.services.is_empty());
         }
     }
+}
+
+/// Marks what gives way to something behind it; did the first of them change?
+fn give_way(queue: &mut VecDeque<Waiting>) -> bool {
+    let mut first = false;
+    for at in 0..queue.len() {
+        let Some(it) = queue.get(at).filter(|w| w.overtakes.is_none() && w.gives_way_to.is_none()) else {
+            continue;
+        };
+        let to =
+            queue.iter().skip(at + 1).find(|w| w.goes_before(&it.intent_id)).map(|w| w.intent_id.clone());
+        if let (Some(to), Some(it)) = (to, queue.get_mut(at)) {
+            (it.gives_way_to, it.class) = (Some(to), Class::Urgent);
+            first |= at == 0;
+        }
+    }
+    first
 }
 
 /// Tenants without a waiting operation that are remembered (for their rate and turn).

@@ -15,6 +15,8 @@ fn waiting(position: u64, tenant: &str, ns: &str) -> Waiting {
         class: Class::Ordinary,
         position,
         depends_on: Vec::new(),
+        overtakes: None,
+        gives_way_to: None,
     }
 }
 
@@ -83,11 +85,39 @@ fn a_child_begins_in_the_round_after_its_parent_or_is_refused() {
         schedule.ended("t", "parent", "intent-1", &|_| outcome);
         let expected = match outcome {
             Parent::Completed => Next::Begin(child),
-            _ => Next::Refuse(child, "intent-1".into()),
+            _ => Next::Refuse(child, Why::Dependency("intent-1".into())),
         };
         assert_eq!(schedule.next(0, true, &|_| outcome), expected);
         assert_eq!(schedule.len(), 0);
     }
+}
+
+/// Whatever it waits for: its turn, its tenant's rate, another operation.
+#[test]
+fn what_cuts_off_or_ends_waits_for_nothing_that_has_not_begun() {
+    let mut schedule = Schedule::new(Rate { per_minute: 1, burst: 1 });
+    schedule.push(waiting(0, "t", "ns-0"), 0, &completed);
+    assert_eq!(begun(&mut schedule, 0), [0]);
+    schedule.push(waiting(1, "t", "over-its-rate"), 0, &completed);
+    let waits = Waiting { depends_on: vec!["intent-0".into()], ..waiting(2, "t", "waits") };
+    schedule.push(waits, 0, &|_| Parent::Open);
+    assert_eq!(schedule.next(0, true, &|_| Parent::Open), Next::Wait(60_000));
+    let cut =
+        |n, ns: &str| Waiting { class: Class::Urgent, overtakes: Some("isolate"), ..waiting(n, "t", ns) };
+    // One that depends on what is before it waits for that.
+    let patient = Waiting { depends_on: vec!["intent-1".into()], ..cut(3, "over-its-rate") };
+    schedule.push(patient, 0, &|_| Parent::Open);
+    assert_eq!(schedule.next(0, true, &|_| Parent::Open), Next::Wait(60_000));
+    for (n, ns) in [(4, "over-its-rate"), (5, "waits")] {
+        schedule.push(cut(n, ns), 0, &|_| Parent::Open);
+        let Next::Refuse(w, why) = schedule.next(0, true, &|_| Parent::Open) else { panic!("{ns}") };
+        assert_eq!((w.ns.as_str(), why), (ns, Why::GivesWay(format!("intent-{n}"))));
+        schedule.ended("t", ns, &w.intent_id, &|_| Parent::NotCompleted);
+    }
+    assert!(
+        matches!(schedule.next(0, true, &|_| Parent::NotCompleted), Next::Refuse(w, _) if w.position == 3)
+    );
+    assert!(matches!(schedule.next(0, true, &|_| Parent::NotCompleted), Next::Begin(w) if w.position == 5));
 }
 
 #[test]
@@ -123,16 +153,17 @@ proptest! {
     /// Whatever comes in whatever order: each begins exactly once, alone on its service, in order, parents first.
     #[test]
     fn nothing_is_lost_doubled_or_reordered(
-        ops in prop::collection::vec((0..4_u8, 0..3_u8, 0..3_u8, prop::option::of(0..40_usize)), 1..40),
+        ops in prop::collection::vec((0..4_u8, 0..3_u8, 0..4_u8, prop::option::of(0..40_usize)), 1..40),
         ends in prop::collection::vec(any::<prop::sample::Index>(), 80),
         fail in 0..5_usize,
     ) {
         let mut schedule = Schedule::new(Rate { per_minute: 6000, burst: 3 });
         let mut over = BTreeMap::<String, bool>::new();
         let all: Vec<Waiting> = ops.iter().enumerate().map(|(n, (tenant, ns, class, parent))| {
-            let class = [Class::Urgent, Class::Repair, Class::Ordinary][usize::from(*class)];
+            let overtakes = (*class == 3).then_some("isolate");
+            let class = [Class::Urgent, Class::Repair, Class::Ordinary, Class::Urgent][usize::from(*class)];
             let depends_on = parent.filter(|p| *p < n).map(|p| format!("intent-{p}")).into_iter().collect();
-            Waiting { class, depends_on, ..waiting(n as u64, &format!("t{tenant}"), &format!("t{tenant}/{ns}")) }
+            Waiting { class, depends_on, overtakes, ..waiting(n as u64, &format!("t{tenant}"), &format!("t{tenant}/{ns}")) }
         }).collect();
         let status = |over: &BTreeMap<String, bool>, i: &str| match over.get(i) {
             None => Parent::Open, Some(true) => Parent::Completed, Some(false) => Parent::NotCompleted,
@@ -150,8 +181,15 @@ proptest! {
                         prop_assert!(busy.insert(w.ns.clone()), "two at once on {}", w.ns);
                         running.push(w);
                     }
-                    Next::Refuse(w, parent) => {
+                    Next::Refuse(w, Why::Dependency(parent)) => {
                         prop_assert_eq!(over.get(&parent), Some(&false));
+                        prop_assert!(busy.insert(w.ns.clone()));
+                        running.push(w);
+                    }
+                    Next::Refuse(w, Why::GivesWay(to)) => {
+                        let to = all.iter().find(|o| o.intent_id == to).unwrap();
+                        prop_assert!(to.ns == w.ns && to.position > w.position && to.goes_before(&w.intent_id));
+                        prop_assert!(w.overtakes.is_none());
                         prop_assert!(busy.insert(w.ns.clone()));
                         running.push(w);
                     }

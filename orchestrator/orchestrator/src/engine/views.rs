@@ -156,6 +156,11 @@ impl Timeline<'_> {
                 self.push(*at_ms, "grant", "revoked", what).evidence =
                     Some(format!("ledger entry {position}"));
             }
+            Event::Preempted { intent_id, action, position, at_ms } => {
+                let what = format!("gives way: intent {intent_id} is to {action} the service");
+                self.push(*at_ms, "direction", "preempted", what).evidence =
+                    Some(format!("ledger entry {position}"));
+            }
             Event::Escalated { problem, leftovers, at_ms } => {
                 let what = format!("a person is needed: {problem}; left: {}", leftovers.join(", "));
                 self.push(*at_ms, "escalation", "failed", what);

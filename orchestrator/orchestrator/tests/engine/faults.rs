@@ -286,8 +286,8 @@ async fn each_step_of_a_scale() {
     life.end().await;
 }
 
-/// A scale that a person gave up leaves objects behind; a terminate removes them too. Before that
-/// decision the ledger takes none.
+/// A scale that a person gave up leaves objects behind; a terminate removes them too. Before that decision the ledger
+/// takes no other scale.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminate_removes_what_a_failed_scale_left() {
     let world = World::new();
@@ -304,7 +304,9 @@ async fn a_terminate_removes_what_a_failed_scale_left() {
         assert_eq!(stuck.state, STUCK, "{stuck:?}");
         assert_eq!(stuck.leftovers, leftovers(&world, &ns, &step, from));
         assert!(world.left_of(&ns).len() > 8, "{step:?}: it left nothing");
-        let refused = life.engine.submit(world.signed(&terminate(&service))).await.unwrap();
+        let mut again = scale(&service, ScaleDirection::ScaleOut);
+        again.id.push_str("-again");
+        let refused = life.engine.submit(world.signed(&again)).await.unwrap();
         assert_eq!(refused.verdict.code(), "OPERATION_IN_FLIGHT");
         let failed = life.decide(&stuck, Fail).await;
         assert_eq!((failed.state.as_str(), &failed.leftovers), ("FAILED", &stuck.leftovers));

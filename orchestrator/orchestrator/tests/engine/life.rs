@@ -157,6 +157,16 @@ pub enum End {
 /// One life, on a runtime of its own with a single thread, which ends with it: at the given death, or when the evidence
 /// of the intent's operation is anchored. Nothing that ran in it goes on.
 pub fn live(world: &World, ledger: &Arc<dyn Ledger>, intent: &str, death: Death) -> End {
+    live_until(world, ledger, (intent, |o| o.anchored), death)
+}
+
+/// As [`live`], until the operation is as it should be.
+pub fn live_until(
+    world: &World,
+    ledger: &Arc<dyn Ledger>,
+    (intent, good): (&str, fn(&OperationView) -> bool),
+    death: Death,
+) -> End {
     let reaper = Arc::new(Reaper::new(death));
     let mortal = Arc::new(MortalLedger { inner: ledger.clone(), reaper: reaper.clone() });
     let ports = |vim: &Arc<FakeVim>| -> Ports {
@@ -168,7 +178,7 @@ pub fn live(world: &World, ledger: &Arc<dyn Ledger>, intent: &str, death: Death)
         tokio::runtime::Builder::new_current_thread().event_interval(1).enable_all().build().unwrap();
     let parts = world.parts(mortal, ports);
     let lived = catch_unwind(AssertUnwindSafe(|| {
-        runtime.block_on(async { tokio::time::timeout(PATIENCE, life(parts, intent, &reaper)).await })
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, life(parts, (intent, good), &reaper)).await })
     }));
     drop(runtime);
     match lived {
@@ -179,7 +189,7 @@ pub fn live(world: &World, ledger: &Arc<dyn Ledger>, intent: &str, death: Death)
     }
 }
 
-async fn life(parts: Parts, intent: &str, reaper: &Arc<Reaper>) -> End {
+async fn life(parts: Parts, (intent, good): (&str, fn(&OperationView) -> bool), reaper: &Arc<Reaper>) -> End {
     let engine = Engine::new(parts).unwrap();
     let (_stop, stopped) = watch::channel(false);
     let run = engine.clone().run(stopped);
@@ -187,7 +197,7 @@ async fn life(parts: Parts, intent: &str, reaper: &Arc<Reaper>) -> End {
     tokio::select! {
         biased;
         () = fate => End::Died,
-        view = until(&engine, intent, |o| o.anchored) => End::Anchored(Box::new(view)),
+        view = until(&engine, intent, good) => End::Anchored(Box::new(view)),
         // A task of the engine that the reaper took ends the engine too.
         ended = run => match ended {
             Err(EngineError::Task(e)) if e.is_panic() && reaper.struck() => End::Died,
