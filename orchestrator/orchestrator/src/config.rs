@@ -283,3 +283,82 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str = r#"
+operator = "edge-org"
+accepted_policies = ["sha256:0000000000000000000000000000000000000000000000000000000000000000"]
+
+[[site]]
+name = "edge"
+jurisdiction = "DE"
+latency_us = 500
+cost = 1
+concurrent_operations = 2
+
+[site.host]
+vcpus = 8
+memory_mib = 4096
+instances = 8
+tpm = { tcti = "swtpm:path=/run/tpm.sock", pcr = 13 }
+
+[limits]
+step_attempts = 3
+
+[drift]
+interval_s = 10
+
+[api]
+listen = "[::]:8443"
+
+[telemetry]
+otlp = "http://127.0.0.1:4318"
+"#;
+
+    proptest! {
+        /// Whatever a line becomes: read, or refused with the file's name.
+        #[test]
+        fn a_changed_configuration_is_read_or_refused(
+            at in any::<prop::sample::Index>(),
+            cut in 0..20usize,
+            with in "(?s)[\\[\\]{}=\"'.,#\\n\\PC]{0,8}|= -1\\n|\\[\\[site\\]\\]\n|99999999999999999999",
+        ) {
+            let starts: Vec<usize> = GOOD.char_indices().map(|(i, _)| i).collect();
+            let i = at.index(starts.len());
+            let end = starts.get(i + cut).copied().unwrap_or(GOOD.len());
+            let text = format!("{}{with}{}", &GOOD[..starts[i]], &GOOD[end..]);
+            if let Err(e) = Config::parse(&text, "config.toml") {
+                prop_assert!(e.to_string().starts_with("config.toml"), "{e}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_wherever_it_is() {
+        assert!(Config::parse(GOOD, "config.toml").is_ok());
+        for section in
+            ["", "[[site]]\n", "[site.host]\n", "[limits]\n", "[drift]\n", "[api]\n", "[telemetry]\n"]
+        {
+            let text = match section {
+                "" => format!("unknown = 1\n{GOOD}"),
+                section => GOOD.replacen(section, &format!("{section}unknown = 1\n"), 1),
+            };
+            let error = Config::parse(&text, "config.toml").unwrap_err().to_string();
+            assert!(error.contains("unknown"), "{section}: {error}");
+        }
+    }
+
+    #[test]
+    fn deep_and_large_configurations_end() {
+        for text in
+            ["[".repeat(1 << 16), "a=".to_owned() + &"[".repeat(1 << 16), "a.".repeat(1 << 16) + "b=1"]
+        {
+            assert!(Config::parse(&text, "config.toml").is_err());
+        }
+    }
+}

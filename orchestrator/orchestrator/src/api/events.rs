@@ -261,4 +261,22 @@ mod tests {
     fn times_are_rfc3339_with_milliseconds() {
         assert_eq!(rfc3339(1_800_000_000_007), "2027-01-15T08:00:00.007Z");
     }
+
+    #[test]
+    fn the_last_event_is_a_number_that_json_can_hold() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("last-event-id", value.parse().unwrap());
+            last_event_id(&headers)
+        };
+        let most = crate::api::catalogue::MAX_NUMBER;
+        assert_eq!(last_event_id(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(of("0").unwrap(), Some(0));
+        assert_eq!(of(&most.to_string()).unwrap(), Some(most));
+        for bad in
+            [(most + 1).to_string(), "-1".into(), "1e3".into(), " ".into(), "\u{e4}".into(), "1,2".into()]
+        {
+            assert_eq!(of(&bad).unwrap_err().code, "LAST_EVENT_ID", "{bad}");
+        }
+    }
 }

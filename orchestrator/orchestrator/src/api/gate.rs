@@ -203,3 +203,41 @@ impl Drop for Turn {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.held);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(values: &[&[u8]]) -> Result<Option<String>, Problem> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(KEY, HeaderValue::from_bytes(value).unwrap());
+        }
+        key(&headers)
+    }
+
+    #[test]
+    fn a_key_is_one_of_its_length_quoted_or_not() {
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[b"\"8e03978e\""]).unwrap().as_deref(), Some("8e03978e"));
+        let longest = vec![b'k'; MAX_KEY_BYTES];
+        assert_eq!(of(&[&longest]).unwrap().unwrap().len(), MAX_KEY_BYTES);
+        let longer = vec![b'k'; MAX_KEY_BYTES + 1];
+        for bad in [&[b"a".as_slice(), b"b"][..], &[b""], &[b"\"\""], &[b"a b"], &[b"\xe4"], &[&longer]] {
+            assert_eq!(of(bad).unwrap_err().code, "IDEMPOTENCY_KEY", "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_that_is_taken_can_be_stored(value in proptest::collection::vec(0x20u8..=0xff, 0..200)) {
+            prop_assume!(!value.contains(&0x7f));
+            if let Ok(Some(key)) = of(&[&value]) {
+                prop_assert!((1..=MAX_KEY_BYTES).contains(&key.len()));
+                prop_assert!(key.bytes().all(|b| b.is_ascii_graphic()));
+            }
+        }
+    }
+}

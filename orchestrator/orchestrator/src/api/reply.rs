@@ -200,3 +200,52 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Problem
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TAG: &str = "\"0123456789abcdef0123456789abcdef\"";
+
+    fn named(values: &[&[u8]], weak: bool) -> bool {
+        let mut request = HeaderMap::new();
+        for value in values {
+            request.append(header::IF_MATCH, HeaderValue::from_bytes(value).unwrap());
+        }
+        names(&request, &header::IF_MATCH, TAG, weak)
+    }
+
+    #[test]
+    fn entity_tags_are_compared_as_rfc_9110_says() {
+        let weak = format!("W/{TAG}");
+        for (values, strong, lax) in [
+            (vec![TAG], true, true),
+            (vec!["*"], true, true),
+            (vec![weak.as_str()], false, true),
+            (vec!["\"a\", \"b\"", &format!(" \"c\" ,{TAG} ")], true, true),
+            (vec!["\"a\"", &weak], false, true),
+            (vec![TAG.trim_matches('"')], false, false),
+            (vec!["w/", "W/*", ""], false, false),
+            (vec![], false, false),
+        ] {
+            let bytes: Vec<&[u8]> = values.iter().map(|v| v.as_bytes()).collect();
+            assert_eq!((named(&bytes, false), named(&bytes, true)), (strong, lax), "{values:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_names_a_tag_by_chance(value in proptest::collection::vec(0x20u8..=0xff, 0..80)) {
+            prop_assume!(!value.contains(&0x7f) && !value.contains(&b'*'));
+            prop_assert!(!named(&[&value], true));
+        }
+
+        #[test]
+        fn no_body_is_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let read: Result<trust::Envelope, Problem> = parse(&bytes, "an envelope");
+            prop_assert!(read.is_err_and(|p| matches!(p.status, 400 | 422)));
+        }
+    }
+}
