@@ -230,6 +230,21 @@ fn a_migration_makes_proves_and_only_then_breaks() {
 }
 
 #[test]
+fn a_migration_stays_in_the_countries_of_the_deployment_unless_it_names_another_place() {
+    let mut before = deployed();
+    before.deploy.placement.jurisdictions = vec!["DE".into()];
+    let mut abroad = Setup::joined();
+    let moves = |setup: &Setup, sites: &[&str]| setup.plan(migrate(&[], sites), Some(&before));
+    let at_home = moves(&abroad, &[]).unwrap();
+    assert_eq!(at_home.after.unwrap().deploy.placement.jurisdictions, ["DE"], "and so does the next one");
+    abroad.sites.iter_mut().filter(|s| s.name != "edge-a").for_each(|s| s.jurisdiction = "FR".into());
+    let refusal = moves(&abroad, &[]).unwrap_err();
+    assert_eq!(refusal.code, "NO_SITE");
+    assert!(refusal.detail.contains("jurisdiction FR"), "{refusal:?}");
+    assert_eq!(moves(&abroad, &["edge-c"]).unwrap().site, "edge-c", "who names a site means it");
+}
+
+#[test]
 fn a_member_moves_alone_where_links_can_span_and_nowhere_else() {
     let before = deployed();
     let joined = Setup::joined();

@@ -166,7 +166,7 @@ pub fn placement(input: &Input<'_>) -> Result<Option<Problem>, Refusal> {
             let topology = Topology::new(input, &before.deploy.vnf_params)?;
             let now = Seats::of(&topology, before)?;
             let moving = movers(before, migrate)?;
-            let asked = Deploy { placement: migrate.placement.clone(), ..before.deploy.clone() };
+            let asked = whither(before, migrate);
             let siting = Siting::new(input, &topology, &asked);
             Ok(Some(siting.problem(&before.instances, Some(&now), &moving)))
         }
@@ -296,12 +296,12 @@ fn migration(input: &Input<'_>, migrate: &Migrate) -> Result<Plan, Refusal> {
     let topology = Topology::new(input, &before.deploy.vnf_params)?;
     let now = Seats::of(&topology, before)?;
     let moving = movers(before, migrate)?;
-    let asked = Deploy { placement: migrate.placement.clone(), ..before.deploy.clone() };
+    let asked = whither(before, migrate);
     let siting = Siting::new(input, &topology, &asked);
     let (seats, refused) = siting.moving(&before.instances, &now, &moving)?;
     let mut after = before.tidied();
     if moving.len() == before.instances.len() {
-        after.deploy.placement = migrate.placement.clone();
+        after.deploy.placement = asked.placement.clone();
     }
     after.site.clone_from(&seats.main);
     after.objects = topology.objects(&before.instances, &seats, Some(before))?;
@@ -310,6 +310,16 @@ fn migration(input: &Input<'_>, migrate: &Migrate) -> Result<Plan, Refusal> {
     let after = attested(input, after)?;
     let change = Change { kept: Kept::Former, removal: Removal::ForGood, ..Change::default() };
     Steps::new(input, Some((&topology, &seats)), Some(before), Some(after)).refusing(refused).build(&change)
+}
+
+/// Where a migration may go. Who names neither a site nor a country does not mean to leave the countries that the
+/// service was to stay in.
+fn whither(before: &NsRecord, migrate: &Migrate) -> Deploy {
+    let mut placement = migrate.placement.clone();
+    if placement.sites.is_empty() && placement.jurisdictions.is_empty() {
+        placement.jurisdictions.clone_from(&before.deploy.placement.jurisdictions);
+    }
+    Deploy { placement, ..before.deploy.clone() }
 }
 
 /// Which members a migration moves: those that it names, or all.

@@ -26,7 +26,7 @@ pub enum Exit {
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  refused: the policy denied it, a verification failed, a descriptor has errors, or there is no plan
+  1  refused: by the policy, a verification or lint; or there is no plan
   2  wrong usage, or input that cannot be read
   3  `mandate serve` is not reachable
   4  the operation was accepted and did not complete (in time), a site could not do its part, or

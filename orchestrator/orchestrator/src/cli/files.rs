@@ -43,7 +43,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::unwritable(path, &e);
     if path == Path::new("-") {
         let mut out = std::io::stdout().lock();
-        return out.write_all(bytes).and_then(|()| out.flush()).map_err(failed);
+        return match out.write_all(bytes).and_then(|()| out.flush()) {
+            // The reader has seen enough.
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(failed(e)),
+            _ => Ok(()),
+        };
     }
     let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidFilename.into()))?;
     let mut part = name.to_owned();

@@ -18,6 +18,11 @@ use crate::{
     views::{OperationView, StepView, TimelineLine},
 };
 
+/// What is not taken back once it has begun.
+const FORWARD_ONLY: [&str; 2] = ["terminate", "isolate"];
+/// Characters of a step's problem in the table: it is whole above it, in the timeline, and with --json.
+const MAX_PROBLEM: usize = 100;
+
 /// Commands on operations.
 #[derive(Debug, Subcommand)]
 pub enum OperationCommand {
@@ -134,8 +139,10 @@ fn render(shown: &Shown, style: Style) -> String {
         out.extend(decisions.iter().map(|line| renderer.line(line)));
     }
     if o.state == "FAILED_TEMP" {
+        let ways =
+            if FORWARD_ONLY.contains(&o.action.as_str()) { "retry|fail" } else { "retry|rollback|fail" };
         out.push_str(&format!(
-            "\n{} mandate operation retry|rollback|fail {} --reason …\n",
+            "\n{} mandate operation {ways} {} --reason …\n",
             style.paint(Paint::Yellow, "to be decided:"),
             o.id
         ));
@@ -162,10 +169,17 @@ fn step_table(steps: &[StepView]) -> Table {
             Cell::new(paint, &s.state),
             s.attempts.len().into(),
             took.map_or_else(|| "-".into(), |ms| duration(ms).into()),
-            Cell::new(Paint::Dim, problem.unwrap_or_default()),
+            Cell::new(Paint::Dim, short(problem.unwrap_or_default())),
         ]);
     }
     table
+}
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(MAX_PROBLEM) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -72,7 +72,11 @@ fn render(plan: &PlanView, explain: bool, style: Style) -> String {
         out.push_str(&format!("\n{}", steps(plan).render(style)));
     }
     if let Some(placement) = &plan.placement {
-        out.push_str(&placed(placement, explain, style));
+        // Why nothing has a place is said already.
+        if plan.feasible {
+            out.push_str(&placed(placement, style));
+        }
+        out.extend(placement.tables.iter().filter(|_| explain).map(|table| explained(table, style)));
     }
     out
 }
@@ -92,17 +96,16 @@ fn steps(plan: &PlanView) -> Table {
     table
 }
 
-fn placed(placement: &PlacementView, explain: bool, style: Style) -> String {
-    let mut out = format!("\n{}\n", style.paint(Paint::Bold, &placement.headline));
+fn placed(placement: &PlacementView, style: Style) -> String {
     let mut sites = Table::new(&["MEMBER", "SITE"], "no member has a place");
     for (member, site) in &placement.sites {
         sites.row([member.into(), Cell::new(Paint::Green, site)]);
     }
-    out.push_str(&sites.render(style));
-    for table in placement.tables.iter().filter(|_| explain) {
-        out.push_str(&format!("\n{}\n{}", style.paint(Paint::Bold, &table.title), rows(table).render(style)));
-    }
-    out
+    format!("\n{}\n{}", style.paint(Paint::Bold, &placement.headline), sites.render(style))
+}
+
+fn explained(table: &TableView, style: Style) -> String {
+    format!("\n{}\n{}", style.paint(Paint::Bold, &table.title), rows(table).render(style))
 }
 
 fn rows(table: &TableView) -> Table {
@@ -171,9 +174,13 @@ mod tests {
             code: Some("NO_SITE".into()),
             detail: Some("no site can take `fw`".into()),
             steps: vec![],
-            placement: None,
             ..plan()
         };
-        assert_eq!(render(&refused, true, PLAIN), "x deploy of ns-1: NO_SITE no site can take `fw`\n");
+        let said = "x deploy of ns-1: NO_SITE no site can take `fw`\n";
+        assert_eq!(render(&refused, false, PLAIN), said, "once");
+        assert_eq!(
+            render(&refused, true, PLAIN),
+            format!("{said}\nWhy not elsewhere\nMEMBER  Z\nfw      +3\n")
+        );
     }
 }

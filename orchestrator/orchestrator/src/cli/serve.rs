@@ -8,7 +8,7 @@ use super::{
     failure::{Exit, Failure},
     files,
 };
-use crate::{config::Config, journal::JournalError, problem::Problem, serve::Reachable};
+use crate::{config::Config, engine::EngineError, journal::JournalError, problem::Problem, serve::Reachable};
 
 /// Largest configuration file read, bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -56,9 +56,31 @@ fn failed(error: &anyhow::Error) -> Failure {
         return Failure::usage("IN_USE", "Another mandate serve runs in this home", format!("{error:#}"))
             .hint("use that one, or stop it first; another home is named with --home DIR");
     }
-    let problem = Problem::new(500, "SERVE", "The orchestrator stopped", format!("{error:#}"))
+    if let Some(code) = other_ledger(error) {
+        return Failure::refused(code, "This is not the ledger that this home knows", said(error)).hint(
+            "put the newest copy in its place (`mandate ledger restore DIR`), and find out who replaced it",
+        );
+    }
+    let problem = Problem::new(500, "SERVE", "The orchestrator stopped", said(error))
         .hint("correct that and start it again: it goes on where it was");
     Failure { exit: Exit::Internal, problem }
+}
+
+/// The ledger was replaced by an older copy, or by one that went another way: nothing was carried out on it.
+fn other_ledger(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(EngineError::Discontinuity { source }) => Some(source.code()),
+        _ => None,
+    })
+}
+
+/// What happened, with its causes; each is said once.
+fn said(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |all, cause| match all.contains(&cause) {
+        true => all,
+        false if all.is_empty() => cause,
+        false => format!("{all}: {cause}"),
+    })
 }
 
 /// Does another process hold the ledger or the journal?

@@ -83,11 +83,16 @@ impl Engine {
             );
         };
         let event = Event::Directed { by: by.to_owned(), what, reason: reason.to_owned(), at_ms: now_ms() };
-        self.inbox.put(&operation, event).map_err(|e| {
-            let detail = format!("{e}: operation {id} is {}", operation.state());
-            let hint =
-                "retry and fail are for an operation that is FAILED_TEMP; rollback also for one under way";
-            Problem::new(409, "NOT_FAILED_TEMP", "This cannot be directed now", detail).hint(hint)
+        self.inbox.put(&operation, event).map_err(|_| {
+            let is = format!("operation {id}, a {}, is {}", operation.grant.action, operation.state());
+            let title = "This cannot be directed now";
+            if operation.leftovers().is_some() {
+                return Problem::new(409, "FORWARD_ONLY", title, format!("{is}, and can only go forward"))
+                    .hint("mend the cause and retry it, or end it with fail: what is left stays on record");
+            }
+            Problem::new(409, "NOT_FAILED_TEMP", title, is).hint(
+                "retry and fail are for an operation that is FAILED_TEMP; rollback also for one under way",
+            )
         })
     }
 }

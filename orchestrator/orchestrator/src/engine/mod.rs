@@ -139,7 +139,7 @@ pub enum EngineError {
     #[error("ledger: {0}")]
     Ledger(#[from] ledger::LedgerError),
     /// The ledger is not the one that the journal knows.
-    #[error("{}: {source}; nothing is carried out on it: put the ledger's newest copy in its place (`mandate ledger restore`), and find out who replaced it", .source.code())]
+    #[error("{}: {source}; nothing is carried out on it", .source.code())]
     Discontinuity {
         /// Both heads.
         #[from]

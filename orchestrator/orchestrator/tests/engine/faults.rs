@@ -118,7 +118,7 @@ async fn directed(life: &Life, stuck: &OperationView, direction: Direction) -> (
     };
     if stuck.action == "terminate" {
         let refused = life.engine.direct(&stuck.id, PERSON, Rollback, "").unwrap_err();
-        assert_eq!((refused.status, refused.code.as_str()), (409, "NOT_FAILED_TEMP"));
+        assert_eq!((refused.status, refused.code.as_str()), (409, "FORWARD_ONLY"));
     }
     let view = life.decide(stuck, direction).await;
     let timeline = life.engine.timeline(&stuck.ns_instance_id).await.unwrap();
