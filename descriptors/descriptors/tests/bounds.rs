@@ -3,12 +3,7 @@
 //! The bounds are generous (debug builds, busy machines); what they catch is a cost that grows faster than the input.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
-use std::{
-    fmt::Write as _,
-    io::Write as _,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, io::Write as _, process::Command};
 
 use descriptors::{Code, Report, lint};
 use flate2::{
@@ -16,19 +11,21 @@ use flate2::{
     write::{DeflateEncoder, GzEncoder},
 };
 
-/// Longest time of one case.
-const MAX_TIME: Duration = Duration::from_secs(20);
+/// Most CPU time of one case, ms.
+const MAX_CPU_MS: u64 = 5_000;
 /// Most memory beyond the input, MiB: a tree of [`lint::MAX_DESCRIPTOR_BYTES`] and what is made of it.
 const MAX_TEXT_MIB: u64 = 160;
 /// Most memory for a package that unpacks to a hundred times its size, MiB.
 const MAX_PACKAGE_MIB: u64 = 400;
 /// Names the case to the process that runs it.
 const CASE: &str = "MANDATE_BOUNDS_CASE";
+/// Names a directory that is to have each case as a file, for measuring `mandate package lint` itself.
+const FILES: &str = "MANDATE_BOUNDS_FILES";
 
 /// Name, what is made, and the code it is refused with (none: whatever the verdict is, it comes in time).
 type Case = (&'static str, fn() -> Vec<u8>, Option<Code>, u64);
 
-const CASES: [Case; 26] = [
+const CASES: [Case; 31] = [
     ("alias bomb", aliases, Some(Code::YamlBounds), MAX_TEXT_MIB),
     ("alias chain", alias_chain, Some(Code::YamlBounds), MAX_TEXT_MIB),
     ("deep flow", || "[".repeat(1 << 20).into(), Some(Code::YamlBounds), MAX_TEXT_MIB),
@@ -63,6 +60,11 @@ const CASES: [Case; 26] = [
         Some(Code::Archive),
         MAX_PACKAGE_MIB,
     ),
+    ("symbolic link", || tar_of("p/x", tar::EntryType::Symlink), Some(Code::Archive), MAX_TEXT_MIB),
+    ("hard link", || tar_of("p/x", tar::EntryType::Link), Some(Code::Archive), MAX_TEXT_MIB),
+    ("device", || tar_of("p/x", tar::EntryType::Block), Some(Code::Archive), MAX_TEXT_MIB),
+    ("absolute path", || tar_of("/etc/passwd", tar::EntryType::Regular), Some(Code::Archive), MAX_TEXT_MIB),
+    ("path out of it", || tar_of("p/../../x", tar::EntryType::Regular), Some(Code::Archive), MAX_TEXT_MIB),
     // What an archive promises beyond its bound is not unpacked: these cost what making them does.
     ("zip bomb", zip_bomb, Some(Code::Archive), MAX_TEXT_MIB),
     ("overlapping zip", || overlapping(1000, 8 << 20), Some(Code::Archive), MAX_TEXT_MIB),
@@ -124,6 +126,23 @@ fn zeros(path: &str, kind: tar::EntryType, bytes: usize) -> Vec<u8> {
     out.write_all(header.as_bytes()).unwrap();
     let block = vec![0; 1 << 20];
     (0..bytes >> 20).for_each(|_| out.write_all(&block).unwrap());
+    out.finish().unwrap()
+}
+
+/// An archive of one entry without content; the tar crate itself would refuse some of the paths.
+fn tar_of(path: &str, kind: tar::EntryType) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.set_mode(0o644);
+    if kind == tar::EntryType::Symlink || kind == tar::EntryType::Link {
+        header.set_link_name("/etc/passwd").unwrap();
+    }
+    header.set_cksum();
+    let mut out = GzEncoder::new(Vec::new(), Compression::best());
+    out.write_all(header.as_bytes()).unwrap();
+    out.write_all(&[0; 1024]).unwrap();
     out.finish().unwrap()
 }
 
@@ -228,15 +247,22 @@ fn peak_kib() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// CPU time of this thread, ms, in the kernel's ticks of 10 ms: a busy machine makes nothing slower by it.
+fn cpu_ms() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum()
+}
+
 /// The process of one case; nothing without its name.
 #[test]
 fn child() {
     let Ok(name) = std::env::var(CASE) else { return };
     let (_, make, code, _) = CASES.into_iter().find(|c| c.0 == name).unwrap();
     let input = make();
-    let start = Instant::now();
+    let start = cpu_ms();
     let report = lint::bytes(&input, "d", None);
-    let elapsed = start.elapsed().as_millis();
+    let elapsed = cpu_ms() - start;
     refused(&report, code);
     let first = report.diagnostics.first().map(ToString::to_string).unwrap_or_default();
     println!("\nSAID {first}");
@@ -266,15 +292,14 @@ fn hostile_inputs_cost_their_bound_at_most() {
         let Some(line) = line else { panic!("{name}: {text}{}", String::from_utf8_lossy(&out.stderr)) };
         let [bytes, peak_kib, ms]: [u64; 3] =
             line.split(' ').map(|n| n.parse().unwrap()).collect::<Vec<_>>().try_into().unwrap();
-        println!("{name:18} {:>9} KiB in, peak {:>6} KiB, {ms:>6} ms", bytes >> 10, peak_kib);
+        println!("{name:18} {:>9} KiB in, peak {:>6} KiB, {ms:>6} ms CPU", bytes >> 10, peak_kib);
         assert!(peak_kib < max_mib << 10, "{name}: {peak_kib} KiB");
-        assert!(u128::from(ms) < MAX_TIME.as_millis(), "{name}: {ms} ms");
+        assert!(ms < MAX_CPU_MS, "{name}: {ms} ms");
     }
 }
 
-/// A descriptor of ten thousand lines: what a person waits for.
-#[test]
-fn ten_thousand_lines_are_read_in_a_moment() {
+/// Ten thousand lines: a thousand VDUs with a connection point each.
+fn ten_thousand_lines() -> String {
     let mut text = String::from("vnfd:\n  id: x\n  mgmt-cp: m0\n  vdu:\n");
     for i in 0..1100 {
         write!(text, "  - id: v{i}\n    name: v{i}\n    sw-image-desc: i\n    virtual-compute-desc: c\n    int-cpd:\n    - id: e\n").unwrap();
@@ -286,10 +311,33 @@ fn ten_thousand_lines_are_read_in_a_moment() {
         writeln!(text, "  - id: m{i}\n    int-cpd:\n      vdu-id: v{i}\n      cpd: e").unwrap();
     }
     text.push_str("  df:\n  - id: d\n");
+    text
+}
+
+/// Writes the cases when it is asked to.
+#[test]
+fn files() {
+    let Some(dir) = std::env::var_os(FILES).map(std::path::PathBuf::from) else { return };
+    std::fs::create_dir_all(&dir).unwrap();
+    for (name, make, _, _) in CASES {
+        std::fs::write(dir.join(name.replace(' ', "-")), make()).unwrap();
+    }
+    std::fs::write(dir.join("ten-thousand-lines"), ten_thousand_lines()).unwrap();
+}
+
+/// What a person waits for.
+#[test]
+fn ten_thousand_lines_are_read_in_a_moment() {
+    if !cfg!(target_os = "linux") {
+        eprintln!("SKIPPED: CPU time is read from /proc, which only Linux has; run it there");
+        return;
+    }
+    let text = ten_thousand_lines();
     assert!(text.lines().count() > 10_000, "{}", text.lines().count());
-    let start = Instant::now();
+    let start = cpu_ms();
     let report = lint::bytes(text.as_bytes(), "d", None);
-    println!("{} lines: {} ms", text.lines().count(), start.elapsed().as_millis());
+    let elapsed = cpu_ms() - start;
+    println!("{} lines: {elapsed} ms CPU", text.lines().count());
     assert!(report.is_deployable(), "{:?}", report.diagnostics);
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(elapsed < 5_000, "{elapsed} ms");
 }

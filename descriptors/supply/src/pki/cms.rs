@@ -398,7 +398,7 @@ mod tests {
         assert_eq!(check(&[&good[..], &[named(&Hash::Sha256.digest(b"leaf"))]].concat()), Ok(()));
         let two = attribute_of(
             MESSAGE_DIGEST,
-            &[b"else", CONTENT].map(|c| element(tlv::OCTETS, &Hash::Sha256.digest(c))),
+            &[CONTENT, b"else"].map(|c| element(tlv::OCTETS, &Hash::Sha256.digest(c))),
         );
         let wrong_tag = attribute_of(MESSAGE_DIGEST, &[element(tlv::TIME, &Hash::Sha256.digest(CONTENT))]);
         for (why, bad) in [
