@@ -137,11 +137,7 @@ fn ensure(holds: bool, code: RefusalCode, detail: impl FnOnce() -> String) -> Ch
 /// Verifies an approval.
 pub fn verify(approval: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<Approved, Refusal> {
     let rules = policy.constitution;
-    let entry = proven_entry(approval, &rules.at(approval.proof.index).roots)?;
-    ensure(entry.ledger == rules.ledger(), RefusalCode::WrongLedger, || {
-        format!("it is of ledger `{}`, approvals of `{}` count here", entry.ledger, rules.ledger())
-    })?;
-    let approved = approved_intent(entry, &rules.at(approval.proof.index).roots)?;
+    let approved = authentic(approval, rules)?;
     let who = &approved.tenant_identity;
     ensure(!rules.revoked_since(who), RefusalCode::SignerRevoked, || {
         format!("the certificate of {who} (serial {}) was revoked since", who.serial)
@@ -160,6 +156,17 @@ pub fn verify(approval: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<App
         format!("it was decided at {decided}, but it is only {now} here")
     })?;
     Ok(approved)
+}
+
+/// An approval that is genuine, whether or not it may be acted upon: its signer may have been revoked since, its policy
+/// not be accepted here, its time be over.
+pub fn authentic(approval: &ProvenEntry, rules: &Constitution) -> Result<Approved, Refusal> {
+    let roots = &rules.at(approval.proof.index).roots;
+    let entry = proven_entry(approval, roots)?;
+    ensure(entry.ledger == rules.ledger(), RefusalCode::WrongLedger, || {
+        format!("it is of ledger `{}`, approvals of `{}` count here", entry.ledger, rules.ledger())
+    })?;
+    approved_intent(entry, roots)
 }
 
 /// An entry whose checkpoint, inclusion, encoding, ledger and position hold together.

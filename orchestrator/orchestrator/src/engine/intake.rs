@@ -163,7 +163,7 @@ impl Engine {
 
     /// Verifies an approval and journals what becomes of it.
     pub(super) fn take(&self, approval: ProvenEntry, from_stream: bool) -> Result<Taken, EngineError> {
-        let refusal = match self.verify(&approval, now(), None) {
+        let refusal = match self.verify(&approval, now()) {
             Ok(approved) => return self.accept(approval, &approved, from_stream),
             Err(refusal) => refusal,
         };
@@ -171,8 +171,9 @@ impl Engine {
             return Ok(Taken::Later(refusal));
         }
         if from_stream && let Some(approved) = self.authentic(&approval, &refusal) {
-            // Too late, or under a policy that is not accepted here: the ledger waits for its outcome all the same.
-            // It is taken, refused before it is planned, and anchored as rolled back: nothing stays reserved.
+            // Too late, under a policy that is not accepted here, or of somebody who was revoked since: the ledger waits
+            // for its outcome all the same. It is taken, refused before it is planned, and anchored as rolled back:
+            // nothing stays reserved.
             tracing::warn!(position = approval.proof.index, %refusal, "approval is not carried out");
             return self.accept(approval, &approved, from_stream);
         }
@@ -207,43 +208,29 @@ impl Engine {
         Ok(other.then(|| Refusal { code: RefusalCode::GrantMismatch, detail: detail() }))
     }
 
-    pub(super) fn verify(
-        &self,
-        approval: &ProvenEntry,
-        at: UnixTime,
-        also: Option<Digest>,
-    ) -> Result<Approved, Refusal> {
+    pub(super) fn verify(&self, approval: &ProvenEntry, at: UnixTime) -> Result<Approved, Refusal> {
         self.constitution(|rules| {
-            approval::verify(approval, &ActuatorPolicy { constitution: rules, also, at })
+            approval::verify(approval, &ActuatorPolicy { constitution: rules, also: None, at })
         })
     }
 
     /// An approval that is genuine in everything but what the refusal says.
     fn authentic(&self, approval: &ProvenEntry, refusal: &Refusal) -> Option<Approved> {
-        if !matches!(refusal.code, RefusalCode::Expired | RefusalCode::PolicyNotAccepted) {
-            return None;
+        use RefusalCode::{Expired, PolicyNotAccepted, SignerRevoked};
+        match refusal.code {
+            Expired | PolicyNotAccepted | SignerRevoked => {
+                self.constitution(|rules| approval::authentic(approval, rules)).ok()
+            }
+            _ => None,
         }
-        let entry: Entry = serde_json::from_str(&approval.entry).ok()?;
-        self.verify(approval, entry.time, Some(entry.verdict.policy)).ok()
     }
 
     /// Why an accepted approval must not be acted upon any more: looked at again right before the plan.
     pub(super) fn inadmissible(&self, operation: &Operation) -> Option<(&'static str, String)> {
-        let (grant, now) = (&operation.grant, now());
-        if now > grant.not_after {
-            return Some((
-                "EXPIRED",
-                format!("the approval was good until {}, it is {now}", grant.not_after),
-            ));
+        if let Some(refused) = self.no_more(operation) {
+            return Some(refused);
         }
-        if !self.was_in_force(operation) {
-            let detail = format!(
-                "decided under policy {}, which was not in force then, or config.toml does not accept",
-                grant.policy
-            );
-            return Some(("POLICY_NOT_ACCEPTED", detail));
-        }
-        match self.journal.revoked_intent(&grant.intent_id) {
+        match self.journal.revoked_intent(&operation.grant.intent_id) {
             Ok(None) => None,
             Ok(Some((position, reason))) => {
                 Some(("REVOKED", format!("taken back at position {position}: {reason}")))
@@ -252,14 +239,26 @@ impl Engine {
         }
     }
 
-    /// Was the operation's policy accepted and in force when it was approved? What a standing grant began is approved
-    /// later: its policy is that of the service's last approval.
-    fn was_in_force(&self, operation: &Operation) -> bool {
-        let policy = &operation.grant.policy;
-        self.constitution(|rules| match operation.approval() {
-            Some(approval) => rules.accepts(approval.proof.index, policy),
-            None => rules.ever_accepted(policy),
-        })
+    /// Is what it was accepted for not so any more? What a standing grant began is approved later, and as long as the
+    /// changes of the rules cannot be read, only the pinned ones are known: then less is looked at.
+    fn no_more(&self, operation: &Operation) -> Option<(&'static str, String)> {
+        let (grant, now) = (&operation.grant, now());
+        let learned = self.constitution(|rules| rules.followed_to().is_some());
+        if let Some(approval) = operation.approval().filter(|_| learned) {
+            let refusal = self.verify(approval, now).err().filter(|r| r.code != RefusalCode::NotYet)?;
+            return Some((refusal.code.as_str(), refusal.detail));
+        }
+        if now > grant.not_after {
+            return Some((
+                "EXPIRED",
+                format!("the approval was good until {}, it is {now}", grant.not_after),
+            ));
+        }
+        if !self.constitution(|rules| rules.ever_accepted(&grant.policy)) {
+            let detail = format!("decided under policy {}, which is not accepted here", grant.policy);
+            return Some(("POLICY_NOT_ACCEPTED", detail));
+        }
+        None
     }
 
     fn accept(

@@ -177,7 +177,7 @@ impl Engine {
         let answer = guard::leave(&asked, &grants, &history(&before));
         tracing::warn!(ns = case.row.id, reason = case.reason, ?answer, "drift");
         match answer {
-            Leave::Repair(grant) => self.repair(&before, case, &grant).await,
+            Leave::Repair(grant) => self.repair(case, &grant).await,
             Leave::Later(until, why) => {
                 let reason = format!("{}; not before {until}: {why}", case.reason);
                 self.leave_on_record(&before, &case, "HOLD", None, None, reason)
@@ -187,12 +187,7 @@ impl Engine {
     }
 
     /// Signs an intent under the standing grant and submits it, or begins without the ledger when that is down.
-    async fn repair(
-        self: &Arc<Self>,
-        before: &[Mitigation],
-        case: Wrong,
-        grant: &str,
-    ) -> Result<(), EngineError> {
+    async fn repair(self: &Arc<Self>, case: Wrong, grant: &str) -> Result<(), EngineError> {
         let mut intent = self.intent(&case)?;
         intent.standing =
             Some(StandingUse { grant: grant.to_owned(), observed_at: now(), reason: shorten(&case.reason) });
@@ -211,8 +206,12 @@ impl Engine {
             }
             Err(error) if error.retryable() => {
                 let reason = format!("{}; the ledger does not answer ({error})", case.reason);
-                self.begin_standing(&intent, request, grant, &case.row.id)?;
-                self.leave_on_record(before, &case, "REPAIR", Some(grant), id, reason)
+                if !self.begin_standing(&intent, request, grant, &case.row.id)? {
+                    let why = "no grant of what runs, or none to act by itself, is on record here".to_owned();
+                    return self.propose(&[], case, "REFUSED", why);
+                }
+                // Each one counts, also of the same finding: by this record alone the guard knows of it.
+                self.leave_on_record(&[], &case, "REPAIR", Some(grant), id, reason)
             }
             Err(error) => self.propose(&[], case, "REFUSED", error.to_string()),
         }

@@ -94,18 +94,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Begins an operation of ours without the ledger.
+    /// Begins an operation of ours without the ledger; false: there is nothing to begin it under.
     pub(super) fn begin_standing(
         &self,
         intent: &Intent,
         request: Envelope,
         grant: &str,
         ns: &str,
-    ) -> Result<(), EngineError> {
+    ) -> Result<bool, EngineError> {
         let Some(standing) = self.journal.standing()?.into_iter().find(|s| s.grant.id == grant) else {
-            return Ok(());
+            return Ok(false);
         };
-        let Some(last) = self.grant_of_what_runs(ns)? else { return Ok(()) };
+        let Some(last) = self.grant_of_what_runs(ns)? else { return Ok(false) };
         let digest = Digest::of(&request.payload);
         let grant = Grant {
             intent_id: intent.id.clone(),
@@ -131,7 +131,7 @@ impl Engine {
         self.enqueue(&event)?;
         self.changed();
         self.wake.notify_one();
-        Ok(())
+        Ok(true)
     }
 
     /// The grant under which the service became what it is: its packages, images and keys, and whether it is attested.
@@ -156,7 +156,7 @@ impl Engine {
             Err(error) => return Ok(self.not_approved(operation, &error)),
         };
         let position = committed.entry.position;
-        match self.verify(&committed.proven, committed.entry.time, None) {
+        match self.verify(&committed.proven, committed.entry.time) {
             Ok(approved) if approved.grant.intent == operation.grant.intent => {
                 let event = Event::Approved { approval: Box::new(committed.proven), at_ms: now_ms() };
                 self.journal.approved_late(&operation.id, position)?;

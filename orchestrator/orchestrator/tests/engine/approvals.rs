@@ -7,7 +7,7 @@ use ledger_contract::{
     Intent, IntentKind,
     evidence::{InclusionProof, ProvenEntry},
     intent::INTENT_PAYLOAD,
-    records::{Entry, Event, Grant},
+    records::{Change, Entry, Event, Grant},
 };
 use orchestrator::service::Service as _;
 use trust::{Digest, Signer, UnixTime, issue, merkle, note::NoteSigner};
@@ -363,5 +363,31 @@ async fn what_waits_under_a_changed_policy_outlives_a_restart() {
     let life = Life::start(&world);
     let view = life.anchored(&second.id).await;
     assert_eq!((view.state.as_str(), view.problem), ("COMPLETED", None));
+    life.end().await;
+}
+
+/// Its signer was revoked after the decision: nothing is done under it, and nothing stays reserved for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approval_of_who_was_revoked_since_gives_back_what_it_reserved() {
+    let world = World::new();
+    let (line, life, intent, approval) = held(&world).await;
+    life.end().await;
+    let signer = world.signer(TENANT, "tenant");
+    let roots = world.roots();
+    let serial = roots.verify(signer.certificate(), now()).unwrap().serial;
+    let mut root = roots.orgs[TENANT].clone();
+    root.revoked.insert(serial);
+    let change = Change::Organisation { name: TENANT.into(), root: Some(root) };
+    world.govern(&line.inner, "not-any-more", change).await;
+    assert!(line.inner.state("service/acme/edge").await.unwrap().is_some());
+    line.held.send_replace(false);
+    let life = Life::of(world.parts(line.clone(), plain));
+    let view = life.anchored(&intent.id).await;
+    assert_eq!(view.state, "ROLLED_BACK");
+    assert!(view.problem.as_ref().is_some_and(|p| p.starts_with("SIGNER_REVOKED")), "{view:?}");
+    assert_eq!(world.left(), []);
+    assert!(line.inner.state("service/acme/edge").await.unwrap().is_none());
+    let replayed = life.engine.deliver(approval).await.unwrap_err();
+    assert_eq!(replayed.code, "SIGNER_REVOKED");
     life.end().await;
 }

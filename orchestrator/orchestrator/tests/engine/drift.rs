@@ -226,3 +226,29 @@ async fn a_repair_without_the_ledger_is_attested_as_the_service_was() {
     assert!(steps.iter().any(|s| s.action == "attest"), "{steps:?}");
     life.end().await;
 }
+
+/// The guard counts what is done without the ledger too: an instance that dies again and again is left to a person.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_ledger_an_instance_that_keeps_dying_is_left_to_a_person() {
+    let mut world = World::new();
+    world.config.drift.interval_s = 1;
+    let line = Line::to(&world);
+    let life = Life::of(world.parts(line.clone(), plain));
+    grant(&life, &world, &["heal"], 0).await;
+    let deploy = world.deploy("edge");
+    life.carry_out(&world, &deploy).await;
+    let ns = ns_of(&deploy);
+    line.down.store(true, Ordering::SeqCst);
+    let instance = an_instance(&world);
+    let mut healed = Vec::new();
+    for _ in 0..3 {
+        world.vim().crash(&instance);
+        let next = |o: &OperationView| o.state == "COMPLETED" && !healed.contains(&o.id);
+        let id = operation(&life, &ns, "heal", next).await.id;
+        healed.push(id);
+    }
+    world.vim().crash(&instance);
+    let left = look(&life, |l| !l.proposals.is_empty()).await;
+    assert_eq!(left.proposals[&ns].code, "FLAPPING");
+    life.end().await;
+}
