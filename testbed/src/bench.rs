@@ -1,21 +1,28 @@
 //! `cargo testbed bench`: what is promised of speed, measured on this machine, each promise beside its bar.
 //!
 //! The programs that measure are examples and tests of the crates concerned, built as releases; this runs them one
-//! after the other, reads their answers and judges. A figure that could not be had is a missed bar, never a held one.
+//! after the other, reads their answers and judges. It ends with 0 when every bar was held, 1 when one was missed, and 2
+//! when a figure could not be had: that is neither.
 //! Tests: `bench/report.rs`, `bench/control.rs`.
 
 mod control;
 mod report;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use crate::{
     cli::{BenchOptions, Subject},
     ui,
 };
 
-/// The subcommand; true when every bar was held.
-pub fn main(options: &BenchOptions) -> anyhow::Result<bool> {
+/// How the subcommand ends when a figure could not be had.
+pub const NOT_MEASURED: u8 = 2;
+
+/// The subcommand.
+pub fn main(options: &BenchOptions) -> anyhow::Result<ExitCode> {
     let report = match options.subject {
         Subject::Control => control::run(options)?,
     };
@@ -25,5 +32,9 @@ pub fn main(options: &BenchOptions) -> anyhow::Result<bool> {
     };
     // Whoever closed stdout does not want the answer.
     let _gone = writeln!(io::stdout(), "{text}");
-    Ok(report.held)
+    Ok(match (report.complete, report.held) {
+        (false, _) => ExitCode::from(NOT_MEASURED),
+        (true, true) => ExitCode::SUCCESS,
+        (true, false) => ExitCode::FAILURE,
+    })
 }

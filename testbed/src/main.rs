@@ -23,8 +23,7 @@ fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
     let outcome = interrupt::install().and_then(|()| run(arguments));
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(e) => {
             ui::error(&e);
             ExitCode::FAILURE
@@ -32,13 +31,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: cli::Cli) -> anyhow::Result<bool> {
-    match arguments.command {
+fn run(arguments: cli::Cli) -> anyhow::Result<ExitCode> {
+    let well = match arguments.command {
         cli::Command::Up { what } => up::up(what).map(|()| true),
         cli::Command::Down => up::down().map(|()| true),
         cli::Command::Demo(options) => demo::main(&options),
         cli::Command::Check => check::run(),
         cli::Command::Test(options) => test::run(&options),
-        cli::Command::Bench(options) => bench::main(&options),
-    }
+        cli::Command::Bench(options) => {
+            return bench::main(&options).or_else(|e| {
+                ui::error(&e);
+                Ok(ExitCode::from(bench::NOT_MEASURED))
+            });
+        }
+    }?;
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

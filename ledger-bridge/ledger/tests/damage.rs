@@ -234,6 +234,31 @@ fn a_failing_commit_closes_the_log() {
     assert!(block(log.submit(it)).unwrap().entry.verdict.approved);
 }
 
+/// The derived state fails while the log is open: the log closes, and what was confirmed is there afterwards.
+#[test]
+fn a_failing_state_closes_the_log() {
+    let w = world();
+    let left = left(2);
+    let log = left.open().unwrap();
+    let state = rusqlite::Connection::open(left.file("state.db")).unwrap();
+    state.execute_batch("DROP TABLE row").unwrap();
+    let mut confirmed = 2;
+    let error = loop {
+        let request = sign(AK_PAYLOAD, &ak(&format!("site-{confirmed}")), &w.operator);
+        match block(log.submit(request)) {
+            Ok(_) => confirmed += 1,
+            Err(e) => break e,
+        }
+        assert!(confirmed < 100_000, "it goes on without its state");
+    };
+    assert!(matches!(&error, LedgerError::Closed { reason } if reason.contains("derived state")), "{error}");
+    assert!(matches!(block(log.wait(None)), Err(LedgerError::Closed { .. })), "never silently");
+    drop((log, state));
+    let log = left.open().unwrap();
+    assert_eq!(log.size(), confirmed);
+    assert!(block(log.state("ak/site-1")).unwrap().is_some());
+}
+
 /// A log of 300 entries: a full tile of hashes, a full bundle, partial ones, and an entry that no bundle can hold.
 fn long() -> &'static (TempDir, Vec<String>) {
     static LONG: OnceLock<(TempDir, Vec<String>)> = OnceLock::new();

@@ -14,6 +14,8 @@ pub enum Bar {
     AtMost(f64),
     /// No less than this.
     AtLeast(f64),
+    /// Anything: a figure that says how to read another one.
+    Shown,
 }
 
 impl Bar {
@@ -21,6 +23,7 @@ impl Bar {
         match self {
             Self::AtMost(most) => measured <= most,
             Self::AtLeast(least) => measured >= least,
+            Self::Shown => true,
         }
     }
 
@@ -28,6 +31,7 @@ impl Bar {
         match self {
             Self::AtMost(most) => format!("<= {} {unit}", number(most)),
             Self::AtLeast(least) => format!(">= {} {unit}", number(least)),
+            Self::Shown => "-".to_owned(),
         }
     }
 }
@@ -102,6 +106,8 @@ pub fn load() -> f64 {
 pub struct Report {
     /// Was every bar held?
     pub held: bool,
+    /// Was every figure had?
+    pub complete: bool,
     /// Fewer of everything than promised: a look, not a proof.
     pub quick: bool,
     /// Where.
@@ -114,7 +120,8 @@ impl Report {
     /// Judged.
     pub fn new(quick: bool, machine: Machine, rows: Vec<Row>) -> Self {
         let held = !rows.is_empty() && rows.iter().all(|r| r.held);
-        Self { held, quick, machine: Machine { load: [machine.load[0], load()], ..machine }, rows }
+        let complete = !rows.is_empty() && rows.iter().all(|r| r.measured.is_some());
+        Self { held, complete, quick, machine: Machine { load: [machine.load[0], load()], ..machine }, rows }
     }
 
     /// For people.
@@ -130,7 +137,11 @@ impl Report {
         };
         let mut out = format!("  {}\n", Paint::Bold.paint(line(&heads).trim_end(), colour));
         for (row, cells) in self.rows.iter().zip(&cells) {
-            let (mark, paint) = if row.held { ("✓", Paint::Green) } else { ("✗", Paint::Red) };
+            let (mark, paint) = match row.bar {
+                Bar::Shown if row.held => ("·", Paint::Dim),
+                _ if row.held => ("✓", Paint::Green),
+                _ => ("✗", Paint::Red),
+            };
             out += &format!("{} {}\n", paint.paint(mark, colour), line(cells).trim_end());
         }
         let m = &self.machine;
@@ -187,10 +198,12 @@ mod tests {
         let report = |measured| Report::new(false, Machine::here(), rows(measured));
         assert!(report(Some(5.0)).held);
         assert!(!report(Some(5.1)).held);
-        assert!(!report(None).held);
+        assert!(!report(None).held && !report(None).complete && report(Some(9.0)).complete);
         assert!(!Report::new(false, Machine::here(), Vec::new()).held, "nothing was measured");
         assert!(Row::new("b", Some(2.0), Bar::AtLeast(2.0), "/s", "").held);
         assert!(!Row::new("b", Some(1.9), Bar::AtLeast(2.0), "/s", "").held);
+        assert!(Row::new("c", Some(1.9), Bar::Shown, "ms", "").held);
+        assert!(!Row::new("c", None, Bar::Shown, "ms", "").held);
         let table = report(None).table(false);
         assert!(table.contains("✗ a") && table.contains("not measured") && !table.contains('\x1b'));
         assert!(report(Some(1.0)).table(true).contains("\x1b[32m✓"));

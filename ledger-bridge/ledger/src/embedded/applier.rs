@@ -59,14 +59,14 @@ impl Applier {
         self.applied.load(Ordering::Acquire)
     }
 
-    /// The log has `size` entries. Waits when the database is too far behind.
-    pub fn dirty(&self, size: u64) {
+    /// The log has `size` entries. Waits when the database is too far behind; false when it has failed: the log closes.
+    pub fn dirty(&self, size: u64) -> bool {
         let mut wanted = self.lock();
         wanted.dirty = true;
         wanted.urgent = size.saturating_sub(self.applied()) > MAX_UNAPPLIED;
         self.rung.notify_all();
         let behind = |w: &mut Wanted| size.saturating_sub(self.applied()) > MAX_UNAPPLIED && !w.ended;
-        drop(self.rung.wait_while(wanted, behind).unwrap_or_else(PoisonError::into_inner));
+        !self.rung.wait_while(wanted, behind).unwrap_or_else(PoisonError::into_inner).ended
     }
 
     /// Takes up what is left, and ends.

@@ -67,6 +67,10 @@ impl Committer {
                 self.shared.stop(&self.name, &e);
                 break;
             }
+            // The reason is known: who failed has said it.
+            if !self.applier.dirty(self.store.head().size()) {
+                break;
+            }
         }
         // Nothing writes any more when this thread has ended.
         drop(self.rotating.take().map(JoinHandle::join));
@@ -98,7 +102,6 @@ impl Committer {
                     // Who asked may have gone; the entry is there for whoever asks again.
                     let _ = reply.send(Ok(Answer { head: Arc::clone(&head), position, entry }));
                 }
-                self.applier.dirty(head.size());
                 Ok(())
             }
         }
