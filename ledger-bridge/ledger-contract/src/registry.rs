@@ -94,7 +94,23 @@ fn genesis_form(genesis: &Genesis, tx: &TxInfo) -> Checked<String> {
     if let Some(org) = genesis.orgs.keys().find(|o| !name(o)) {
         return fault("INVALID_GENESIS", format!("`{org}` is not a name for an organisation"));
     }
+    changeable(genesis)?;
     Ok(format!("{} organisations", genesis.orgs.len()))
+}
+
+/// Rules that take the signatures of more organisations than there are could never be changed.
+fn changeable(genesis: &Genesis) -> Checked<()> {
+    // A bundle that cannot be read is refused as such.
+    let Ok(data) = genesis.policy.data() else { return Ok(()) };
+    let most = ["policy", "organisation"].map(|what| data.signing(what).organisations).into_iter().max();
+    let most = usize::try_from(most.unwrap_or_default()).unwrap_or(usize::MAX);
+    match genesis.orgs.len() {
+        there if there >= most => Ok(()),
+        there => fault(
+            "RULES_LOCKED_OUT",
+            format!("its rules take the signatures of {most} organisations to be changed; there are {there}"),
+        ),
+    }
 }
 
 fn unfounded(state: &Snapshot, tx: &TxInfo) -> Checked<String> {

@@ -238,3 +238,22 @@ fn who_left_was_revoked_or_says_too_much_is_no_member() {
     rules.follow(&chain.last()).unwrap();
     assert!(!is(&rules, &w.globex) && rules.revoked_since(&tenant));
 }
+
+/// A slip in the founding policy would be for ever.
+#[test]
+fn nobody_founds_a_ledger_that_nobody_can_change() {
+    let w = world();
+    let found = |organisations: u32| {
+        let rule = SigningRule { cosigners: 9, organisations, ..SigningRule::default() };
+        let policy = bundle(|d| drop(d.signing.insert("policy".into(), rule)));
+        let tx = ledger_contract::TxInfo {
+            v: ledger_contract::records::ENTRY_VERSION,
+            ledger: LEDGER.into(),
+            position: 0,
+            time: NOW,
+        };
+        let outcome = ledger_contract::decide(&genesis(&w, policy), &Default::default(), &tx);
+        outcome.verdict.code().to_owned()
+    };
+    assert_eq!((found(4).as_str(), found(5).as_str()), ("", "RULES_LOCKED_OUT"));
+}
