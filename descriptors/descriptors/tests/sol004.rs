@@ -206,6 +206,12 @@ fn hostile_archives_are_refused() {
     let promises = &(3u32 << 20).to_le_bytes();
     lies[central + 24..central + 28].copy_from_slice(promises);
     assert!(matches!(package::open(&lies), Err(PackageError::TooLarge { .. })), "more than it may");
+    // Two of what a wrapper has one of.
+    let inner = zip(&Files::from([("a.mf".to_owned(), Vec::new())]));
+    for (a, b) in [("a.csar", "b.zip"), ("a.cms", "b.p7s"), ("a.sigstore", "b.sigstore.json")] {
+        let wrapped = small(&[("p.csar", &inner), (a, &inner), (b, &inner)]);
+        assert_eq!(code(&wrapped), "SOL004_OUTER_ENTRY", "{a} {b}");
+    }
     // A bomb in a bomb, and packages in packages in packages: one zip is opened, and what is in it must be a package.
     let zeros = small(&[("a.mf", &vec![0; 8 << 20])]);
     let mut doll = zeros.clone();

@@ -277,6 +277,10 @@ mod tests {
     }
 
     fn verified(first: &SigningKey, second: &SigningKey, pubkeys: &[&str]) -> Result<Verified, LayoutError> {
+        of_steps(first, second, &[json!({"name": "build", "pubkeys": pubkeys, "threshold": 2})])
+    }
+
+    fn of_steps(first: &SigningKey, second: &SigningKey, steps: &[Value]) -> Result<Verified, LayoutError> {
         let owner = SigningKey::from_bytes(&[9; 32]);
         let public = owner.verifying_key().to_bytes();
         let spki = [hex::decode("302a300506032b6570032100").unwrap(), public.to_vec()];
@@ -286,9 +290,8 @@ mod tests {
         );
         let root = OrgRoot { keys: [("owner".to_owned(), pem)].into(), ..OrgRoot::default() };
         let roots = TrustRoots { orgs: [("prov".to_owned(), root)].into(), logs: vec![] };
-        let step = json!({"name": "build", "pubkeys": pubkeys, "threshold": 2});
         let layout = json!({
-            "_type": "layout", "expires": "2030-01-01T00:00:00Z", "inspect": [], "steps": [step],
+            "_type": "layout", "expires": "2030-01-01T00:00:00Z", "inspect": [], "steps": steps,
             "keys": {"one": functionary(first), "two": functionary(second)},
         });
         let link = json!({"_type": "link", "name": "build", "materials": {}, "products": {}});
@@ -305,5 +308,17 @@ mod tests {
             let error = verified(&a, second, &pubkeys).unwrap_err();
             assert!(matches!(error, LayoutError::Threshold { found: 1, threshold: 2, .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn two_steps_of_one_name_and_a_step_of_nobody_are_refused() {
+        let [a, b] = [1, 2].map(|n| SigningKey::from_bytes(&[n; 32]));
+        let step =
+            |key: &str, threshold: usize| json!({"name": "build", "pubkeys": [key], "threshold": threshold});
+        assert!(of_steps(&a, &b, &[step("one", 1)]).is_ok());
+        let twice = of_steps(&a, &b, &[step("one", 1), step("two", 1)]).unwrap_err();
+        assert_eq!(twice.code(), "LAYOUT_REFUSED");
+        let nobody = of_steps(&a, &b, &[step("none", 0)]).unwrap_err();
+        assert!(matches!(nobody, LayoutError::Threshold { found: 0, threshold: 1, .. }), "{nobody}");
     }
 }
