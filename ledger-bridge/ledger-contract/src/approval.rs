@@ -21,8 +21,6 @@ use crate::{
 pub struct ActuatorPolicy<'a> {
     /// The ledger, its organisations and log keys, and the policies that are accepted, at every position.
     pub constitution: &'a Constitution,
-    /// A policy that is accepted besides, whoever brought it into force.
-    pub also: Option<Digest>,
     /// Now.
     pub at: UnixTime,
 }
@@ -143,8 +141,7 @@ pub fn verify(approval: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<App
         format!("the certificate of {who} (serial {}) was revoked since", who.serial)
     })?;
     let decided_by = approved.grant.policy;
-    let accepted = rules.accepts(approved.position, &decided_by) || policy.also == Some(decided_by);
-    ensure(accepted, RefusalCode::PolicyNotAccepted, || {
+    ensure(rules.accepts(approved.position, &decided_by), RefusalCode::PolicyNotAccepted, || {
         format!(
             "decided under policy bundle {decided_by}, which was not in force then, or is not accepted here"
         )

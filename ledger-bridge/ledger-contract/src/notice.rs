@@ -75,7 +75,7 @@ pub fn verify(proven: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<Optio
         return refused(RefusalCode::NotApproved, "the verdict is not an approval");
     }
     let decided_by = entry.verdict.policy;
-    if !rules.accepts(entry.position, &decided_by) && policy.also != Some(decided_by) {
+    if !rules.accepts(entry.position, &decided_by) {
         let detail = format!("decided under policy bundle {decided_by}, which is not accepted here");
         return refused(RefusalCode::PolicyNotAccepted, detail);
     }

@@ -31,7 +31,7 @@ fn approve(w: &World, chain: &mut Chain, it: &Intent) -> Grant {
     let policies = [policy().digest()].into();
     let policy = ActuatorPolicy {
         constitution: &Constitution::pinned(LEDGER, &w.roots, policies),
-        also: None,
+
         at: chain.time.plus(10),
     };
     verify(&chain.last(), &policy).unwrap();

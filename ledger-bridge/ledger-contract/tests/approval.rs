@@ -33,7 +33,7 @@ fn bench() -> Bench {
 impl Bench {
     fn code(&self, approval: &ProvenEntry) -> Option<RefusalCode> {
         let constitution = Constitution::pinned(self.ledger, &self.w.roots, self.policies.clone());
-        let policy = ActuatorPolicy { constitution: &constitution, also: None, at: self.at };
+        let policy = ActuatorPolicy { constitution: &constitution, at: self.at };
         verify(approval, &policy).err().map(|r| r.code)
     }
 
@@ -60,7 +60,7 @@ fn an_approval_verifies_and_says_what_it_is() {
     let b = bench();
     let policy = ActuatorPolicy {
         constitution: &Constitution::pinned(LEDGER, &b.w.roots, b.policies.clone()),
-        also: None,
+
         at: b.at,
     };
     let approved = verify(&b.chain.last(), &policy).unwrap();

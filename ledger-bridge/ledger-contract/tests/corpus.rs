@@ -207,7 +207,7 @@ fn ten_thousand_forgeries_have_no_effect() {
     let forger = Forger::new();
     let pinned = Constitution::pinned(LEDGER, &forger.w.roots, BTreeSet::from([policy().digest()]));
     let rules = pinned.followed(&[forger.chain.proven(0)]).unwrap();
-    let judge = |it: &ProvenEntry| verify(it, &ActuatorPolicy { constitution: &rules, also: None, at: NOW });
+    let judge = |it: &ProvenEntry| verify(it, &ActuatorPolicy { constitution: &rules, at: NOW });
     assert!(judge(&forger.proven).is_ok() && judge(&forger.entry(|_| ())).is_ok());
     let mut random = Random(SEED);
     let mut counted: BTreeMap<&str, u32> = BTreeMap::new();

@@ -53,9 +53,7 @@ fn granted(event: Option<Event>) -> Grant {
 fn last_code(w: &World, chain: &Chain) -> Option<RefusalCode> {
     let entry: Entry = serde_json::from_str(chain.entries.last().unwrap()).unwrap();
     let rules = Constitution::pinned(LEDGER, &w.roots, BTreeSet::from([entry.verdict.policy]));
-    verify(&chain.last(), &ActuatorPolicy { constitution: &rules, also: None, at: chain.time })
-        .err()
-        .map(|r| r.code)
+    verify(&chain.last(), &ActuatorPolicy { constitution: &rules, at: chain.time }).err().map(|r| r.code)
 }
 
 #[test]

@@ -222,7 +222,7 @@ fn what_was_taken_back() {
 /// What an orchestrator that pinned the first policy makes of the newest approval.
 fn judged(w: &World, chain: &Chain, rules: &Constitution) -> Option<RefusalCode> {
     let _ = w;
-    let policy = ActuatorPolicy { constitution: rules, also: None, at: chain.time.plus(10) };
+    let policy = ActuatorPolicy { constitution: rules, at: chain.time.plus(10) };
     verify(&chain.last(), &policy).err().map(|r| r.code)
 }
 

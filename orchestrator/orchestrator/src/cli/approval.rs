@@ -121,11 +121,8 @@ fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, 
     let roots = context.roots(trust)?;
     let policies = policies(context, &proven)?;
     let ledger = ledger(&roots)?;
-    let policy = ActuatorPolicy {
-        constitution: &Constitution::pinned(&ledger, &roots, policies),
-        also: None,
-        at: context.now()?,
-    };
+    let policy =
+        ActuatorPolicy { constitution: &Constitution::pinned(&ledger, &roots, policies), at: context.now()? };
     let approved = approval::verify(&proven, &policy)
         .map_err(|e| {
             Failure::refused(e.code.as_str(), "The approval is refused", e.detail)

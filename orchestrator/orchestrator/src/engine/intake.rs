@@ -209,9 +209,7 @@ impl Engine {
     }
 
     pub(super) fn verify(&self, approval: &ProvenEntry, at: UnixTime) -> Result<Approved, Refusal> {
-        self.constitution(|rules| {
-            approval::verify(approval, &ActuatorPolicy { constitution: rules, also: None, at })
-        })
+        self.constitution(|rules| approval::verify(approval, &ActuatorPolicy { constitution: rules, at }))
     }
 
     /// An approval that is genuine in everything but what the refusal says.

@@ -40,9 +40,8 @@ pub(super) fn is_notice(entry: &Entry) -> bool {
 impl Engine {
     /// Takes note of a standing grant or a revocation, verified; one that does not verify is left on record.
     pub(super) fn take_note(&self, proven: &ProvenEntry) -> Result<(), EngineError> {
-        let verified = self.constitution(|rules| {
-            notice::verify(proven, &ActuatorPolicy { constitution: rules, also: None, at: now() })
-        });
+        let verified = self
+            .constitution(|rules| notice::verify(proven, &ActuatorPolicy { constitution: rules, at: now() }));
         let position = proven.proof.index;
         match verified {
             Ok(None) => {}
