@@ -36,4 +36,5 @@ pub use bundle::{VerifiedBundle, verify_bundle};
 pub use constitution::Constitution;
 pub use contract::{Outcome, Request, TxInfo, decide, read_set};
 pub use intent::{Intent, IntentKind};
+pub use intents::remaining as remaining_at_sites;
 pub use state::Snapshot;

@@ -182,6 +182,7 @@ fn nothing_runs_that_was_not_granted_and_no_key_means_no_plan() {
             before: Some(&before),
             entropy: &trust::Digest([7; 32]),
             at: trust::UnixTime(1_000),
+            prices: Default::default(),
         })
     };
     assert_eq!(plan_with(|g| g.images.clear()).unwrap_err().code, "PACKAGES");
@@ -209,4 +210,79 @@ fn a_service_without_a_record_is_terminated_by_its_keys() {
     assert!(plan.steps.iter().all(|s| s.action.object() != other.as_str()));
     setup.sites[1].problem = Some("it does not answer".into());
     assert_eq!(setup.plan(IntentKind::Terminate {}, None).unwrap_err().code, "UNOBSERVED");
+}
+
+/// Nothing is placed above what the policy leaves the tenant at a site, and nothing grows above it.
+#[test]
+fn site_quotas_bind_the_plan() {
+    use lcm::placement::{self, Budget};
+    let left = |vcpus| ledger_contract::records::ResourceUse {
+        vcpus,
+        instances: 9,
+        memory_mib: 9_000,
+        ..Default::default()
+    };
+    let deployment = || IntentKind::Deploy(Box::new(deploy()));
+    let mut setup = Setup::default();
+    assert_eq!(setup.plan(deployment(), None).unwrap().site, "edge-a", "the cheapest");
+    setup.site_quotas = [("edge-a".to_owned(), left(3))].into();
+    let elsewhere = setup.plan(deployment(), None).unwrap();
+    assert_eq!(elsewhere.site, "edge-b");
+    let why = &elsewhere.refused.iter().find(|(site, _)| site == "edge-a").unwrap().1;
+    assert!(why.contains("the tenant's quota there leaves"), "{why}");
+    setup.site_quotas.insert("edge-b".into(), left(0));
+    let refusal = setup.plan(deployment(), None).unwrap_err();
+    assert!(refusal.code == "NO_SITE" && refusal.detail.contains("quota"), "{refusal}");
+    // Four instances of one vCPU each: they fit exactly, and the probe is not counted.
+    setup.site_quotas = [("edge-a".to_owned(), left(4))].into();
+    let exact = setup.plan(deployment(), None).unwrap();
+    assert_eq!(exact.site, "edge-a");
+    setup.site_quotas = [("edge-a".to_owned(), left(1))].into();
+    let grown = |n| setup.plan(scale(n, ScaleOut), exact.after.as_ref());
+    assert!(grown(1).is_ok());
+    assert_eq!(grown(2).unwrap_err().code, "SITE_QUOTA");
+    // The explanation names it.
+    let problem = placement::Problem {
+        members: vec![placement::Member {
+            name: "m".into(),
+            demand: placement::Amounts { vcpus: 2, ..Default::default() },
+            ..Default::default()
+        }],
+        sites: vec![placement::Candidate {
+            name: "a".into(),
+            free: placement::Amounts { vcpus: 4, ..Default::default() },
+            quota: Some(placement::Amounts { vcpus: 1, ..Default::default() }),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let placement::PlacementError::Unplaceable(why) =
+        placement::solve(&problem, Budget::default()).unwrap_err()
+    else {
+        panic!()
+    };
+    assert!(why.against.iter().any(|a| a.code == placement::Code::SiteQuota), "{why}");
+}
+
+/// What the operator says of a site and of prices decides where a service goes.
+#[test]
+fn drained_sites_and_promised_latency() {
+    let deployment = || IntentKind::Deploy(Box::new(deploy()));
+    let mut setup = Setup::default();
+    setup.sites[0].drained = true;
+    let plan = setup.plan(deployment(), None).unwrap();
+    assert_eq!(plan.site, "edge-b");
+    assert!(
+        plan.refused.iter().any(|(site, why)| site == "edge-a" && why.contains("drains")),
+        "{:?}",
+        plan.refused
+    );
+    // The cheaper site is too far for what was promised: its penalty outweighs it.
+    let mut setup = Setup::default();
+    setup.sites[0].latency_us = 60_000;
+    setup.sites[0].cost = 0;
+    setup.sites[1].cost = 500;
+    assert_eq!(setup.plan(deployment(), None).unwrap().site, "edge-a");
+    setup.prices.sla_penalty_per_us = 1;
+    assert_eq!(setup.plan(deployment(), None).unwrap().site, "edge-b");
 }

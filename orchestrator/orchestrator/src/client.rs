@@ -27,9 +27,9 @@ use crate::{
     journal::Mitigation,
     problem::Problem,
     views::{
-        ChangeView, CheckpointView, CommittedView, ConsistencyView, DeliveredView, DirectionView, DriftView,
-        EntriesView, HealthView, IntentView, NsView, OperationView, PackageView, PlanView, PolicyView,
-        ReadyView, SiteView, StepView, TimelineLine,
+        ChangeView, CheckpointView, Cleaned, CleaningView, CommittedView, ConsistencyView, DeliveredView,
+        DirectionView, DriftView, EntriesView, HealthView, IntentView, NsView, OperationView, PackageView,
+        PlanView, PolicyView, ReadyView, SiteView, StepView, StraysView, TimelineLine,
     },
 };
 
@@ -399,6 +399,16 @@ impl Client {
     /// What the last look at every site found, and what is proposed about it.
     pub async fn drift(&self) -> Result<DriftView> {
         self.get(&op::DRIFT, &[], &[]).await
+    }
+
+    /// What belongs to no service.
+    pub async fn strays(&self) -> Result<StraysView> {
+        self.get(&op::STRAYS, &[], &[]).await
+    }
+
+    /// Removes strays.
+    pub async fn clean_strays(&self, cleaning: &CleaningView) -> Result<Vec<Cleaned>> {
+        self.json(self.request(&op::CLEAN, &[], &[]).json(cleaning)).await
     }
 
     /// What was done about drift, oldest first.

@@ -21,6 +21,9 @@ pub struct Config {
     /// Comparison of what should be with what is.
     #[serde(default)]
     pub drift: Drift,
+    /// What things cost where services are placed.
+    #[serde(default)]
+    pub placement: Placement,
     /// What joins the sites; without it a service stays within one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wan: Option<WanConfig>,
@@ -65,6 +68,22 @@ pub struct WanConfig {
     pub connections: Vec<lcm::placement::Connection>,
 }
 
+/// Prices of the cost function (Z = sum of SLA penalties + alpha x unused capacity + vCPUs at their sites' cost and latency).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// Alpha, per mille: price of the capacity that stays unused at the sites that are in use; 0 to 1,000,000.
+    pub alpha_permille: u32,
+    /// Penalty for each µs by which the way through the service is longer than the latency that its intent promises; 0
+    /// to 1,000.
+    pub sla_penalty_per_us: u32,
+}
+
+/// Highest alpha, per mille: Z stays countable for 128 sites.
+const MAX_ALPHA_PERMILLE: u32 = 1_000_000;
+/// Highest penalty per µs: Z stays countable for ways of some seconds.
+const MAX_SLA_PENALTY: u32 = 1_000;
+
 /// How drift is looked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -95,9 +114,18 @@ pub struct SiteConfig {
     /// Operations with effects there at once, 1 to 5: a VIM's control plane has its limits.
     #[serde(default = "default_site_operations")]
     pub concurrent_operations: usize,
+    /// It takes nothing new; what runs there stays. For maintenance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
+    /// The trusted execution environment that its machines have: `sev-snp`, `tdx`, `sgx`, `cca`; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tee: Option<String>,
     /// This machine as a VIM.
     pub host: HostSite,
 }
+
+/// The trusted execution environments that a site may have.
+const TEES: [&str; 4] = ["sev-snp", "tdx", "sgx", "cca"];
 
 /// Most operations at one site at once.
 const MAX_SITE_OPERATIONS: usize = 5;
@@ -250,6 +278,9 @@ impl Config {
             if !(1..=MAX_SITE_OPERATIONS).contains(&site.concurrent_operations) {
                 return bad(key("concurrent_operations"), "1 to 5");
             }
+            if site.tee.as_ref().is_some_and(|t| !TEES.contains(&t.as_str())) {
+                return bad(key("tee"), &format!("one of {}", TEES.join(", ")));
+            }
             if site.jurisdiction.len() != 2 || !site.jurisdiction.chars().all(|c| c.is_ascii_uppercase()) {
                 return bad(key("jurisdiction"), "two capital letters (ISO 3166-1 alpha-2)");
             }
@@ -273,6 +304,12 @@ impl Config {
         }
         if !(1..=86_400).contains(&self.drift.interval_s) {
             return bad("drift.interval_s".into(), "1 to 86400 seconds");
+        }
+        if self.placement.alpha_permille > MAX_ALPHA_PERMILLE {
+            return bad("placement.alpha_permille".into(), &format!("at most {MAX_ALPHA_PERMILLE}"));
+        }
+        if self.placement.sla_penalty_per_us > MAX_SLA_PENALTY {
+            return bad("placement.sla_penalty_per_us".into(), &format!("at most {MAX_SLA_PENALTY}"));
         }
         let limits = &self.limits;
         let least = [limits.step_attempts, limits.tenant_operations_per_minute, limits.tenant_burst];

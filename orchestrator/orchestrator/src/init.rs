@@ -252,6 +252,7 @@ fn write_config(home: &Home, plan: &Plan, policy: Digest) -> Result<(), InitErro
         operator: plan.operator.clone(),
         accepted_policies: vec![policy],
         drift: crate::config::Drift::default(),
+        placement: crate::config::Placement::default(),
         wan: None,
         sites: plan.sites.clone(),
         limits: crate::config::Limits::default(),

@@ -13,8 +13,9 @@ use crate::{
     journal::{Journal, Mitigation},
     problem::Problem,
     views::{
-        CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView, EventView, IntentView,
-        NsView, OperationView, PackageView, PlanView, SiteView, StepView, TimelineLine,
+        Cleaned, CleaningView, CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView,
+        EventView, IntentView, NsView, OperationView, PackageView, PlanView, SiteView, StepView, StraysView,
+        TimelineLine,
     },
 };
 
@@ -93,6 +94,10 @@ pub trait Service: Send + Sync {
     async fn policy(&self) -> Result<Digest, Problem>;
     /// What the last look at the sites found, and what is proposed about it.
     async fn drift(&self) -> Result<DriftView, Problem>;
+    /// What is there now and belongs to no service, and what was removed of such.
+    async fn strays(&self) -> Result<StraysView, Problem>;
+    /// Removes strays, by a person's word.
+    async fn clean_strays(&self, by: &str, asked: CleaningView) -> Result<Vec<Cleaned>, Problem>;
     /// What the orchestrator did about drift, oldest first, at most the newest 1000.
     async fn mitigations(&self) -> Result<Vec<Mitigation>, Problem>;
     /// Counts up with every change of any operation: for following.

@@ -268,6 +268,45 @@ pub struct DriftView {
     pub proposals: BTreeMap<String, crate::journal::Proposal>,
 }
 
+/// What carries our mark and belongs to no service.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct StraysView {
+    /// What is there now.
+    #[schemars(with = "Vec<Finding>")]
+    pub strays: Vec<lcm::drift::Difference>,
+    /// Sites that could not be observed, and why: nothing is known of those.
+    pub unseen: BTreeMap<String, String>,
+    /// What was removed lately, oldest first: who, what, why.
+    pub cleaned: Vec<crate::journal::Mitigation>,
+}
+
+/// Strays that are to be removed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CleaningView {
+    /// Their keys: `KEY` at whichever site, or `KEY@SITE`; at most [`MAX_CLEANED`].
+    #[schemars(length(min = 1, max = 1000))]
+    pub keys: Vec<String>,
+    /// For the record; at most [`MAX_REASON`] characters.
+    #[schemars(length(min = 1, max = 1000))]
+    pub reason: String,
+}
+
+/// Most strays that are removed in one go: each is a call to a VIM.
+pub const MAX_CLEANED: usize = 1000;
+
+/// What became of a stray.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cleaned {
+    /// Where.
+    pub site: String,
+    /// Its key.
+    pub key: String,
+    /// Why it is still there; absent: it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
 /// The form of a [`lcm::drift::Difference`], for the API's document.
 #[derive(JsonSchema)]
 #[allow(dead_code, reason = "only its schema is used; tests/openapi.rs compares it with the type")]

@@ -33,6 +33,8 @@ mod outage;
 mod overtaken;
 #[path = "engine/store.rs"]
 mod store;
+#[path = "engine/strays.rs"]
+mod strays;
 #[path = "engine/telemetry.rs"]
 mod telemetry;
 #[path = "engine/trust_broken.rs"]

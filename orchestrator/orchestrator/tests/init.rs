@@ -32,6 +32,8 @@ fn plan() -> Plan {
             latency_us: 1,
             cost: 1,
             concurrent_operations: 2,
+            drained: false,
+            tee: None,
             host,
         }],
         now: NOW,

@@ -63,7 +63,10 @@ const ALONE_TOO: [&str; 7] = [
     "standing ",
 ];
 /// Commands that end with 4: what they start may not complete.
-const CARRIED_OUT: [&str; 4] = ["intent submit", "intent watch", "site enrol", "status"];
+const CARRIED_OUT: [&str; 5] = ["intent submit", "intent watch", "site clean", "site enrol", "status"];
+
+/// Commands that end with 6: they follow an operation that a person may have to decide about.
+const UNDECIDED: [&str; 2] = ["intent submit", "intent watch"];
 
 /// What `intent new` takes whatever the action.
 const OF_EVERY_INTENT: [&str; 7] =
@@ -146,6 +149,9 @@ fn exits(line: &str) -> String {
         codes.push("4");
     }
     codes.push("5");
+    if UNDECIDED.contains(&line) {
+        codes.push("6");
+    }
     codes.join(" ")
 }
 

@@ -113,6 +113,7 @@ async fn the_exit_code_says_how_it_ended() {
         (intent(true, Some(("COMPLETED", true))), 0),
         (intent(true, Some(("ROLLED_BACK", true))), 4),
         (intent(true, Some(("FAILED", true))), 4),
+        (intent(true, Some(("FAILED_TEMP", false))), 6),
         (intent(false, None), 1),
     ] {
         let dir = tempfile::tempdir().unwrap();
@@ -126,7 +127,12 @@ async fn the_exit_code_says_how_it_ended() {
         assert_eq!(answer, view);
         let text = end(&mut mandate(&socket, &["intent", "watch", "i-1"])).await;
         assert_eq!(text.status.code(), Some(code));
-        assert!(!String::from_utf8_lossy(&text.stdout).contains('\x1b'), "no colour into a pipe");
+        let text = String::from_utf8_lossy(&text.stdout).into_owned();
+        assert!(!text.contains('\x1b'), "no colour into a pipe");
+        for decision in ["retry", "rollback", "fail"] {
+            let command = format!("mandate operation {decision} op-1 --reason");
+            assert_eq!(text.contains(&command), code == 6, "{text}");
+        }
         server.stop(&socket).await;
     }
 }

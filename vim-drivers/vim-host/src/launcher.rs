@@ -115,6 +115,8 @@ impl Site {
         let mut command = Command::new(&self.config.launcher);
         command.env_clear();
         command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        // What it was started for can be seen in /proc/PID/environ, and found in the collector.
+        command.envs(vim::trace::current().map(|context| (vim::trace::VARIABLE, context.to_string())));
         command.arg(verb);
         if let Some(tpm) = &self.config.tpm {
             let flags: [OsString; 6] = [

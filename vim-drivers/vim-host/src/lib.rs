@@ -215,7 +215,11 @@ impl HostVim {
         f: impl Future<Output = Result<T, HostError>> + Send + 'static,
     ) -> Result<T, DriverError> {
         self.site.log_keeper.call_once(|| self.keep_logs_short());
-        let result = match tokio::spawn(f).await {
+        let (key, context) = (key.to_string(), vim::trace::current());
+        if let Some(traceparent) = &context {
+            tracing::info!(site = self.site.name, key, operation, %traceparent, "called");
+        }
+        let result = match tokio::spawn(vim::trace::within(context, f)).await {
             Ok(result) => result,
             Err(e) => Err(HostError::Internal(e.to_string())),
         };

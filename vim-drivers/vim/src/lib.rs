@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod fake;
 mod observed;
 pub mod pcapng;
+pub mod trace;
 
 pub use observed::{
     Changed, ComputeState, Inventory, Observed, ObservedCompute, PortState, ProcessState, Resources, Scope,

@@ -12,6 +12,7 @@ mod admit;
 mod compliance;
 pub(crate) mod form;
 mod quota;
+pub use quota::remaining;
 pub(crate) mod state;
 mod tenant;
 

@@ -154,7 +154,10 @@ impl Case<'_> {
     }
 }
 
-fn remaining(quota: &Quota, usage: &Usage) -> BTreeMap<String, ResourceUse> {
+/// What a tenant may still use at each site that has a limit: what is in use there, and everything that no evidence has
+/// placed, counts against it.
+#[must_use]
+pub fn remaining(quota: &Quota, usage: &Usage) -> BTreeMap<String, ResourceUse> {
     let left = |(site, limit): (&String, &ResourceUse)| {
         let used = usage.sites.get(site).copied().unwrap_or_default();
         (site.clone(), limit.less(&used).less(&usage.unplaced))

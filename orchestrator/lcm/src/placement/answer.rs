@@ -8,9 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    model::{
-        MILLI, MILLI_PER_US, Model, Shares, Violation, bit, capacity_code, member_cost, short_of, signed,
-    },
+    model::{MILLI, MILLI_PER_US, Model, Shares, Violation, bit, lack, member_cost, signed},
     problem::{Leg, Link, Member, Path, Problem},
 };
 
@@ -57,6 +55,8 @@ pub enum Code {
     CapacityVfs,
     /// Too little bandwidth at the site.
     CapacityBandwidth,
+    /// The tenant may use no more there.
+    SiteQuota,
     /// It cannot attest.
     Attestation,
     /// It has no trusted execution environment.
@@ -94,6 +94,7 @@ impl Code {
             Self::CapacityInstances => "CAPACITY_INSTANCES",
             Self::CapacityVfs => "CAPACITY_VFS",
             Self::CapacityBandwidth => "CAPACITY_BANDWIDTH",
+            Self::SiteQuota => "SITE_QUOTA",
             Self::Attestation => "ATTESTATION",
             Self::Tee => "TEE",
             Self::Pinned => "PINNED",
@@ -422,9 +423,8 @@ impl View<'_> {
             Violation::Capacity { site, dimension, need } => {
                 let there = (0..sites.len()).filter(|b| *b != block && sites[*b] == site);
                 let at = &self.problem.sites[self.model.sites[site]];
-                let total = at.total.array()[dimension].into();
-                let short = short_of(dimension, need, total, self.model.free[site][dimension]);
-                (capacity_code(dimension), format!("with {} there it {short}", self.names(there)))
+                let (code, short) = lack(at, dimension, need);
+                (code, format!("with {} there it {short}", self.names(there)))
             }
             Violation::Apart { group, other } => {
                 let with = (0..sites.len()).find(|b| {

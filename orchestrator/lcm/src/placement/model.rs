@@ -137,7 +137,7 @@ impl Model {
             domains: Vec::new(),
             unary: Vec::new(),
             need: Vec::new(),
-            free: sites.iter().map(|s| problem.sites[*s].free.array().map(u64::from)).collect(),
+            free: sites.iter().map(|s| problem.sites[*s].room()).collect(),
             open: Vec::new(),
             latency: Vec::new(),
             access: sites.iter().map(|s| signed(problem.sites[*s].latency_us)).collect(),
@@ -220,9 +220,8 @@ impl Model {
             let together = (positions.len() > 1).then(|| {
                 let need = self.need[self.at(block, site)];
                 let lacking = (0..DIMENSIONS).find(|d| need[*d] > self.free[site][*d])?;
-                let total = problem.sites[self.sites[site]].total.array()[lacking];
                 let all: Vec<_> = positions.iter().map(|p| format!("`{}`", name(*p))).collect();
-                let short = short_of(lacking, need[lacking], total.into(), self.free[site][lacking]);
+                let (_, short) = lack(&problem.sites[self.sites[site]], lacking, need[lacking]);
                 Some(format!("{} stay together, and all of them: {short}", all.join(", ")))
             });
             let shared = match (first, together.flatten()) {
@@ -609,10 +608,10 @@ fn refusal(problem: &Problem, member: &Member, site: usize) -> Option<Reason> {
     let at = &problem.sites[site];
     let short = || {
         let need = needed(member, &at.name);
-        let free = at.free.array();
-        let d = (0..DIMENSIONS).find(|d| need[*d] > u64::from(free[*d]))?;
-        let text = short_of(d, need[d], at.total.array()[d].into(), free[d].into());
-        Some(Reason { code: capacity_code(d), text })
+        let room = at.room();
+        let d = (0..DIMENSIONS).find(|d| need[*d] > room[*d])?;
+        let (code, text) = lack(at, d, need[d]);
+        Some(Reason { code, text })
     };
     match &member.pinned {
         Some(pinned) if *pinned == at.name => return short(),
@@ -662,7 +661,19 @@ fn ruled_out(member: &Member, site: &super::Candidate) -> Option<Reason> {
     Some(Reason { code: Code::SiteLatency, text })
 }
 
-pub(super) fn capacity_code(dimension: usize) -> Code {
+/// Why so much of this kind cannot be placed there: there is too little, or the tenant may use no more.
+pub(super) fn lack(at: &super::Candidate, dimension: usize, need: u64) -> (Code, String) {
+    let (free, total) = (u64::from(at.free.array()[dimension]), at.total.array()[dimension]);
+    let what = kind(dimension);
+    match at.quota.map(|q| u64::from(q.array()[dimension])) {
+        Some(left) if need <= free => {
+            (Code::SiteQuota, format!("needs {need} {what}, the tenant's quota there leaves {left}"))
+        }
+        _ => (capacity_code(dimension), format!("needs {need} {what}, {free} of {total} are free")),
+    }
+}
+
+fn capacity_code(dimension: usize) -> Code {
     match dimension {
         0 => Code::CapacityVcpus,
         1 => Code::CapacityMemory,
@@ -672,15 +683,14 @@ pub(super) fn capacity_code(dimension: usize) -> Code {
     }
 }
 
-pub(super) fn short_of(dimension: usize, need: u64, total: u64, free: u64) -> String {
-    let what = match dimension {
+fn kind(dimension: usize) -> &'static str {
+    match dimension {
         0 => "vCPUs",
         1 => "MiB of memory",
         2 => "instances",
         3 => "virtual functions",
         _ => "kbit/s of uplink",
-    };
-    format!("needs {need} {what}, {free} of {total} are free")
+    }
 }
 
 /// Indices in the order of the names.

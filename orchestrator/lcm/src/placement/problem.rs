@@ -37,6 +37,27 @@ impl Amounts {
     pub(super) fn array(self) -> [u32; DIMENSIONS] {
         [self.vcpus, self.memory_mib, self.instances, self.vfs, self.bandwidth_kbps]
     }
+
+    /// The sum, each kind by itself.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            vcpus: self.vcpus.saturating_add(other.vcpus),
+            memory_mib: self.memory_mib.saturating_add(other.memory_mib),
+            instances: self.instances.saturating_add(other.instances),
+            vfs: self.vfs.saturating_add(other.vfs),
+            bandwidth_kbps: self.bandwidth_kbps.saturating_add(other.bandwidth_kbps),
+        }
+    }
+}
+
+impl Candidate {
+    /// What can be placed there: what is free, as far as the tenant's quota goes.
+    pub(super) fn room(&self) -> [u64; DIMENSIONS] {
+        let free = self.free.array().map(u64::from);
+        let quota = self.quota.map(|q| q.array().map(u64::from));
+        std::array::from_fn(|d| quota.map_or(free[d], |q| free[d].min(q[d])))
+    }
 }
 
 impl From<Resources> for Amounts {
@@ -149,6 +170,9 @@ pub struct Candidate {
     pub total: Amounts,
     /// What of it is not in use.
     pub free: Amounts,
+    /// What the tenant may still use there, by the policy; absent: as much as is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Amounts>,
     /// Why it cannot be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

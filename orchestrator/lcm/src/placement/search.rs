@@ -9,13 +9,14 @@
 //! Blocks that are alike stand for each other: once a site was tried for one of them, it is not tried for the others
 //! beside it. Both only leave out assignments whose mirror image is in the same node, or was in one that is done.
 //!
-//! The budget is a number of nodes, so that the same problem ends the same way on every machine. When it runs out, the
+//! The budget is a number of nodes, and of costs looked at in them, so that the same problem ends the same way on every machine. When it runs out, the
 //! least bound of everything that was left aside is the bound of the whole.
 
 use super::{
     bound::{Fixed, Relaxation, SCALE},
     model::{Mask, Model, bit, each, signed},
     problem::DIMENSIONS,
+    solver::Budget,
 };
 
 /// What a search found.
@@ -162,7 +163,7 @@ impl Node {
 pub(super) struct Search<'a> {
     model: &'a Model,
     tables: &'a Tables,
-    budget: u64,
+    budget: Budget,
     /// The first assignment is enough.
     any: bool,
     found: Found,
@@ -171,7 +172,7 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(model: &'a Model, tables: &'a Tables, budget: u64) -> Self {
+    pub(super) fn new(model: &'a Model, tables: &'a Tables, budget: Budget) -> Self {
         let found = Found { best: None, least: i64::MAX, complete: true, nodes: 0 };
         Self { model, tables, budget, any: false, found, done: false, spare: Vec::new() }
     }
@@ -197,7 +198,7 @@ impl<'a> Search<'a> {
     }
 
     fn node(&mut self, node: &mut Node, known: i64) {
-        if self.found.nodes >= self.budget {
+        if self.found.nodes >= self.budget.nodes || self.work() >= self.budget.work {
             self.give_up(known.max(self.bounds(node).map_or(i64::MAX, |b| b.0)));
             return;
         }
@@ -224,6 +225,11 @@ impl<'a> Search<'a> {
             self.spare.push(child);
             self.tried(node, block, site);
         }
+    }
+
+    fn work(&self) -> u64 {
+        let costs = u64::try_from(self.model.unary.len()).unwrap_or(u64::MAX);
+        self.found.nodes.saturating_mul(costs)
     }
 
     /// The budget is used up; what is in here was not looked at.

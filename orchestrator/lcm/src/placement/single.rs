@@ -27,6 +27,12 @@ pub struct Site {
     pub ak: Option<AkRecord>,
     /// Why it cannot be asked, if so.
     pub problem: Option<String>,
+    /// Does it take nothing new, by its operator's word?
+    #[serde(default)]
+    pub drained: bool,
+    /// The trusted execution environment that its operator says it has.
+    #[serde(default)]
+    pub tee: Option<String>,
 }
 
 /// Why no site will do.
@@ -131,9 +137,13 @@ impl Candidate {
             total: total.into(),
             free: free.into(),
             problem: site.problem.clone(),
-            drained: None,
+            quota: None,
+            drained: site.drained.then(|| "its operator drains it: it takes nothing new".into()),
             no_attestation: no_attestation(site, at),
-            no_tee: Some("the site has no trusted execution environment".into()),
+            no_tee: match &site.tee {
+                Some(_) => None,
+                None => Some("the site has no trusted execution environment".into()),
+            },
         }
     }
 }
@@ -181,6 +191,8 @@ mod tests {
             },
             ak: None,
             problem: None,
+            drained: false,
+            tee: None,
         }
     }
 

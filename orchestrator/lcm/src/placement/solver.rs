@@ -11,18 +11,31 @@ use super::{
     unplaceable::{self, Unplaceable},
 };
 
-/// How much work a search may be.
+/// How much work a search may be. It ends at whichever is used up first: the same on every machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Budget {
     /// Nodes of the search tree.
     pub nodes: u64,
+    /// Work: each node counts members x sites, because that many costs are looked at in it.
+    pub work: u64,
 }
 
 impl Default for Budget {
-    /// Many times what the hardest 8 x 8 problem that we know needs; some seconds at 64 x 64.
+    /// Many times what the hardest 8 x 8 problem that we know needs (some 5 million of work); about a second at 64 x 64.
     fn default() -> Self {
-        Self { nodes: 200_000 }
+        Self { nodes: 200_000, work: DEFAULT_WORK }
+    }
+}
+
+/// Some 10 ns of CPU each.
+const DEFAULT_WORK: u64 = 48_000_000;
+
+impl Budget {
+    /// So many nodes, whatever they cost.
+    #[must_use]
+    pub fn nodes(nodes: u64) -> Self {
+        Self { nodes, work: u64::MAX }
     }
 }
 
@@ -86,7 +99,7 @@ impl<'a> Solver<'a> {
         let repaired = self.last.take().and_then(|sites| self.repair(sites));
         let guides = self.tables.guides().iter();
         let first = guides.filter_map(|g| heuristic::first(&self.model, g)).chain(repaired).min();
-        let mut found = Search::new(&self.model, &self.tables, budget.nodes).run(first);
+        let mut found = Search::new(&self.model, &self.tables, budget).run(first);
         let Some((_, sites)) = found.best.take() else {
             return Err(match found.complete {
                 true => PlacementError::Unplaceable(Box::new(self.unplaceable())),

@@ -117,7 +117,7 @@ fn joint(problem: &Problem, model: &Model) -> Cause {
 fn impossible(problem: &Problem) -> bool {
     let Ok(model) = Model::new(problem) else { return false };
     let tables = Tables::plain(&model);
-    let found = Search::new(&model, &tables, NODES).any().run(None);
+    let found = Search::new(&model, &tables, super::Budget::nodes(NODES)).any().run(None);
     found.best.is_none() && found.complete
 }
 

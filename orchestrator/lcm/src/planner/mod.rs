@@ -22,7 +22,7 @@ use descriptors::{
 use ledger_contract::{
     Intent, IntentKind,
     intent::{Deploy, Heal, Isolate, Migrate, Scale, Sla, Target, VnfParams},
-    records::Grant,
+    records::{Grant, ResourceUse},
 };
 use trust::{Digest, UnixTime};
 use vim::{Kind, ObjectKey};
@@ -98,6 +98,25 @@ pub struct Input<'a> {
     pub entropy: &'a Digest,
     /// Ledger time of the decision.
     pub at: UnixTime,
+    /// What things cost where it is placed.
+    pub prices: Prices,
+}
+
+impl Input<'_> {
+    /// What the tenant may still use at sites that have a limit; none, when an emergency waived the limits.
+    fn site_quotas(&self) -> impl Iterator<Item = (&String, &ResourceUse)> {
+        let waived = self.grant.waived.iter().any(|rule| rule == "quota/sites");
+        self.grant.site_quotas.iter().filter(move |_| !waived)
+    }
+}
+
+/// Prices of the placement that the operator sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Prices {
+    /// Alpha, per mille: price of unused capacity.
+    pub alpha_permille: u32,
+    /// Penalty for each µs over the latency that the SLA promises; 0: it costs nothing.
+    pub sla_penalty_per_us: u32,
 }
 
 /// Why there is no plan. Nothing was done.
@@ -105,7 +124,7 @@ pub struct Input<'a> {
 #[error("{code}: {detail}")]
 pub struct Refusal {
     /// `NO_SITE`, `UNOBSERVED`, `DESCRIPTOR`, `PARAMETERS`, `SCALE_LIMIT`, `NO_SUCH_SERVICE`, `NO_SUCH_INSTANCE`, `ISOLATED`,
-    /// `PACKAGES`, `ATTESTATION_KEY`, `NO_SEGMENT`, `TOO_LARGE`.
+    /// `PACKAGES`, `ATTESTATION_KEY`, `NO_SEGMENT`, `SITE_QUOTA`, `TOO_LARGE`.
     pub code: &'static str,
     /// What, where, and what to do.
     pub detail: String,
@@ -143,6 +162,7 @@ pub fn plan(input: &Input<'_>) -> Result<Plan, Refusal> {
             Steps::new(input, None, Some(existing(input)?), None).build(&Change::default())?
         }
     };
+    within_quotas(input, &plan)?;
     if plan.steps.len() > MAX_STEPS {
         return refuse(
             "TOO_LARGE",
@@ -150,6 +170,38 @@ pub fn plan(input: &Input<'_>) -> Result<Plan, Refusal> {
         );
     }
     Ok(plan)
+}
+
+/// No plan uses more at a site than the policy leaves the tenant there, wherever its members had to go.
+fn within_quotas(input: &Input<'_>, plan: &Plan) -> Result<(), Refusal> {
+    let Some(after) = &plan.after else { return Ok(()) };
+    for (site, left) in input.site_quotas() {
+        let more = used_at(after, site)
+            .less(&plan.before.as_ref().map_or_else(Default::default, |b| used_at(b, site)));
+        if left.max(&more) != *left {
+            return refuse(
+                "SITE_QUOTA",
+                format!(
+                    "it needs {more} more at site {site}; the tenant's quota there leaves {left}: name other sites, or ask for less"
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What the instances of a service use at a site, as evidence counts it.
+fn used_at(record: &NsRecord, site: &str) -> ResourceUse {
+    let here = record.objects.iter().filter(|o| o.site == site);
+    here.fold(ResourceUse::default(), |sum, o| match &o.spec {
+        vim::Spec::Compute(c) => sum.plus(&ResourceUse {
+            instances: 1,
+            vcpus: c.vcpus,
+            memory_mib: c.memory_mib,
+            ..ResourceUse::default()
+        }),
+        _ => sum,
+    })
 }
 
 /// The placement problem that an intent poses; `None`: it places nothing anew.

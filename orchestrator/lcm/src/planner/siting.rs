@@ -7,8 +7,8 @@ use ledger_contract::intent::Deploy;
 use super::{Counts, Input, Refusal, refuse, topology::Topology};
 use crate::{
     placement::{
-        Budget, Candidate, Connection, Exclusion, Group, Leg, Link, Member, Path, PlacementError, Problem,
-        Rules, Site, solve,
+        Amounts, Budget, Candidate, Connection, Costs, Exclusion, Group, Leg, Link, Member, Path,
+        PlacementError, Problem, Rules, Site, solve,
     },
     record::NsRecord,
 };
@@ -22,7 +22,7 @@ pub(super) struct Seats {
 }
 
 impl Seats {
-    /// Where the members of a service are now; one that it has not yet goes to the main site.
+    /// Where the members of a service are now; one that is new to it goes to the main site.
     pub(super) fn of(topology: &Topology<'_>, before: &NsRecord) -> Result<Self, Refusal> {
         let mut members = BTreeMap::new();
         for (member, vdus) in &before.instances {
@@ -106,6 +106,7 @@ impl<'a> Siting<'a> {
         let at = self.input.at;
         let mut sites: Vec<Candidate> = self.input.sites.iter().map(|s| Candidate::of(s, at)).collect();
         for site in &mut sites {
+            site.quota = self.quota(&site.name);
             // What stays has its room already.
             let staying = members.iter().filter(|m| stays(m));
             for m in staying.filter(|m| now.is_some_and(|n| n.of_member(m) == site.name)) {
@@ -113,6 +114,7 @@ impl<'a> Siting<'a> {
                 site.free.vcpus = site.free.vcpus.saturating_add(held.vcpus);
                 site.free.memory_mib = site.free.memory_mib.saturating_add(held.memory_mib);
                 site.free.instances = site.free.instances.saturating_add(held.instances);
+                site.quota = site.quota.map(|q| q.plus(held));
             }
         }
         Problem {
@@ -123,8 +125,25 @@ impl<'a> Siting<'a> {
             connections: self.connections(),
             affinity: self.together(&members),
             exclusions: self.exclusions(now, moving),
+            costs: Costs { alpha_permille: self.input.prices.alpha_permille, ..Costs::default() },
             ..Problem::default()
         }
+    }
+
+    /// What the grant lets the tenant use at a site, and the probe on top: evidence does not count it.
+    fn quota(&self, site: &str) -> Option<Amounts> {
+        let (_, left) = self.input.site_quotas().find(|(name, _)| *name == site)?;
+        let amounts = Amounts {
+            vcpus: left.vcpus,
+            memory_mib: left.memory_mib,
+            instances: left.instances,
+            vfs: left.vfs,
+            bandwidth_kbps: left.bandwidth_mbps.saturating_mul(1000),
+        };
+        Some(match self.topology.probe() {
+            Some(_) => amounts.plus(super::topology::PROBE.into()),
+            None => amounts,
+        })
     }
 
     fn seats(&self, members: BTreeMap<String, String>) -> Seats {
@@ -155,12 +174,19 @@ impl<'a> Siting<'a> {
     fn paths(&self, members: &[&str]) -> Vec<Path> {
         let first = self.topology.probe().and_then(|p| self.topology.first_on(p.link));
         let entry = first.or_else(|| members.first().copied());
-        let path = |member: &str| Path {
-            name: "access".into(),
-            legs: vec![Leg::Access(member.to_owned())],
-            bound_us: u64::MAX,
-            penalty_per_us: 0,
-            weight: 0,
+        let promised = u64::from(self.asked.sla.latency_p95_us);
+        let penalty_per_us = if promised > 0 { self.input.prices.sla_penalty_per_us } else { 0 };
+        let path = |member: &str| {
+            let access = Leg::Access(member.to_owned());
+            let (name, legs, bound_us) = match penalty_per_us {
+                0 => ("access", vec![access], u64::MAX),
+                // The whole way through the service, against what its SLA promises.
+                _ => {
+                    let links = self.links(members).into_iter().map(|l| Leg::Link(l.name));
+                    ("sla", std::iter::once(access).chain(links).collect(), promised)
+                }
+            };
+            Path { name: name.into(), legs, bound_us, penalty_per_us, weight: penalty_per_us.min(1) }
         };
         entry.map(path).into_iter().collect()
     }

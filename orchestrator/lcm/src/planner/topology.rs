@@ -21,7 +21,7 @@ use crate::{
 /// MTU of every virtual link, bytes.
 const MTU: u16 = 1500;
 /// Size of a measuring probe.
-const PROBE: Resources = Resources { vcpus: 1, memory_mib: 256, instances: 1 };
+pub(super) const PROBE: Resources = Resources { vcpus: 1, memory_mib: 256, instances: 1 };
 
 /// The service's descriptors, resolved.
 pub(super) struct Topology<'a> {

@@ -183,6 +183,8 @@ pub fn sites() -> Vec<Site> {
         },
         ak: Some(ak(name)),
         problem: None,
+        drained: false,
+        tee: None,
     };
     vec![site("edge-a", 2), site("edge-b", 3)]
 }
@@ -269,6 +271,8 @@ pub struct Setup {
     pub last_id: u32,
     pub operation: Option<String>,
     pub images: Vec<Digest>,
+    pub prices: planner::Prices,
+    pub site_quotas: BTreeMap<String, ledger_contract::records::ResourceUse>,
 }
 
 impl Default for Setup {
@@ -281,6 +285,8 @@ impl Default for Setup {
             last_id: 0,
             operation: None,
             images: vec![Digest::of("dp"), Digest::of("dp2")],
+            prices: planner::Prices::default(),
+            site_quotas: BTreeMap::new(),
         }
     }
 }
@@ -309,6 +315,7 @@ impl Setup {
     pub fn plan_intent(&self, intent: &Intent, before: Option<&NsRecord>) -> Result<Plan, Refusal> {
         let mut grant = grant(intent);
         grant.images = self.images.iter().copied().collect();
+        grant.site_quotas = self.site_quotas.clone();
         grant.attestation_keys = self.sites.iter().map(|s| ak(&s.name)).collect();
         let named = format!("op-{}", intent.action.name());
         planner::plan(&Input {
@@ -323,6 +330,7 @@ impl Setup {
             last_id: self.last_id,
             entropy: &Digest([7; 32]),
             at: UnixTime(1_000),
+            prices: self.prices,
         })
     }
 

@@ -176,14 +176,16 @@ fn unused_cost(problem: &Problem, at: &Assignment) -> Option<i128> {
             continue;
         }
         let mut left = free;
+        let mut allowed = s.quota.map_or([i128::MAX; 5], five);
         sum += mean(free);
         for m in here {
             let held = m.held.iter().find(|h| h.site == s.name).map_or([0; 5], |h| five(h.amounts));
             let need: [i128; 5] = std::array::from_fn(|d| (five(m.demand)[d] - held[d]).max(0));
             sum -= mean(need);
             (0..5).for_each(|d| left[d] -= need[d]);
+            (0..5).for_each(|d| allowed[d] = allowed[d].saturating_sub(need[d]));
         }
-        if left.iter().any(|l| *l < 0) {
+        if left.iter().chain(&allowed).any(|l| *l < 0) {
             return None;
         }
     }

@@ -258,7 +258,7 @@ fn the_largest_size_ends_with_a_gap() {
         let legs = vec![Leg::Link(name.clone())];
         problem.paths.push(Path { name, legs, bound_us: 150, penalty_per_us: 1, weight: 1 });
     }
-    let answer = solve(&problem, Budget { nodes: 2000 }).unwrap();
+    let answer = solve(&problem, Budget::nodes(2000)).unwrap();
     assert!(!answer.optimal && answer.nodes <= 2000);
     assert!(answer.lower_bound < answer.z && answer.gap_permille > 0 && answer.gap_permille < 1000);
     assert_eq!(answer.against.len(), 64 * 63);

@@ -36,8 +36,16 @@ fn site(index: usize) -> impl Strategy<Value = Candidate> {
     let why = |p: f64| weighted(p, Just("because".to_owned()));
     let what = (jurisdiction(), prop_oneof![Just(100u64), 0u64..2000], 0u32..4);
     let room = (prop_oneof![Just(Amounts::default()), amounts(4)], amounts(24));
+    let room = (room, weighted(0.2, amounts(24)));
     (what, room, why(0.03), why(0.03), why(0.3), why(0.4)).prop_map(
-        move |((jurisdiction, latency_us, cost), (used, free), problem, drained, no_attestation, no_tee)| {
+        move |(
+            (jurisdiction, latency_us, cost),
+            ((used, free), quota),
+            problem,
+            drained,
+            no_attestation,
+            no_tee,
+        )| {
             Candidate {
                 name: format!("s{index}"),
                 jurisdiction,
@@ -45,6 +53,7 @@ fn site(index: usize) -> impl Strategy<Value = Candidate> {
                 cost,
                 total: plus(used, free),
                 free,
+                quota,
                 problem,
                 drained,
                 no_attestation,

@@ -216,6 +216,8 @@ pub const ALL: &[Operation] = &[
     LEDGER_ENTRY,
     POLICY,
     DRIFT,
+    STRAYS,
+    CLEAN,
     MITIGATIONS,
     CHANGES,
 ];

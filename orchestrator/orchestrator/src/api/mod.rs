@@ -39,6 +39,8 @@ pub const MAX_REQUEST_BYTES: usize = 8 << 20;
 pub const MAX_APPROVAL_BYTES: usize = 16 << 20;
 /// Largest direction, bytes: a reason and its JSON.
 pub const MAX_DIRECTION_BYTES: usize = 16 << 10;
+/// Largest list of strays to be removed, bytes: 1000 keys of 200, their sites and a reason.
+pub const MAX_CLEANING_BYTES: usize = 512 << 10;
 /// No package may be larger, whatever is configured: it is held in memory while it is verified.
 pub const MAX_PACKAGE_BYTES: usize = 1 << 30;
 /// Uploads handled at once; each may hold a whole package in memory.

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use trust::Envelope;
 
 use super::{
-    Context, LONG_POLL, MAX_APPROVAL_BYTES, MAX_DIRECTION_BYTES, MAX_PAGE, MAX_REQUEST_BYTES,
+    Context, LONG_POLL, MAX_APPROVAL_BYTES, MAX_CLEANING_BYTES, MAX_DIRECTION_BYTES, MAX_PAGE,
+    MAX_REQUEST_BYTES,
     catalogue::{self as op, Operation, Verb},
     events::{self, Filter},
     openapi,
@@ -31,8 +32,8 @@ use crate::{
     problem::Problem,
     telemetry::trace::TraceParent,
     views::{
-        AliveView, ChangeView, CheckpointView, DirectionView, EntriesView, HealthView, IndexView, MAX_REASON,
-        OperationView, PolicyView, ReadyView,
+        AliveView, ChangeView, CheckpointView, CleaningView, DirectionView, EntriesView, HealthView,
+        IndexView, MAX_REASON, OperationView, PolicyView, ReadyView,
     },
 };
 
@@ -146,6 +147,8 @@ pub fn all() -> Router<Context> {
         .on(&op::LEDGER_ENTRY, entry)
         .on(&op::POLICY, policy)
         .on(&op::DRIFT, drift)
+        .on(&op::STRAYS, strays)
+        .on(&op::CLEAN, clean)
         .on(&op::MITIGATIONS, mitigations)
         .on(&op::CHANGES, changes)
         .fallback(no_route)
@@ -367,13 +370,19 @@ async fn fail(State(c): State<Context>, asked: Asked, Named(id): Named, body: Bo
 
 async fn direct(c: &Context, asked: &Asked, id: &str, what: Direction, body: Body) -> Reply {
     let DirectionView { reason } = reply::json(body, MAX_DIRECTION_BYTES, "a direction").await?;
-    if !(1..=MAX_REASON).contains(&reason.chars().count()) {
-        let detail = format!("a reason has 1 to {MAX_REASON} characters");
-        return Err(Problem::new(422, "REASON", "The request is not what it must be", detail)
-            .hint("say in a sentence why: it is kept in the evidence"));
-    }
+    with_reason(&reason)?;
     let view = c.service.direct_operation(id, &asked.caller.name(), what, &reason).await?;
     reply::document(StatusCode::ACCEPTED, &view)
+}
+
+/// A person's decision says why.
+fn with_reason(reason: &str) -> Result<(), Problem> {
+    if (1..=MAX_REASON).contains(&reason.chars().count()) {
+        return Ok(());
+    }
+    let detail = format!("a reason has 1 to {MAX_REASON} characters");
+    Err(Problem::new(422, "REASON", "The request is not what it must be", detail)
+        .hint("say in a sentence why: it is kept on record"))
 }
 
 async fn steps(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
@@ -461,6 +470,17 @@ async fn policy(State(c): State<Context>, asked: Asked) -> Reply {
 
 async fn drift(State(c): State<Context>, asked: Asked) -> Reply {
     reply::resource(&asked.headers, &c.service.drift().await?)
+}
+
+async fn strays(State(c): State<Context>, asked: Asked) -> Reply {
+    reply::resource(&asked.headers, &c.service.strays().await?)
+}
+
+async fn clean(State(c): State<Context>, asked: Asked, body: Body) -> Reply {
+    let cleaning: CleaningView = reply::json(body, MAX_CLEANING_BYTES, "a cleaning").await?;
+    with_reason(&cleaning.reason)?;
+    let cleaned = c.service.clean_strays(&asked.caller.name(), cleaning).await?;
+    reply::document(StatusCode::OK, &cleaned)
 }
 
 async fn mitigations(State(c): State<Context>, asked: Asked, Asking(q): Asking<ListQuery>) -> Reply {

@@ -20,6 +20,8 @@ pub enum Exit {
     OperationFailed = 4,
     /// A defect or the machine's trouble.
     Internal = 5,
+    /// The operation waits for a person (FAILED_TEMP).
+    Undecided = 6,
 }
 
 /// What `--help` says about the exit codes.
@@ -32,6 +34,7 @@ Exit codes:
   4  the operation was accepted and did not complete (in time), a site could not do its part, or
      the orchestrator is not ready (status)
   5  internal error
+  6  the operation waits for a person: mandate operation retry, rollback or fail
 
 Errors go to stderr; with --json as one problem document (RFC 9457).
 A refusal is an answer: on stdout. What the policy refused or lint rejected
@@ -135,8 +138,15 @@ mod tests {
 
     #[test]
     fn the_help_names_every_exit_code() {
-        let all =
-            [Exit::Ok, Exit::Refused, Exit::Usage, Exit::Unreachable, Exit::OperationFailed, Exit::Internal];
+        let all = [
+            Exit::Ok,
+            Exit::Refused,
+            Exit::Usage,
+            Exit::Unreachable,
+            Exit::OperationFailed,
+            Exit::Internal,
+            Exit::Undecided,
+        ];
         for (n, exit) in all.into_iter().enumerate() {
             assert_eq!(exit as usize, n);
             assert!(EXIT_CODES.contains(&format!("\n  {n}  ")), "{n}");

@@ -61,6 +61,8 @@ fn site(name: &str, jurisdiction: &str, latency_us: u64, cost: u32) -> SiteConfi
         latency_us,
         cost,
         concurrent_operations: 2,
+        drained: false,
+        tee: None,
         host: HostSite {
             vcpus: 32,
             memory_mib: 32_768,

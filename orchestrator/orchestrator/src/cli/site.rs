@@ -14,7 +14,7 @@ use super::{
     progress::Spinner,
     verdict,
 };
-use crate::views::{CommittedView, SiteView};
+use crate::views::{CleaningView, CommittedView, SiteView, StraysView};
 
 /// Commands on sites.
 #[derive(Debug, Subcommand)]
@@ -23,6 +23,10 @@ pub enum SiteCommand {
     List,
     /// Register a site's attestation key on the ledger
     Enrol(EnrolArgs),
+    /// List what carries our mark and belongs to no service, and what was removed of such
+    Strays,
+    /// Remove strays by their keys; who, what and why is on record
+    Clean(CleanArgs),
 }
 
 /// Arguments of `site enrol`.
@@ -41,6 +45,17 @@ pub struct EnrolArgs {
     valid_for: u64,
 }
 
+/// Arguments of `site clean`.
+#[derive(Debug, Args)]
+pub struct CleanArgs {
+    /// Their keys, as `mandate site strays` lists them; at one site only: KEY@SITE
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<String>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
 /// Runs a command.
 pub async fn run(context: &Context, command: SiteCommand) -> Result<Exit, Failure> {
     match command {
@@ -49,7 +64,46 @@ pub async fn run(context: &Context, command: SiteCommand) -> Result<Exit, Failur
             context.ui.show(&sites, |style| render(&sites, style))
         }
         SiteCommand::Enrol(args) => enrol(context, &args).await,
+        SiteCommand::Strays => {
+            let view = context.client()?.strays().await.map_err(|e| context.client_failure(e))?;
+            context.ui.show(&view, |style| render_strays(&view, style))
+        }
+        SiteCommand::Clean(args) => clean(context, args).await,
     }
+}
+
+async fn clean(context: &Context, args: CleanArgs) -> Result<Exit, Failure> {
+    let cleaning = CleaningView { keys: args.keys, reason: args.reason };
+    let cleaned = context.client()?.clean_strays(&cleaning).await.map_err(|e| context.client_failure(e))?;
+    context.ui.show(&cleaned, |style| {
+        let mut table = Table::new(&["KEY", "SITE", "STATE"], "nothing");
+        for c in &cleaned {
+            let state = match &c.problem {
+                None => Cell::new(Paint::Green, "removed"),
+                Some(problem) => Cell::new(Paint::Red, problem),
+            };
+            table.row([(&c.key).into(), (&c.site).into(), state]);
+        }
+        table.render(style)
+    })?;
+    Ok(if cleaned.iter().all(|c| c.problem.is_none()) { Exit::Ok } else { Exit::OperationFailed })
+}
+
+fn render_strays(view: &StraysView, style: Style) -> String {
+    let mut table = Table::new(&["KEY", "SITE", "WHAT"], "no strays");
+    for s in &view.strays {
+        table.row([Cell::new(Paint::Yellow, s.key.as_str()), (&s.site).into(), (&s.detail).into()]);
+    }
+    let mut out = table.render(style);
+    for (site, why) in &view.unseen {
+        out.push_str(&format!("{} {site}: {why}\n", style.paint(Paint::Red, "not seen:")));
+    }
+    for m in &view.cleaned {
+        let keys = m.objects().into_iter().collect::<Vec<_>>().join(", ");
+        let who = format!("{} by {}: {}", m.decision.to_lowercase(), m.who, m.reason);
+        out.push_str(&format!("{} {keys} {who}\n", style.paint(Paint::Dim, "cleaned:")));
+    }
+    out
 }
 
 /// What `enrol --json` answers: the key and the ledger's decision, flat.
@@ -124,6 +178,22 @@ fn render(sites: &[SiteView], style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn golden_strays() {
+        let stray = lcm::drift::Difference {
+            site: "edge-a".into(),
+            key: vim::ObjectKey::new("ns-1/vl/x").unwrap(),
+            kind: vim::Kind::Network,
+            deviation: lcm::drift::Deviation::Extra,
+            detail: "it is of a service that does not exist".into(),
+        };
+        let view = StraysView { strays: vec![stray], ..StraysView::default() };
+        assert_eq!(
+            render_strays(&view, Style { color: false, unicode: false }),
+            "KEY        SITE    WHAT\nns-1/vl/x  edge-a  it is of a service that does not exist\n"
+        );
+    }
 
     #[test]
     fn golden_list() {

@@ -89,7 +89,9 @@ pub fn hint(code: &str) -> &'static str {
         "INTENT_ID_REUSED" | "REPLAYED" => "make a new one (`mandate intent new` gives it an id of its own)",
         "SERVICE_EXISTS" => "scale or terminate that service, or name another with --service",
         "NO_SUCH_SERVICE" | "SERVICE_NOT_ACTIVE" => "mandate ns list --all",
-        "OPERATION_IN_FLIGHT" => "wait until its operation is closed (mandate ns timeline TENANT/SERVICE)",
+        "OPERATION_IN_FLIGHT" => {
+            "wait until its operation is closed (mandate ns timeline TENANT/SERVICE); only isolate and terminate do not wait"
+        }
         "PACKAGE_NOT_REGISTERED" | "CONSTITUENT_NOT_REGISTERED" | "CONSTITUENT_MISMATCH" | "PACKAGE_KIND" => {
             "register the packages first, VNFs before the NS (mandate package push); see `mandate package list`"
         }

@@ -1,4 +1,4 @@
-//! Following an intent until its operation is closed and its evidence anchored.
+//! Following an intent until its operation is closed and its evidence anchored, or until a person has to decide.
 //!
 //! The orchestrator may be restarted meanwhile (that is what its journal is for): a lost connection is tried again for
 //! a while. Lines appear once, when a step has ended; what is under way is the spinner's.
@@ -139,6 +139,10 @@ pub async fn intent(context: &Context, id: &str, timeout: Option<u64>) -> Result
                 drop(spinner);
                 return ended(context, &view, &op);
             }
+            if op.state == "FAILED_TEMP" {
+                drop(spinner);
+                return undecided(context, &view, &op);
+            }
         } else {
             spinner.say("approved; waiting for the orchestrator");
         }
@@ -197,6 +201,36 @@ impl Lines {
 fn refused(context: &Context, view: &IntentView) -> Result<Exit, Failure> {
     context.ui.show(view, |style| verdict::render(&view.verdict, style))?;
     Ok(Exit::Refused)
+}
+
+/// It cannot end by itself: what is left, and what can be done about it.
+fn undecided(context: &Context, view: &IntentView, op: &OperationView) -> Result<Exit, Failure> {
+    context.ui.show(view, |style| {
+        let problem =
+            op.problem.as_ref().map_or_else(String::new, |p| format!(": {}", style.paint(Paint::Plain, p)));
+        let mut out = format!("{}{problem}\n", style.paint(Paint::Yellow, &op.state));
+        for left in &op.leftovers {
+            out.push_str(&format!("left: {}\n", style.paint(Paint::Yellow, left)));
+        }
+        out.push_str("it is tried again by itself, slowly; a person decides:\n");
+        for (command, what) in decisions(op) {
+            out.push_str(&format!("  mandate operation {command} {} --reason …   {what}\n", op.id));
+        }
+        out
+    })?;
+    Ok(Exit::Undecided)
+}
+
+/// The commands that there are for it.
+fn decisions(op: &OperationView) -> Vec<(&'static str, &'static str)> {
+    let back = ("rollback", "take back what was done, unless some of it is gone for good");
+    let mut all =
+        vec![("retry", "try again at once"), ("fail", "end it; what is left is left, and on record")];
+    // What cuts off or removes is never taken back.
+    if !matches!(op.action.as_str(), "isolate" | "terminate") {
+        all.insert(1, back);
+    }
+    all
 }
 
 fn ended(context: &Context, view: &IntentView, op: &OperationView) -> Result<Exit, Failure> {

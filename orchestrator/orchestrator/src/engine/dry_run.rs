@@ -16,8 +16,9 @@ use ledger_contract::{
     Intent, IntentKind,
     intent::{Sensitivity, ns_instance_id},
     policy::Assurance,
-    records::{Grant, PolicyBundle},
-    state::{self, AK_INDEX, ServiceRecord, decode},
+    records::{Grant, PolicyBundle, ResourceUse},
+    remaining_at_sites,
+    state::{self, AK_INDEX, ServiceRecord, Usage, decode},
 };
 use serde::de::DeserializeOwned;
 use trust::Digest;
@@ -89,7 +90,7 @@ impl Engine {
             attestation_keys: self.valid_keys().await?,
             attestation_required: attested,
             policy,
-            site_quotas: BTreeMap::new(),
+            site_quotas: self.site_quotas(&intent.tenant, &policy).await?,
             waived: Vec::new(),
             standing: None,
         })
@@ -132,6 +133,19 @@ impl Engine {
             keys.extend(key.filter(|k| (k.not_before..=k.not_after).contains(&now())));
         }
         Ok(keys)
+    }
+
+    /// What the tenant may still use at the sites that the policy limits.
+    async fn site_quotas(
+        &self,
+        tenant: &str,
+        policy: &Digest,
+    ) -> Result<BTreeMap<String, ResourceUse>, Problem> {
+        let bundle: Option<PolicyBundle> = self.fetch(&state::policy_key(policy)).await?;
+        let data = bundle.map(|b| b.data()).transpose().map_err(|e| Problem::internal("LEDGER_STATE", e))?;
+        let usage: Usage = self.fetch(&state::usage_key(tenant)).await?.unwrap_or_default();
+        let quota = data.as_ref().and_then(|d| d.quotas.get(tenant).or_else(|| d.quotas.get("default")));
+        Ok(quota.map(|q| remaining_at_sites(q, &usage)).unwrap_or_default())
     }
 
     async fn is_attested(&self, sensitivity: Sensitivity, policy: &Digest) -> Result<bool, Problem> {

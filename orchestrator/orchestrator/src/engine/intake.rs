@@ -48,7 +48,7 @@ pub(super) enum Taken {
 }
 
 /// An operation that was accepted and has not begun; `None` when it has.
-pub(super) fn waiting(operation: &Operation) -> Option<Waiting> {
+fn waiting(operation: &Operation) -> Option<Waiting> {
     if operation.state() != "STARTING" || operation.problem().is_some() {
         return None;
     }
@@ -288,16 +288,26 @@ impl Engine {
     pub(super) fn enqueue(&self, accepted: &Event) -> Result<(), EngineError> {
         let Some(operation) = Operation::accept(accepted) else { return Ok(()) };
         let row = self.journal.service_row(&operation.grant.ns_instance_id)?;
+        let queued = self.queued(&operation);
         let mut book = self.write();
         if let Some(row) = row {
             book.announce(row);
         }
-        if let Some(waiting) = waiting(&operation) {
+        if let Some(waiting) = queued {
             book.enqueue(waiting, now_ms(), &self.journal);
         }
         drop(book);
         self.make_way(&operation.grant.ns_instance_id);
         Ok(())
+    }
+
+    /// As it waits for its turn: what will not be carried out ends nothing else.
+    pub(super) fn queued(&self, operation: &Operation) -> Option<Waiting> {
+        let mut waiting = waiting(operation)?;
+        if waiting.overtakes.is_some() && self.inadmissible(operation).is_some() {
+            waiting.overtakes = None;
+        }
+        Some(waiting)
     }
 
     /// Tells the operation of a service that is under way to give way to an isolation or a termination that waits.

@@ -21,6 +21,7 @@ mod runner;
 mod schedule;
 mod service;
 mod standing;
+mod strays;
 mod verified;
 mod views;
 
@@ -218,7 +219,7 @@ impl Engine {
         for id in self.journal.open_operations()? {
             let events = self.journal.events(&id)?;
             let operation = Operation::fold(&events)?;
-            match intake::waiting(&operation) {
+            match self.queued(&operation) {
                 Some(waiting) => book.enqueue(waiting, now_ms(), &self.journal),
                 None => book.resume(operation),
             }

@@ -170,7 +170,7 @@ impl Engine {
         }
     }
 
-    /// Events that were not yet taken from the ledger, counted up to a bound.
+    /// Events that wait in the ledger's stream, counted up to a bound.
     async fn lag(&self) -> u64 {
         let taken = self.journal.checkpoint().ok().flatten();
         self.ledger.events(taken, MAX_LAG).await.map_or(0, |events| events.len() as u64)

@@ -10,7 +10,7 @@ use lcm::{
     Command, Event, NsRecord, Operation, Plan,
     operation::{Authority, Failure, StepResult},
     placement::Site,
-    planner::{self, Catalogue, Input, Wan},
+    planner::{self, Catalogue, Input, Prices, Wan},
 };
 use ledger_contract::{Intent, IntentKind, records::Grant};
 use tokio::{
@@ -244,7 +244,12 @@ impl Engine {
         let mut sites = self.observe_sites(grant).await;
         self.reserve(&mut sites, &grant.ns_instance_id);
         let wan = self.wan(&grant.ns_instance_id);
-        Ok(Survey { before, catalogue, sites, wan, without: BTreeMap::new() })
+        let configured = &self.config.placement;
+        let prices = Prices {
+            alpha_permille: configured.alpha_permille,
+            sla_penalty_per_us: configured.sla_penalty_per_us,
+        };
+        Ok(Survey { before, catalogue, sites, wan, without: BTreeMap::new(), prices })
     }
 }
 
@@ -255,6 +260,7 @@ pub(super) struct Survey {
     sites: Vec<Site>,
     wan: Option<Wan>,
     without: BTreeMap<String, String>,
+    prices: Prices,
 }
 
 impl Survey {
@@ -273,6 +279,7 @@ impl Survey {
             last_id: 0,
             entropy: &FORESEEN,
             at: now(),
+            prices: self.prices,
         }
     }
 }

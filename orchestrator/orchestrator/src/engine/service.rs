@@ -22,8 +22,9 @@ use crate::{
     problem::Problem,
     service::Service,
     views::{
-        CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView, EventView, IntentView,
-        NsView, OperationView, PackageView, PlanView, SiteView, StepView, TimelineLine,
+        Cleaned, CleaningView, CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView,
+        EventView, IntentView, NsView, OperationView, PackageView, PlanView, SiteView, StepView, StraysView,
+        TimelineLine,
     },
 };
 
@@ -304,6 +305,14 @@ impl Service for Engine {
         Ok(DriftView { at_ms, took_ms, services, unseen, findings, proposals })
     }
 
+    async fn strays(&self) -> Result<StraysView, Problem> {
+        self.find_strays().await
+    }
+
+    async fn clean_strays(&self, by: &str, asked: CleaningView) -> Result<Vec<Cleaned>, Problem> {
+        self.remove_strays(by, &asked).await
+    }
+
     async fn mitigations(&self) -> Result<Vec<Mitigation>, Problem> {
         let mut all = self.journal.mitigations(None, 0).map_err(journal_problem)?;
         Ok(all.split_off(all.len().saturating_sub(MAX_ROWS)))
@@ -314,7 +323,7 @@ impl Service for Engine {
     }
 }
 
-fn journal_problem(e: JournalError) -> Problem {
+pub(super) fn journal_problem(e: JournalError) -> Problem {
     Problem::internal("JOURNAL", e)
 }
 
@@ -407,6 +416,8 @@ impl Engine {
                 inventory: inventory.unwrap_or_else(|_| Inventory::default()),
                 ak: grant.attestation_keys.iter().find(|k| k.site == site.config.name).cloned(),
                 problem,
+                drained: site.config.drained,
+                tee: site.config.tee.clone(),
             }
         });
         futures::future::join_all(looks).await

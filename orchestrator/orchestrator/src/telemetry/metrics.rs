@@ -123,7 +123,7 @@ impl Metrics {
         r.register("operations_open", "Operations that are not anchored", self.open.clone());
         r.register("component_ready", "Does it do its part?", self.ready.clone());
         r.register("component_value", "What was found of it", self.found.clone());
-        r.register("ledger_lag_events", "Ledger events not yet taken, at most 100", self.lag.clone());
+        r.register("ledger_lag_events", "Ledger events that wait to be taken, at most 100", self.lag.clone());
         r.register("outbox_operations", "Closed operations whose evidence waits", self.outbox.clone());
         let about = "Age of the evidence that waits longest";
         r.register_with_unit("outbox_oldest", about, Unit::Seconds, self.outbox_age.clone());

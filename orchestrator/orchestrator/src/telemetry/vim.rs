@@ -1,7 +1,7 @@
 //! VIM calls, counted and traced where they happen: a port in front of a port.
 //!
-//! A call is a span of the step that it is made for: the engine says which through [`within`], and a driver that talks
-//! HTTP finds the context to pass on in [`current`].
+//! A call is a span of the step that it is made for: the engine says which through [`within`]. The driver finds the
+//! call's own span in [`vim::trace::current`], to hand on.
 
 use std::{sync::Arc, time::Instant};
 
@@ -32,9 +32,8 @@ pub async fn within<F: Future>(step: TraceParent, effect: F) -> F::Output {
     STEP.scope(step, effect).await
 }
 
-/// The span that is being worked in, if any: what a driver sends as `traceparent`.
-#[must_use]
-pub fn current() -> Option<TraceParent> {
+/// The step that is being worked in, if any.
+fn current() -> Option<TraceParent> {
     STEP.try_with(|step| *step).ok()
 }
 
@@ -58,7 +57,10 @@ impl<P: ?Sized> Watched<P> {
         call: impl Future<Output = Result<T, DriverError>>,
     ) -> Result<T, DriverError> {
         let (began, start_ns) = (Instant::now(), now_ns());
-        let answer = call.await;
+        let step = current();
+        let id = |s: &TraceParent| span_id(&hex::encode(s.span_id), &format!("{verb} {object} {start_ns}"));
+        let own = step.map(|s| TraceParent { span_id: id(&s), ..s });
+        let answer = vim::trace::within(own.map(|o| o.to_string().into()), call).await;
         let result = match &answer {
             Ok(_) => "ok",
             Err(e) => match e.disposition {
@@ -70,25 +72,24 @@ impl<P: ?Sized> Watched<P> {
             },
         };
         self.telemetry.metrics.vim_call(&self.site, verb, result, began.elapsed());
-        if let Some(step) = current() {
+        if let (Some(step), Some(own)) = (step, own) {
             let error = answer.as_ref().err().map(|e| format!("{}: {}", e.code, e.reason));
-            self.telemetry.span(self.span(step, verb, object, start_ns, error));
+            self.telemetry.span(self.span((step, own), verb, object, start_ns, error));
         }
         answer
     }
 
     fn span(
         &self,
-        step: TraceParent,
+        (step, own): (TraceParent, TraceParent),
         verb: &str,
         object: &str,
         start_ns: u64,
         error: Option<String>,
     ) -> Span {
-        let id = span_id(&hex::encode(step.span_id), &format!("{verb} {object} {start_ns}"));
         Span {
             trace_id: step.trace_id,
-            span_id: id,
+            span_id: own.span_id,
             parent: Some(step.span_id),
             name: format!("vim {verb}"),
             client: true,

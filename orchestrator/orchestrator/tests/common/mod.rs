@@ -206,6 +206,18 @@ impl Service for Recorder {
     async fn drift(&self) -> Result<orchestrator::views::DriftView, Problem> {
         Ok(orchestrator::views::DriftView::default())
     }
+    async fn strays(&self) -> Result<orchestrator::views::StraysView, Problem> {
+        Ok(orchestrator::views::StraysView::default())
+    }
+    async fn clean_strays(
+        &self,
+        by: &str,
+        asked: orchestrator::views::CleaningView,
+    ) -> Result<Vec<orchestrator::views::Cleaned>, Problem> {
+        self.note(format!("clean {} by {by}: {}", asked.keys.join(" "), asked.reason));
+        let gone = |key: String| orchestrator::views::Cleaned { site: "edge-a".into(), key, problem: None };
+        Ok(asked.keys.into_iter().map(gone).collect())
+    }
     async fn mitigations(&self) -> Result<Vec<orchestrator::journal::Mitigation>, Problem> {
         Ok(Vec::new())
     }

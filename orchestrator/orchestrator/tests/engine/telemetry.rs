@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest, trace::v1::Span};
 use orchestrator::{
     service::Service as _,
@@ -19,7 +20,10 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
 };
-use vim::{VimDriver, VnfControl};
+use vim::{
+    Capabilities, DriverError, Inventory, Kind, ObjectKey, Observed, Scope, Spec, VimDriver, VnfControl,
+    fake::FakeVim,
+};
 
 use crate::{life::Life, world::World};
 
@@ -57,6 +61,30 @@ async fn collector() -> (String, Spans) {
     (url, spans)
 }
 
+/// A driver that keeps the contexts it is called in, as one that talks HTTP would send them.
+struct Listening {
+    inner: Arc<FakeVim>,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl VimDriver for Listening {
+    async fn capabilities(&self) -> Result<Capabilities, DriverError> {
+        self.inner.capabilities().await
+    }
+    async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, DriverError> {
+        self.heard.lock().unwrap().extend(vim::trace::current().map(|c| c.to_string()));
+        self.inner.ensure(key, spec).await
+    }
+    async fn remove(&self, key: &ObjectKey, kind: Kind) -> Result<(), DriverError> {
+        self.inner.remove(key, kind).await
+    }
+    async fn observe(&self, scope: &Scope) -> Result<Inventory, DriverError> {
+        assert_eq!(vim::trace::current(), None, "a look at the sites is of no step");
+        self.inner.observe(scope).await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_is_one_trace_from_the_ledger_to_the_vim() {
     let world = World::new();
@@ -65,8 +93,11 @@ async fn an_operation_is_one_trace_from_the_ledger_to_the_vim() {
     let telemetry = Telemetry::with_spans(send);
     let exporter = tokio::spawn(otlp::export(url, "test".into(), queue, telemetry.metrics.clone()));
     let watched = telemetry.clone();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let listening = heard.clone();
     let parts = world.parts(Arc::new(world.log()), move |fake| {
-        let (vim, control): (Arc<dyn VimDriver>, Arc<dyn VnfControl>) = (fake.clone(), fake.clone());
+        let vim: Arc<dyn VimDriver> = Arc::new(Listening { inner: fake.clone(), heard: listening.clone() });
+        let control: Arc<dyn VnfControl> = fake.clone();
         (
             Arc::new(Watched::new("edge-a", &watched, vim)) as Arc<dyn VimDriver>,
             Arc::new(Watched::new("edge-a", &watched, control)) as Arc<dyn VnfControl>,
@@ -108,7 +139,12 @@ async fn an_operation_is_one_trace_from_the_ledger_to_the_vim() {
     }
     let calls: Vec<_> = ours.iter().filter(|s| s.name == "vim ensure").collect();
     assert!(!calls.is_empty());
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(heard.len(), spans.iter().filter(|s| s.name == "vim ensure").count());
     for call in calls {
+        // The driver was called in the call's own span: what it sends on continues the trace.
+        let header = format!("00-{}-{}-01", hex::encode(&call.trace_id), hex::encode(&call.span_id));
+        assert!(heard.contains(&header), "{header}: {heard:?}");
         let step = ours.iter().find(|s| s.span_id == call.parent_span_id).unwrap();
         assert!(step.name.starts_with("ensure "), "a VIM call is part of its step, not of {}", step.name);
     }

@@ -380,6 +380,8 @@ pub fn plan(now: UnixTime) -> init::Plan {
         latency_us: 500,
         cost,
         concurrent_operations: 5,
+        drained: false,
+        tee: None,
         host: host.clone(),
     };
     init::Plan {

@@ -1,14 +1,16 @@
 //! The sites: their room and attestation keys, what there differs from what should be, and what was done about it.
 
 use attestation::AkRecord;
+use schemars::SchemaGenerator;
 
 use super::{
-    Access, Operation, Parameter, Place, Value, Verb,
+    Access, Body, Operation, Parameter, Place, Value, Verb,
     parts::{SITE, get, json, ok},
 };
 use crate::{
+    api::MAX_CLEANING_BYTES,
     journal::Mitigation,
-    views::{DriftView, SiteView},
+    views::{Cleaned, CleaningView, DriftView, SiteView, StraysView},
 };
 
 /// `GET /v1/sites`.
@@ -73,6 +75,33 @@ pub const DRIFT: Operation = get(
     &[],
     ok!(DriftView),
 );
+/// `GET /v1/strays`.
+pub const STRAYS: Operation = get(
+    "getStrays",
+    "/v1/strays",
+    Access::Operator,
+    "What carries our mark and belongs to no service, by one look at every site, and what was removed of such.",
+    &[],
+    ok!(StraysView),
+);
+/// `POST /v1/strays/clean`.
+pub const CLEAN: Operation = Operation {
+    verb: Verb::Post,
+    body: Some(Body {
+        contents: &[json(SchemaGenerator::subschema_for::<CleaningView>)],
+        max_bytes: MAX_CLEANING_BYTES,
+    }),
+    tagged: false,
+    refusals: &[409, 422],
+    ..get(
+        "cleanStrays",
+        "/v1/strays/clean",
+        Access::Operator,
+        "Removes strays by their keys, with who and why on record; nothing is removed when one of them is none.",
+        &[],
+        ok!(Vec<Cleaned>),
+    )
+};
 /// `GET /v1/mitigations`.
 pub const MITIGATIONS: Operation = Operation {
     paged: true,

@@ -295,7 +295,7 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect) {
         "",
         "SITE bars: used of all; yellow from 70 %, red from 90 %.",
         "ANCHORING: done, its evidence is on its way to the ledger.",
-        "lag: approvals not yet taken. outbox: evidence that waits.",
+        "lag: approvals that wait to be taken. outbox: evidence that waits.",
         "More of one service: mandate ns timeline TENANT/SERVICE",
     ];
     let (width, height) = (66, u16::try_from(lines.len()).unwrap_or(10) + 2);
