@@ -174,7 +174,7 @@ impl<'a> Siting<'a> {
     fn paths(&self, members: &[&str]) -> Vec<Path> {
         let first = self.topology.probe().and_then(|p| self.topology.first_on(p.link));
         let entry = first.or_else(|| members.first().copied());
-        let promised = u64::from(self.asked.sla.latency_p95_us);
+        let promised = self.asked.sla.latency_p95_us;
         let penalty_per_us = if promised > 0 { self.input.prices.sla_penalty_per_us } else { 0 };
         let path = |member: &str| {
             let access = Leg::Access(member.to_owned());
