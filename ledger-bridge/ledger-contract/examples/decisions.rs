@@ -17,12 +17,13 @@ use ledger_contract::{
     contract::decide,
     intent::{Heal, IntentKind},
 };
+use nix::time::{ClockId, clock_gettime};
 use trust::Envelope;
 
 /// Processor time of this thread, ns: not what others on the machine take.
 fn cpu_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
-    text.split(' ').next().unwrap().parse().unwrap()
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    u64::try_from(now.tv_sec() * 1_000_000_000 + now.tv_nsec()).unwrap()
 }
 
 fn requests(w: &World, n: usize, make: fn(&str) -> ledger_contract::intent::Intent) -> Vec<Envelope> {

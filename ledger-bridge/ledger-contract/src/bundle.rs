@@ -15,6 +15,7 @@ mod receipt;
 mod steps;
 mod story;
 
+use memchr::{memchr_iter, memrchr};
 use trust::{Digest, Identity, TrustRoots, UnixTime};
 
 use crate::{
@@ -106,9 +107,11 @@ pub fn verify_bundle(bytes: &[u8], roots: &TrustRoots) -> Result<VerifiedBundle,
     let (body, last) = split(bytes)?;
     let receipt = receipt::verify(last, roots)?;
     let mut story = story::Story::new(&receipt);
-    for (index, line) in body.split_inclusive(|b| *b == b'\n').enumerate() {
-        // `split` made sure that every line ends in a newline.
-        story.line(index, &line[..line.len().saturating_sub(1)])?;
+    let mut begin = 0;
+    // `split` made sure that every line ends in a newline.
+    for (index, end) in memchr_iter(b'\n', body).enumerate() {
+        story.line(index, &body[begin..end])?;
+        begin = end + 1;
     }
     story.finish(Digest::of(body))
 }
@@ -121,10 +124,10 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), BundleError> {
     let Some(text) = bytes.strip_suffix(b"\n") else {
         return broken("bundle", "its last line does not end in a newline: it was cut off or altered");
     };
-    if text.iter().filter(|b| **b == b'\n').count() >= MAX_BUNDLE_LINES {
+    if memchr_iter(b'\n', text).count() >= MAX_BUNDLE_LINES {
         return broken("bundle", format!("more than {MAX_BUNDLE_LINES} lines"));
     }
-    match text.iter().rposition(|b| *b == b'\n') {
+    match memrchr(b'\n', text) {
         Some(end) => Ok((&bytes[..=end], &text[end + 1..])),
         None => broken("bundle", "it has one line only; evidence has a body and a receipt"),
     }

@@ -5,6 +5,8 @@
 //! roots only. Parsing is strict: unknown fields, foreign key ids and non-canonical base64 are refused, so no byte
 //! of an envelope can change unnoticed.
 
+use std::borrow::Cow;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use p256::ecdsa::{
     DerSignature, Signature as EcdsaSignature, SigningKey, VerifyingKey, signature::Signer as _,
@@ -27,6 +29,9 @@ pub enum DsseError {
     /// Not an envelope at all.
     #[error("not a DSSE envelope: {0}")]
     Malformed(String),
+    /// An envelope, in another text than [`Envelope::to_json`] writes.
+    #[error("the line is not in its canonical encoding: a byte of it was altered")]
+    NotCanonical,
     /// The payload could not be read or written.
     #[error("the signed payload is not what its type says: {0}")]
     Payload(String),
@@ -82,19 +87,42 @@ pub struct Signature {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawEnvelope {
-    #[serde(rename = "payloadType")]
-    payload_type: String,
-    payload: String,
-    signatures: Vec<RawSignature>,
+struct RawEnvelope<'a> {
+    #[serde(rename = "payloadType", borrow)]
+    payload_type: Cow<'a, str>,
+    #[serde(borrow)]
+    payload: Cow<'a, str>,
+    #[serde(borrow)]
+    signatures: Vec<RawSignature<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawSignature {
-    keyid: String,
-    sig: String,
-    certificate: String,
+struct RawSignature<'a> {
+    #[serde(borrow)]
+    keyid: Cow<'a, str>,
+    #[serde(borrow)]
+    sig: Cow<'a, str>,
+    #[serde(borrow)]
+    certificate: Cow<'a, str>,
+}
+
+impl RawEnvelope<'_> {
+    /// Is this the text that [`Envelope::to_json`] writes, when [`Envelope::from_raw`] accepts it? Then everything but
+    /// the payload type is base64 or hexadecimal digits in their one form, of which JSON escapes nothing.
+    fn is_written_as(&self, text: &[u8]) -> bool {
+        // A string always encodes.
+        let payload_type = serde_json::to_vec(&self.payload_type).unwrap_or_default();
+        let mut pieces: Vec<&[u8]> =
+            vec![br#"{"payloadType":"#, &payload_type, br#","payload":""#, self.payload.as_bytes()];
+        for (i, s) in self.signatures.iter().enumerate() {
+            pieces.push(if i == 0 { br#"","signatures":[{"keyid":""# } else { br#""},{"keyid":""# });
+            pieces.extend([s.keyid.as_bytes(), br#"","sig":""#, s.sig.as_bytes()]);
+            pieces.extend([br#"","certificate":""#, s.certificate.as_bytes()]);
+        }
+        pieces.push(br#""}]}"#);
+        pieces.iter().try_fold(text, |rest, piece| rest.strip_prefix(*piece)).is_some_and(<[u8]>::is_empty)
+    }
 }
 
 /// A private key with the certificate that speaks for it.
@@ -170,6 +198,10 @@ fn keyid(certificate: &[u8]) -> String {
     Digest::of(certificate).to_string()
 }
 
+fn raw(bytes: &[u8]) -> Result<RawEnvelope<'_>, DsseError> {
+    serde_json::from_slice(bytes).map_err(|e| DsseError::Malformed(e.to_string()))
+}
+
 /// DSSE pre-authentication encoding.
 fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     let mut out = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
@@ -209,8 +241,17 @@ impl Envelope {
 
     /// Reads an envelope from JSON; says nothing about its signatures.
     pub fn from_json(bytes: &[u8]) -> Result<Self, DsseError> {
-        let raw: RawEnvelope =
-            serde_json::from_slice(bytes).map_err(|e| DsseError::Malformed(e.to_string()))?;
+        Self::from_raw(&raw(bytes)?)
+    }
+
+    /// Reads an envelope from the one text that [`Self::to_json`] writes, and refuses every other.
+    pub fn from_canonical(bytes: &[u8]) -> Result<Self, DsseError> {
+        let raw = raw(bytes)?;
+        let it = Self::from_raw(&raw)?;
+        if raw.is_written_as(bytes) { Ok(it) } else { Err(DsseError::NotCanonical) }
+    }
+
+    fn from_raw(raw: &RawEnvelope<'_>) -> Result<Self, DsseError> {
         let decode = |field: &str, text: &str| {
             STANDARD.decode(text).map_err(|e| DsseError::Malformed(format!("{field}: {e}")))
         };
@@ -225,7 +266,8 @@ impl Envelope {
             }
             signatures.push(Signature { sig: decode("sig", &s.sig)?, certificate });
         }
-        Ok(Self { payload_type: raw.payload_type, payload: decode("payload", &raw.payload)?, signatures })
+        let payload = decode("payload", &raw.payload)?;
+        Ok(Self { payload_type: raw.payload_type.clone().into_owned(), payload, signatures })
     }
 
     /// One line of JSON, always the same bytes for the same envelope.
@@ -279,13 +321,13 @@ impl Envelope {
 impl Serialize for Envelope {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         let signature = |s: &Signature| RawSignature {
-            keyid: keyid(&s.certificate),
-            sig: STANDARD.encode(&s.sig),
-            certificate: STANDARD.encode(&s.certificate),
+            keyid: keyid(&s.certificate).into(),
+            sig: STANDARD.encode(&s.sig).into(),
+            certificate: STANDARD.encode(&s.certificate).into(),
         };
         let raw = RawEnvelope {
-            payload_type: self.payload_type.clone(),
-            payload: STANDARD.encode(&self.payload),
+            payload_type: self.payload_type.as_str().into(),
+            payload: STANDARD.encode(&self.payload).into(),
             signatures: self.signatures.iter().map(signature).collect(),
         };
         raw.serialize(s)
@@ -294,8 +336,6 @@ impl Serialize for Envelope {
 
 impl<'de> Deserialize<'de> for Envelope {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(d)?;
-        let bytes = serde_json::to_vec(&value).map_err(serde::de::Error::custom)?;
-        Self::from_json(&bytes).map_err(serde::de::Error::custom)
+        Self::from_raw(&RawEnvelope::deserialize(d)?).map_err(serde::de::Error::custom)
     }
 }

@@ -4,20 +4,17 @@
 //! `O` and carries its attributes where Hyperledger Fabric's CA puts them, in the extension
 //! [`ATTRS_OID`] as `{"attrs":{"mandate.role":"tenant",…}}`, so that one certificate serves both ledgers.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashSet},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use der::{Decode as _, DecodePem as _, Encode as _, oid::ObjectIdentifier};
-use p256::{ecdsa::VerifyingKey, pkcs8::DecodePublicKey as _};
+use der::oid::ObjectIdentifier;
+use p256::ecdsa::VerifyingKey;
 use serde::{Deserialize, Serialize};
-use x509_cert::{
-    Certificate,
-    ext::pkix::{BasicConstraints, KeyUsage},
-};
 
-use crate::{UnixTime, digest::Digest, dsse::verify_bytes};
+use crate::{
+    UnixTime,
+    certificate::{self, Member, malformed},
+    digest::Digest,
+};
 
 /// Fabric CA's attribute extension.
 pub const ATTRS_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.3.4.5.6.7.8.1");
@@ -182,38 +179,31 @@ impl Vouches {
     }
 }
 
-#[derive(Deserialize)]
-struct Attrs {
-    attrs: BTreeMap<String, String>,
-}
-
 impl TrustRoots {
     /// Verifies a member's certificate (DER) at a time.
     pub fn verify(&self, certificate: &[u8], at: UnixTime) -> Result<Identity, IdentityError> {
-        let cert = parse(certificate)?;
-        let org = subject(&cert, "O")?;
-        let root = self.orgs.get(&org).ok_or_else(|| IdentityError::UnknownOrganisation(org.clone()))?;
-        check_validity(&cert, at)?;
-        let issued = root.ca.iter().any(|pem| issued_by((&cert, certificate), pem, &org, at).is_ok());
-        if !issued {
-            return Err(IdentityError::NotIssuedBy(org));
+        let member = Member::of(certificate)?;
+        let org = &member.org;
+        let root = self.orgs.get(org).ok_or_else(|| IdentityError::UnknownOrganisation(org.clone()))?;
+        member.validity.check(at)?;
+        if !root.ca.iter().any(|pem| member.issued_by(pem, at)) {
+            return Err(IdentityError::NotIssuedBy(org.clone()));
         }
-        let serial = hex::encode(cert.tbs_certificate().serial_number().as_bytes());
-        if root.revoked.contains(&serial) {
-            return Err(IdentityError::Revoked(serial));
+        if root.revoked.contains(&member.serial) {
+            return Err(IdentityError::Revoked(member.serial.clone()));
         }
-        check_usage(&cert)?;
-        let attrs = attributes(&cert)?;
+        member.usage.clone()?;
+        let attrs = member.attrs.clone()?;
         if let Some(vouches) = &root.vouches {
-            vouches.check(&org, &attrs)?;
+            vouches.check(org, &attrs)?;
         }
         Ok(Identity {
-            name: subject(&cert, "CN")?,
+            org: org.clone(),
+            name: member.name.clone()?,
             attrs,
-            certificate: Digest::of(certificate),
-            key: public_key(certificate)?,
-            serial,
-            org,
+            certificate: member.digest,
+            serial: member.serial.clone(),
+            key: member.key.clone()?,
         })
     }
 }
@@ -223,124 +213,21 @@ pub fn check_root(org: &str, root: &OrgRoot) -> Result<(), IdentityError> {
     if root.ca.is_empty() {
         return Err(malformed("it has no CA certificate"));
     }
-    for pem in &root.ca {
-        let ca = parse(&pem_to_der(pem)?)?;
-        let basic = ca.tbs_certificate().get_extension::<BasicConstraints>().map_err(malformed)?;
-        if !basic.is_some_and(|(_, basic)| basic.ca) || subject(&ca, "O")? != org {
-            return Err(IdentityError::NotIssuedBy(org.to_owned()));
-        }
-        public_key(&pem_to_der(pem)?)?;
-    }
-    Ok(())
-}
-
-fn malformed(e: impl std::fmt::Display) -> IdentityError {
-    IdentityError::Malformed(e.to_string())
-}
-
-fn parse(certificate: &[u8]) -> Result<Certificate, IdentityError> {
-    Certificate::from_der(certificate).map_err(malformed)
-}
-
-fn subject(cert: &Certificate, part: &str) -> Result<String, IdentityError> {
-    let name = cert.tbs_certificate().subject();
-    let value = if part == "O" { name.organization() } else { name.common_name() };
-    value
-        .map_err(malformed)?
-        .map(|v| v.value().into_owned())
-        .ok_or_else(|| malformed(format!("the subject has no {part}")))
-}
-
-fn check_validity(cert: &Certificate, at: UnixTime) -> Result<(), IdentityError> {
-    let validity = cert.tbs_certificate().validity();
-    let not_before = UnixTime(validity.not_before.to_unix_duration().as_secs());
-    let not_after = UnixTime(validity.not_after.to_unix_duration().as_secs());
-    if at < not_before || at > not_after {
-        return Err(IdentityError::NotValidAt { not_before, not_after, at });
-    }
-    Ok(())
-}
-
-fn check_usage(cert: &Certificate) -> Result<(), IdentityError> {
-    match cert.tbs_certificate().get_extension::<KeyUsage>().map_err(malformed)? {
-        Some((_, usage)) if usage.digital_signature() => Ok(()),
-        _ => Err(IdentityError::Usage),
-    }
-}
-
-fn issued_by(
-    (cert, bytes): (&Certificate, &[u8]),
-    ca_pem: &str,
-    org: &str,
-    at: UnixTime,
-) -> Result<(), IdentityError> {
-    let ca_der = pem_to_der(ca_pem)?;
-    let ca = parse(&ca_der)?;
-    check_validity(&ca, at)?;
-    let is_ca = ca
-        .tbs_certificate()
-        .get_extension::<BasicConstraints>()
-        .map_err(malformed)?
-        .is_some_and(|(_, basic)| basic.ca);
-    let named = ca.tbs_certificate().subject() == cert.tbs_certificate().issuer();
-    if !is_ca || !named || subject(&ca, "O")? != org {
-        return Err(IdentityError::NotIssuedBy(org.to_owned()));
-    }
-    match signed(cert, bytes, ca_pem, &ca_der)? {
-        true => Ok(()),
-        false => Err(IdentityError::NotIssuedBy(org.to_owned())),
-    }
-}
-
-/// Certificates whose signature by a CA was verified, of one thread; 32 bytes each.
-const MAX_ISSUED: usize = 4096;
-
-thread_local! {
-    static ISSUED: RefCell<HashSet<Digest>> = RefCell::default();
-}
-
-/// Did the CA sign these bytes? A yes is remembered: it depends on the two certificates alone, both of which the key
-/// covers whole. Validity, revocation and what the CA may vouch for are looked at every time.
-fn signed(cert: &Certificate, bytes: &[u8], ca_pem: &str, ca_der: &[u8]) -> Result<bool, IdentityError> {
-    let pair = Digest::of_parts([bytes, ca_pem.as_bytes()]);
-    if ISSUED.with_borrow(|known| known.contains(&pair)) {
-        return Ok(true);
-    }
-    let tbs = cert.tbs_certificate().to_der().map_err(malformed)?;
-    let good = verify_bytes(&public_key(ca_der)?, &tbs, cert.signature().raw_bytes()).is_ok();
-    if good {
-        ISSUED.with_borrow_mut(|known| {
-            if known.len() >= MAX_ISSUED {
-                known.clear();
-            }
-            known.insert(pair);
-        });
-    }
-    Ok(good)
-}
-
-fn attributes(cert: &Certificate) -> Result<BTreeMap<String, String>, IdentityError> {
-    let Some(extensions) = cert.tbs_certificate().extensions() else { return Ok(BTreeMap::new()) };
-    let Some(ext) = extensions.iter().find(|e| e.extn_id == ATTRS_OID) else { return Ok(BTreeMap::new()) };
-    let attrs: Attrs = serde_json::from_slice(ext.extn_value.as_bytes())
-        .map_err(|e| malformed(format!("attribute extension {}: {e}", ATTRS_OID)))?;
-    Ok(attrs.attrs)
+    root.ca.iter().try_for_each(|pem| certificate::check_authority(pem, org))
 }
 
 /// The P-256 key of a certificate (DER).
 pub fn public_key(certificate: &[u8]) -> Result<VerifyingKey, IdentityError> {
-    let cert = parse(certificate)?;
-    let spki = cert.tbs_certificate().subject_public_key_info().to_der().map_err(malformed)?;
-    VerifyingKey::from_public_key_der(&spki).map_err(|e| malformed(format!("only P-256 keys: {e}")))
+    certificate::public_key(certificate)
 }
 
 /// One PEM certificate to DER.
 pub fn pem_to_der(pem: &str) -> Result<Vec<u8>, IdentityError> {
-    Certificate::from_pem(pem.as_bytes()).and_then(|c| c.to_der()).map_err(malformed)
+    certificate::pem_to_der(pem)
 }
 
 /// The identity a certificate claims, for display; nothing is verified.
 pub fn claimed(certificate: &[u8]) -> Result<(String, String), IdentityError> {
-    let cert = parse(certificate)?;
-    Ok((subject(&cert, "O")?, subject(&cert, "CN")?))
+    let member = Member::of(certificate)?;
+    Ok((member.org.clone(), member.name.clone()?))
 }

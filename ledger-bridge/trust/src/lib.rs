@@ -10,11 +10,13 @@
 //!
 //! Tests are beside each module; `tests/` holds vectors that other implementations made.
 
+mod certificate;
 pub mod continuity;
 pub mod digest;
 pub mod dsse;
 pub mod identity;
 pub mod issue;
+mod memo;
 pub mod merkle;
 pub mod note;
 #[cfg(feature = "schema")]

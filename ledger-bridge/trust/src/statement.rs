@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer as _, Serialize,
+    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
+};
 
 use crate::{
     digest::Digest,
@@ -74,6 +77,39 @@ impl<P: Serialize> Statement<P> {
     }
 }
 
+/// The predicate type of a statement, for who does not know yet what it claims. Nothing after it is read, so nothing else
+/// is told of the statement: [`Statement::from_envelope`] does that.
+pub fn predicate_type(payload: &[u8]) -> Result<String, DsseError> {
+    let mut found = None;
+    let read = serde_json::Deserializer::from_slice(payload).deserialize_map(PredicateType(&mut found));
+    match (found, read) {
+        (Some(kind), _) => Ok(kind),
+        (None, Err(e)) => Err(DsseError::Payload(e.to_string())),
+        (None, Ok(())) => Err(DsseError::Payload("it has no predicateType".to_owned())),
+    }
+}
+
+struct PredicateType<'a>(&'a mut Option<String>);
+
+impl<'de> Visitor<'de> for PredicateType<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an in-toto statement")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if key == "predicateType" {
+                *self.0 = Some(map.next_value()?);
+                return Ok(());
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
 impl<P: DeserializeOwned> Statement<P> {
     /// Reads the payload of an envelope (whose signature the caller has verified) as a statement of one type.
     pub fn from_envelope(envelope: &Envelope, predicate_type: &str) -> Result<Self, DsseError> {
@@ -92,5 +128,25 @@ impl<P: DeserializeOwned> Statement<P> {
             return Err(DsseError::PayloadType { expected: predicate_type.into(), found: it.predicate_type });
         }
         Ok(it)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_claims_is_read_alone() {
+        let read = |text: &str| predicate_type(text.as_bytes()).map_err(|e| e.to_string());
+        for text in [
+            r#"{"_type":"x","subject":[{"a":[1,"}"]}],"predicateType":"p","predicate":{"predicateType":"q"}}"#,
+            r#"{"predicate":{"predicateType":"q"},"predicateType":"p"}"#,
+            r#"{"predicateType":"p" and whatever follows"#,
+        ] {
+            assert_eq!(read(text).unwrap(), "p", "{text}");
+        }
+        for text in ["", "[]", "{}", r#"{"predicateType":1}"#, r#"{"predicate":{"predicateType":"q"}}"#] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 }

@@ -107,3 +107,42 @@ fn a_ca_certificate_signs_no_envelope() {
         Err(DsseError::Identity { source: IdentityError::Usage, .. })
     ));
 }
+
+/// Of all texts of an envelope, one is canonical: the one that is written.
+#[test]
+fn one_text_is_canonical() {
+    let (signer, _) = world();
+    for (kind, signers) in [("text/plain", 1), ("a \"quoted\" \u{e9} \n type/x", 3)] {
+        let envelope = Envelope::sign(kind, b"hello".to_vec(), &vec![&signer; signers]).unwrap();
+        let text = envelope.to_json();
+        assert_eq!(Envelope::from_canonical(&text).unwrap(), envelope);
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let other_order = serde_json::json!({ "signatures": value["signatures"], "payload": value["payload"],
+            "payloadType": value["payloadType"] });
+        let ascii = String::from_utf8(text.clone()).unwrap();
+        let others = [
+            serde_json::to_string_pretty(&value).unwrap(),
+            other_order.to_string().replacen("payloadType", "payloadTyp\\u0065", 1),
+            ascii.replacen("payload", "p\\u0061yload", 1),
+            ascii.replacen("sha256:", "sha256\\u003a", 1),
+            ascii.replacen(':', ": ", 1),
+            format!(" {ascii}"),
+            format!("{ascii}\n"),
+        ];
+        for other in others {
+            assert_eq!(Envelope::from_json(other.as_bytes()), Ok(envelope.clone()), "{other}");
+            assert_eq!(Envelope::from_canonical(other.as_bytes()), Err(DsseError::NotCanonical), "{other}");
+        }
+        let through: Envelope = serde_json::from_value(value).unwrap();
+        assert_eq!(through, envelope);
+        // Whatever is read is written as it was read, or refused.
+        for i in 0..text.len() {
+            for bit in [0x01, 0x10, 0x20] {
+                let mut changed = text.clone();
+                changed[i] ^= bit;
+                let canonical = Envelope::from_json(&changed).ok().filter(|e| e.to_json() == changed);
+                assert_eq!(Envelope::from_canonical(&changed).ok(), canonical, "byte {i}");
+            }
+        }
+    }
+}

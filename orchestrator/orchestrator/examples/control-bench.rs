@@ -3,7 +3,7 @@
 //!
 //! Everything is real but the VIM: ledger, journal, signatures, evidence. The VIM is the fake of the tests; the CPU
 //! time that it takes (attestation and traffic reports included) is measured on its threads and subtracted. The home
-//! is made in DIR (a file system on the disk to measure), or in memory.
+//! is made in DIR (a file system on the disk to measure), or in memory; the bundles of `deploys` stay in DIR/evidence.
 #![allow(missing_docs, dead_code, clippy::unwrap_used, clippy::panic)]
 
 #[path = "../tests/engine/attester.rs"]
@@ -17,7 +17,9 @@ mod world;
 
 use std::{
     collections::VecDeque,
+    fs,
     future::Future,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -175,9 +177,22 @@ async fn deploys(count: usize, dir: Option<&str>) -> Value {
         bundles.push(life.engine.bundle(&anchor.operation_id).await.unwrap());
     }
     life.end().await;
+    if let Some(dir) = dir {
+        kept(dir.as_ref(), &world, &bundles);
+    }
     let verified = tokio::task::spawn_blocking(move || verified(&world, &bundles)).await.unwrap();
     json!({ "deploys": count, "took_s": took.as_secs_f64(), "cpu_ms_per_deploy": each(all - vim),
         "vim_cpu_ms_per_deploy": each(vim), "bundles": verified })
+}
+
+/// The bundles and who they are verified by, for `cargo run --release -p ledger-contract --example bundles`.
+fn kept(dir: &Path, world: &World, bundles: &[Vec<u8>]) {
+    let dir = dir.join("evidence");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("trust.json"), serde_json::to_vec(&world.roots()).unwrap()).unwrap();
+    for (n, bundle) in bundles.iter().enumerate() {
+        fs::write(dir.join(format!("{n}.jsonl")), bundle).unwrap();
+    }
 }
 
 /// On one thread, by its CPU time.

@@ -70,10 +70,16 @@ pub(super) fn verify(line: &[u8], roots: &TrustRoots) -> Result<Receipt, BundleE
     Ok(Receipt { entry, anchor, orchestrator, size, constitution })
 }
 
+/// The part of an entry that says which ledger it is of.
+#[derive(serde::Deserialize)]
+struct Of {
+    ledger: String,
+}
+
 /// Follows the changes of the rules that the receipt brings, from the verifier's own roots.
 fn constitution(receipt: &evidence::Receipt, roots: &TrustRoots) -> Result<Constitution, BundleError> {
     // Which ledger it is, the anchor says; that all are of one is compared.
-    let ledger = serde_json::from_str::<Entry>(&receipt.anchor.entry).map(|e| e.ledger).unwrap_or_default();
+    let ledger = serde_json::from_str::<Of>(&receipt.anchor.entry).map(|e| e.ledger).unwrap_or_default();
     let pinned = Constitution::pinned(&ledger, roots, BTreeSet::new());
     pinned.followed(&receipt.constitution).or_else(|refusal| {
         broken(PLACE, format!("the rules at its time: {} ({})", refusal.detail, refusal.code))

@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, de::DeserializeOwned};
-use trust::{Digest, Envelope, statement::Statement};
+use trust::{
+    Digest, Envelope,
+    statement::{Statement, predicate_type},
+};
 
 use super::{
     BundleCheck, BundleError, VerifiedBundle, broken, plans,
@@ -74,13 +77,6 @@ struct ObservedBytes {
     digest: Option<Digest>,
 }
 
-/// The part of a statement that says how to read the rest.
-#[derive(Deserialize)]
-struct Kind {
-    #[serde(rename = "predicateType")]
-    predicate_type: String,
-}
-
 type Told<T> = Result<T, BundleError>;
 
 /// `line 4 (step 2, ensure compute vfw)`: as much as can be read of it.
@@ -94,15 +90,21 @@ fn place(index: usize, line: &[u8]) -> String {
 }
 
 fn describe(payload: &[u8]) -> Option<String> {
-    let kind: Kind = serde_json::from_slice(payload).ok()?;
-    let name =
-        kind.predicate_type.strip_prefix("https://mandate.dev/evidence/")?.strip_suffix("/v1")?.to_owned();
-    if kind.predicate_type != STEP {
-        return Some(name);
+    let kind = predicate_type(payload).ok()?;
+    if kind != STEP {
+        return short(&kind).map(str::to_owned);
     }
     let step: Statement<Link<StepClaim>> = serde_json::from_slice(payload).ok()?;
-    let claim = step.predicate.claim;
-    Some(format!("step {}, {} {}", claim.step, claim.action, claim.object).trim_end().to_owned())
+    Some(words(&step.predicate.claim))
+}
+
+/// `https://mandate.dev/evidence/plan/v1` -> `plan`.
+fn short(predicate_type: &str) -> Option<&str> {
+    predicate_type.strip_prefix("https://mandate.dev/evidence/")?.strip_suffix("/v1")
+}
+
+fn words(claim: &StepClaim) -> String {
+    format!("step {}, {} {}", claim.step, claim.action, claim.object).trim_end().to_owned()
 }
 
 impl<'a> Story<'a> {
@@ -123,21 +125,18 @@ impl<'a> Story<'a> {
 
     /// One more line, without its newline.
     pub fn line(&mut self, index: usize, line: &[u8]) -> Told<()> {
-        let place = place(index, line);
         let told = self.envelope(line).and_then(|envelope| self.statement(index, &envelope));
-        let detail = told.or_else(|problem| broken(place.clone(), problem))?;
+        let detail = told.or_else(|problem| broken(place(index, line), problem))?;
         self.previous = Some(Digest::of(line));
-        self.checks.push(BundleCheck { name: place, ok: detail.ok, detail: detail.text });
+        let name = format!("line {} ({})", index + 1, detail.what);
+        self.checks.push(BundleCheck { name, ok: detail.ok, detail: detail.text });
         self.checks.extend(detail.more);
         Ok(())
     }
 
     /// The signed statement of a line: in its one encoding, by the orchestrator that anchored it.
     fn envelope(&self, line: &[u8]) -> Result<Envelope, String> {
-        let envelope = Envelope::from_json(line).map_err(|e| e.to_string())?;
-        if envelope.to_json() != line {
-            return Err("the line is not in its canonical encoding: a byte of it was altered".to_owned());
-        }
+        let envelope = Envelope::from_canonical(line).map_err(|e| e.to_string())?;
         let roots = &self.receipt.constitution.at(self.receipt.entry.position).roots;
         let who = signer(&envelope, roots, self.receipt.time())?;
         if who.role() != "orchestrator" {
@@ -154,24 +153,30 @@ impl<'a> Story<'a> {
         if self.outcome.is_some() {
             return Err("there is evidence after the outcome".to_owned());
         }
-        let kind: Kind = serde_json::from_slice(&envelope.payload)
-            .map_err(|e| format!("the statement cannot be read: {e}"))?;
+        let kind = predicate_type(&envelope.payload).map_err(|e| format!("the statement: {e}"))?;
         let first = index == 0;
-        if first != (kind.predicate_type == DECISION) {
+        if first != (kind == DECISION) {
             return Err("evidence begins with the decision, and has one".to_owned());
         }
-        match kind.predicate_type.as_str() {
+        let told = match kind.as_str() {
             DECISION => {
                 let (claim, subject) = self.link::<DecisionClaim>(index, envelope, DECISION)?;
                 self.decision(&claim, subject)
             }
             PLAN => self.about_intent(index, envelope, PLAN).and_then(|c| self.planned(c)),
-            STEP => self.about_intent(index, envelope, STEP).and_then(|c| self.step(&c)),
+            STEP => {
+                let claim = self.about_intent(index, envelope, STEP)?;
+                self.step(&claim).map(|told| Detail { what: words(&claim), ..told })
+            }
             ATTESTATION => self.about_intent(index, envelope, ATTESTATION).and_then(|c| self.attestation(&c)),
             MEASUREMENT => self.about_intent(index, envelope, MEASUREMENT).and_then(|c| self.measurement(&c)),
             OUTCOME => self.about_intent(index, envelope, OUTCOME).and_then(|c| self.ended(c)),
             other => Err(format!("predicate type `{other}` is none of an evidence bundle's")),
-        }
+        };
+        told.map(|told| match told.what.is_empty() {
+            true => Detail { what: short(&kind).unwrap_or_default().to_owned(), ..told },
+            false => told,
+        })
     }
 
     /// Reads a claim and checks the link to the line before; with it, the digests it is about.
@@ -335,11 +340,8 @@ impl<'a> Story<'a> {
             ok: c.passed,
             detail: c.detail,
         });
-        Ok(Detail {
-            ok: again.affirming,
-            text: format!("{instances} instances at site `{}`, appraised again", claim.reference.ak.site),
-            more: checks.collect(),
-        })
+        let text = format!("{instances} instances at site `{}`, appraised again", claim.reference.ak.site);
+        Ok(Detail { ok: again.affirming, more: checks.collect(), ..Detail::new(text) })
     }
 
     /// The reference values are those of the granted software, under the key and at the site that were granted.
@@ -417,11 +419,9 @@ impl<'a> Story<'a> {
             ok: o.kept,
             detail: format!("{} measured, bound {}", o.measured, o.bound),
         });
-        let detail = Detail {
-            ok: again.iter().all(|o| o.kept),
-            text: format!("{} frames sent, {} came back", claim.report.tx_frames, claim.report.rx_frames),
-            more: more.collect(),
-        };
+        let text = format!("{} frames sent, {} came back", claim.report.tx_frames, claim.report.rx_frames);
+        let ok = again.iter().all(|o| o.kept);
+        let detail = Detail { ok, more: more.collect(), ..Detail::new(text) };
         // A broken promise is a result; functions that do not what they were configured to are a failure.
         let works = again.iter().all(|o| o.kept || !o.functional());
         self.plan()?.steps.evidence(claim.step, MEASURE, works)?;
@@ -578,6 +578,8 @@ fn interventions(claim: &OutcomeClaim) -> Vec<BundleCheck> {
 
 /// What a line says, for a person.
 struct Detail {
+    /// Which line it is; empty: its predicate type says it all.
+    what: String,
     ok: bool,
     text: String,
     more: Vec<BundleCheck>,
@@ -585,6 +587,6 @@ struct Detail {
 
 impl Detail {
     fn new(text: String) -> Self {
-        Self { ok: true, text, more: Vec::new() }
+        Self { what: String::new(), ok: true, text, more: Vec::new() }
     }
 }
