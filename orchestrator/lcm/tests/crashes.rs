@@ -539,11 +539,9 @@ fn given_way(
     assert!(folded == operation, "{told}: a restart tells something else");
     let record = operation.record();
     let standing: BTreeMap<Place, Spec> = record.iter().flat_map(standing_of).collect();
-    for place in
-        runner.world.objects.keys().filter(|p| operation.plan.is_some() && !standing.contains_key(*p))
-    {
-        panic!("{told}: {place:?} stands and is not in the record");
-    }
+    let strange =
+        runner.world.objects.keys().find(|p| operation.plan.is_some() && !standing.contains_key(*p));
+    assert!(strange.is_none(), "{told}: {strange:?} stands and is not in the record");
     let said = outcome.problem.as_deref().unwrap_or_default().contains("PREEMPTED");
     match outcome.state {
         FinalState::Failed => assert!(said || outcome.isolated, "{told}"),
