@@ -61,6 +61,29 @@ pub struct DemoOptions {
     /// Use the release build.
     #[arg(long)]
     pub release: bool,
+    /// What is played.
+    #[arg(long, value_enum, default_value_t = Play::Main)]
+    pub play: Play,
+}
+
+/// What is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Play {
+    /// The main job, end to end.
+    #[default]
+    Main,
+    /// One service on two sites, a member of which moves to a third under a client's traffic.
+    Wan,
+}
+
+impl Play {
+    /// As the command line calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Wan => "wan",
+        }
+    }
 }
 
 /// Which tests.

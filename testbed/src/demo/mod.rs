@@ -4,6 +4,7 @@
 //! links and processes are this machine's. [`story`] is what happens, [`stage`] where, [`report`] what came of it.
 //! Nothing is faked: what must be refused is really attempted. Every exit path, Ctrl-C too, leaves nothing behind.
 
+mod client;
 mod mandate;
 mod replay;
 mod report;
@@ -58,7 +59,8 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<Report> {
     } else {
         private_run()?;
     }
-    let stage = stage::Stage::new(programs(options.release)?, options.dir.as_deref())?;
+    let stage =
+        stage::Stage::new(programs(options.release)?, options.dir.as_deref(), &story::sites(options.play))?;
     let mut story = story::Story::new(stage, options);
     story.play();
     let report = story.report().clone();
@@ -110,6 +112,7 @@ fn in_user_namespace(options: &DemoOptions) -> anyhow::Result<Report> {
     }
     let mut c = Command::new("unshare");
     c.args(unshare).arg(env::current_exe()?).args(["demo", "--json"]).env(INSIDE, "1");
+    c.args(["--play", options.play.name()]);
     if options.release {
         c.arg("--release");
     }

@@ -17,10 +17,7 @@ use super::{
     mandate::{Mandate, Serve},
     traces::Places,
 };
-use crate::{
-    up::{SITES, tpm},
-    workspace,
-};
+use crate::{up::tpm, workspace};
 
 /// The built programs.
 #[derive(Debug, Clone)]
@@ -42,8 +39,8 @@ pub struct Stage {
     pub programs: Programs,
     /// The product, as its users call it.
     pub mandate: Mandate,
-    /// Names of the two sites; the first is the nearer one.
-    pub sites: [String; 2],
+    /// Names of the sites; the first is the nearest one.
+    pub sites: Vec<String>,
     /// Where traces of it would be.
     pub places: Places,
     /// The orchestrator, while it runs.
@@ -54,16 +51,16 @@ pub struct Stage {
 
 impl Stage {
     /// Makes the directory. Nothing runs yet.
-    pub fn new(programs: Programs, dir: Option<&Path>) -> anyhow::Result<Self> {
+    pub fn new(programs: Programs, dir: Option<&Path>, sites: &[&str]) -> anyhow::Result<Self> {
         let (dir, made) = match dir {
             Some(dir) => (named(dir)?, false),
             None => (fresh()?, true),
         };
         let home = dir.join("home");
-        let sites = SITES.map(str::to_owned);
+        let sites: Vec<String> = sites.iter().map(|s| (*s).to_owned()).collect();
         Ok(Self {
             mandate: Mandate::new(programs.mandate.clone(), home.clone()),
-            places: Places { sites: sites.to_vec(), home },
+            places: Places { sites: sites.clone(), home },
             record: Record::write(&dir, made, &sites)?,
             dir,
             programs,
@@ -126,18 +123,18 @@ struct Record {
     dir: PathBuf,
     /// Did we make the directory?
     made: bool,
-    sites: [String; 2],
+    sites: Vec<String>,
     /// This file.
     #[serde(skip)]
     file: PathBuf,
 }
 
 impl Record {
-    fn write(dir: &Path, made: bool, sites: &[String; 2]) -> anyhow::Result<Self> {
+    fn write(dir: &Path, made: bool, sites: &[String]) -> anyhow::Result<Self> {
         let records = records()?;
         fs::create_dir_all(&records)?;
         let file = records.join(format!("{}.json", std::process::id()));
-        let it = Self { dir: dir.to_owned(), made, sites: sites.clone(), file };
+        let it = Self { dir: dir.to_owned(), made, sites: sites.to_vec(), file };
         fs::write(&it.file, serde_json::to_vec(&it)?)
             .with_context(|| format!("cannot write {}", it.file.display()))?;
         Ok(it)
@@ -147,7 +144,7 @@ impl Record {
     fn clear(&self) {
         let home = self.dir.join("home");
         end_orchestrators(&home);
-        Places { sites: self.sites.to_vec(), home: home.clone() }.clear();
+        Places { sites: self.sites.clone(), home: home.clone() }.clear();
         let _gone = tpm::stop_all(&self.dir.join("tpm"));
         let _gone = fs::remove_dir_all(if self.made { &self.dir } else { &home });
         let _gone = fs::remove_file(&self.file);

@@ -7,6 +7,7 @@ mod life;
 mod refusals;
 mod service;
 mod setup;
+mod wan;
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -16,7 +17,11 @@ use super::{
     stage::Stage,
     traces::Traces,
 };
-use crate::{cli::DemoOptions, interrupt, ui};
+use crate::{
+    cli::{DemoOptions, Play},
+    interrupt, ui,
+    up::SITES,
+};
 
 /// The tenant whose services these are.
 const TENANT: &str = "acme";
@@ -29,6 +34,9 @@ pub struct Story {
     report: Report,
     json: bool,
     keep: bool,
+    acts: &'static [Act],
+    /// Names of the sites, and what `init` is told of each.
+    sites: &'static [(&'static str, &'static str)],
     /// The step that is shown.
     step: Option<ui::Step>,
     /// What was on the machine when nothing was deployed.
@@ -54,6 +62,23 @@ struct Deployed {
     position: u64,
     /// The site chosen.
     site: String,
+}
+
+/// Country, latency from the tenants and cost of the two sites of the main job.
+const MAIN_SITES: &[(&str, &str)] =
+    &[(SITES[0], "DE,latency-us=2000,cost=10"), (SITES[1], "FR,latency-us=8000,cost=8")];
+
+/// What is played, and on which sites.
+fn plot(play: Play) -> (&'static [Act], &'static [(&'static str, &'static str)]) {
+    match play {
+        Play::Main => (ACTS, MAIN_SITES),
+        Play::Wan => (wan::ACTS, wan::SITES),
+    }
+}
+
+/// Names of the sites that a play needs.
+pub fn sites(play: Play) -> Vec<&'static str> {
+    plot(play).1.iter().map(|(name, _)| *name).collect()
 }
 
 /// A step: its name, and what it does; it returns what there is to say of it.
@@ -92,11 +117,14 @@ const KEPT_SERVICE: &str = "edge-5";
 impl Story {
     /// On an empty stage.
     pub fn new(stage: Stage, options: &DemoOptions) -> Self {
+        let (acts, sites) = plot(options.play);
         Self {
             stage,
             report: Report::default(),
             json: options.json,
             keep: options.keep,
+            acts,
+            sites,
             step: None,
             empty: Traces::default(),
             one: Traces::default(),
@@ -114,7 +142,7 @@ impl Story {
     /// All acts, until one does not hold.
     pub fn play(&mut self) {
         let start = std::time::Instant::now();
-        let held = ACTS.iter().chain(self.keep.then_some(&KEPT)).all(|act| self.act(act));
+        let held = self.acts.iter().chain(self.keep.then_some(&KEPT)).all(|act| self.act(act));
         self.report.ok = held && self.report.evidence.verified;
         if held {
             self.ending(start.elapsed());

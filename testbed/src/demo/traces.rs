@@ -40,7 +40,7 @@ pub struct Traces {
 impl Places {
     /// A site's name on this machine: namespaces and control sockets are called so, because another home may have a
     /// site of the same name.
-    fn machine_wide(&self, site: &str) -> String {
+    pub fn machine_wide(&self, site: &str) -> String {
         let home = Digest::of(self.home.as_os_str().as_encoded_bytes()).hex();
         format!("{site}-{}", &home[..6])
     }
@@ -52,9 +52,16 @@ impl Places {
 
     /// Looks now.
     pub fn look(&self) -> Traces {
-        let namespaces: BTreeSet<String> =
+        let mut namespaces: BTreeSet<String> =
             self.sites.iter().flat_map(|s| namespaces(&self.machine_wide(s))).collect();
-        let links = namespaces.iter().filter(|n| n.ends_with("-fabric")).flat_map(|n| links(n)).collect();
+        // Where links between sites meet.
+        let exchange = format!("mdx-{}", self.machine_wide("home"));
+        namespaces.extend(PathBuf::from(NETNS).join(&exchange).exists().then_some(exchange));
+        let links = namespaces
+            .iter()
+            .filter(|n| !n.starts_with("mdt-") || n.ends_with("-fabric"))
+            .flat_map(|n| links(n))
+            .collect();
         Traces { links, namespaces, processes: self.processes(), files: self.files() }
     }
 

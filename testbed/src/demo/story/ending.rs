@@ -14,13 +14,16 @@ use crate::{
 impl Story {
     /// For people; with `--json` it goes to stderr.
     pub(super) fn ending(&self, took: Duration) {
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        if self.approvals.is_empty() {
+            return heading(&format!("All of it held, in {}.", ui::duration(ms)));
+        }
         heading("What happened to acme/edge-1");
         self.timeline();
         heading("What was refused");
         for r in &self.report.refused {
             ui::say(&format!("  {} {:<48} {}", Paint::Red.err("✗"), r.case, Paint::Yellow.err(&r.code)));
         }
-        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         heading(&format!("All of it held, in {}.", ui::duration(ms)));
         self.further();
     }

@@ -302,12 +302,12 @@ pub(super) fn claims(bundle: &[u8], name: &str) -> Vec<Value> {
     bundle.split(|b| *b == b'\n').filter_map(claim).collect()
 }
 
-fn measurement(bundle: &[u8]) -> Option<Value> {
+pub(super) fn measurement(bundle: &[u8]) -> Option<Value> {
     claims(bundle, "measurement").pop()
 }
 
 /// Exactly the flows that the rules allow arrived, and from the backend that Maglev names.
-fn check_traffic(measured: &Value) -> anyhow::Result<()> {
+pub(super) fn check_traffic(measured: &Value) -> anyhow::Result<()> {
     let groups =
         measured["report"]["groups"].as_object().context("the measurement has no groups of flows")?;
     ensure!(!groups.is_empty(), "nothing was measured");
@@ -328,7 +328,7 @@ fn check_traffic(measured: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn slo_words(measured: &Value) -> String {
+pub(super) fn slo_words(measured: &Value) -> String {
     let number = |key: &str| measured["report"][key].as_u64().unwrap_or_default();
     format!(
         "{}.{} Mbit/s, p95 {} µs, loss {} ppm",

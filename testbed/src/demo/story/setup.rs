@@ -10,14 +10,12 @@ use crate::{command, demo::confined, up::tpm::Swtpm};
 /// Sources of the packages, and how they are called here.
 const PACKAGES: [&str; 3] = ["vfw_vnf", "vlb_vnf", "secure_edge_ns"];
 const STRIP_LIMIT: Duration = Duration::from_secs(60);
-/// Country, latency from the tenants and cost of the two sites.
-const SITES: [&str; 2] = ["DE,latency-us=2000,cost=10", "FR,latency-us=8000,cost=8"];
 
 impl Story {
     pub(super) fn init(&mut self) -> anyhow::Result<String> {
         let mut line: Vec<String> =
             ["init", "--tenant", TENANT, "--tenant", OTHER_TENANT].map(str::to_owned).to_vec();
-        for (site, properties) in self.stage.sites.iter().zip(SITES) {
+        for (site, properties) in self.sites {
             let tpm = Swtpm::at(&self.stage.tpms(), site);
             line.extend(["--site".into(), format!("{site}={properties}")]);
             line.extend(["--tpm".into(), format!("{site}={}", tpm.tcti())]);
