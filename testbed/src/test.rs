@@ -11,7 +11,7 @@ use std::{process::Command, time::Duration};
 
 use crate::{
     check,
-    cli::{DemoOptions, TestOptions},
+    cli::{DemoOptions, Play, TestOptions},
     command, demo, interrupt,
     ui::{self, Paint},
     up, workspace,
@@ -37,6 +37,7 @@ const PARTS: &[(&str, &str)] = &[
     ("tests", "the crates' tests"),
     ("api", "the API against schemathesis"),
     ("demo", "the main job, end to end"),
+    ("wan", "one service on several sites, moved under traffic"),
 ];
 
 /// Runs the parts (or crates) named, or all; true when nothing failed.
@@ -100,7 +101,8 @@ fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
         "signing" => Ok(signing()),
         "tests" => tests(crates),
         "api" => api::run(),
-        "demo" => scenario(),
+        "demo" => scenario(Play::Main),
+        "wan" => scenario(Play::Wan),
         _ => anyhow::bail!("no part `{part}`"),
     }
 }
@@ -201,7 +203,7 @@ fn tests(crates: &[String]) -> anyhow::Result<Tally> {
     output::run(&mut c, TEST_LIMIT)
 }
 
-fn scenario() -> anyhow::Result<Tally> {
-    let report = demo::run(&DemoOptions::default())?;
+fn scenario(play: Play) -> anyhow::Result<Tally> {
+    let report = demo::run(&DemoOptions { play, ..DemoOptions::default() })?;
     Ok(Tally { passed: report.passed(), failed: report.failed(), skipped: 0 })
 }

@@ -40,6 +40,9 @@ pub enum Request {
         /// True: every packet is dropped and counted as `isolated`.
         on: bool,
     },
+    /// Tell the link whose addresses are here (a load balancer only), so that neighbours who know another place forget
+    /// it: ARP announcements (RFC 5227) and unsolicited neighbour advertisements (RFC 4861 §7.2.6).
+    Announce,
     /// Send traffic (a generator only); answered when it is over.
     Run {
         /// What to send.
@@ -58,7 +61,7 @@ pub enum Response {
         /// The data plane's.
         version: u32,
     },
-    /// Answer to `Status`, `Configure` and `Isolate`.
+    /// Answer to `Status`, `Configure`, `Isolate` and `Announce`.
     Status(Box<Status>),
     /// Answer to `Run`.
     Report(Box<TrafficReport>),

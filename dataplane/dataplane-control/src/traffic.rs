@@ -24,6 +24,10 @@ pub struct TrafficProfile {
     pub duration_ms: u32,
     /// How long to wait for the last answers, ms.
     pub drain_ms: u32,
+    /// Send everything to this MAC and resolve nothing: while a function stands at two sites of one link, the answer to
+    /// "who has its address" is not the question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<MacAddr>,
 }
 
 /// Flows that differ only in source port and address: flow `i` (from `first`) has source address

@@ -95,6 +95,7 @@ fn templates(flows: u32, v4: bool) -> Result<Vec<Vec<u8>>, Box<dyn std::error::E
         rate_pps: flows,
         duration_ms: 1000,
         drain_ms: 0,
+        next_hop: None,
     };
     let mut session = Session::new(profile, MacAddr([2, 0, 0, 0, 0, 1]), 0)?;
     let mut resolver = build(&balancer())?;

@@ -3,7 +3,8 @@
 //! Towards a backend only the MAC addresses change, so backends carry the VIPs themselves and answer through us; their
 //! replies go to the client's MAC as learnt from the connection. A tracked connection keeps its backend across
 //! reconfigurations for as long as the backend is configured; then it is given to another. A connection whose VIP is
-//! gone is revoked. ARP requests and neighbour solicitations for VIPs are answered on the client port only. ICMP
+//! gone is revoked. ARP requests and neighbour solicitations for VIPs are answered on the client port only; where
+//! they are is told unasked when the orchestrator says so ([`crate::PacketFunction::announcement`]). ICMP
 //! errors about a tracked connection are carried along in either direction.
 //!
 //! A packet of no tracked connection is dispatched whatever its TCP flags: consistent hashing then finds its backend
@@ -385,6 +386,13 @@ impl PacketFunction for Balancer {
             Kind::Balancer(next) => next.swap_into(self).map(|old| Retired(Prepared(Kind::Balancer(old)))),
             other => Err(common::prepared_for(other.name(), "load balancer")),
         }
+    }
+
+    fn announcement(&self, index: usize, buffer: &mut [u8]) -> Option<(PortIndex, u16)> {
+        let address = self.plan.vips.addresses().get(index)?;
+        let near = &self.plan.pair.near;
+        let length = neighbour::announcement(buffer, near.mac, *address)?;
+        Some((near.index, u16::try_from(length).ok()?))
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -77,6 +77,13 @@ pub trait PacketFunction: Send {
         self.swap(prepared).map(drop)
     }
 
+    /// Writes the `index`-th frame that tells the link whose addresses are here, into a buffer of a whole frame; where it
+    /// leaves and its length. `None`: there are no more, or the function has no address of its own.
+    fn announcement(&self, index: usize, buffer: &mut [u8]) -> Option<(PortIndex, u16)> {
+        let _ = (index, buffer);
+        None
+    }
+
     /// Copies the counters; they get their names where the copy is read.
     fn snapshot(&self) -> Snapshot;
 

@@ -5,6 +5,7 @@
 use crate::{
     checksum,
     packet::{ICMPV6, IPV6_HEADER, Message, Packet},
+    traffic::frames,
 };
 
 /// Bytes of an Ethernet/IPv4 ARP packet.
@@ -106,6 +107,15 @@ fn link_option(mut options: &[u8], wanted: u8) -> Option<Option<[u8; 6]>> {
         options = &options[length..];
     }
     options.is_empty().then_some(found)
+}
+
+/// Writes "this address is at `mac`", told unasked: an ARP announcement (RFC 5227 §3) or an unsolicited neighbour
+/// advertisement that overrides (RFC 4861 §7.2.6), by the address's version; its length. `None`: it does not fit.
+pub(crate) fn announcement(buffer: &mut [u8], mac: [u8; 6], address: u128) -> Option<usize> {
+    if frames::is_v4(address) {
+        return frames::resolve(buffer, mac, address, address);
+    }
+    frames::advertisement(buffer, mac, address)
 }
 
 /// The solicited-node multicast address of a target (RFC 4291 §2.7.1).

@@ -180,7 +180,14 @@ fn balanced(backends: &[Backend]) -> Expectation {
 }
 
 fn profile(groups: Vec<FlowGroup>) -> TrafficProfile {
-    TrafficProfile { groups, frame_bytes: 200, rate_pps: 20_000, duration_ms: 100, drain_ms: 5 }
+    TrafficProfile {
+        groups,
+        frame_bytes: 200,
+        rate_pps: 20_000,
+        duration_ms: 100,
+        drain_ms: 5,
+        next_hop: None,
+    }
 }
 
 /// Flows per backend, by the balancer's hash computed here.

@@ -61,6 +61,31 @@ fn a_neighbour_solicitation_for_a_vip_is_answered_with_a_solicited_advertisement
 }
 
 #[test]
+fn a_balancer_that_moved_announces_each_address_once_by_arp_and_by_neighbour_advertisement() {
+    let balancer = vips();
+    let told = |index| {
+        let mut buffer = [0xaa; 1600];
+        balancer.announcement(index, &mut buffer).map(|(port, n)| (port, buffer[..usize::from(n)].to_vec()))
+    };
+    // RFC 5227: a request from the address for itself; padded to the shortest frame.
+    let arp =
+        "ffffffffffff 020000000200 0806 0001 0800 06 04 0001 020000000200 c000020a 000000000000 c000020a";
+    let mut arp = unhex(arp);
+    arp.resize(60, 0);
+    assert_eq!(told(0), Some((0, arp)));
+    // RFC 4861, 7.2.6: to all nodes, overriding, not solicited. The checksum was computed apart from this code.
+    let advertisement = "333300000001 020000000200 86dd 60000000 0020 3a ff 20010db8000000000000000000000010 \
+                         ff020000000000000000000000000001 8800 f70d 20000000 20010db8000000000000000000000010 \
+                         02 01 020000000200";
+    assert_eq!(told(1), Some((0, unhex(advertisement))));
+    assert_eq!(told(2), None);
+    let mut short = [0; 40];
+    assert!(balancer.announcement(0, &mut short).is_none() && balancer.announcement(1, &mut short).is_none());
+    let reflector = build(&reflector(7, &["192.0.2.10"])).unwrap();
+    assert_eq!(reflector.announcement(0, &mut [0; 1600]), None);
+}
+
+#[test]
 fn an_ipv4_header_checksum_as_in_the_textbook() {
     // The example of RFC 1071's usual exercise: 4500 0073 0000 4000 4011 .... c0a8 0001 c0a8 00c7 has checksum b861.
     let udp = "0035 0035 005f 0000".to_owned() + &"00".repeat(87);

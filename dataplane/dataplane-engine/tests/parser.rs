@@ -40,7 +40,14 @@ fn session() -> Session {
     };
     let groups =
         vec![group("a", 6, "198.51.100.1", "192.0.2.10"), group("b", 17, "2001:db8:1::1", "2001:db8::10")];
-    let profile = TrafficProfile { groups, frame_bytes: 64, rate_pps: 1000, duration_ms: 1000, drain_ms: 1 };
+    let profile = TrafficProfile {
+        groups,
+        frame_bytes: 64,
+        rate_pps: 1000,
+        duration_ms: 1000,
+        drain_ms: 1,
+        next_hop: None,
+    };
     Session::new(profile, LB_CLIENT_MAC, 0).unwrap()
 }
 

@@ -34,7 +34,14 @@ fn balanced() -> Expectation {
 }
 
 fn profile(groups: Vec<FlowGroup>) -> TrafficProfile {
-    TrafficProfile { groups, frame_bytes: 60, rate_pps: 1000, duration_ms: 1000, drain_ms: 10 }
+    TrafficProfile {
+        groups,
+        frame_bytes: 60,
+        rate_pps: 1000,
+        duration_ms: 1000,
+        drain_ms: 10,
+        next_hop: None,
+    }
 }
 
 /// All frames due at a time.

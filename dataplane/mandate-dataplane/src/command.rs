@@ -38,6 +38,8 @@ pub enum Command {
     Configure { next: Box<Next>, reply: Reply<Swapped> },
     /// Cut or restore traffic.
     Isolate { on: bool, reply: Reply<Report> },
+    /// Tell the link whose addresses are here.
+    Announce { reply: Reply<Report> },
     /// Send traffic; answered when it is over.
     Run { session: Box<Session>, reply: Reply<TrafficReport> },
     /// Drain and end.

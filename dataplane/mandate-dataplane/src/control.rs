@@ -203,6 +203,10 @@ impl Server {
                 let report = self.handle.ask(|reply| Command::Isolate { on, reply }, ANSWER_WITHIN);
                 report.map(Report::into_status).and_then(ask)
             }
+            Request::Announce => {
+                let report = self.handle.ask(|reply| Command::Announce { reply }, ANSWER_WITHIN);
+                report.map(Report::into_status).and_then(ask)
+            }
             Request::Run { profile } => self.run(*profile),
             Request::Shutdown => Ok(Response::Bye),
         }

@@ -245,6 +245,7 @@ impl<'p> Worker<'p> {
             Command::Running { reply } => drop(reply.send(Ok(self.running()))),
             Command::Configure { next, reply } => drop(reply.send(self.configure(*next))),
             Command::Isolate { on, reply } => drop(reply.send(Ok(self.isolate(on)))),
+            Command::Announce { reply } => drop(reply.send(self.announce())),
             Command::Run { session, reply } => self.begin(Run { session, reply }),
             Command::Shutdown => return std::ops::ControlFlow::Break(()),
         }
@@ -277,6 +278,30 @@ impl<'p> Worker<'p> {
             generator.abort(isolated());
         }
         self.report()
+    }
+
+    /// A frame for each address that is here; as many as there are services at most.
+    fn announce(&mut self) -> Result<Report, Refusal> {
+        if self.isolated {
+            return Err(isolated());
+        }
+        let Self { role, lanes, pool, .. } = self;
+        let Role::Function(function) = role else { return Ok(self.report()) };
+        for index in 0..usize::from(u16::MAX) {
+            let no_buffer = || Refusal::new("NO_BUFFER", "all packet buffers are in use; ask again");
+            let mut frame = pool.alloc().ok_or_else(no_buffer)?;
+            if !frame.set_len(MAX_FRAME_BYTES) {
+                return Err(no_buffer());
+            }
+            let Some((port, length)) = function.announcement(index, frame.frame_mut()) else { break };
+            if let Some(lane) = lanes.get_mut(usize::from(port))
+                && frame.set_len(length)
+            {
+                lane.enqueue(frame);
+            }
+        }
+        lanes.iter_mut().for_each(Lane::flush);
+        Ok(self.report())
     }
 
     fn begin(&mut self, run: Run) {

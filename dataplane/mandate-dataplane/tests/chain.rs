@@ -215,7 +215,7 @@ fn blocked() -> Vec<FlowGroup> {
 }
 
 fn profile(groups: Vec<FlowGroup>, rate_pps: u32, duration_ms: u32) -> TrafficProfile {
-    TrafficProfile { groups, frame_bytes: 60, rate_pps, duration_ms, drain_ms: 300 }
+    TrafficProfile { groups, frame_bytes: 60, rate_pps, duration_ms, drain_ms: 300, next_hop: None }
 }
 
 fn assert_as_expected(report: &TrafficReport) {

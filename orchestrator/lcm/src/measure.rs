@@ -84,6 +84,7 @@ impl Offer<'_> {
             frame_bytes: FRAME_BYTES,
             duration_ms: DURATION_MS,
             drain_ms: DRAIN_MS,
+            next_hop: None,
         }
     }
 

@@ -426,7 +426,7 @@ impl Operation {
     fn committed(&self) -> bool {
         let Some(plan) = &self.plan else { return false };
         let begun = |s: &Step| !matches!(self.step_state(s.id), None | Some(StepState::Pending));
-        plan.forward_only() || plan.steps.iter().any(|s| plan.removes_for_good(s) && begun(s))
+        plan.forward_only() || plan.steps.iter().any(|s| plan.commits(s) && begun(s))
     }
 
     fn started(&mut self, step: u32, attempt: u32, at_ms: u64) -> bool {

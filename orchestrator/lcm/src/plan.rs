@@ -93,6 +93,12 @@ impl Plan {
         step.undo.is_none() && self.had(site, key) && !kept
     }
 
+    /// Is there no way back once it has begun? What an object's neighbours were told is not taken back either.
+    #[must_use]
+    pub fn commits(&self, step: &Step) -> bool {
+        matches!(step.action, Action::Announce { .. }) || self.removes_for_good(step)
+    }
+
     /// Can it only go forward? What is to be cut off or to go away is never brought back.
     #[must_use]
     pub fn forward_only(&self) -> bool {
@@ -129,10 +135,11 @@ impl Step {
         self.undo.is_none() && matches!(self.action, Action::Remove { .. } | Action::Isolate { .. })
     }
 
-    /// May it fail without anything else failing? A capture that cannot be had must not keep traffic from being cut.
+    /// May it fail without anything else failing? A capture that cannot be had must not keep traffic from being cut;
+    /// neighbours who were not told where something went find out by themselves.
     #[must_use]
     pub fn dispensable(&self) -> bool {
-        matches!(self.action, Action::Capture { .. })
+        matches!(self.action, Action::Capture { .. } | Action::Announce { .. })
     }
 }
 
@@ -177,6 +184,11 @@ pub enum Action {
         /// Its key.
         key: ObjectKey,
     },
+    /// Have an instance tell its links that its addresses are there, before the one that they were at goes away.
+    Announce {
+        /// Its key.
+        key: ObjectKey,
+    },
     /// Record an instance's traffic, before it is cut. An operation goes on without a capture that cannot be had.
     Capture {
         /// The instance's key.
@@ -201,6 +213,7 @@ impl Action {
             Self::Attest { .. } => "attest".into(),
             Self::Measure { .. } => "measure".into(),
             Self::Isolate { .. } => "isolate".into(),
+            Self::Announce { .. } => "announce".into(),
             Self::Capture { .. } => "capture".into(),
         }
     }
@@ -212,6 +225,7 @@ impl Action {
             Self::Ensure { key, .. }
             | Self::Remove { key, .. }
             | Self::Isolate { key }
+            | Self::Announce { key }
             | Self::Capture { key, .. } => key.as_str(),
             Self::Measure { probe, .. } => probe.as_str(),
             Self::Attest { .. } => "",

@@ -256,6 +256,15 @@ fn a_member_moves_alone_where_links_can_span_and_nowhere_else() {
     assert!(whats.contains(&"start vlb/vlb/0 at edge-b"), "{whats:?}");
     assert!(whats.contains(&"attest at edge-b") && whats.contains(&"attest"), "{whats:?}");
     assert!(whats.contains(&"remove vlb/vlb/0"), "{whats:?}");
+    // What is measured is the new one; its clients are told before the former one goes.
+    let place = |what: &str| whats.iter().position(|w| *w == what);
+    assert!(place("measure") < place("announce vlb/vlb/0 at edge-b"), "{whats:?}");
+    assert!(place("announce vlb/vlb/0 at edge-b") < place("remove vlb/vlb/0"), "{whats:?}");
+    let hops = p.steps.iter().filter_map(|s| match &s.action {
+        Action::Measure { profile, .. } => Some(profile.next_hop),
+        _ => None,
+    });
+    assert!(hops.into_iter().all(|h| h.is_some()));
     let after = p.after.unwrap();
     let segments: Vec<_> = after
         .objects

@@ -100,7 +100,7 @@ use std::{
 use async_trait::async_trait;
 use attestation::Evidence;
 use dataplane_control::{
-    protocol::Status,
+    protocol::{Request, Status},
     traffic::{TrafficProfile, TrafficReport},
 };
 use tokio::sync::{Mutex, Semaphore};
@@ -126,6 +126,9 @@ const MAX_SOCKET_PATH: usize = 107;
 const LOOK_AT_LOGS_EVERY: Duration = Duration::from_secs(10);
 /// Time for a traffic report beyond the traffic itself: preparing the flows and making the report.
 const TRAFFIC_MARGIN: Duration = Duration::from_secs(30);
+/// How often an announcement is made, and the pause between two.
+const ANNOUNCEMENTS: u32 = 3;
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(50);
 
 /// How one site of this machine is driven.
 #[derive(Clone)]
@@ -426,6 +429,19 @@ impl Site {
         let socket = self.layout.instance(key).control();
         control::exchange(&socket, process.pid, limit, move |client| client.run(profile)).await
     }
+
+    /// More than once: nobody acknowledges an announcement (RFC 5227 §2.3 sends it twice as well).
+    async fn announce(&self, key: &ObjectKey) -> Result<(), HostError> {
+        let (process, _) = self.running(key).await?;
+        let socket = self.layout.instance(key).control();
+        for again in 0..ANNOUNCEMENTS {
+            if again > 0 {
+                tokio::time::sleep(ANNOUNCE_EVERY).await;
+            }
+            control::status(&socket, process.pid, Request::Announce, control::ANSWER).await?;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -500,6 +516,11 @@ impl VnfControl for HostVim {
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError> {
         let (site, owned) = (self.site.clone(), key.clone());
         self.run(key, "isolate", async move { site.isolate(&owned, on).await }).await
+    }
+
+    async fn announce(&self, key: &ObjectKey) -> Result<(), DriverError> {
+        let (site, owned) = (self.site.clone(), key.clone());
+        self.run(key, "announce", async move { site.announce(&owned).await }).await
     }
 
     async fn capture(&self, key: &ObjectKey, spec: &CaptureSpec) -> Result<Capture, DriverError> {

@@ -293,6 +293,7 @@ async fn known_traffic_passes_from_a_generator_to_a_reflector() {
         rate_pps: 2000,
         duration_ms: 1000,
         drain_ms: 300,
+        next_hop: None,
     };
     let report = host.vim().run_traffic(&probe, &profile).await.unwrap();
     assert_eq!((report.groups["all"].arrived, report.groups["all"].misrouted), (64, 0), "{report:?}");

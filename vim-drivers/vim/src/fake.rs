@@ -53,6 +53,8 @@ pub enum Call {
     RunTraffic,
     /// [`VnfControl::isolate`].
     Isolate,
+    /// [`VnfControl::announce`].
+    Announce,
     /// [`VnfControl::capture`].
     Capture,
 }
@@ -520,6 +522,13 @@ impl VnfControl for FakeVim {
         fault.before(key, "isolate")?;
         self.lock().isolate(key, on)?;
         fault.after(key, "isolate")
+    }
+
+    async fn announce(&self, key: &ObjectKey) -> Result<(), DriverError> {
+        let fault = self.enter(Call::Announce, Some(key)).await;
+        fault.before(key, "announce")?;
+        self.lock().running(key, "announce")?;
+        fault.after(key, "announce")
     }
 
     /// At once, of what was [emitted](FakeVim::emit) since the instance was made or last captured.

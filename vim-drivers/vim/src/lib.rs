@@ -325,6 +325,18 @@ pub trait VnfControl: Send + Sync {
     /// Cuts (or restores) the instance's traffic and keeps the process.
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError>;
 
+    /// Has the instance tell its links which addresses are there now, so that neighbours who know another place forget it.
+    /// Nothing depends on it but time: a neighbour finds out by itself when it asks again.
+    async fn announce(&self, key: &ObjectKey) -> Result<(), DriverError> {
+        Err(DriverError {
+            key: key.to_string(),
+            operation: "announce".into(),
+            code: "UNSUPPORTED".into(),
+            reason: "this VIM's functions announce nothing: neighbours find out when they ask again".into(),
+            disposition: Disposition::Compensate,
+        })
+    }
+
     /// Records the frames at the instance's connection points, from outside of it, for as long as asked for; the
     /// traffic itself is not touched. A driver whose [`Capabilities::capture`] is false refuses with `UNSUPPORTED`.
     async fn capture(&self, key: &ObjectKey, spec: &CaptureSpec) -> Result<Capture, DriverError> {

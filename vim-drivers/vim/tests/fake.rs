@@ -102,6 +102,9 @@ impl VnfControl for Broke {
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError> {
         self.vim.isolate(key, on).await
     }
+    async fn announce(&self, key: &ObjectKey) -> Result<(), DriverError> {
+        self.vim.announce(key).await
+    }
     async fn capture(&self, key: &ObjectKey, spec: &CaptureSpec) -> Result<Capture, DriverError> {
         if self.how == Broken::CaptureEmpty {
             self.vim.capture(key, spec).await?;

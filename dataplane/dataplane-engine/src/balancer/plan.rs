@@ -146,6 +146,11 @@ impl Vips {
         self.services.binary_search(&(destination, port, key.protocol())).is_ok()
     }
 
+    /// Each address once.
+    pub fn addresses(&self) -> &[u128] {
+        &self.addresses
+    }
+
     pub fn has_address(&self, address: u128) -> bool {
         self.addresses.binary_search(&address).is_ok()
     }

@@ -35,7 +35,7 @@ pub(super) struct Segment {
     pub flags: u8,
 }
 
-pub(super) fn is_v4(bits: u128) -> bool {
+pub(crate) fn is_v4(bits: u128) -> bool {
     bits >> 32 == 0xffff
 }
 
@@ -105,7 +105,7 @@ pub(super) fn syn(ports: u32, sequence: u32) -> Segment {
 }
 
 /// "Who has `target`?", by ARP or neighbour solicitation, according to its version.
-pub(super) fn resolve(buffer: &mut [u8], mac: [u8; 6], source: u128, target: u128) -> Option<usize> {
+pub(crate) fn resolve(buffer: &mut [u8], mac: [u8; 6], source: u128, target: u128) -> Option<usize> {
     if is_v4(target) {
         arp_request(buffer, mac, source, target)
     } else {
@@ -138,6 +138,29 @@ fn solicitation(buffer: &mut [u8], mac: [u8; 6], source: u128, target: u128) -> 
     body[0] = 135;
     body[8..24].copy_from_slice(&target.to_be_bytes());
     body[24..26].copy_from_slice(&[1, 1]);
+    body[26..32].copy_from_slice(&mac);
+    let sum = transport_checksum(body, &route, ICMPV6);
+    body[2..4].copy_from_slice(&sum.to_be_bytes());
+    Some(LENGTH)
+}
+
+/// "`address` is at `mac`", to all nodes, unasked.
+pub(crate) fn advertisement(buffer: &mut [u8], mac: [u8; 6], address: u128) -> Option<usize> {
+    const LENGTH: usize = ETHERNET + IPV6_HEADER + ND_BYTES + LINK_OPTION_BYTES;
+    const ALL_NODES: u128 = 0xff02_0000_0000_0000_0000_0000_0000_0001;
+    const ADVERTISEMENT: u8 = 136;
+    const OVERRIDE: u8 = 0x20;
+    /// Target link-layer address, one unit of 8 bytes.
+    const OPTION: [u8; 2] = [2, 1];
+    let destination_mac = [0x33, 0x33, 0, 0, 0, 1];
+    let route = Route { source_mac: mac, destination_mac, source: address, destination: ALL_NODES };
+    let frame = buffer.get_mut(..LENGTH)?;
+    let l4 = ip_header(frame, &route, ICMPV6, DISCOVERY_HOPS, LENGTH)?;
+    let body = frame.get_mut(l4..)?;
+    body.fill(0);
+    (body[0], body[4]) = (ADVERTISEMENT, OVERRIDE);
+    body[8..24].copy_from_slice(&address.to_be_bytes());
+    body[24..26].copy_from_slice(&OPTION);
     body[26..32].copy_from_slice(&mac);
     let sum = transport_checksum(body, &route, ICMPV6);
     body[2..4].copy_from_slice(&sum.to_be_bytes());

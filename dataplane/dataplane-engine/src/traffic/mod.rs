@@ -21,7 +21,7 @@
 //! Tests: `tests/chain.rs`, `tests/session.rs`; parts beside their code.
 
 mod flows;
-mod frames;
+pub(crate) mod frames;
 mod stats;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -127,6 +127,7 @@ impl Session {
             ));
         }
         let flows = Flows::new(&profile)?;
+        let known = profile.next_hop.map(|mac| mac.0);
         Ok(Self {
             mac: mac.0,
             rate_pps: u64::from(profile.rate_pps),
@@ -134,7 +135,7 @@ impl Session {
             frames,
             drain_us: u64::from(profile.drain_ms) * 1000,
             phase: Phase::Resolving,
-            neighbours: neighbours(&flows, now_us),
+            neighbours: neighbours(&flows, known, now_us),
             routes: Vec::new(),
             opening: to_open(&flows, now_us),
             opening_due_us: now_us,
@@ -501,11 +502,11 @@ fn loss_ppm(tx: u64, rx: u64, expected: bool) -> u64 {
     }
 }
 
-/// Each destination once, with a source to ask from.
-fn neighbours(flows: &Flows, now_us: u64) -> Vec<Neighbour> {
+/// Each destination once, with a source to ask from, unless it is known where to send.
+fn neighbours(flows: &Flows, known: Option<[u8; 6]>, now_us: u64) -> Vec<Neighbour> {
     let sources: BTreeMap<u128, u128> =
         flows.groups.iter().rev().map(|g| (g.destination, g.source_of(0).0)).collect();
-    let new = |(address, source)| Neighbour { address, source, mac: None, attempts: 0, due_us: now_us };
+    let new = |(address, source)| Neighbour { address, source, mac: known, attempts: 0, due_us: now_us };
     sources.into_iter().map(new).collect()
 }
 

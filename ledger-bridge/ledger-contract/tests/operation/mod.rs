@@ -181,6 +181,7 @@ pub fn measurement(step: u32) -> MeasurementClaim {
         rate_pps: 1000,
         duration_ms: 1000,
         drain_ms: 100,
+        next_hop: None,
     };
     let sent = GroupReport { flows: 4, tx_frames: 500, ..GroupReport::default() };
     let report = TrafficReport {

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use attestation::ReferenceValues;
-use dataplane_control::{Configuration, Function, config::Backend};
+use dataplane_control::{
+    Configuration, Function, MacAddr,
+    config::{Backend, LoadBalancer},
+};
 use ledger_contract::evidence::challenge_nonce;
-use vim::{CaptureSpec, ComputeSpec, Kind, ObjectKey, Spec};
+use vim::{CaptureSpec, ComputeSpec, Kind, ObjectKey, PortSpec, Spec};
 
 use super::{
     Input, Place, Refusal, refuse,
@@ -206,6 +209,7 @@ impl<'a> Steps<'a> {
             let action = Action::Remove { key: p.object.key.clone(), kind: Kind::Compute };
             self.push(&p.object.site, vec![measured], "stop the probe".into(), action, None);
         }
+        self.announce(&after);
         Ok(())
     }
 
@@ -383,12 +387,8 @@ impl<'a> Steps<'a> {
 
     /// A balancer whose backends get new instances while it goes on serving: when there is more than one of them.
     fn pool<'o>(&self, after: &'o NsRecord, changed: &[&Object]) -> Option<Pool<'o>> {
-        let balancer = after.computes().find_map(|o| match configuration_of(&o.spec)?.function {
-            Function::LoadBalancer(l) => Some((o, l.backends)),
-            _ => None,
-        });
-        let (object, backends) = balancer?;
-        let pool = Pool { balancer: object, backends };
+        let (object, balancer) = balancer(after)?;
+        let pool = Pool { balancer: object, backends: balancer.backends };
         let old = self.was(object)?;
         let anew = |o: &&&Object| pool.serves(o) && self.was(o).is_some_and(|w| !in_place(w, &o.spec));
         let rolls = pool.backends.len() > 1
@@ -467,6 +467,29 @@ impl<'a> Steps<'a> {
         }
     }
 
+    /// A balancer that stands at another site as well, on a link that both share: its clients know the former one's MAC.
+    fn moved<'o>(&self, after: &'o NsRecord) -> Option<&'o Object> {
+        let before = self.before?;
+        let (balancer, _) = balancer(after)?;
+        let elsewhere = |o: &&Object| o.key == balancer.key && o.site != balancer.site;
+        before.computes().find(elsewhere)?;
+        let Spec::Compute(compute) = &balancer.spec else { return None };
+        let spans = |p: &PortSpec| {
+            let link = after.spec(&balancer.site, &p.network);
+            matches!(link, Some(Spec::Network(n)) if n.interconnect.is_some())
+        };
+        let stood = before.spec(&balancer.site, &balancer.key).is_some();
+        (!stood && compute.ports.iter().any(spans)).then_some(balancer)
+    }
+
+    /// When everything is proven, and before anything goes away.
+    fn announce(&mut self, after: &NsRecord) {
+        let Some(balancer) = self.moved(after) else { return };
+        let needs = self.steps.last().map(|s| s.id).into_iter().collect();
+        let (what, key) = (self.words("announce", balancer), balancer.key.clone());
+        self.push(&balancer.site, needs, what, Action::Announce { key }, None);
+    }
+
     fn measure(
         &mut self,
         what: &str,
@@ -483,7 +506,9 @@ impl<'a> Steps<'a> {
             vips: balancer.map(|p| p.vips.as_slice()).unwrap_or_default(),
             sla: &after.deploy.sla,
         };
-        let profile = Box::new(offer.profile(sets));
+        let mut profile = Box::new(offer.profile(sets));
+        // Two of them answer who has its addresses: what is measured is the new one.
+        profile.next_hop = self.moved(after).and_then(|o| client_mac(&o.spec));
         let sla = after.deploy.sla.clone();
         let action = Action::Measure { probe: probe.object.key.clone(), profile, sla };
         self.push(&probe.object.site, needs, what.into(), action, None)
@@ -630,6 +655,21 @@ pub(super) fn flows_survive(before: &NsRecord, after: &NsRecord) -> bool {
             }
     };
     grows(before, after) && after.computes().all(same)
+}
+
+/// The service's balancer, if it has one.
+fn balancer(record: &NsRecord) -> Option<(&Object, LoadBalancer)> {
+    record.computes().find_map(|o| match configuration_of(&o.spec)?.function {
+        Function::LoadBalancer(l) => Some((o, l)),
+        _ => None,
+    })
+}
+
+/// The MAC that a balancer has towards its clients.
+fn client_mac(spec: &Spec) -> Option<MacAddr> {
+    let configuration = configuration_of(spec)?;
+    let Function::LoadBalancer(l) = configuration.function else { return None };
+    configuration.ports.iter().find(|p| p.name == l.client).map(|p| p.mac)
 }
 
 /// The VDU of an instance: its key without the number.

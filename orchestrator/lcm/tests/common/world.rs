@@ -126,7 +126,7 @@ impl World {
                 assert!(!cut_now, "captured after it was cut");
                 self.captures += 1;
             }
-            Action::Attest { .. } | Action::Measure { .. } => {}
+            Action::Attest { .. } | Action::Measure { .. } | Action::Announce { .. } => {}
         }
     }
 

@@ -76,6 +76,10 @@ async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
             Err(_) if is_absent(ports, key).await => Ok(StepResult::Acknowledged {}),
             Err(error) => Err(DriverErrorOf(error).into()),
         },
+        Action::Announce { key } => {
+            ports.control.announce(key).await.map_err(DriverErrorOf)?;
+            Ok(StepResult::Acknowledged {})
+        }
         Action::Capture { key, spec } => capture(ports, key, spec).await,
     }
 }

@@ -139,6 +139,9 @@ impl VnfControl for Watched<dyn VnfControl> {
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError> {
         self.call("isolate", key.as_str(), self.port.isolate(key, on)).await
     }
+    async fn announce(&self, key: &ObjectKey) -> Result<(), DriverError> {
+        self.call("announce", key.as_str(), self.port.announce(key)).await
+    }
     async fn capture(&self, key: &ObjectKey, spec: &CaptureSpec) -> Result<Capture, DriverError> {
         self.call("capture", key.as_str(), self.port.capture(key, spec)).await
     }

@@ -337,6 +337,9 @@ impl VnfControl for MortalVim {
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), DriverError> {
         self.reaper.effect(self.inner.isolate(key, on)).await
     }
+    async fn announce(&self, key: &ObjectKey) -> Result<(), DriverError> {
+        self.reaper.effect(self.inner.announce(key)).await
+    }
 }
 
 struct MortalLedger {
