@@ -416,7 +416,7 @@ fn expiry_and_revocation_at_every_moment_mean_no_new_step_and_then_back_or_throu
                 assert_eq!(operation.interventions.len(), 1, "{told}");
                 let committed = plan.forward_only()
                     || runner.journal[..at].iter().any(|e| match e {
-                        Event::Started { step, .. } => plan.removes_for_good(plan.step(*step).unwrap()),
+                        Event::Started { step, .. } => plan.commits(plan.step(*step).unwrap()),
                         _ => false,
                     });
                 let begun_after = runner.journal[at..].iter().any(|e| matches!(e, Event::Started { .. }));
