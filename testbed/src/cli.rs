@@ -31,6 +31,9 @@ pub enum Command {
     Check,
     /// Run every test, and the demo as the last one.
     Test(TestOptions),
+    /// What `test systemd` runs in its guest.
+    #[command(hide = true)]
+    Inside,
     /// Measure what is promised of speed, and compare: fails when a bar is missed.
     Bench(BenchOptions),
 }
@@ -74,6 +77,9 @@ pub enum Play {
     Main,
     /// One service on two sites, a member of which moves to a third under a client's traffic.
     Wan,
+    /// A home with packages and signed intents, for a guest.
+    #[value(skip)]
+    Guest,
 }
 
 impl Play {
@@ -82,6 +88,7 @@ impl Play {
         match self {
             Self::Main => "main",
             Self::Wan => "wan",
+            Self::Guest => "guest",
         }
     }
 }

@@ -38,6 +38,7 @@ fn run(arguments: cli::Cli) -> anyhow::Result<ExitCode> {
         cli::Command::Demo(options) => demo::main(&options),
         cli::Command::Check => check::run(),
         cli::Command::Test(options) => test::run(&options),
+        cli::Command::Inside => test::systemd::inside::main(),
         cli::Command::Bench(options) => {
             return bench::main(&options).or_else(|e| {
                 ui::error(&e);

@@ -6,6 +6,7 @@
 
 mod api;
 mod output;
+pub mod systemd;
 
 use std::{process::Command, time::Duration};
 
@@ -37,6 +38,7 @@ const PARTS: &[(&str, &str)] = &[
     ("tests", "the crates' tests"),
     ("api", "the API against schemathesis"),
     ("demo", "the main job, end to end"),
+    ("systemd", "mandate serve under systemd and cgroup v2, in a guest"),
     ("wan", "one service on several sites, moved under traffic"),
 ];
 
@@ -102,6 +104,7 @@ fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
         "tests" => tests(crates),
         "api" => api::run(),
         "demo" => scenario(Play::Main),
+        "systemd" => systemd::run(),
         "wan" => scenario(Play::Wan),
         _ => anyhow::bail!("no part `{part}`"),
     }

@@ -5,7 +5,7 @@
 //! Nothing is faked: what must be refused is really attempted. Every exit path, Ctrl-C too, leaves nothing behind.
 
 mod client;
-mod mandate;
+pub mod mandate;
 mod replay;
 mod report;
 mod stage;
@@ -22,7 +22,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use crate::{
-    cli::DemoOptions,
+    cli::{DemoOptions, Play},
     command, interrupt,
     ui::{self, Paint},
     up::apt,
@@ -71,6 +71,18 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<Report> {
         story.keep();
     }
     Ok(report)
+}
+
+/// A home with registered packages and signed intents; its orchestrator has ended.
+pub fn prepared() -> anyhow::Result<story::Story> {
+    let options = DemoOptions { play: Play::Guest, ..DemoOptions::default() };
+    let stage = stage::Stage::new(programs(false)?, None, &story::sites(options.play))?;
+    let mut story = story::Story::new(stage, &options);
+    story.play();
+    if let Some(problem) = &story.report().problem {
+        bail!("the guest's home: {problem}");
+    }
+    Ok(story)
 }
 
 fn build(release: bool) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod attacks;
 mod crash;
 mod ending;
+mod guest;
 mod life;
 mod refusals;
 mod service;
@@ -34,6 +35,8 @@ pub struct Story {
     report: Report,
     json: bool,
     keep: bool,
+    /// Have the sites TPMs?
+    attests: bool,
     acts: &'static [Act],
     /// Names of the sites, and what `init` is told of each.
     sites: &'static [(&'static str, &'static str)],
@@ -73,6 +76,7 @@ fn plot(play: Play) -> (&'static [Act], &'static [(&'static str, &'static str)])
     match play {
         Play::Main => (ACTS, MAIN_SITES),
         Play::Wan => (wan::ACTS, wan::SITES),
+        Play::Guest => (guest::ACTS, guest::SITES),
     }
 }
 
@@ -123,6 +127,7 @@ impl Story {
             report: Report::default(),
             json: options.json,
             keep: options.keep,
+            attests: options.play != Play::Guest,
             acts,
             sites,
             step: None,

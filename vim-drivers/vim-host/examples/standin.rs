@@ -59,10 +59,34 @@ fn serve(arguments: &[String]) {
     let status = Arc::new(Mutex::new(status(&document, false).unwrap()));
     let path = PathBuf::from(value(arguments, "--control"));
     let listener = UnixListener::bind(&path).unwrap();
+    let instance = status.lock().unwrap().instance.clone();
+    std::thread::spawn(move || take(&instance));
     for stream in listener.incoming() {
         let (status, path) = (status.clone(), path.clone());
         std::thread::spawn(move || talk(&mut stream.unwrap(), &status, &path));
     }
+}
+
+/// What an instance's name says that it takes: `…/takes-256-mib` of memory, `…/spins-2` threads without rest.
+fn take(instance: &str) {
+    let number = |before: &str| {
+        let rest = instance.split_once(before)?.1;
+        rest.split('-').next()?.parse::<usize>().ok()
+    };
+    for _ in 0..number("/spins-").unwrap_or(0) {
+        std::thread::spawn(|| {
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    let mut taken = Vec::new();
+    for _ in 0..number("/takes-").unwrap_or(0) {
+        // Slowly enough that whoever started it has its answer before the end.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        taken.push(vec![1_u8; 1 << 20]);
+    }
+    std::hint::black_box(&taken);
 }
 
 fn status(document: &[u8], isolated: bool) -> Result<Status, String> {
