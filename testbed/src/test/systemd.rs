@@ -311,8 +311,10 @@ fn payload(dir: &Path) -> anyhow::Result<PathBuf> {
 /// The test of the host VIM's limits, built.
 fn limits() -> anyhow::Result<PathBuf> {
     let mut c = workspace::cargo();
+    c.args(["build", "--locked", "-p", "vim-host", "--example", "standin"]);
+    command::succeed(&mut c, BUILD_LIMIT)?;
+    let mut c = workspace::cargo();
     c.args(["test", "--locked", "--no-run", "--message-format=json", "-p", "vim-host", "--test", "limits"]);
-    c.args(["--example", "standin"]);
     let out = command::succeed(&mut c, BUILD_LIMIT)?.stdout;
     let messages = out.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
     let of =
