@@ -48,6 +48,9 @@ pub struct ReferenceValues {
     pub ak: AkRecord,
     /// By object key of the instance.
     pub workloads: BTreeMap<String, Workload>,
+    /// Must they run in a trusted execution environment?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tee: bool,
 }
 
 /// Reference values of one instance.
@@ -75,7 +78,7 @@ pub struct AttestationResult {
 #[serde(deny_unknown_fields)]
 pub struct Check {
     /// Stable code: `AK_REGISTERED`, `AK_VALID`, `SIGNATURE`, `NONCE`, `PCR_SELECTION`, `PCR_BASELINE`, `LOG_REPLAY`,
-    /// `IMAGE:<instance>`, `CONFIGURATION:<instance>`, `CLAIMS`.
+    /// `IMAGE:<instance>`, `CONFIGURATION:<instance>`, `CLAIMS`, `TEE` when one is asked for.
     pub code: String,
     /// Did it pass?
     pub passed: bool,
@@ -110,7 +113,17 @@ pub fn appraise(
         checks.push(seen.configuration(instance, &workload.configuration));
     }
     checks.push(claims_complete(claims.as_deref(), &reference.workloads));
+    if reference.tee {
+        checks.push(no_tee());
+    }
     AttestationResult { affirming: checks.iter().all(|c| c.passed), checks }
+}
+
+/// What is not shown is not there: the claims are the launcher's own word, and a TPM knows nothing of memory.
+fn no_tee() -> Check {
+    let why = "a trusted execution environment is asked for; the evidence is a TPM quote, which shows what was launched, \
+               and not that its memory is kept from the host";
+    check("TEE", Err(why.to_owned()))
 }
 
 fn check(code: impl Into<String>, outcome: Result<String, String>) -> Check {

@@ -115,6 +115,7 @@ fn reference() -> ReferenceValues {
             ("vfw".into(), workload("rules 2")),
             ("vlb".into(), workload("backends")),
         ]),
+        tee: false,
     }
 }
 
@@ -189,6 +190,16 @@ fn another_pcr() {
     let mut reference = reference();
     reference.ak.pcr = 23;
     assert_eq!(failed(&appraise(&it.evidence(), &reference, &nonce(), NOW)), ["PCR_SELECTION"]);
+}
+
+#[test]
+fn no_quote_shows_a_trusted_execution_environment() {
+    let evidence = attester().evidence();
+    assert!(result(&evidence).affirming);
+    let reference = ReferenceValues { tee: true, ..reference() };
+    let result = appraise(&evidence, &reference, &nonce(), NOW);
+    assert_eq!(failed(&result), ["TEE"]);
+    assert!(!result.affirming && result.checks.last().unwrap().detail.contains("TPM quote"));
 }
 
 #[test]

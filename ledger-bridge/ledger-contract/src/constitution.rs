@@ -292,6 +292,6 @@ fn entitled(operator: &str, rules: &PolicyData, change: &Change, signers: &[Iden
     vouched(operator, rules, asker).map_err(|f| f.detail)?;
     let rest = signers.iter().skip(1).filter(|who| vouched(operator, rules, who).is_ok());
     let counted: Vec<Identity> = std::iter::once(asker).chain(rest).cloned().collect();
-    let rule = rules.signing(crate::governance::gate(change));
+    let rule = rules.signing(change.gate());
     rule.fulfilled(&counted, &[]).map(|_| ()).map_err(|f| f.detail)
 }

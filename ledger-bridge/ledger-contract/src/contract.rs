@@ -23,7 +23,7 @@ pub use crate::{
         MAX_READ_ROUNDS, MAX_REQUEST_BYTES, Malformed, Request, SnapshotError, read_set, snapshot,
         snapshot_of,
     },
-    verdict::{NOT_EVALUATED, WAIVED},
+    verdict::{NOT_APPLICABLE, NOT_EVALUATED, WAIVED},
 };
 
 /// The transaction that a request is decided in.

@@ -39,15 +39,6 @@ struct Effect {
     text: String,
 }
 
-/// What the policy calls a change, for its signing rule.
-pub(crate) fn gate(change: &Change) -> &'static str {
-    match change {
-        Change::Policy { .. } => "policy",
-        Change::Organisation { .. } => "organisation",
-        Change::Revoke { .. } => "revoke",
-    }
-}
-
 fn roles(change: &Change) -> &'static [&'static str] {
     match change {
         Change::Policy { .. } | Change::Organisation { .. } => &["operator"],
@@ -66,7 +57,7 @@ pub(crate) fn change(ctx: &Context<'_>, governance: &Governance) -> Result<Outco
         rules.not_evaluated(RULES);
         return Ok(rules.refused(ctx.policy));
     };
-    rules.check(RULES[0], ctx.cosigned(gate(&governance.change), &signers, None, &[]));
+    rules.check(RULES[0], ctx.cosigned(governance.change.gate(), &signers, None, &[]));
     rules.check(RULES[1], form(ctx, governance));
     let (now, end) = (ctx.tx.time, governance.not_after);
     rules.check(

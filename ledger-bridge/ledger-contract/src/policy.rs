@@ -70,7 +70,8 @@ pub struct PolicyData {
     pub tenant: serde_json::Value,
 }
 
-/// How a site vouches for what runs there.
+/// How a site vouches for what runs there, each level more than those before it. What each shows, and what it does not:
+/// docs/gate.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Assurance {
@@ -78,6 +79,21 @@ pub enum Assurance {
     None,
     /// A measured launch, quoted by a TPM.
     Measured,
+    /// A trusted execution environment that attests itself. No evidence that is appraised here shows one: asking for it
+    /// refuses.
+    Tee,
+}
+
+impl PolicyData {
+    /// What a site must attest of a service: from confidential on a measured launch at least.
+    #[must_use]
+    pub fn assurance_of(&self, sensitivity: Sensitivity) -> Assurance {
+        let asked = self.assurance.map_or(Assurance::None, |a| a.of(sensitivity));
+        match sensitivity >= Sensitivity::Confidential {
+            true => asked.max(Assurance::Measured),
+            false => asked,
+        }
+    }
 }
 
 /// How far a builder is trusted.

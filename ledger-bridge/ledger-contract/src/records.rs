@@ -333,6 +333,9 @@ pub struct Grant {
     pub attestation_keys: Vec<AkRecord>,
     /// Must the service be attested before it counts as instantiated?
     pub attestation_required: bool,
+    /// Must it run in a trusted execution environment that attests itself ([`crate::policy::Assurance::Tee`])?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tee_required: bool,
     /// Policy bundle that decided.
     pub policy: Digest,
     /// What the tenant may still use at a site, for the sites that the policy limits.
@@ -416,6 +419,18 @@ pub enum Change {
         /// It.
         what: Revocable,
     },
+}
+
+impl Change {
+    /// What a policy calls it, for its signing rule.
+    #[must_use]
+    pub fn gate(&self) -> &'static str {
+        match self {
+            Self::Policy { .. } => "policy",
+            Self::Organisation { .. } => "organisation",
+            Self::Revoke { .. } => "revoke",
+        }
+    }
 }
 
 /// What can be taken back.
@@ -532,6 +547,12 @@ pub type ReadSet = BTreeSet<String>;
 pub const ENTRY_VERSION: u32 = 3;
 
 impl Entry {
+    /// Does it change who decides what?
+    #[must_use]
+    pub fn changes_rules(&self) -> bool {
+        matches!(self.event, Some(Event::PolicyChanged { .. } | Event::OrganisationChanged { .. }))
+    }
+
     /// The leaf: always the same bytes for the same entry.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

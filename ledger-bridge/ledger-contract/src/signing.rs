@@ -65,7 +65,11 @@ impl SigningRule {
         }
         let asked: u32 = self.of_role.values().fold(0, |a, b| a.saturating_add(*b));
         if asked > self.cosigners {
-            return Some(format!("{asked} co-signers of certain roles, but only {} at all", self.cosigners));
+            return Some(format!(
+                "{} of certain roles, but only {} at all",
+                number(asked, "co-signer", "co-signers"),
+                self.cosigners
+            ));
         }
         if let Some(role) = self.of_role.keys().find(|r| !self.roles.is_empty() && !self.roles.contains(*r)) {
             return Some(format!("co-signers of role `{role}` are asked for, which `roles` excludes"));
@@ -96,19 +100,32 @@ impl SigningRule {
         if count(counted.len()) < self.cosigners {
             return fault(
                 "SIGNATURES_TOO_FEW",
-                format!("{have}; {} co-signers are needed{}", self.cosigners, self.whose()),
+                format!(
+                    "{have}; {} needed{}",
+                    number(self.cosigners, "co-signer is", "co-signers are"),
+                    self.whose()
+                ),
             );
         }
         for (role, least) in &self.of_role {
             if count(counted.iter().filter(|i| i.role() == role).count()) < *least {
-                return fault("SIGNATURES_TOO_FEW", format!("{have}; {least} of role {role} are needed"));
+                return fault(
+                    "SIGNATURES_TOO_FEW",
+                    format!(
+                        "{have}; {least} of role {role} {} needed",
+                        if *least == 1 { "is" } else { "are" }
+                    ),
+                );
             }
         }
         if count(organisations.len()) < self.organisations {
             let all = organisations.into_iter().collect::<Vec<_>>().join(", ");
             return fault(
                 "ORGANISATIONS_TOO_FEW",
-                format!("signers of {all}; {} organisations are needed", self.organisations),
+                format!(
+                    "signers of {all}; {} needed",
+                    number(self.organisations, "organisation is", "organisations are")
+                ),
             );
         }
         Ok(match self.cosigners {
@@ -139,4 +156,9 @@ impl SigningRule {
         }
         out
     }
+}
+
+/// A number with its noun.
+fn number(n: u32, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }

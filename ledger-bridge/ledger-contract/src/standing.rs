@@ -101,17 +101,26 @@ fn current(grant: &StandingGrant, now: UnixTime) -> Checked<String> {
     }
 }
 
+/// The grant that an intent uses, and its uses for the service before.
+fn granted(
+    ctx: &Context<'_>,
+    intent: &Intent,
+    used: &StandingUse,
+) -> Result<Option<(StandingRecord, StandingUsed)>, BadRecord> {
+    let Some(record) = ctx.state.get::<StandingRecord>(&standing_key(&used.grant))? else { return Ok(None) };
+    let uses = ctx.state.get::<StandingUsed>(&standing_use_key(&used.grant, &intent.service))?;
+    Ok(Some((record, uses.unwrap_or_default())))
+}
+
 /// Does its grant entitle the orchestrator to this intent?
 pub(crate) fn entitles(
     ctx: &Context<'_>,
     intent: &Intent,
     used: &StandingUse,
 ) -> Result<Checked<String>, BadRecord> {
-    let Some(record) = ctx.state.get::<StandingRecord>(&standing_key(&used.grant))? else {
+    let Some((record, before)) = granted(ctx, intent, used)? else {
         return Ok(fault("NO_STANDING_GRANT", format!("there is no standing grant `{}`", used.grant)));
     };
-    let before =
-        ctx.state.get::<StandingUsed>(&standing_use_key(&used.grant, &intent.service))?.unwrap_or_default();
     Ok(covered(ctx, intent, used, &record).and_then(|()| within(&record.grant, &before, used.observed_at)))
 }
 
@@ -191,9 +200,8 @@ pub(crate) fn used(
     used: &StandingUse,
     writes: &mut Writes,
 ) -> Result<(), BadRecord> {
-    let Some(record) = ctx.state.get::<StandingRecord>(&standing_key(&used.grant))? else { return Ok(()) };
+    let Some((record, mut all)) = granted(ctx, intent, used)? else { return Ok(()) };
     let key = standing_use_key(&used.grant, &intent.service);
-    let mut all = ctx.state.get::<StandingUsed>(&key)?.unwrap_or_default();
     let place = all.observed.partition_point(|t| *t <= used.observed_at);
     all.observed.insert(place, used.observed_at);
     let excess =

@@ -14,6 +14,9 @@ use crate::{
 /// How the detail of a rule begins that an emergency has waived; what it refused with, and why, follows.
 pub const WAIVED: &str = "waived by break-glass: ";
 
+/// How the detail of a rule begins that says nothing about what is asked for.
+pub const NOT_APPLICABLE: &str = "does not apply to ";
+
 /// Code of a rule that was not evaluated because one before it failed.
 pub const NOT_EVALUATED: &str = "NOT_EVALUATED";
 

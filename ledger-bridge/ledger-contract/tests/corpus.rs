@@ -5,22 +5,20 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "common/forgery.rs"]
+mod forgery;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
+use forgery::Forgery;
 use ledger_contract::{
     Constitution,
     approval::{ActuatorPolicy, verify},
-    evidence::{InclusionProof, ProvenEntry},
-    intent::{INTENT_PAYLOAD, Intent},
-    records::{ANCHOR_PAYLOAD, ENTRY_VERSION, Entry, Event, Grant},
+    evidence::ProvenEntry,
+    records::{ANCHOR_PAYLOAD, ENTRY_VERSION, Event},
 };
-use trust::{
-    Digest, Signer, UnixTime,
-    merkle::{Tree, leaf_hash},
-    note::NoteSigner,
-};
+use trust::{Digest, UnixTime, note::NoteSigner};
 
 const COUNT: u64 = 10_000;
 const SEED: u64 = 0x6d61_6e64_6174_6531;
@@ -45,9 +43,16 @@ impl Random {
 struct Forger {
     w: World,
     chain: Chain,
-    genuine: Entry,
+    forgery: Forgery,
     proven: ProvenEntry,
-    before: Vec<Digest>,
+}
+
+impl std::ops::Deref for Forger {
+    type Target = Forgery;
+
+    fn deref(&self) -> &Forgery {
+        &self.forgery
+    }
 }
 
 impl Forger {
@@ -55,48 +60,10 @@ impl Forger {
         let w = world();
         let mut chain = Chain::ready(&w);
         chain.approve(signed(&w, &deploy_intent("intent-0001", "edge")));
-        let genuine = serde_json::from_str(chain.entries.last().unwrap()).unwrap();
-        let before =
-            chain.entries[..chain.entries.len() - 1].iter().map(|e| leaf_hash(e.as_bytes())).collect();
+        let (genuine, before) = chain.entries.split_last().unwrap();
+        let forgery = Forgery::of(before, genuine, w.log.clone());
         let proven = chain.last();
-        Self { w, chain, genuine, proven, before }
-    }
-
-    /// A log that ends with these bytes.
-    fn log(&self, entry: String, key: &NoteSigner) -> ProvenEntry {
-        let mut tree = Tree::default();
-        self.before.iter().for_each(|leaf| tree.push(*leaf));
-        tree.push(leaf_hash(entry.as_bytes()));
-        let index = tree.size() - 1;
-        let path = tree.inclusion(index, tree.size()).unwrap();
-        let checkpoint = key.sign_checkpoint(tree.size(), tree.root()).unwrap();
-        ProvenEntry { entry, proof: InclusionProof { index, path, checkpoint } }
-    }
-
-    fn entry(&self, change: impl FnOnce(&mut Entry)) -> ProvenEntry {
-        let mut entry = self.genuine.clone();
-        change(&mut entry);
-        self.log(String::from_utf8(entry.to_bytes()).unwrap(), &self.w.log)
-    }
-
-    fn grant(&self, change: impl FnOnce(&mut Grant)) -> ProvenEntry {
-        self.entry(|e| match &mut e.event {
-            Some(Event::IntentApproved { grant }) => change(grant),
-            other => panic!("{other:?}"),
-        })
-    }
-
-    /// Another intent, with a grant that fits it.
-    fn intent(&self, by: &Signer, change: impl FnOnce(&mut Intent)) -> ProvenEntry {
-        let mut it: Intent = serde_json::from_slice(&self.genuine.request.payload).unwrap();
-        change(&mut it);
-        self.entry(|e| {
-            e.request = sign(INTENT_PAYLOAD, &it, by);
-            if let Some(Event::IntentApproved { grant }) = &mut e.event {
-                grant.intent = Digest::of(&e.request.payload);
-                (grant.intent_id, grant.not_after) = (it.id.clone(), it.not_after);
-            }
-        })
+        Self { w, chain, forgery, proven }
     }
 
     fn one(&self, class: usize, r: &mut Random) -> (&'static str, ProvenEntry) {

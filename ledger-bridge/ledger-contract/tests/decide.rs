@@ -10,7 +10,7 @@ use ledger_contract::{
     Outcome,
     contract::{NOT_EVALUATED, decide},
     intent::{INTENT_PAYLOAD, Intent, IntentKind, ScaleDirection, Sensitivity, ns_instance_id},
-    policy::{DEFAULT_BUILDER, PolicyData},
+    policy::{Assurance, BySensitivity, DEFAULT_BUILDER, PolicyData},
     records::{
         AK_PAYLOAD, ANCHOR_PAYLOAD, ENTRY_VERSION, Event, GENESIS_PAYLOAD, Genesis, ImageRecord,
         PACKAGE_PAYLOAD, PackageRecord, PolicyBundle, ResourceUse,
@@ -590,6 +590,44 @@ fn confidential_services_are_attested() {
     let outcome = chain.approve(signed(&w, &deploy_with(|d| d.sensitivity = Sensitivity::Confidential)));
     let Some(Event::IntentApproved { grant }) = outcome.event else { panic!("no grant") };
     assert!(grant.attestation_required);
+}
+
+#[test]
+fn a_demand_for_a_tee_refuses_with_a_clear_reason() {
+    let w = world();
+    let mut asks = policy();
+    let mut data = asks.data().unwrap();
+    data.assurance = Some(BySensitivity {
+        public: Assurance::None,
+        internal: Assurance::Measured,
+        confidential: Assurance::None,
+        restricted: Assurance::Tee,
+    });
+    asks = asks.with_data(&data);
+    let decided = |sensitivity: Sensitivity| {
+        let mut chain = Chain::founded(&w, asks.clone());
+        for package in [vnf(&w, "vfw_vnf"), vnf(&w, "vlb_vnf"), nsd()] {
+            chain.approve(sign(PACKAGE_PAYLOAD, &package, &w.provider));
+        }
+        chain.approve(sign(ledger_contract::records::AK_PAYLOAD, &ak("edge-1"), &w.operator));
+        let intent = deploy_with(|d| {
+            (d.sensitivity, d.lease_s) = (sensitivity, 600);
+            d.placement.jurisdictions = vec!["AT".into()];
+        });
+        chain.submit(signed(&w, &intent))
+    };
+    let refused = decided(Sensitivity::Restricted);
+    assert_eq!(refused.verdict.code(), "NO_TEE");
+    assert!(refused.verdict.detail().contains("measured launch"), "{}", refused.verdict.detail());
+    assert!(refused.event.is_none());
+    // The other levels, and confidential services are measured whatever the policy says.
+    for (sensitivity, attested) in
+        [(Sensitivity::Public, false), (Sensitivity::Internal, true), (Sensitivity::Confidential, true)]
+    {
+        let outcome = decided(sensitivity);
+        let Some(Event::IntentApproved { grant }) = outcome.event else { panic!("{:?}", outcome.verdict) };
+        assert_eq!((grant.attestation_required, grant.tee_required), (attested, false), "{sensitivity:?}");
+    }
 }
 
 fn found_with(change: impl FnOnce(&mut PolicyBundle)) -> String {

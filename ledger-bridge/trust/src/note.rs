@@ -40,27 +40,75 @@ pub enum NoteError {
 
 /// A log's (or witness's) public key, `name+<8 hex>+<base64>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoteVerifier {
-    name: String,
-    id: [u8; 4],
-    key: VerifyingKey,
-}
+pub struct NoteVerifier(NamedKey);
 
 /// A log's private key.
 #[derive(Clone)]
 pub struct NoteSigner {
-    name: String,
     key: SigningKey,
+    public: NamedKey,
 }
 
-fn key_id(name: &str, key: &VerifyingKey) -> [u8; 4] {
-    let hash = Sha256::new()
-        .chain_update(name)
-        .chain_update(b"\n")
-        .chain_update([ED25519])
-        .chain_update(key.as_bytes())
-        .finalize();
-    [hash[0], hash[1], hash[2], hash[3]]
+/// A key of C2SP's signed notes: with its name and type, which its id is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NamedKey {
+    pub name: String,
+    pub id: [u8; 4],
+    pub key: VerifyingKey,
+    kind: u8,
+}
+
+impl NamedKey {
+    /// Of a signature type.
+    fn new(name: &str, kind: u8, key: VerifyingKey) -> Self {
+        let hash = Sha256::new()
+            .chain_update(name)
+            .chain_update(b"\n")
+            .chain_update([kind])
+            .chain_update(key.as_bytes())
+            .finalize();
+        Self { name: name.to_owned(), id: [hash[0], hash[1], hash[2], hash[3]], key, kind }
+    }
+
+    /// The key of a secret seed, and that.
+    pub fn signer(name: &str, kind: u8, seed: &[u8; 32]) -> Result<(Self, SigningKey), NoteError> {
+        let key = SigningKey::from_bytes(seed);
+        match good_name(name) {
+            true => Ok((Self::new(name, kind, key.verifying_key()), key)),
+            false => Err(NoteError::BadKey("a name has no spaces and no plus")),
+        }
+    }
+
+    /// The line of a note for what this key signed.
+    pub fn line(&self, signed: &[u8]) -> String {
+        format!("— {} {}\n", self.name, STANDARD.encode([&self.id[..], signed].concat()))
+    }
+
+    /// Parses `name+id+key` of one signature type.
+    pub fn parse(text: &str, kind: u8, other_kind: &'static str) -> Result<Self, NoteError> {
+        let mut parts = text.splitn(3, '+');
+        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(NoteError::BadKey("expected name+id+key"));
+        };
+        let raw = STANDARD.decode(key).map_err(|_| NoteError::BadKey("the key is not base64"))?;
+        let Some((_, key)) = raw.split_first().filter(|(found, _)| **found == kind) else {
+            return Err(NoteError::BadKey(other_kind));
+        };
+        let key: &[u8; 32] = key.try_into().map_err(|_| NoteError::BadKey("not 32 bytes"))?;
+        let key = VerifyingKey::from_bytes(key).map_err(|_| NoteError::BadKey("not a point"))?;
+        let it = Self::new(name, kind, key);
+        match good_name(name) && hex::encode(it.id) == id {
+            true => Ok(it),
+            false => Err(NoteError::BadKey("name and id do not belong to the key")),
+        }
+    }
+}
+
+impl std::fmt::Display for NamedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let raw = [&[self.kind][..], self.key.as_bytes()].concat();
+        write!(f, "{}+{}+{}", self.name, hex::encode(self.id), STANDARD.encode(raw))
+    }
 }
 
 fn good_name(name: &str) -> bool {
@@ -70,27 +118,13 @@ fn good_name(name: &str) -> bool {
 impl NoteVerifier {
     /// Parses `name+id+key`.
     pub fn parse(text: &str) -> Result<Self, NoteError> {
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(NoteError::BadKey("expected name+id+key"));
-        };
-        let raw = STANDARD.decode(key).map_err(|_| NoteError::BadKey("the key is not base64"))?;
-        let Some((&ED25519, key)) = raw.split_first() else {
-            return Err(NoteError::BadKey("only Ed25519 (type 1) is supported"));
-        };
-        let key: &[u8; 32] = key.try_into().map_err(|_| NoteError::BadKey("not 32 bytes"))?;
-        let key = VerifyingKey::from_bytes(key).map_err(|_| NoteError::BadKey("not a point"))?;
-        let it = Self { name: name.to_owned(), id: key_id(name, &key), key };
-        if !good_name(name) || hex::encode(it.id) != id {
-            return Err(NoteError::BadKey("name and id do not belong to the key"));
-        }
-        Ok(it)
+        NamedKey::parse(text, ED25519, "only Ed25519 (type 1) is supported").map(Self)
     }
 
     /// The log's name (its origin).
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// Verifies a note and returns its text (with the final newline).
@@ -113,23 +147,24 @@ impl NoteVerifier {
             let Some((id, sig)) = raw.split_first_chunk::<4>() else {
                 return Err(NoteError::Malformed("a signature is too short"));
             };
-            if name != self.name || *id != self.id {
+            if name != self.0.name || *id != self.0.id {
                 continue;
             }
             let sig = Signature::from_slice(sig).map_err(|_| NoteError::BadSignature(name.into()))?;
-            self.key
+            self.0
+                .key
                 .verify_strict(text.as_bytes(), &sig)
                 .map_err(|_| NoteError::BadSignature(name.to_owned()))?;
             found = true;
         }
-        if found { Ok(text) } else { Err(NoteError::NotSigned(self.name.clone())) }
+        if found { Ok(text) } else { Err(NoteError::NotSigned(self.0.name.clone())) }
     }
 
     /// Opens a note that is this log's checkpoint.
     pub fn checkpoint(&self, note: &str) -> Result<Checkpoint, NoteError> {
         let checkpoint = Checkpoint::parse(self.open(note)?)?;
-        if checkpoint.origin != self.name {
-            return Err(NoteError::OtherLog { expected: self.name.clone(), found: checkpoint.origin });
+        if checkpoint.origin != self.0.name {
+            return Err(NoteError::OtherLog { expected: self.0.name.clone(), found: checkpoint.origin });
         }
         Ok(checkpoint)
     }
@@ -137,19 +172,14 @@ impl NoteVerifier {
 
 impl std::fmt::Display for NoteVerifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut raw = vec![ED25519];
-        raw.extend_from_slice(self.key.as_bytes());
-        write!(f, "{}+{}+{}", self.name, hex::encode(self.id), STANDARD.encode(raw))
+        self.0.fmt(f)
     }
 }
 
 impl NoteSigner {
     /// A signer from its secret seed.
     pub fn new(name: &str, seed: &[u8; 32]) -> Result<Self, NoteError> {
-        if !good_name(name) {
-            return Err(NoteError::BadKey("a name has no spaces and no plus"));
-        }
-        Ok(Self { name: name.to_owned(), key: SigningKey::from_bytes(seed) })
+        NamedKey::signer(name, ED25519, seed).map(|(public, key)| Self { key, public })
     }
 
     /// The secret seed, for storing (mode 0600).
@@ -161,8 +191,7 @@ impl NoteSigner {
     /// Its public half.
     #[must_use]
     pub fn verifier(&self) -> NoteVerifier {
-        let key = self.key.verifying_key();
-        NoteVerifier { name: self.name.clone(), id: key_id(&self.name, &key), key }
+        NoteVerifier(self.public.clone())
     }
 
     /// Signs a text, which must end in a newline.
@@ -170,14 +199,13 @@ impl NoteSigner {
         if !text.ends_with('\n') || text.contains("\n\n") {
             return Err(NoteError::Malformed("a note's text ends in one newline and has no blank line"));
         }
-        let mut raw = key_id(&self.name, &self.key.verifying_key()).to_vec();
-        raw.extend_from_slice(&self.key.sign(text.as_bytes()).to_bytes());
-        Ok(format!("{text}\n— {} {}\n", self.name, STANDARD.encode(raw)))
+        let signature = self.key.sign(text.as_bytes()).to_bytes();
+        Ok(format!("{text}\n{}", self.public.line(&signature)))
     }
 
     /// Signs the state of a log.
     pub fn sign_checkpoint(&self, size: u64, root: Digest) -> Result<String, NoteError> {
-        self.sign(&Checkpoint { origin: self.name.clone(), size, root }.to_string())
+        self.sign(&Checkpoint { origin: self.public.name.clone(), size, root }.to_string())
     }
 }
 

@@ -6,10 +6,12 @@
 //! ([`Witnesses`]). Pure; tests below, and `tests/foreign.rs` of the crate `ledger`, with others' software.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use sha2::{Digest as _, Sha256};
+use ed25519_dalek::{Signature, Signer as _, SigningKey};
 
-use crate::{UnixTime, note::NoteError};
+use crate::{
+    UnixTime,
+    note::{NamedKey, NoteError},
+};
 
 const COSIGNATURE_V1: u8 = 4;
 /// Most witnesses of one log.
@@ -19,31 +21,13 @@ const MAX_LINES: usize = 64;
 
 /// A witness's public key, `name+<8 hex>+<base64>` with signature type 4.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WitnessKey {
-    name: String,
-    id: [u8; 4],
-    key: VerifyingKey,
-}
+pub struct WitnessKey(NamedKey);
 
 /// A witness's private key.
 #[derive(Clone)]
 pub struct WitnessSigner {
-    name: String,
     key: SigningKey,
-}
-
-fn key_id(name: &str, key: &VerifyingKey) -> [u8; 4] {
-    let hash = Sha256::new()
-        .chain_update(name)
-        .chain_update(b"\n")
-        .chain_update([COSIGNATURE_V1])
-        .chain_update(key.as_bytes())
-        .finalize();
-    [hash[0], hash[1], hash[2], hash[3]]
-}
-
-fn good_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '+')
+    public: NamedKey,
 }
 
 fn message(text: &str, time: u64) -> String {
@@ -59,27 +43,14 @@ fn split(note: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
 impl WitnessKey {
     /// Parses `name+id+key`.
     pub fn parse(text: &str) -> Result<Self, NoteError> {
-        let mut parts = text.splitn(3, '+');
-        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(NoteError::BadKey("expected name+id+key"));
-        };
-        let raw = STANDARD.decode(key).map_err(|_| NoteError::BadKey("the key is not base64"))?;
-        let Some((&COSIGNATURE_V1, key)) = raw.split_first() else {
-            return Err(NoteError::BadKey("a witness's key is of type 4 (Ed25519 cosignature/v1)"));
-        };
-        let key: &[u8; 32] = key.try_into().map_err(|_| NoteError::BadKey("not 32 bytes"))?;
-        let key = VerifyingKey::from_bytes(key).map_err(|_| NoteError::BadKey("not a point"))?;
-        let it = Self { name: name.to_owned(), id: key_id(name, &key), key };
-        match good_name(name) && hex::encode(it.id) == id {
-            true => Ok(it),
-            false => Err(NoteError::BadKey("name and id do not belong to the key")),
-        }
+        NamedKey::parse(text, COSIGNATURE_V1, "a witness's key is of type 4 (Ed25519 cosignature/v1)")
+            .map(Self)
     }
 
     /// The witness's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// When this witness cosigned the note; `None` when it did not, or the signature does not verify.
@@ -94,47 +65,41 @@ impl WitnessKey {
         let raw = STANDARD.decode(sig).ok()?;
         let (id, rest) = raw.split_first_chunk::<4>()?;
         let (time, sig) = rest.split_first_chunk::<8>()?;
-        if name != self.name || *id != self.id {
+        if name != self.0.name || *id != self.0.id {
             return None;
         }
         let time = u64::from_be_bytes(*time);
         let sig = Signature::from_slice(sig).ok()?;
-        self.key.verify_strict(message(text, time).as_bytes(), &sig).ok()?;
+        self.0.key.verify_strict(message(text, time).as_bytes(), &sig).ok()?;
         (time <= u64::MAX >> 1).then_some(UnixTime(time))
     }
 }
 
 impl std::fmt::Display for WitnessKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let raw = [&[COSIGNATURE_V1][..], self.key.as_bytes()].concat();
-        write!(f, "{}+{}+{}", self.name, hex::encode(self.id), STANDARD.encode(raw))
+        self.0.fmt(f)
     }
 }
 
 impl WitnessSigner {
     /// A signer from its secret seed.
     pub fn new(name: &str, seed: &[u8; 32]) -> Result<Self, NoteError> {
-        match good_name(name) {
-            true => Ok(Self { name: name.to_owned(), key: SigningKey::from_bytes(seed) }),
-            false => Err(NoteError::BadKey("a name has no spaces and no plus")),
-        }
+        NamedKey::signer(name, COSIGNATURE_V1, seed).map(|(public, key)| Self { key, public })
     }
 
     /// Its public half.
     #[must_use]
     pub fn key(&self) -> WitnessKey {
-        let key = self.key.verifying_key();
-        WitnessKey { name: self.name.clone(), id: key_id(&self.name, &key), key }
+        WitnessKey(self.public.clone())
     }
 
     /// The note with this witness's cosignature. Whoever calls has verified the log's signature and the consistency
     /// with what this witness signed before.
     pub fn cosign(&self, note: &str, time: UnixTime) -> Result<String, NoteError> {
         let (text, _) = split(note).ok_or(NoteError::Malformed("no blank line before the signatures"))?;
-        let mut raw = key_id(&self.name, &self.key.verifying_key()).to_vec();
-        raw.extend_from_slice(&time.0.to_be_bytes());
-        raw.extend_from_slice(&self.key.sign(message(text, time.0).as_bytes()).to_bytes());
-        Ok(format!("{note}— {} {}\n", self.name, STANDARD.encode(raw)))
+        let signature = self.key.sign(message(text, time.0).as_bytes()).to_bytes();
+        let line = self.public.line(&[&time.0.to_be_bytes()[..], &signature].concat());
+        Ok(format!("{note}{line}"))
     }
 }
 
@@ -162,11 +127,11 @@ impl Witnesses {
     pub fn verify(&self, note: &str) -> Result<Vec<String>, TooFewWitnesses> {
         let mut seen = Vec::new();
         for key in self.keys.iter().take(MAX_WITNESSES) {
-            if !seen.iter().any(|s: &&WitnessKey| s.key == key.key) && key.cosigned(note).is_some() {
+            if !seen.iter().any(|s: &&WitnessKey| s.0.key == key.0.key) && key.cosigned(note).is_some() {
                 seen.push(key);
             }
         }
-        let cosigned: Vec<_> = seen.iter().map(|k| k.name.clone()).collect();
+        let cosigned: Vec<_> = seen.iter().map(|k| k.0.name.clone()).collect();
         match cosigned.len() >= self.quorum {
             true => Ok(cosigned),
             false => Err(TooFewWitnesses { cosigned, demanded: self.quorum }),

@@ -166,8 +166,8 @@ fn refusals_say_what_to_do() {
 #[test]
 fn nothing_runs_that_was_not_granted_and_no_key_means_no_plan() {
     let before = deployed().after.unwrap();
-    let plan_with = |change: fn(&mut ledger_contract::records::Grant)| {
-        let intent = common::intent(scale(1, ScaleOut));
+    let plan_of = |action: IntentKind, stands: bool, change: fn(&mut ledger_contract::records::Grant)| {
+        let intent = common::intent(action);
         let mut grant = common::grant(&intent);
         change(&mut grant);
         lcm::planner::plan(&lcm::planner::Input {
@@ -179,12 +179,14 @@ fn nothing_runs_that_was_not_granted_and_no_key_means_no_plan() {
             wan: None,
             without: &Default::default(),
             last_id: 0,
-            before: Some(&before),
+            before: stands.then_some(&before),
             entropy: &trust::Digest([7; 32]),
             at: trust::UnixTime(1_000),
             prices: Default::default(),
         })
     };
+    let plan_with =
+        |change: fn(&mut ledger_contract::records::Grant)| plan_of(scale(1, ScaleOut), true, change);
     assert_eq!(plan_with(|g| g.images.clear()).unwrap_err().code, "PACKAGES");
     assert_eq!(plan_with(|g| g.attestation_keys.clear()).unwrap_err().code, "ATTESTATION_KEY");
     let unattested = plan_with(|g| {
@@ -192,6 +194,17 @@ fn nothing_runs_that_was_not_granted_and_no_key_means_no_plan() {
         g.attestation_required = false;
     });
     assert!(unattested.unwrap().steps.iter().all(|s| s.action.name() != "attest"));
+    // Nobody offers what is asked for: not where it runs already.
+    let shielded = plan_with(|g| g.tee_required = true).unwrap_err();
+    assert_eq!(shielded.code, "TEE");
+    assert!(shielded.detail.contains("trusted execution environment"), "{}", shielded.detail);
+    let nowhere =
+        plan_of(IntentKind::Deploy(Box::new(deploy())), false, |g| g.tee_required = true).unwrap_err();
+    assert_eq!(nowhere.code, "NO_SITE");
+    assert!(
+        nowhere.detail.contains("a trusted execution environment is required and the site offers none"),
+        "{nowhere}"
+    );
 }
 
 /// Its deployment may have been ended before it began: what carries the service's keys goes, and nothing else.

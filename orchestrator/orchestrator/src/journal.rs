@@ -405,6 +405,7 @@ mod tests {
                 images: Default::default(),
                 attestation_keys: vec![],
                 attestation_required: false,
+                tee_required: false,
                 policy: Digest::of("p"),
                 site_quotas: Default::default(),
                 waived: vec![],

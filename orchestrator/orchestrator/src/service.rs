@@ -19,6 +19,17 @@ use crate::{
     },
 };
 
+/// A person's decision about an operation, as it is kept on record.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// Who.
+    pub by: &'a str,
+    /// What.
+    pub what: Direction,
+    /// Why.
+    pub reason: &'a str,
+}
+
 /// The orchestrator as its interfaces see it.
 #[async_trait]
 pub trait Service: Send + Sync {
@@ -66,14 +77,8 @@ pub trait Service: Send + Sync {
     async fn operation(&self, id: &str) -> Result<OperationView, Problem>;
     /// What would be done about an intent if it were approved now; nothing is journaled, reserved or submitted.
     async fn plan(&self, intent: Intent) -> Result<PlanView, Problem>;
-    /// Has a person's decision about an operation carried out (SOL003: retry, rollback, fail); `by` is on record.
-    async fn direct_operation(
-        &self,
-        id: &str,
-        by: &str,
-        what: Direction,
-        reason: &str,
-    ) -> Result<OperationView, Problem>;
+    /// Has a person's decision about an operation carried out (SOL003: retry, rollback, fail).
+    async fn direct_operation(&self, id: &str, order: &Order<'_>) -> Result<OperationView, Problem>;
     /// The evidence bundle of an anchored operation (JSON Lines).
     async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem>;
     /// All sites with their room.

@@ -120,6 +120,8 @@ fn the_gate_from_one_policy_to_the_next() {
     decided_under_it(&h);
     organisations(&h);
     standing(&h);
+    explained(&h);
+    carried(&h);
     taken_back(&h);
     let entries = h.json(0, &["ledger", "log", "--limit", "500"]).as_array().unwrap().len();
     // The orchestrator anchors evidence meanwhile: at least what was there.
@@ -251,6 +253,103 @@ fn standing(h: &Home) {
     assert!(h.json(0, &["standing", "list"])[0]["revoked"].is_u64());
     let text = String::from_utf8(h.run(&["standing", "list"]).stdout).unwrap();
     assert!(text.contains(&id) && text.contains("taken back at"), "{text}");
+}
+
+/// A rule of an explanation.
+fn rule<'a>(why: &'a Value, name: &str) -> &'a Value {
+    why["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|r| r["rule"] == name)
+        .unwrap_or_else(|| panic!("{name}: {why}"))
+}
+
+/// Not deployments only: each kind of request, by the lines of the bundle that decided it.
+fn explained(h: &Home) {
+    let log = h.json(0, &["ledger", "log", "--limit", "500"]);
+    let of_kind = |kind: &str| {
+        let entries = log.as_array().unwrap().iter();
+        let found = entries.filter(|e| e["request"]["payloadType"].as_str().unwrap().contains(kind));
+        let found: Vec<_> = found.map(|e| (e["position"].to_string(), payload(e)["id"].clone())).collect();
+        assert!(!found.is_empty(), "{kind}");
+        found
+    };
+    let line =
+        |why: &Value, name: &str| rule(why, name)["data"][0][1].as_str().unwrap_or_default().to_owned();
+    let mut gates = std::collections::BTreeSet::new();
+    for (position, id) in of_kind("governance") {
+        let why = h.json(0, &["policy", "show", "--why", &position]);
+        assert_eq!((&why["request"], why["position"].to_string()), (&Value::from("governance"), position));
+        gates.insert(line(&why, "authorization/signatures").trim().to_owned());
+        let by_id = h.json(0, &["policy", "show", "--why", id.as_str().unwrap()]);
+        assert_eq!(by_id["request"], "governance");
+    }
+    assert!(gates.iter().any(|g| g.starts_with("\"policy\": {")), "{gates:?}");
+    assert!(gates.iter().any(|g| g.starts_with("\"organisation\": {")), "{gates:?}");
+    let (position, id) = of_kind("standing-grant").remove(0);
+    let why = h.json(0, &["policy", "show", "--why", id.as_str().unwrap()]);
+    assert_eq!(why["request"], "standing-grant", "{position}");
+    // The change of the policy itself was decided under the bundle before it.
+    let changed = log.as_array().unwrap().iter().find(|e| e["event"]["type"] == "policy_changed").unwrap();
+    let why = h.json(0, &["policy", "show", "--why", &changed["position"].to_string()]);
+    assert_eq!(why["policy"], changed["event"]["before"]);
+    // A service that is not there has no sensitivity, and what does not apply went by no line.
+    let (plain, signed) = (h.path("end.json"), h.path("end.dsse"));
+    h.json(0, &["intent", "new", "terminate", "--service", "edge", "--tenant", "acme", "-o", &plain]);
+    h.json(0, &["intent", "sign", &plain, "--as", "acme/tenant", "-o", &signed]);
+    let refused = h.json(1, &["intent", "submit", &signed]);
+    let why = h.json(0, &["policy", "show", "--why", refused["id"].as_str().unwrap()]);
+    assert_eq!(rule(&why, "compliance/state")["code"], "NO_SUCH_SERVICE");
+    assert_eq!(rule(&why, "provenance/slsa-level")["data"], serde_json::json!([]));
+    let text = String::from_utf8(h.run(&["policy", "show", "--why", refused["id"].as_str().unwrap()]).stdout);
+    assert!(text.unwrap().contains("NO_SUCH_SERVICE to change"));
+}
+
+fn payload(entry: &Value) -> Value {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let text = entry["request"]["payload"].as_str().unwrap();
+    serde_json::from_slice(&STANDARD.decode(text).unwrap()).unwrap()
+}
+
+/// An approval that was decided under a later policy verifies from the pins of the founding, far from the ledger.
+fn carried(h: &Home) {
+    let short = deploy(h, "carried.json", "acme", "20m");
+    let approved = h.json(0, &["intent", "submit", &short]);
+    let id = approved["id"].as_str().unwrap();
+    let file = h.path("approval.json");
+    h.json(0, &["approval", "export", id, "-o", &file]);
+    let document: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(document["constitution"].as_array().unwrap().len(), 4, "genesis, policy, globex twice");
+    let verified = h.json(0, &["approval", "verify", &file]);
+    assert_eq!((&verified["verified"], &verified["changes_followed"]), (&Value::Bool(true), &Value::from(3)));
+
+    // A stranger has the trust roots of the founding and nothing else.
+    let stranger = Home::new();
+    fs::create_dir_all(stranger.path("home")).unwrap();
+    let trust = h.path("home/trust.json");
+    let verify = |file: &str| stranger.code(1, &["approval", "verify", file, "--trust", &trust]);
+    assert_eq!(stranger.json(0, &["approval", "verify", &file, "--trust", &trust])["verified"], true);
+    let with = |name: &str, change: &dyn Fn(&mut Vec<Value>)| {
+        let mut altered = document.clone();
+        change(altered["constitution"].as_array_mut().unwrap());
+        let path = h.path(name);
+        fs::write(&path, altered.to_string()).unwrap();
+        path
+    };
+    // The policy that decided is not the one that was pinned, and nothing says how it came into force.
+    let silent = with("silent.json", &|all| all.clear());
+    assert_eq!(h.code(1, &["approval", "verify", &silent]), "POLICY_NOT_ACCEPTED");
+    // A change that is left out, and one that was altered.
+    let gap = with("gap.json", &|all| drop(all.remove(1)));
+    assert_eq!(verify(&gap), "POLICY_NOT_ACCEPTED");
+    let headless = with("headless.json", &|all| drop(all.remove(0)));
+    assert_eq!(verify(&headless), "CONSTITUTION");
+    let altered = with("altered.json", &|all| {
+        all[1]["entry"] = all[1]["entry"].as_str().unwrap().replace("auditors", "creditors").into();
+    });
+    assert_eq!(verify(&altered), "INCLUSION");
+    closed(h, id);
 }
 
 fn taken_back(h: &Home) {

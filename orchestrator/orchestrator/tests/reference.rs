@@ -16,13 +16,14 @@ const BEGIN: &str = "<!-- made: MANDATE_WRITE_REFERENCE=1 cargo test -p orchestr
 const END: &str = "<!-- end -->\n";
 
 /// What says something with a code to somebody.
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "orchestrator/orchestrator",
     "orchestrator/lcm",
     "ledger-bridge/ledger-contract",
     "ledger-bridge/trust",
     "ledger-bridge/ledger",
     "descriptors/descriptors",
+    "descriptors/supply",
     "dataplane/attestation",
     "dataplane/dataplane-control",
     "dataplane/dataplane-engine",

@@ -184,7 +184,11 @@ async fn evidence_is_affirmed_for_what_runs_and_for_nothing_else() {
     let ak = machine.ak();
     let reference = |configuration: &str| {
         let workload = Workload { image: host.images()[0], configuration: Digest::of(configuration) };
-        ReferenceValues { ak: ak.clone(), workloads: BTreeMap::from([(one.to_string(), workload)]) }
+        ReferenceValues {
+            ak: ak.clone(),
+            workloads: BTreeMap::from([(one.to_string(), workload)]),
+            tee: false,
+        }
     };
     let nonce = |n: u8| Digest::of([n]);
     let at = UnixTime(1_800_000_000);

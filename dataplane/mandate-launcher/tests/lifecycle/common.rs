@@ -233,7 +233,8 @@ pub fn reference(ak: &AkRecord, instances: &[&Instance]) -> ReferenceValues {
         let (image, configuration) = (digest_of(&it.image), digest_of(&it.configuration));
         (it.key.clone(), Workload { image, configuration })
     };
-    ReferenceValues { ak: ak.clone(), workloads: instances.iter().map(workload).collect::<BTreeMap<_, _>>() }
+    let workloads = instances.iter().map(workload).collect::<BTreeMap<_, _>>();
+    ReferenceValues { ak: ak.clone(), workloads, tee: false }
 }
 
 pub fn failed(result: &AttestationResult) -> Vec<&str> {

@@ -348,6 +348,11 @@ impl<'a> Story<'a> {
     fn reference(&mut self, claim: &AttestationClaim) -> Result<(), String> {
         let (ak, workloads) = (&claim.reference.ak, &claim.reference.workloads);
         let grant = &self.approval()?.grant;
+        if grant.tee_required && !claim.reference.tee {
+            return Err(
+                "the grant asks for a trusted execution environment, the reference values do not".to_owned()
+            );
+        }
         if !grant.attestation_keys.contains(ak) {
             return Err(format!(
                 "the key of site `{}` is not the one registered when the intent was approved",

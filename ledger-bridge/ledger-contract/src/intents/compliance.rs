@@ -128,29 +128,30 @@ impl Case<'_> {
         }
     }
 
-    /// From confidential on always, below when the policy says so; what starts nothing is not attested.
-    pub(super) fn attestation_required(&self) -> bool {
-        let starts = !matches!(self.intent.action, IntentKind::Terminate {} | IntentKind::Isolate(_));
-        let asked = |s| self.ctx.data.assurance.map_or(Assurance::None, |a| a.of(s));
-        starts
-            && self
-                .sensitivity()
-                .is_some_and(|s| s >= Sensitivity::Confidential || asked(s) > Assurance::None)
+    /// What the site must attest; what starts nothing is not attested.
+    pub(super) fn assurance(&self) -> Assurance {
+        match (&self.intent.action, self.sensitivity()) {
+            (IntentKind::Terminate {} | IntentKind::Isolate(_), _) | (_, None) => Assurance::None,
+            (_, Some(sensitivity)) => self.ctx.data.assurance_of(sensitivity),
+        }
     }
 
     fn attestable(&self) -> Checked<String> {
-        if !self.attestation_required() {
-            return match &self.intent.action {
+        match (self.assurance(), self.keys.len()) {
+            (Assurance::None, _) => match &self.intent.action {
                 other @ (IntentKind::Terminate {} | IntentKind::Isolate(_)) => not_applicable(other.name()),
                 _ => Ok("attestation is not required".to_owned()),
-            };
-        }
-        match self.keys.len() {
-            0 => fault(
+            },
+            (Assurance::Tee, _) => fault(
+                "NO_TEE",
+                "the policy wants the service in a trusted execution environment that attests itself; no site offers \
+                 one: the registered keys quote TPMs, which show a measured launch",
+            ),
+            (Assurance::Measured, 0) => fault(
                 "NO_ATTESTATION_KEY",
                 "the service must be attested, but no site has a valid attestation key",
             ),
-            n => Ok(format!("attestation is required; {n} sites have a valid key")),
+            (Assurance::Measured, n) => Ok(format!("attestation is required; sites with a valid key: {n}")),
         }
     }
 }

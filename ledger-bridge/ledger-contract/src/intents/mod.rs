@@ -25,6 +25,7 @@ use crate::{
     authority::Context,
     contract::Outcome,
     intent::{Intent, IntentKind, ns_instance_id, parameters_digest, refusable_parameters},
+    policy::Assurance,
     provenance::{self, Packages},
     records::{Event, Grant},
     standing,
@@ -32,7 +33,7 @@ use crate::{
         AK_INDEX, BadRecord, InFlight, IntentRecord, RefusedRecord, Revision, ServiceRecord, ServiceState,
         Usage, ak_key, intent_key, refused_key, service_key, usage_key,
     },
-    verdict::{Checked, Rules, Writes},
+    verdict::{Checked, NOT_APPLICABLE, Rules, Writes},
 };
 use quota::Effect;
 
@@ -308,7 +309,8 @@ impl Case<'_> {
             packages,
             images,
             attestation_keys: self.keys.clone(),
-            attestation_required: self.attestation_required(),
+            attestation_required: self.assurance() > Assurance::None,
+            tee_required: self.assurance() == Assurance::Tee,
             policy: self.ctx.policy,
             site_quotas: self.site_quotas(),
             waived,
@@ -326,5 +328,5 @@ fn effect_packages(effect: &Effect) -> Option<&BTreeMap<String, Digest>> {
 }
 
 fn not_applicable(action: &str) -> Checked<String> {
-    Ok(format!("does not apply to {action}"))
+    Ok(format!("{NOT_APPLICABLE}{action}"))
 }

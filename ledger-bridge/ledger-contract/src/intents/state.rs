@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Case;
+use super::{Case, not_applicable};
 use crate::{
     intent::{Intent, IntentKind, ScaleDirection, parameters_digest, refusable_parameters},
     provenance::Packages,
@@ -149,7 +149,7 @@ impl Case<'_> {
                 let asked = (rollback.nsd_package, parameters_digest(&rollback.vnf_params));
                 former(service, &rollback.to, asked)
             }
-            (other, _) => Ok(format!("does not apply to {}", other.name())),
+            (other, _) => not_applicable(other.name()),
         }
     }
 
@@ -177,7 +177,7 @@ impl Case<'_> {
     /// Whatever a rollback left behind is refused.
     pub(super) fn refused_digests(&self, packages: Option<&Packages>) -> Result<Checked<String>, BadRecord> {
         let Some((nsd, parameters)) = self.intent.action.names() else {
-            return Ok(Ok(format!("does not apply to {}", self.intent.action.name())));
+            return Ok(not_applicable(self.intent.action.name()));
         };
         let constituents: BTreeSet<_> =
             packages.iter().flat_map(|p| p.all()).map(|p| p.record.digest).collect();

@@ -129,7 +129,11 @@ pub fn attestation(step: u32, reference: ReferenceValues) -> AttestationClaim {
 
 pub fn reference(w: &World) -> ReferenceValues {
     let workload = Workload { image: image(w).digest, configuration: Digest::of("rules") };
-    ReferenceValues { ak: software_ak(), workloads: BTreeMap::from([("vfw".to_owned(), workload)]) }
+    ReferenceValues {
+        ak: software_ak(),
+        workloads: BTreeMap::from([("vfw".to_owned(), workload)]),
+        tee: false,
+    }
 }
 
 pub fn step(step: u32, action: &str, object: &str) -> StepClaim {

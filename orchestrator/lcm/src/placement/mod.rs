@@ -42,6 +42,7 @@ pub use problem::{
     Amounts, Candidate, Connection, Costs, Exclusion, Group, Held, Leg, Link, MAX_MEMBERS, MAX_SITES,
     Malformed, Member, Path, Problem, Rules,
 };
+pub(crate) use single::NO_TEE;
 pub use single::{Demand, NoSite, Placed, Site, place};
 pub use solver::{Budget, PlacementError, Solver, solve};
 pub use unplaceable::{Cause, Unplaceable};

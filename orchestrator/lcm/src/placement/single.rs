@@ -142,11 +142,15 @@ impl Candidate {
             no_attestation: no_attestation(site, at),
             no_tee: match &site.tee {
                 Some(_) => None,
-                None => Some("the site has no trusted execution environment".into()),
+                None => Some(NO_TEE.into()),
             },
         }
     }
 }
+
+/// No driver has one, and no evidence that is appraised shows one.
+pub(crate) const NO_TEE: &str =
+    "a trusted execution environment is required and the site offers none: its TPM attests a measured launch";
 
 fn no_attestation(site: &Site, at: UnixTime) -> Option<String> {
     if !site.capabilities.attestation {

@@ -30,7 +30,7 @@ use vim::{Kind, ObjectKey};
 use crate::{
     drift::Deviation,
     measure::FLOWS,
-    placement::{Connection, Problem, Site},
+    placement::{Connection, NO_TEE, Problem, Site},
     plan::{MAX_STEPS, Plan},
     record::{NsRecord, Object},
 };
@@ -124,7 +124,7 @@ pub struct Prices {
 #[error("{code}: {detail}")]
 pub struct Refusal {
     /// `NO_SITE`, `UNOBSERVED`, `DESCRIPTOR`, `PARAMETERS`, `SCALE_LIMIT`, `NO_SUCH_SERVICE`, `NO_SUCH_INSTANCE`, `ISOLATED`,
-    /// `PACKAGES`, `ATTESTATION_KEY`, `NO_SEGMENT`, `SITE_QUOTA`, `TOO_LARGE`.
+    /// `PACKAGES`, `ATTESTATION_KEY`, `TEE`, `NO_SEGMENT`, `SITE_QUOTA`, `TOO_LARGE`.
     pub code: &'static str,
     /// What, where, and what to do.
     pub detail: String,
@@ -441,6 +441,10 @@ fn instance<'a>(record: &'a NsRecord, target: &Target) -> Result<&'a Object, Ref
 /// since the deployment.
 fn attested(input: &Input<'_>, mut record: NsRecord) -> Result<NsRecord, Refusal> {
     let sites: BTreeSet<String> = record.computes().map(|o| o.site.clone()).collect();
+    let shielded = |name: &String| input.sites.iter().any(|s| s.name == *name && s.tee.is_some());
+    if let Some(site) = sites.iter().find(|s| input.grant.tee_required && !shielded(s)) {
+        return refuse("TEE", format!("site {site}: {NO_TEE}"));
+    }
     let asked = |name: &String| {
         let site = input.sites.iter().find(|s| s.name == *name);
         input.before.is_some() || site.is_some_and(|s| s.capabilities.attestation)

@@ -93,7 +93,8 @@ impl<'a> Siting<'a> {
 
     /// What is to be solved: the members that move, or all of them, and those that stay.
     pub(super) fn problem(&self, counts: &Counts, now: Option<&Seats>, moving: &BTreeSet<String>) -> Problem {
-        let rules = Rules::of(self.asked, self.input.grant.attestation_required);
+        let grant = self.input.grant;
+        let rules = Rules { tee: grant.tee_required, ..Rules::of(self.asked, grant.attestation_required) };
         let stays = |m: &&str| now.is_some() && !moving.contains(*m);
         let members: Vec<&str> = counts.keys().map(String::as_str).collect();
         let member = |m: &&str| Member {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use attestation::ReferenceValues;
+use attestation::{AkRecord, ReferenceValues, Workload};
 use dataplane_control::{
     Configuration, Function, MacAddr,
     config::{Backend, LoadBalancer},
@@ -229,12 +229,16 @@ impl<'a> Steps<'a> {
             let workloads: BTreeMap<_, _> =
                 before.workloads(site).into_iter().filter(|(k, _)| stays(k)).collect();
             if !workloads.is_empty() {
-                let reference = ReferenceValues { ak: ak.clone(), workloads };
+                let reference = self.reference(ak, workloads);
                 gate.push(self.attest("attest (as it was)", site, reference, Vec::new()));
             }
         }
         self.gate = gate;
         Ok(())
+    }
+
+    fn reference(&self, ak: &AkRecord, workloads: BTreeMap<String, Workload>) -> ReferenceValues {
+        ReferenceValues { ak: ak.clone(), workloads, tee: self.input.grant.tee_required }
     }
 
     fn attest_after(
@@ -257,7 +261,7 @@ impl<'a> Steps<'a> {
                 );
             }
             if !workloads.is_empty() {
-                let reference = ReferenceValues { ak: ak.clone(), workloads };
+                let reference = self.reference(ak, workloads);
                 attested.push(self.attest("attest", site, reference, needs.to_vec()));
             }
         }

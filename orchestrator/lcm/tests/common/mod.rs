@@ -246,6 +246,7 @@ pub fn grant(intent: &Intent) -> Grant {
         images: [Digest::of("dp")].into(),
         attestation_keys: vec![ak("edge-a"), ak("edge-b")],
         attestation_required: true,
+        tee_required: false,
         policy: Digest::of("policy"),
         site_quotas: Default::default(),
         waived: Vec::new(),

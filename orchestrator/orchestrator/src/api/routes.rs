@@ -30,6 +30,7 @@ use super::{
 use crate::{
     journal::Mitigation,
     problem::Problem,
+    service::Order,
     telemetry::trace::TraceParent,
     views::{
         AliveView, ChangeView, CheckpointView, CleaningView, DirectionView, EntriesView, HealthView,
@@ -371,7 +372,8 @@ async fn fail(State(c): State<Context>, asked: Asked, Named(id): Named, body: Bo
 async fn direct(c: &Context, asked: &Asked, id: &str, what: Direction, body: Body) -> Reply {
     let DirectionView { reason } = reply::json(body, MAX_DIRECTION_BYTES, "a direction").await?;
     with_reason(&reason)?;
-    let view = c.service.direct_operation(id, &asked.caller.name(), what, &reason).await?;
+    let by = asked.caller.name();
+    let view = c.service.direct_operation(id, &Order { by: &by, what, reason: &reason }).await?;
     reply::document(StatusCode::ACCEPTED, &view)
 }
 

@@ -9,9 +9,10 @@ use clap::Subcommand;
 use ledger_contract::{
     Constitution,
     approval::{self, ActuatorPolicy},
-    evidence::ProvenEntry,
+    evidence::{InclusionProof, ProvenEntry},
     records::{Entry, Event},
 };
+use serde::{Deserialize, Serialize};
 use trust::{TrustRoots, note::NoteVerifier};
 
 use super::{
@@ -19,8 +20,9 @@ use super::{
     failure::{Exit, Failure},
     files, intent,
     output::{Cell, Paint, Table},
+    scan,
 };
-use crate::config::Config;
+use crate::{client::Client, config::Config};
 
 /// What to do about trust roots that name no ledger.
 const ONE_LOG: &str = "name the trust.json of that ledger's operator with --trust FILE";
@@ -57,7 +59,7 @@ pub async fn run(context: &Context, command: ApprovalCommand) -> Result<Exit, Fa
     match command {
         ApprovalCommand::Export { which, output } => export(context, &which, &output).await,
         ApprovalCommand::Deliver { file } => {
-            let approval = read(&file)?;
+            let approval = read(&file)?.approval();
             let delivered =
                 context.client()?.deliver(&approval).await.map_err(|e| context.client_failure(e))?;
             context.ui.show(&delivered, |style| {
@@ -77,9 +79,12 @@ async fn export(context: &Context, which: &str, output: &Path) -> Result<Exit, F
         Ok(position) => position,
         Err(_) => intent::fetch(context, which).await?.position,
     };
-    let proven = context.client()?.ledger_entry(position).await.map_err(|e| context.client_failure(e))?;
+    let client = context.client()?;
+    let proven = client.ledger_entry(position).await.map_err(|e| context.client_failure(e))?;
     approved_intent(position, &proven)?;
-    let mut bytes = serde_json::to_vec(&proven).map_err(|e| Failure::internal("JSON", e))?;
+    let constitution = constitution(context, &client, position).await?;
+    let carried = Carried { entry: proven.entry, proof: proven.proof, constitution };
+    let mut bytes = serde_json::to_vec(&carried).map_err(|e| Failure::internal("JSON", e))?;
     bytes.push(b'\n');
     files::write(output, &bytes)?;
     if output == Path::new("-") {
@@ -89,6 +94,42 @@ async fn export(context: &Context, which: &str, output: &Path) -> Result<Exit, F
     context.ui.show(&document, |style| {
         format!("{} entry {position} to {}\n", style.paint(Paint::Green, "wrote"), output.display())
     })
+}
+
+/// What an approval's file holds: it with its proof, and what a stranger needs to follow the rules to it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Carried {
+    entry: String,
+    proof: InclusionProof,
+    /// The genesis and every change of policy or organisations before the approval; empty: there was no change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    constitution: Vec<ProvenEntry>,
+}
+
+impl Carried {
+    fn approval(&self) -> ProvenEntry {
+        ProvenEntry { entry: self.entry.clone(), proof: self.proof.clone() }
+    }
+}
+
+/// The genesis and the changes before an entry, with their proofs.
+async fn constitution(
+    context: &Context,
+    client: &Client,
+    position: u64,
+) -> Result<Vec<ProvenEntry>, Failure> {
+    let mut changes = Vec::new();
+    let note = |e: &Entry| changes.extend(e.changes_rules().then_some(e.position));
+    scan::entries(context, client, position, note).await?;
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut out = Vec::with_capacity(changes.len() + 1);
+    for change in std::iter::once(0).chain(changes) {
+        out.push(client.ledger_entry(change).await.map_err(|e| context.client_failure(e))?);
+    }
+    Ok(out)
 }
 
 /// Other entries are on the ledger too; they approve nothing.
@@ -108,7 +149,7 @@ fn approved_intent(position: u64, proven: &ProvenEntry) -> Result<(), Failure> {
     ))
 }
 
-fn read(file: &Path) -> Result<ProvenEntry, Failure> {
+fn read(file: &Path) -> Result<Carried, Failure> {
     let bytes = files::read(file, files::MAX_DOCUMENT_BYTES)?;
     serde_json::from_slice(&bytes).map_err(|e| {
         Failure::usage("NOT_AN_APPROVAL", "Not an approval", format!("{}: {e}", file.display()))
@@ -117,19 +158,25 @@ fn read(file: &Path) -> Result<ProvenEntry, Failure> {
 }
 
 fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, Failure> {
-    let proven = read(file)?;
+    let carried = read(file)?;
+    let proven = carried.approval();
     let roots = context.roots(trust)?;
     let policies = policies(context, &proven)?;
     let ledger = ledger(&roots)?;
-    let policy =
-        ActuatorPolicy { constitution: &Constitution::pinned(&ledger, &roots, policies), at: context.now()? };
+    let rules =
+        Constitution::pinned(&ledger, &roots, policies).followed(&carried.constitution).map_err(|e| {
+            Failure::refused(e.code.as_str(), "The rules behind the approval cannot be followed", e.detail)
+                .hint("--trust is the trust.json of the founding, or a later one of the same ledger")
+        })?;
+    let policy = ActuatorPolicy { constitution: &rules, at: context.now()? };
     let approved = approval::verify(&proven, &policy)
         .map_err(|e| {
             Failure::refused(e.code.as_str(), "The approval is refused", e.detail)
                 .hint("is it of the ledger of these trust roots? Export it again: mandate approval export INTENT -o FILE")
         })?;
+    let changes = carried.constitution.len().saturating_sub(1);
     let document = serde_json::json!({ "verified": true, "position": approved.position, "intent": approved.intent,
-        "grant": approved.grant, "signer": approved.tenant_identity.to_string() });
+        "grant": approved.grant, "signer": approved.tenant_identity.to_string(), "changes_followed": changes });
     context.ui.show(&document, |style| {
         let mut table = Table::new(&["", ""], "");
         let grant = &approved.grant;
@@ -141,6 +188,7 @@ fn verify(context: &Context, file: &Path, trust: Option<&Path>) -> Result<Exit, 
             ("entry", format!("{} of {}", approved.position, grant.ledger)),
             ("not after", grant.not_after.to_string()),
             ("policy", grant.policy.to_string()),
+            ("rules", format!("as pinned; changes followed since: {changes}")),
         ] {
             table.row([Cell::new(Paint::Dim, name), value.into()]);
         }

@@ -145,15 +145,8 @@ pub struct DeployArgs {
     /// Highest loss, parts per million
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     loss_ppm: u64,
-    /// Only this site; may be repeated
-    #[arg(long = "site", value_name = "NAME")]
-    sites: Vec<String>,
-    /// Only sites of this country (ISO 3166-1 alpha-2); may be repeated
-    #[arg(long = "jurisdiction", value_name = "CC", value_parser = country)]
-    jurisdictions: Vec<String>,
-    /// Highest latency to the site, µs
-    #[arg(long, value_name = "N")]
-    max_site_latency_us: Option<u64>,
+    #[command(flatten)]
+    placement: PlacementArgs,
     /// How sensitive the traffic is
     #[arg(long, value_enum, default_value_t = SensitivityArg::Internal)]
     sensitivity: SensitivityArg,
@@ -223,6 +216,27 @@ pub async fn run(context: &Context, command: IntentCommand) -> Result<Exit, Fail
     }
 }
 
+/// Where something may run.
+#[derive(Debug, Args)]
+struct PlacementArgs {
+    /// Only at this site; may be repeated [default: the best]
+    #[arg(long = "site", value_name = "NAME")]
+    sites: Vec<String>,
+    /// Only at sites of this country (ISO 3166-1 alpha-2); may be repeated
+    #[arg(long = "jurisdiction", value_name = "CC", value_parser = country)]
+    jurisdictions: Vec<String>,
+    /// Highest latency to the site, µs
+    #[arg(long, value_name = "N")]
+    max_site_latency_us: Option<u64>,
+}
+
+impl From<PlacementArgs> for PlacementHints {
+    fn from(args: PlacementArgs) -> Self {
+        let PlacementArgs { sites, jurisdictions, max_site_latency_us } = args;
+        Self { sites, jurisdictions, max_site_latency_us }
+    }
+}
+
 // ---- new
 
 async fn deploy(context: &Context, args: DeployArgs) -> Result<Exit, Failure> {
@@ -235,11 +249,7 @@ async fn deploy(context: &Context, args: DeployArgs) -> Result<Exit, Failure> {
             latency_p95_us: args.latency_p95_us,
             loss_ppm: args.loss_ppm,
         },
-        placement: PlacementHints {
-            sites: args.sites,
-            jurisdictions: args.jurisdictions,
-            max_site_latency_us: args.max_site_latency_us,
-        },
+        placement: args.placement.into(),
         sensitivity: args.sensitivity.into(),
         lease_s: args.lease,
         vnf_params,

@@ -25,6 +25,7 @@ mod plan;
 mod policy;
 mod progress;
 mod proof;
+mod scan;
 mod serve;
 mod site;
 mod standing;

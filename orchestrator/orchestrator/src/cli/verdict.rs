@@ -110,6 +110,9 @@ pub fn hint(code: &str) -> &'static str {
         "NO_ATTESTATION_KEY" => {
             "the operator registers a site's key first: mandate site enrol SITE --as ORG/NAME"
         }
+        "NO_TEE" => {
+            "ask for a lower --sensitivity, or have the consortium ask for less in `assurance` (mandate policy propose)"
+        }
         "INVALID_ATTESTATION_KEY" => "see the rule that did not pass, for example a shorter --valid-for",
         "NO_SUCH_ASPECT" | "SCALE_LEVEL" => {
             "see what stands now (mandate ns show TENANT/SERVICE) and ask for another member, aspect or --steps"

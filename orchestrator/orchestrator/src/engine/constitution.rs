@@ -6,11 +6,7 @@
 use std::sync::PoisonError;
 
 use ledger::LedgerError;
-use ledger_contract::{
-    Constitution,
-    evidence::ProvenEntry,
-    records::{Entry, Event as LedgerEvent},
-};
+use ledger_contract::{Constitution, evidence::ProvenEntry};
 use trust::TrustRoots;
 
 use super::Engine;
@@ -56,9 +52,4 @@ impl Engine {
             }
         }
     }
-}
-
-/// Does this entry change who decides what?
-pub(super) fn changes_rules(entry: &Entry) -> bool {
-    matches!(entry.event, Some(LedgerEvent::PolicyChanged { .. } | LedgerEvent::OrganisationChanged { .. }))
 }

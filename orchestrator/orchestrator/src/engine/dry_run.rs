@@ -71,9 +71,9 @@ impl Engine {
             (_, service) => service.as_ref().map(|s| s.sensitivity),
         };
         let starts = !matches!(intent.action, IntentKind::Terminate {} | IntentKind::Isolate(_));
-        let attested = match sensitivity.filter(|_| starts) {
-            Some(sensitivity) => self.is_attested(sensitivity, &policy).await?,
-            None => false,
+        let assurance = match sensitivity.filter(|_| starts) {
+            Some(sensitivity) => self.assurance(sensitivity, &policy).await?,
+            None => Assurance::None,
         };
         let payload = serde_json::to_vec(intent).map_err(|e| Problem::internal("ENCODING", e))?;
         Ok(Grant {
@@ -88,7 +88,8 @@ impl Engine {
             packages,
             images,
             attestation_keys: self.valid_keys().await?,
-            attestation_required: attested,
+            attestation_required: assurance > Assurance::None,
+            tee_required: assurance == Assurance::Tee,
             policy,
             site_quotas: self.site_quotas(&intent.tenant, &policy).await?,
             waived: Vec::new(),
@@ -148,11 +149,11 @@ impl Engine {
         Ok(quota.map(|q| remaining_at_sites(q, &usage)).unwrap_or_default())
     }
 
-    async fn is_attested(&self, sensitivity: Sensitivity, policy: &Digest) -> Result<bool, Problem> {
+    async fn assurance(&self, sensitivity: Sensitivity, policy: &Digest) -> Result<Assurance, Problem> {
         let bundle: Option<PolicyBundle> = self.fetch(&state::policy_key(policy)).await?;
         let data = bundle.map(|b| b.data()).transpose().map_err(|e| Problem::internal("LEDGER_STATE", e))?;
-        let asked = data.and_then(|d| d.assurance).map_or(Assurance::None, |a| a.of(sensitivity));
-        Ok(sensitivity >= Sensitivity::Confidential || asked > Assurance::None)
+        // Without a policy nothing would be approved; a measured launch is what it takes at least.
+        Ok(data.map_or(Assurance::Measured, |d| d.assurance_of(sensitivity)))
     }
 }
 

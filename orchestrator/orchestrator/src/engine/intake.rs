@@ -111,7 +111,7 @@ impl Engine {
                     event.proof.index
                 )));
             };
-            if super::constitution::changes_rules(&entry) {
+            if entry.changes_rules() {
                 self.follow_rules(&event);
             }
             if super::standing::is_notice(&entry) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use attestation::AkRecord;
-use lcm::{Operation, operation::Direction, placement};
+use lcm::{Operation, placement};
 use ledger::LedgerError;
 use ledger_contract::{
     Intent,
@@ -20,7 +20,7 @@ use super::{Engine, Tracked, now, observe, reconcile::Look, views};
 use crate::{
     journal::{Journal, JournalError, Mitigation, ServiceRow},
     problem::Problem,
-    service::Service,
+    service::{Order, Service},
     views::{
         Cleaned, CleaningView, CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView,
         EventView, IntentView, NsView, OperationView, PackageView, PlanView, SiteView, StepView, StraysView,
@@ -187,20 +187,14 @@ impl Service for Engine {
         self.dry_run(&intent).await
     }
 
-    async fn direct_operation(
-        &self,
-        id: &str,
-        by: &str,
-        what: Direction,
-        reason: &str,
-    ) -> Result<OperationView, Problem> {
+    async fn direct_operation(&self, id: &str, order: &Order<'_>) -> Result<OperationView, Problem> {
         let known = self.operation(id).await?;
         if self.read().get(id).is_none() {
             let detail = format!("operation {id} is {}: nothing of it is under way", known.state);
             return Err(Problem::new(409, "NOT_FAILED_TEMP", "This cannot be directed now", detail)
                 .hint("see `mandate operation list --open`"));
         }
-        self.direct(id, by, what, reason)?;
+        self.direct(id, order.by, order.what, order.reason)?;
         self.operation(id).await
     }
 

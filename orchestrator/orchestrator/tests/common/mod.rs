@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use attestation::AkRecord;
-use lcm::operation::Direction;
 use ledger_contract::{
     Intent,
     evidence::{InclusionProof, ProvenEntry},
@@ -14,7 +13,7 @@ use ledger_contract::{
 use orchestrator::{
     journal::Journal,
     problem::Problem,
-    service::Service,
+    service::{Order, Service},
     views::{
         CommittedView, ComponentView, ConsistencyView, DeliveredView, EventView, IntentView, NsView,
         OperationView, PackageView, PlanView, SiteView, StepView, TimelineLine,
@@ -172,14 +171,8 @@ impl Service for Recorder {
         self.note(format!("plan {}", intent.id));
         none("plan")
     }
-    async fn direct_operation(
-        &self,
-        id: &str,
-        by: &str,
-        what: Direction,
-        reason: &str,
-    ) -> Result<OperationView, Problem> {
-        self.note(format!("{} {id} by {by}: {reason}", what.name()));
+    async fn direct_operation(&self, id: &str, order: &Order<'_>) -> Result<OperationView, Problem> {
+        self.note(format!("{} {id} by {}: {}", order.what.name(), order.by, order.reason));
         self.operation(id).await
     }
     async fn bundle(&self, operation: &str) -> Result<Vec<u8>, Problem> {

@@ -1,16 +1,20 @@
 //! Approvals: the genuine one counts once, however it arrives; whatever else arrives has no effect.
 
+#[path = "../../../../ledger-bridge/ledger-contract/tests/common/forgery.rs"]
+mod forgery;
+
 use std::{collections::BTreeMap, fs, sync::Arc};
 
+use forgery::Forgery;
 use ledger::Ledger as _;
 use ledger_contract::{
     Intent, IntentKind,
-    evidence::{InclusionProof, ProvenEntry},
+    evidence::ProvenEntry,
     intent::INTENT_PAYLOAD,
-    records::{Change, Entry, Event, Grant},
+    records::{Change, Entry, Event},
 };
 use orchestrator::service::Service as _;
-use trust::{Digest, Signer, UnixTime, issue, merkle, note::NoteSigner};
+use trust::{Digest, Signer, UnixTime, issue, note::NoteSigner};
 
 use crate::{
     life::Life,
@@ -20,11 +24,17 @@ use crate::{
 
 /// Somebody who controls the log: its key and every entry before the one that is forged.
 struct Forger {
-    before: Vec<String>,
-    genuine: Entry,
-    key: NoteSigner,
+    forgery: Forgery,
     tenant: Signer,
     other_tenant: Signer,
+}
+
+impl std::ops::Deref for Forger {
+    type Target = Forgery;
+
+    fn deref(&self) -> &Forgery {
+        &self.forgery
+    }
 }
 
 impl Forger {
@@ -32,51 +42,12 @@ impl Forger {
         let entry: Entry = serde_json::from_str(&genuine.entry).unwrap();
         let text = fs::read_to_string(world.home.ledger().join("log.key")).unwrap();
         let seed = Digest::from_hex(text.trim_end().lines().last().unwrap()).unwrap();
+        let before = line.inner.range(0, usize::try_from(entry.position).unwrap()).await.unwrap();
         Self {
-            before: line.inner.range(0, usize::try_from(entry.position).unwrap()).await.unwrap(),
-            genuine: entry,
-            key: NoteSigner::new(LEDGER, &seed.0).unwrap(),
+            forgery: Forgery::of(&before, &genuine.entry, NoteSigner::new(LEDGER, &seed.0).unwrap()),
             tenant: world.signer(TENANT, "tenant"),
             other_tenant: world.signer("globex", "tenant"),
         }
-    }
-
-    /// A log that ends with this entry.
-    fn proven(&self, entry: String, key: &NoteSigner) -> ProvenEntry {
-        let mut tree = merkle::Tree::default();
-        for line in self.before.iter().chain([&entry]) {
-            tree.push(merkle::leaf_hash(line.as_bytes()));
-        }
-        let index = self.before.len() as u64;
-        let path = tree.inclusion(index, tree.size()).unwrap();
-        let checkpoint = key.sign_checkpoint(tree.size(), tree.root()).unwrap();
-        ProvenEntry { entry, proof: InclusionProof { index, path, checkpoint } }
-    }
-
-    fn entry(&self, change: impl FnOnce(&mut Entry)) -> ProvenEntry {
-        let mut entry = self.genuine.clone();
-        change(&mut entry);
-        self.proven(String::from_utf8(entry.to_bytes()).unwrap(), &self.key)
-    }
-
-    fn grant(&self, change: impl FnOnce(&mut Grant)) -> ProvenEntry {
-        self.entry(|e| match &mut e.event {
-            Some(Event::IntentApproved { grant }) => change(grant),
-            other => panic!("{other:?}"),
-        })
-    }
-
-    /// Another intent, with a grant that fits it.
-    fn intent(&self, by: &Signer, change: impl FnOnce(&mut Intent)) -> ProvenEntry {
-        let mut intent: Intent = serde_json::from_slice(&self.genuine.request.payload).unwrap();
-        change(&mut intent);
-        self.entry(|e| {
-            e.request = sign(INTENT_PAYLOAD, &intent, by);
-            if let Some(Event::IntentApproved { grant }) = &mut e.event {
-                grant.intent = Digest::of(&e.request.payload);
-                (grant.intent_id, grant.not_after) = (intent.id.clone(), intent.not_after);
-            }
-        })
     }
 
     fn everything(&self, genuine: &ProvenEntry) -> Vec<(&'static str, ProvenEntry)> {
@@ -97,10 +68,10 @@ impl Forger {
                 "CHECKPOINT_SIGNATURE",
                 altered(|a| a.proof.checkpoint = a.proof.checkpoint.replacen('/', "-", 1)),
             ),
-            ("CHECKPOINT_SIGNATURE", self.proven(genuine.entry.clone(), &rogue)),
-            ("CHECKPOINT_SIGNATURE", self.proven(genuine.entry.clone(), &other)),
-            ("ENTRY_FORMAT", self.proven("{}".into(), &self.key)),
-            ("ENTRY_FORMAT", self.proven(format!(" {}", genuine.entry), &self.key)),
+            ("CHECKPOINT_SIGNATURE", self.log(genuine.entry.clone(), &rogue)),
+            ("CHECKPOINT_SIGNATURE", self.log(genuine.entry.clone(), &other)),
+            ("ENTRY_FORMAT", self.log("{}".into(), &self.key)),
+            ("ENTRY_FORMAT", self.log(format!(" {}", genuine.entry), &self.key)),
             ("WRONG_LEDGER", self.entry(|e| e.ledger = "operator/another".into())),
             ("POSITION", self.entry(|e| e.position += 1)),
             ("NOT_AN_INTENT", self.entry(|e| e.request.payload_type = "text/plain".into())),

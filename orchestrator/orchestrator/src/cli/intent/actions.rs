@@ -4,10 +4,10 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 use ledger_contract::intent::{
-    Heal, Intent, IntentKind, Isolate, MAX_CAPTURE_MS, Migrate, PlacementHints, Rollback, Sla, Target, Update,
+    Heal, Intent, IntentKind, Isolate, MAX_CAPTURE_MS, Migrate, Rollback, Sla, Target, Update,
 };
 
-use super::{CommonArgs, Params, country, find_nsd, params, seconds, write};
+use super::{CommonArgs, Params, PlacementArgs, find_nsd, params, seconds, write};
 use crate::cli::{
     args::reason,
     context::Context,
@@ -81,15 +81,8 @@ pub struct MigrateArgs {
     /// Move this member only; may be repeated [default: all]
     #[arg(long = "member", value_name = "INDEX")]
     members: Vec<String>,
-    /// To this site; may be repeated [default: the best other one]
-    #[arg(long = "site", value_name = "NAME")]
-    sites: Vec<String>,
-    /// Only to sites of this country (ISO 3166-1 alpha-2); may be repeated
-    #[arg(long = "jurisdiction", value_name = "CC", value_parser = country)]
-    jurisdictions: Vec<String>,
-    /// Highest latency to the site, µs
-    #[arg(long, value_name = "N")]
-    max_site_latency_us: Option<u64>,
+    #[command(flatten)]
+    placement: PlacementArgs,
 }
 
 /// Arguments of `intent new isolate`.
@@ -141,12 +134,8 @@ pub(super) fn heal(context: &Context, args: HealArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) fn migrate(context: &Context, args: MigrateArgs) -> Result<Exit, Failure> {
-    let placement = PlacementHints {
-        sites: args.sites,
-        jurisdictions: args.jurisdictions,
-        max_site_latency_us: args.max_site_latency_us,
-    };
-    write(context, &args.common, IntentKind::Migrate(Migrate { members: args.members, placement }))
+    let migrate = Migrate { members: args.members, placement: args.placement.into() };
+    write(context, &args.common, IntentKind::Migrate(migrate))
 }
 
 pub(super) fn isolate(context: &Context, args: IsolateArgs) -> Result<Exit, Failure> {

@@ -214,7 +214,7 @@ fn list(context: &Context, dir: &Path) -> Result<Exit, Failure> {
             let time = cosigned.as_deref().and_then(|note| k.cosigned(note));
             let (entries, when) = match (time, size) {
                 (Some(time), Some(size)) => (size.to_string(), time.to_string()),
-                _ => ("-".to_owned(), "not yet".to_owned()),
+                _ => ("-".to_owned(), "never".to_owned()),
             };
             table.row([k.name().to_owned().into(), entries.into(), when.into()]);
         }
