@@ -54,8 +54,10 @@ impl Home {
         // Nothing is launched in these tests, but the orchestrator wants its launcher to be there.
         let config = self.path("home/config.toml");
         let text = fs::read_to_string(&config).unwrap();
-        fs::write(&config, text.replace("instances = 32", "instances = 32\nlauncher = \"/bin/true\""))
-            .unwrap();
+        if !text.contains("launcher = ") {
+            let with = text.replace("instances = 32", "instances = 32\nlauncher = \"/bin/true\"");
+            fs::write(&config, with).unwrap();
+        }
         let log = fs::File::create(self.path("serve.log")).unwrap();
         let mut child = self.command(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let since = Instant::now();
