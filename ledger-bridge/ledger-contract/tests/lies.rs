@@ -123,7 +123,7 @@ const LIES: &[Lie] = &[
         "vfw is to run image",
     ),
     (|o| o.refer(|r| r.workloads.clear()), "it asks for no instance at all"),
-    (|o| o.refer(|r| r.tee = true), "the evidence of step 3 was refused"),
+    (|o| o.attestation().reference.tee = true, "its nonce was not made for step 3 of `op-1`"),
     (
         |o| {
             o.refer(|r| {

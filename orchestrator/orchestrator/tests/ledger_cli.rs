@@ -50,10 +50,9 @@ fn refuses(h: &Home, exit: i32, code: &str, word: &str, arguments: &[&str]) {
     let out = h.run(arguments);
     let text = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(exit), "{arguments:?}\n{text}");
-    assert!(
-        text.contains(code) && text.contains(word),
-        "{arguments:?} says neither {code} nor {word}: {text}"
-    );
+    // What the parser refuses is said in its own words, with its code in JSON only.
+    let named = code == "USAGE" || text.contains(code);
+    assert!(named && text.contains(word), "{arguments:?} does not say {code} and {word}: {text}");
     assert!(out.stdout.is_empty(), "errors are not answers");
     let problem = h.json(exit, arguments);
     assert_eq!(problem["code"], code, "{problem}");
