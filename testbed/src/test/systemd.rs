@@ -35,6 +35,9 @@ const TOOLS: [(&str, &str); 3] =
     [("qemu-system-x86_64", "qemu-system-x86"), ("mmdebstrap", "mmdebstrap"), ("mkfs.ext4", "e2fsprogs")];
 /// Packages of the guest besides the libraries of our programs.
 const PACKAGES: &str = "systemd,systemd-sysv,udev,kmod,iproute2,util-linux";
+/// Its kernel: the small one of virtual machines.
+const KERNEL: &str = "linux-image-cloud-amd64";
+const KERNEL_UBUNTU: &str = "linux-image-virtual,initramfs-tools";
 const PROGRAMS: [&str; 3] = ["mandate", "mandate-launcher", "mandate-dataplane"];
 
 /// Runs it.
@@ -43,6 +46,8 @@ pub fn run() -> anyhow::Result<Tally> {
         ui::say(&format!("SKIPPED: mandate serve under systemd: {why}"));
         return Ok(Tally::skipped());
     }
+    // First: the guest gets the libraries that the programs are linked with.
+    build()?;
     let machine = Machine::made()?;
     let start = Instant::now();
     let dir = workspace::state_dir()?.join(format!("guest-{}", std::process::id()));
@@ -73,16 +78,9 @@ struct Machine {
 impl Machine {
     /// Made by what apt is told to fetch from; a machine of the same recipe is there already.
     fn made() -> anyhow::Result<Self> {
-        let (mut sources, suite) = sources()?;
-        let packages = format!("{PACKAGES},{},linux-image-cloud-amd64", libraries()?.join(","));
-        if sources.iter().any(|s| s.contains("ubuntu")) {
-            sources.sort();
-        }
-        let packages = if sources.iter().any(|s| s.contains("ubuntu")) {
-            packages.replace("linux-image-cloud-amd64", "linux-image-virtual,initramfs-tools")
-        } else {
-            packages
-        };
+        let (sources, suite) = sources()?;
+        let kernel = if sources.iter().any(|s| s.contains("ubuntu")) { KERNEL_UBUNTU } else { KERNEL };
+        let packages = format!("{PACKAGES},{},{kernel}", libraries()?.join(","));
         let recipe = format!("{suite}\n{}\n{packages}\n{}", sources.join("\n"), inside::UNIT);
         let it = Self { dir: workspace::state_dir()?.join("guest") };
         if fs::read_to_string(it.dir.join("recipe")).is_ok_and(|r| r == recipe) {
@@ -279,15 +277,19 @@ fn disk(from: &Path, to: &Path, label: &str, room_mib: u64) -> anyhow::Result<()
     command::succeed(&mut c, TOOL_LIMIT).map(drop)
 }
 
-/// The disk with what is to be tested.
+/// What is to be tested.
+fn build() -> anyhow::Result<()> {
+    let mut c = workspace::cargo();
+    c.args(["build", "--locked", "-p", "orchestrator", "-p", "mandate-dataplane", "-p", "mandate-launcher"]);
+    command::succeed(&mut c, BUILD_LIMIT).map(drop)
+}
+
+/// The disk with it.
 fn payload(dir: &Path) -> anyhow::Result<PathBuf> {
     let root = workspace::root()?;
     let tree = dir.join("tree");
     fs::create_dir_all(tree.join("debug/deps"))?;
     fs::create_dir_all(tree.join("debug/examples"))?;
-    let mut c = workspace::cargo();
-    c.args(["build", "--locked", "-p", "orchestrator", "-p", "mandate-dataplane", "-p", "mandate-launcher"]);
-    command::succeed(&mut c, BUILD_LIMIT)?;
     let target = target()?;
     for name in PROGRAMS {
         stripped(&target.join(name), &tree.join(name))?;

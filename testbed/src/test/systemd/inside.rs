@@ -111,7 +111,7 @@ impl Guest {
         let status = self.mandate.ask(&["status"])?;
         ensure!(status["ready"] == true, "{status}");
         ensure!(property("ActiveState")? == "active", "it is {}", property("ActiveState")?);
-        Ok(format!("{}; watchdog {} µs", property("StatusText")?, property("WatchdogUSec")?))
+        Ok(format!("{}; watchdog {}", property("StatusText")?, property("WatchdogUSec")?))
     }
 
     fn submit(&self, intent: &str) -> anyhow::Result<String> {
