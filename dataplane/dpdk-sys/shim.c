@@ -1,8 +1,22 @@
 #define _GNU_SOURCE
 #include "shim.h"
 
+#include <assert.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#define SAME_PLACE(field)                                                                          \
+  static_assert(offsetof(struct mandate_mbuf, field) == offsetof(struct rte_mbuf, field) &&        \
+                    sizeof(((struct mandate_mbuf *)0)->field) == sizeof(((struct rte_mbuf *)0)->field), \
+                "this DPDK has rte_mbuf." #field " elsewhere: change mandate_mbuf in shim.h")
+
+SAME_PLACE(buf_addr);
+SAME_PLACE(data_off);
+SAME_PLACE(nb_segs);
+SAME_PLACE(pkt_len);
+SAME_PLACE(data_len);
+SAME_PLACE(buf_len);
 
 /*
  * The EAL makes a run-time directory (in /var/run, or in /tmp when unprivileged) even when it shares nothing and has no
@@ -26,6 +40,14 @@ int mandate_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned
 }
 
 void mandate_free_bulk(struct rte_mbuf **in, unsigned int count) { rte_pktmbuf_free_bulk(in, count); }
+
+int mandate_link(uint16_t port, uint32_t *speed_mbps) {
+  struct rte_eth_link link = {0};
+  int known = rte_eth_link_get_nowait(port, &link) == 0;
+
+  *speed_mbps = link.link_speed;
+  return known && link.link_status == RTE_ETH_LINK_UP;
+}
 
 static mandate_log_sink log_sink;
 

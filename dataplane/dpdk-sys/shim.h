@@ -10,6 +10,25 @@
 #include <rte_mempool.h>
 #include <rte_version.h>
 
+/*
+ * What is read of an mbuf for every packet. DPDK 24.11 moved these fields into anonymous unions, so how they are reached
+ * in the bindings depends on the release; where they are does not, and shim.c asserts it.
+ */
+struct mandate_mbuf {
+  void *buf_addr;
+  uint64_t buf_iova;
+  uint16_t data_off;
+  uint16_t refcnt;
+  uint16_t nb_segs;
+  uint16_t port;
+  uint64_t ol_flags;
+  uint32_t packet_type;
+  uint32_t pkt_len;
+  uint16_t data_len;
+  uint16_t others[6];
+  uint16_t buf_len;
+};
+
 /* rte_errno of the calling thread. */
 int mandate_errno(void);
 
@@ -18,6 +37,9 @@ uint16_t mandate_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **out, 
 uint16_t mandate_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **in, uint16_t count);
 int mandate_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **out, unsigned int count);
 void mandate_free_bulk(struct rte_mbuf **in, unsigned int count);
+
+/* Whether the link is up, and its speed in Mbit/s (0 if the driver cannot say). */
+int mandate_link(uint16_t port, uint32_t *speed_mbps);
 
 /* Sends everything DPDK logs to `sink` (bytes and their number) instead of stderr and syslog; 0, or -1 and errno. */
 typedef void (*mandate_log_sink)(const char *bytes, size_t length);

@@ -162,11 +162,10 @@ impl<'p> Port<'p> {
     /// The link as the driver sees it now.
     #[must_use]
     pub fn link(&self) -> Link {
-        // SAFETY: zeroes are a link that is down. JUSTIFICATION: the structure has bit fields and no initialiser.
-        let mut raw: sys::rte_eth_link = unsafe { MaybeUninit::zeroed().assume_init() };
-        // SAFETY: writes one structure of ours. JUSTIFICATION: rare.
-        let known = unsafe { sys::rte_eth_link_get_nowait(self.number, &raw mut raw) } == 0;
-        Link { up: known && u32::from(raw.link_status()) == sys::RTE_ETH_LINK_UP, speed_mbps: raw.link_speed }
+        let mut speed_mbps = 0;
+        // SAFETY: writes one number of ours. JUSTIFICATION: rare.
+        let up = unsafe { sys::mandate_link(self.number, &raw mut speed_mbps) } != 0;
+        Link { up, speed_mbps }
     }
 
     /// The interface's own Ethernet address.
