@@ -157,7 +157,31 @@ fn bombs_are_stopped_at_their_bound() {
     assert!(matches!(early, Err(PackageError::TooLarge { found, .. }) if found > 3 << 20), "{early:?}");
     // A long name that fills the memory.
     let long = entry(b"././@LongLink", EntryType::GNULongName, &vec![b'a'; 64 << 20]);
-    assert!(matches!(with([long, file(b"p/x", b"")].concat()), Err(PackageError::TooLarge { .. })));
+    let found = with([long, file(b"p/x", b"")].concat());
+    assert!(matches!(found, Err(PackageError::TooLarge { limit: 256, .. })), "{found:?}");
+    let pax = entry(b"p/PaxHeaders/x", EntryType::XHeader, &vec![b'1'; 70_000]);
+    let found = with([pax, file(b"p/x", b"")].concat());
+    assert!(matches!(found, Err(PackageError::TooLarge { limit: 65_536, .. })), "{found:?}");
+}
+
+#[test]
+fn long_names_are_read_in_both_forms() {
+    let path = format!("p/{}/x", "d".repeat(250));
+    let gnu = entry(b"././@LongLink", EntryType::GNULongName, format!("{path}\0").as_bytes());
+    let record = format!("path={path}\n");
+    let pax =
+        entry(b"p/PaxHeaders/x", EntryType::XHeader, format!("{} {record}", record.len() + 4).as_bytes());
+    for ahead in [&gnu, &pax] {
+        assert!(with([ahead, &file(b"p/short", b"1")[..]].concat()).is_ok());
+    }
+    // Longer by one, twice, or of nothing.
+    let longer = entry(b"././@LongLink", EntryType::GNULongName, format!("{path}yy\0").as_bytes());
+    assert!(matches!(with([longer, file(b"p/x", b"")].concat()), Err(PackageError::TooLarge { .. })));
+    for twice in [&gnu, &pax] {
+        let found = with([&twice[..], twice, &file(b"p/x", b"")].concat());
+        assert!(matches!(found, Err(PackageError::Damaged { .. })), "{found:?}");
+    }
+    assert!(matches!(with(gnu), Err(PackageError::Damaged { .. })));
 }
 
 fn yaml() -> impl Strategy<Value = String> {

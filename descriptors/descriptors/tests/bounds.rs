@@ -17,6 +17,8 @@ const MAX_CPU_MS: u64 = 5_000;
 const MAX_TEXT_MIB: u64 = 160;
 /// Most memory for a package that unpacks to a hundred times its size, MiB.
 const MAX_PACKAGE_MIB: u64 = 400;
+/// Most memory for what is refused by its header, MiB: that of the process itself.
+const MAX_NAME_MIB: u64 = 24;
 /// Names the case to the process that runs it.
 const CASE: &str = "MANDATE_BOUNDS_CASE";
 /// Names a directory that is to have each case as a file, for measuring `mandate package lint` itself.
@@ -25,7 +27,7 @@ const FILES: &str = "MANDATE_BOUNDS_FILES";
 /// Name, what is made, and the code it is refused with (none: whatever the verdict is, it comes in time).
 type Case = (&'static str, fn() -> Vec<u8>, Option<Code>, u64);
 
-const CASES: [Case; 31] = [
+const CASES: [Case; 32] = [
     ("alias bomb", aliases, Some(Code::YamlBounds), MAX_TEXT_MIB),
     ("alias chain", alias_chain, Some(Code::YamlBounds), MAX_TEXT_MIB),
     ("deep flow", || "[".repeat(1 << 20).into(), Some(Code::YamlBounds), MAX_TEXT_MIB),
@@ -52,7 +54,13 @@ const CASES: [Case; 31] = [
         "gzip bomb of a name",
         || zeros("././@LongLink", tar::EntryType::GNULongName, 1 << 30),
         Some(Code::Archive),
-        MAX_PACKAGE_MIB,
+        MAX_NAME_MIB,
+    ),
+    (
+        "gzip bomb of pax records",
+        || zeros("p/PaxHeaders/x", tar::EntryType::XHeader, 1 << 30),
+        Some(Code::Archive),
+        MAX_NAME_MIB,
     ),
     (
         "gzip of nothing",

@@ -4,16 +4,17 @@
 //! whole, and its frames say where they end. It takes the tail up to what is published, because everything that is
 //! published is durable: a backup never knows more than the log itself does after a crash. The copy is a log like any
 //! other: `fsck` reads it, others' tlog tools do, and `mandate serve` would. It holds the log's key; keep it as secret.
-//! A second backup into the same directory copies what is new, after proving that it is the same log.
+//! A second backup into the same directory copies what is new, after proving that it is the same log. A backup that fails
+//! leaves the directory as it was ([`target`]); one that was killed is gone on with by the next.
 //!
 //! Restoring refuses a directory where a ledger is. It cannot know whether a later head was ever handed out; whoever
 //! holds a later checkpoint notices ([`crate::Ledger::consistency`]): the orchestrator's journal does, and the CLI.
 //! Tests: `tests/backup.rs`.
 
+mod target;
+
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -24,14 +25,15 @@ use trust::{Digest, merkle, note::NoteSigner};
 use crate::{
     LedgerError,
     embedded::{
-        disk::{Disk, PRIVATE, RealDisk, at},
+        disk::{Disk, RealDisk, at},
         home,
-        layout::{self, CHECKPOINT, KEY, Kind, LARGE, TAIL, TAIL_NEW, TILE_WIDTH},
+        layout::{self, CHECKPOINT, KEY, Kind, LARGE, TAIL, TILE_WIDTH},
         reader::{Tiles, View},
         store::{self, Head, corrupt, publish, replay},
         tail,
     },
 };
+use target::Target;
 
 /// How often the published checkpoint is waited for.
 const TRIES: u32 = 50;
@@ -47,7 +49,7 @@ pub struct Copied {
     pub size: u64,
     /// Root over them.
     pub root: Digest,
-    /// Files that were not there before.
+    /// Files that were made or replaced; 0: the backup was as new as the log.
     pub files: u64,
     /// Bytes of them.
     pub bytes: u64,
@@ -106,38 +108,36 @@ fn moment(disk: &dyn Disk, dir: &Path) -> Result<Moment, LedgerError> {
 struct Copy<'a> {
     from: &'a Path,
     to: &'a Path,
-    disk: &'a RealDisk,
-    files: u64,
-    bytes: u64,
+    target: &'a Target,
 }
 
 impl Copy<'_> {
     /// Copies a file that never changes, unless it is there with the same length.
-    fn file(&mut self, path: &Path) -> Result<bool, LedgerError> {
-        let target = self.to.join(path.strip_prefix(self.from).unwrap_or(path));
+    fn file(&self, path: &Path) -> Result<bool, LedgerError> {
         let length = fs::metadata(path).map_err(at("read", path))?.len();
-        if fs::metadata(&target).is_ok_and(|m| m.len() == length) {
+        if fs::metadata(self.there(path)).is_ok_and(|m| m.len() == length) {
             return Ok(false);
         }
-        let bytes = self.disk.read(path).map_err(at("read", path))?.unwrap_or_default();
-        self.write(&target, &bytes)?;
+        let bytes = self.target.read(path).map_err(at("read", path))?.unwrap_or_default();
+        self.put(path, &bytes)?;
         Ok(true)
     }
 
-    fn write(&mut self, target: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
-        let parent = target.parent().unwrap_or(target);
-        self.disk.make_dir(parent).map_err(at("create", parent))?;
-        fresh(target, bytes).map_err(at("write", target))?;
-        self.disk.sync_dir(parent).map_err(at("sync", parent))?;
-        (self.files, self.bytes) = (self.files + 1, self.bytes + bytes.len() as u64);
-        Ok(())
+    /// Where a file of the log is in the copy.
+    fn there(&self, path: &Path) -> PathBuf {
+        self.to.join(path.strip_prefix(self.from).unwrap_or(path))
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
+        let there = self.there(path);
+        self.target.put(&there, bytes).map_err(at("write", &there))
     }
 
     /// Entries that are in files of their own.
-    fn large(&mut self, dir: &Path) -> Result<(), LedgerError> {
+    fn large(&self, dir: &Path) -> Result<(), LedgerError> {
         let entries = match fs::read_dir(dir) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(at("list", dir)(e)),
         };
         for entry in entries {
@@ -150,72 +150,75 @@ impl Copy<'_> {
         }
         Ok(())
     }
-}
 
-/// Makes a file of our own and syncs it. Backups are put into directories that others write to: what stands there under
-/// the name, a link or somebody's file, is not written through, for the log's key is among what is copied.
-fn fresh(target: &Path, bytes: &[u8]) -> io::Result<()> {
-    match fs::remove_file(target) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+    /// Everything but the tail and the checkpoint.
+    fn files(&self, moment: &Moment, progress: &mut impl FnMut(u64, u64)) -> Result<(), LedgerError> {
+        let tiles = Tiles::new(Arc::new(RealDisk::default()), self.from);
+        let view = View::new(&tiles, &moment.head);
+        for n in 0..moment.base / TILE_WIDTH {
+            if self.file(&layout::tile(self.from, Kind::Entries, n))? {
+                // What is copied is what the signed tree says.
+                view.entry(n * TILE_WIDTH)?;
+            }
+            self.file(&layout::tile(self.from, Kind::Hashes(0), n))?;
+            progress(n * TILE_WIDTH, moment.head.size());
+        }
+        let mut level = 1;
+        while moment.base >> (8 * (level + 1)) > 0 {
+            for n in 0..moment.base >> (8 * (level + 1)) {
+                self.file(&layout::tile(self.from, Kind::Hashes(level), n))?;
+            }
+            level += 1;
+        }
+        self.large(&self.from.join(LARGE))?;
+        moment.files.iter().try_for_each(|(path, bytes)| self.put(path, bytes))?;
+        for name in [KEY, "witness/keys", "witness/checkpoint"] {
+            let path = self.from.join(name);
+            if let Some(bytes) = self.target.read(&path).map_err(at("read", &path))? {
+                self.put(&path, &bytes)?;
+            }
+        }
+        Ok(())
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(target)?;
-    file.write_all(bytes)?;
-    file.sync_data()
+
+    fn whole(&self, moment: &Moment, mut progress: impl FnMut(u64, u64)) -> Result<(), LedgerError> {
+        self.target.make_dir(self.to).map_err(at("create", self.to))?;
+        self.files(moment, &mut progress)?;
+        // The tail is the copy's commit, as it is the log's: until it is in place an earlier backup stays what it was.
+        self.target.put_tail(&moment.tail).map_err(at("write", &self.to.join(TAIL)))?;
+        publish(self.target, self.to, &moment.head, 0)?;
+        progress(moment.head.size(), moment.head.size());
+        Ok(())
+    }
 }
 
-/// Copies the log in `from`, open or not, to `to`, which is new, empty or an earlier backup of the same log.
-pub fn backup(from: &Path, to: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Copied, LedgerError> {
-    let disk = RealDisk::default();
-    let moment = moment(&disk, from)?;
+/// Copies the log in `from`, open or not, to `to`, which is new, empty or an earlier backup of the same log. When it fails,
+/// `to` is left as it was.
+pub fn backup(from: &Path, to: &Path, progress: impl FnMut(u64, u64)) -> Result<Copied, LedgerError> {
+    let moment = moment(&RealDisk::default(), from)?;
+    elsewhere(from, to)?;
     let shared: Arc<dyn Disk> = Arc::new(RealDisk::default());
     same_log(&shared, from, to, &moment)?;
-    disk.make_dir(to).map_err(at("create", to))?;
-    let mut copy = Copy { from, to, disk: &disk, files: 0, bytes: 0 };
-    let tiles = Tiles::new(shared, from);
-    let view = View::new(&tiles, &moment.head);
-    for n in 0..moment.base / TILE_WIDTH {
-        let bundle = layout::tile(from, Kind::Entries, n);
-        if copy.file(&bundle)? {
-            // What is copied is what the signed tree says.
-            view.entry(n * TILE_WIDTH)?;
-        }
-        copy.file(&layout::tile(from, Kind::Hashes(0), n))?;
-        progress(n * TILE_WIDTH, moment.head.size());
+    let target = Target::new(to);
+    if let Err(e) = (Copy { from, to, target: &target }).whole(&moment, progress) {
+        target.undo();
+        return Err(e);
     }
-    let mut level = 1;
-    while moment.base >> (8 * (level + 1)) > 0 {
-        for n in 0..moment.base >> (8 * (level + 1)) {
-            copy.file(&layout::tile(from, Kind::Hashes(level), n))?;
-        }
-        level += 1;
-    }
-    copy.large(&from.join(LARGE))?;
-    for (path, bytes) in &moment.files {
-        let target = to.join(path.strip_prefix(from).unwrap_or(path));
-        copy.write(&target, bytes)?;
-    }
-    for name in [KEY, "witness/keys", "witness/checkpoint"] {
-        let path = from.join(name);
-        if let Some(bytes) = disk.read(&path).map_err(at("read", &path))? {
-            copy.write(&to.join(name), &bytes)?;
-        }
-    }
-    // The tail is the copy's commit, as it is the log's: until it is in place an earlier backup stays what it was.
-    let (new, tail) = (to.join(TAIL_NEW), to.join(TAIL));
-    copy.write(&new, &moment.tail)?;
-    disk.rename(&new, &tail).map_err(at("replace", &tail))?;
-    disk.sync_dir(to).map_err(at("sync", to))?;
-    publish(&disk, to, &moment.head, 0)?;
-    progress(moment.head.size(), moment.head.size());
+    let (files, bytes) = target.written();
+    target.commit().map_err(at("tidy", to))?;
     let ledger = moment.signer.verifier().name().to_owned();
-    Ok(Copied {
-        ledger,
-        size: moment.head.size(),
-        root: moment.head.root,
-        files: copy.files,
-        bytes: copy.bytes,
-    })
+    Ok(Copied { ledger, size: moment.head.size(), root: moment.head.root, files, bytes })
+}
+
+/// A copy is not put into the log itself: it would write over what is being read.
+fn elsewhere(from: &Path, to: &Path) -> Result<(), LedgerError> {
+    let absolute = std::path::absolute(to).map_err(at("find", to))?;
+    let there = absolute.ancestors().find_map(|p| p.canonicalize().ok());
+    let log = from.canonicalize().map_err(at("find", from))?;
+    match there.is_some_and(|t| t.starts_with(&log)) {
+        true => Err(LedgerError::Inside { dir: to.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// An earlier backup must be of this log's past.
@@ -261,13 +264,22 @@ pub fn restore(from: &Path, to: &Path, progress: impl FnMut(u64, u64)) -> Result
     beside.push(".restoring");
     let beside = PathBuf::from(beside);
     let copied = backup(from, &beside, progress)?;
+    put(&beside, to).inspect_err(|_| {
+        // It holds the log's key; the cause is what is said.
+        let _ = fs::remove_dir_all(&beside);
+    })?;
+    Ok(copied)
+}
+
+/// Renames a whole copy to where it belongs.
+fn put(beside: &Path, to: &Path) -> Result<(), LedgerError> {
     let disk = RealDisk::default();
     if to.exists() {
         fs::remove_dir(to).map_err(at("remove", to))?;
     }
-    disk.rename(&beside, to).map_err(at("rename", &beside))?;
-    if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
-        disk.sync_dir(parent).map_err(at("sync", parent))?;
+    disk.rename(beside, to).map_err(at("rename", beside))?;
+    match to.parent().filter(|p| !p.as_os_str().is_empty()) {
+        Some(parent) => disk.sync_dir(parent).map_err(at("sync", parent)),
+        None => Ok(()),
     }
-    Ok(copied)
 }

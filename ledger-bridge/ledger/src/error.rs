@@ -98,6 +98,12 @@ pub enum LedgerError {
         /// The directory.
         dir: PathBuf,
     },
+    /// A backup into the ledger that it is of.
+    #[error("{} is in the ledger itself; a backup needs a directory of its own", .dir.display())]
+    Inside {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// `open` where no ledger is.
     #[error("there is no ledger in {}; `mandate init` creates one", .dir.display())]
     Missing {

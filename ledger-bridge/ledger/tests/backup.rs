@@ -3,7 +3,7 @@
 
 mod logs;
 
-use std::{fs, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use ledger::{
     Ledger, LedgerError,
@@ -12,7 +12,7 @@ use ledger::{
     fsck::fsck,
 };
 use logs::{common::*, *};
-use trust::merkle::verify_consistency;
+use trust::{Digest, merkle::verify_consistency};
 
 #[test]
 fn a_backup_is_the_log_and_a_second_one_copies_what_is_new() {
@@ -23,7 +23,8 @@ fn a_backup_is_the_log_and_a_second_one_copies_what_is_new() {
     assert_eq!(first.size, 300);
     assert_eq!(fsck(&target, |_, _| {}).unwrap().findings, []);
     let again = backup(&path, &target, |_, _| {}).unwrap();
-    assert!(again.bytes < first.bytes && again.size == 300, "{again:?}");
+    assert_eq!((again.files, again.bytes, again.size), (0, 0, 300), "nothing is new");
+    assert!(first.files > 3, "{first:?}");
     block(grow(&log, &world(), 300..520));
     drop(log);
     let second = backup(&path, &target, |_, _| {}).unwrap();
@@ -123,4 +124,76 @@ fn a_backup_writes_through_nobodys_file_or_link() {
         assert!(found.is_file() && found.permissions().mode() & 0o777 == 0o600, "{name}");
     }
     assert_eq!(fs::read(target.join("log.key")).unwrap(), fs::read(path.join("log.key")).unwrap());
+}
+
+/// Every file with its content's digest, every directory.
+fn all(dir: &Path) -> BTreeMap<String, Option<Digest>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.display().to_string();
+        if path.is_dir() {
+            found.extend(all(&path));
+            found.insert(name, None);
+        } else {
+            found.insert(name, Some(Digest::of(&fs::read(&path).unwrap())));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_backup_that_fails_leaves_what_was_there() {
+    let dir = copy();
+    let (path, target) = (dir.path().join("ledger"), dir.path().join("new/backup"));
+    // A directory where a file must be made: at the tail, and after it, at the checkpoint.
+    for stands in ["tail.new", "checkpoint.new"] {
+        fs::create_dir_all(target.join("tile")).unwrap();
+        fs::create_dir(target.join(stands)).unwrap();
+        let before = all(dir.path());
+        let error = backup(&path, &target, |_, _| {}).unwrap_err();
+        assert!(matches!(&error, LedgerError::Storage { path, .. } if path.starts_with(&target)), "{error}");
+        assert_eq!(all(dir.path()), before, "{stands}: the key, too, is gone");
+        fs::remove_dir(target.join(stands)).unwrap();
+    }
+    fs::remove_dir_all(dir.path().join("new")).unwrap();
+
+    // An earlier backup stays what it was, and whole.
+    backup(&path, &target, |_, _| {}).unwrap();
+    let log = open(&path);
+    block(grow(&log, &world(), 300..520));
+    for stands in ["tail.new", "checkpoint.new"] {
+        fs::create_dir(target.join(stands)).unwrap();
+        let before = all(&target);
+        backup(&path, &target, |_, _| {}).unwrap_err();
+        assert_eq!(all(&target), before, "{stands}");
+        fs::remove_dir(target.join(stands)).unwrap();
+        let report = fsck(&target, |_, _| {}).unwrap();
+        assert_eq!((report.findings.as_slice(), report.entries), (&[][..], 300), "{stands}");
+    }
+    assert_eq!(backup(&path, &target, |_, _| {}).unwrap().size, 520);
+    assert_eq!(fsck(&target, |_, _| {}).unwrap().findings, []);
+}
+
+#[test]
+fn a_restore_that_fails_leaves_no_key() {
+    let dir = copy();
+    let (path, to) = (dir.path().join("ledger"), dir.path().join("occupied"));
+    fs::write(&to, "a file").unwrap();
+    let before = all(dir.path());
+    restore(&path, &to, |_, _| {}).unwrap_err();
+    assert_eq!(all(dir.path()), before);
+}
+
+#[test]
+fn a_backup_is_not_put_into_its_own_ledger() {
+    let dir = copy();
+    let path = dir.path().join("ledger");
+    let before = all(&path);
+    std::os::unix::fs::symlink(&path, dir.path().join("elsewhere")).unwrap();
+    for target in [path.clone(), path.join("backup"), path.join("a/b"), dir.path().join("elsewhere/backup")] {
+        let error = backup(&path, &target, |_, _| {}).unwrap_err();
+        assert!(matches!(error, LedgerError::Inside { .. }), "{}: {error}", target.display());
+    }
+    assert_eq!(all(&path), before);
 }

@@ -240,8 +240,13 @@ fn figure(said: &str, before: &str, after: &str) -> Option<f64> {
     rest[..rest.find(after)?].trim().parse().ok()
 }
 
+/// The demo as a measurement: its story is for stderr, stdout is the report's alone.
+fn quiet() -> DemoOptions {
+    DemoOptions { release: true, json: true, ..DemoOptions::default() }
+}
+
 fn chain(_: &Sizes, _: &Path) -> Rows {
-    let report = demo::run(&DemoOptions { release: true, ..DemoOptions::default() })?;
+    let report = demo::run(&quiet())?;
     let deploy = report.steps.iter().find(|s| s.ok && s.name.starts_with("tenant: deploy"));
     let seconds = deploy.map(|s| Duration::from_millis(s.ms).as_secs_f64());
     let with = "the demo's first service, from submission to anchor: 1 s of it is measuring";
@@ -252,6 +257,11 @@ fn chain(_: &Sizes, _: &Path) -> Rows {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_demo_leaves_stdout_to_the_report() {
+        assert!(quiet().json, "with it the demo tells its story on stderr");
+    }
 
     #[test]
     fn figures_are_read_from_what_was_said() {

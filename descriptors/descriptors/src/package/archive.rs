@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, io::Read};
 
 use flate2::{Compression, Crc, GzBuilder, bufread::GzDecoder};
-use tar::{Archive, EntryType, Header};
+use tar::{Archive, EntryType, Header, PaxExtensions};
 
 use super::{PackageError, SIGNATURE};
 use crate::parse::Files;
@@ -26,6 +26,8 @@ const MAX_MEMBERS: usize = 8192;
 pub const MAX_FILES: usize = 1024;
 /// Longest path, bytes: what a ustar header holds.
 pub const MAX_PATH_BYTES: usize = 255;
+/// Most bytes of an entry's pax records: a path, times, and what a file system keeps beside a file.
+const MAX_PAX_BYTES: u64 = 64 << 10;
 /// Tar's unit.
 const BLOCK: usize = 512;
 /// Most bytes of a stored deflate block.
@@ -117,8 +119,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Unpacked, PackageError> {
     let stream = Bounded { inner: Members::of(bytes), read: 0, limit };
     let mut archive = Archive::new(stream);
     let mut entries = Entries { limit, ..Entries::default() };
-    for entry in archive.entries().map_err(io_error)? {
-        entries.add(entry.map_err(io_error)?)?;
+    // Raw: the crate would read a long name whole, however long it is.
+    for entry in archive.entries().map_err(io_error)?.raw(true) {
+        entries.take(entry.map_err(io_error)?)?;
     }
     check_rest(archive.into_inner())?;
     entries.finish()
@@ -160,6 +163,65 @@ struct Entries {
     /// Bytes that the headers promise so far, and how many they may.
     promised: u64,
     limit: u64,
+    /// What was said of the entry that comes next.
+    ahead: Ahead,
+}
+
+/// What entries of their own say of the entry behind them.
+#[derive(Default)]
+struct Ahead {
+    /// GNU tar's long name.
+    name: Option<Vec<u8>>,
+    /// Pax records.
+    pax: Option<Vec<u8>>,
+}
+
+impl Ahead {
+    /// Takes such an entry, within its bound.
+    fn take(&mut self, mut entry: tar::Entry<'_, impl Read>) -> Result<(), PackageError> {
+        let (slot, what, limit) = match entry.header().entry_type() {
+            // With the zero byte at its end.
+            EntryType::GNULongName => (&mut self.name, "bytes of a path", MAX_PATH_BYTES as u64 + 1),
+            _ => (&mut self.pax, "bytes of pax records of an entry", MAX_PAX_BYTES),
+        };
+        if entry.size() > limit {
+            return Err(PackageError::TooLarge { what, found: entry.size(), limit });
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).map_err(io_error)?;
+        if bytes.len() as u64 != entry.size() {
+            return Err(PackageError::Damaged { reason: format!("the {what} end early") });
+        }
+        match slot.replace(bytes) {
+            None => Ok(()),
+            Some(_) => Err(PackageError::Damaged { reason: "an entry is named twice".into() }),
+        }
+    }
+
+    /// The path of the entry behind, which says this of itself.
+    fn path(&self, own: &[u8]) -> Result<Vec<u8>, PackageError> {
+        if let Some(name) = &self.name {
+            return Ok(name.strip_suffix(b"\0").unwrap_or(name).to_vec());
+        }
+        let mut path = own.to_vec();
+        for record in PaxExtensions::new(self.pax.as_deref().unwrap_or_default()) {
+            let record = record.map_err(io_error)?;
+            let key = record.key_bytes();
+            // It would let two readers find different files in the same bytes.
+            if key == b"size" || key.starts_with(b"GNU.sparse") {
+                let path = String::from_utf8_lossy(&path).into_owned();
+                return entry_error(
+                    &path,
+                    "a pax record that changes its size",
+                    "pack it with plain tar headers",
+                );
+            }
+            if key == b"path" {
+                path = record.value_bytes().to_vec();
+            }
+        }
+        Ok(path)
+    }
 }
 
 fn entry_error<T>(path: &str, problem: &'static str, hint: &'static str) -> Result<T, PackageError> {
@@ -168,7 +230,18 @@ fn entry_error<T>(path: &str, problem: &'static str, hint: &'static str) -> Resu
 }
 
 impl Entries {
+    /// An entry, or what is said of the one behind it.
+    fn take(&mut self, entry: tar::Entry<'_, impl Read>) -> Result<(), PackageError> {
+        let header = entry.header();
+        let known = header.as_gnu().is_some() || header.as_ustar().is_some();
+        match header.entry_type() {
+            EntryType::GNULongName | EntryType::XHeader if known => self.ahead.take(entry),
+            _ => self.add(entry),
+        }
+    }
+
     fn add(&mut self, mut entry: tar::Entry<'_, impl Read>) -> Result<(), PackageError> {
+        let ahead = std::mem::take(&mut self.ahead);
         self.count += 1;
         if self.count > MAX_FILES {
             return Err(PackageError::TooLarge {
@@ -178,16 +251,15 @@ impl Entries {
             });
         }
         let kind = entry.header().entry_type();
-        let raw = entry.path_bytes().into_owned();
+        let raw = ahead.path(&entry.path_bytes())?;
         let path = String::from_utf8_lossy(&raw).into_owned();
         match kind {
             EntryType::Regular | EntryType::Directory => {}
-            EntryType::Symlink | EntryType::Link => {
+            EntryType::Symlink | EntryType::Link | EntryType::GNULongLink => {
                 return entry_error(&path, "a link", "put the file itself there");
             }
             _ => return entry_error(&path, "neither a file nor a directory", "remove it"),
         }
-        refuse_size_override(&mut entry, &path)?;
         let is_directory = kind == EntryType::Directory;
         let parts = components(&path, &raw, is_directory)?;
         let inside = self.inside(&path, &parts, is_directory)?;
@@ -231,6 +303,9 @@ impl Entries {
     }
 
     fn finish(self) -> Result<Unpacked, PackageError> {
+        if self.ahead.name.is_some() || self.ahead.pax.is_some() {
+            return Err(PackageError::Damaged { reason: "behind a name comes no entry".into() });
+        }
         for path in self.files.keys() {
             let mut parents = path.match_indices('/').map(|(i, _)| &path[..i]);
             if let Some(file) = parents.find(|p| self.files.contains_key(*p)) {
@@ -242,18 +317,6 @@ impl Entries {
             None => Err(PackageError::Damaged { reason: "the archive is empty".into() }),
         }
     }
-}
-
-/// A pax `size` record would let two readers find different files in the same bytes.
-fn refuse_size_override(entry: &mut tar::Entry<'_, impl Read>, path: &str) -> Result<(), PackageError> {
-    let Some(records) = entry.pax_extensions().map_err(io_error)? else { return Ok(()) };
-    for record in records {
-        let record = record.map_err(io_error)?;
-        if record.key_bytes() == b"size" || record.key_bytes().starts_with(b"GNU.sparse") {
-            return entry_error(path, "a pax record that changes its size", "pack it with plain tar headers");
-        }
-    }
-    Ok(())
 }
 
 /// Characters that make a name look like another: without width, or turning the direction of what follows.

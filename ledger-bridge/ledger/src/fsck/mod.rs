@@ -19,7 +19,7 @@ use std::{
 use parse::{Checkpoint, Element, Hash, Key, Tail, elements, read, show};
 use tree::{Levels, leaf, mth};
 
-use crate::LedgerError;
+use crate::{LedgerError, embedded::home::Lock};
 use entries::Replay;
 
 const TILE: usize = 256;
@@ -86,10 +86,20 @@ pub fn fsck(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Report, Le
     if !dir.join("tail").exists() && !dir.join("checkpoint").exists() {
         return Err(LedgerError::Missing { dir: dir.to_owned() });
     }
-    let _lock = crate::embedded::home::Lock::take(dir)?;
+    let _lock = alone(dir)?;
     let mut check = Check { dir, report: Report::default(), base: 0, edge: Vec::new() };
     check.whole(&mut progress)?;
     Ok(check.report)
+}
+
+/// Keeps writers away. On a medium that nobody can write to there is no need to, and no way.
+fn alone(dir: &Path) -> Result<Option<Lock>, LedgerError> {
+    match Lock::take(dir) {
+        Err(LedgerError::Storage { source, .. }) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            Ok(None)
+        }
+        taken => taken.map(Some),
+    }
 }
 
 fn storage(path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
