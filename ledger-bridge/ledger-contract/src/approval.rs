@@ -12,7 +12,7 @@ use trust::{
 use crate::{
     constitution::Constitution,
     evidence::ProvenEntry,
-    intent::{INTENT_PAYLOAD, Intent, IntentKind, Sensitivity, ns_instance_id},
+    intent::{INTENT_PAYLOAD, Intent, IntentKind, Sensitivity, ns_instance_id_of},
     records::{ENTRY_VERSION, Entry, Event, Grant},
 };
 
@@ -288,7 +288,8 @@ fn matches(grant: &Grant, intent: &Intent, entry: &Entry) -> Result<(), String> 
         return Err(format!("packages: {nsd} is not among those granted"));
     }
     let IntentKind::Deploy(deploy) = &intent.action else { return Ok(()) };
-    same("NS instance", &grant.ns_instance_id, &ns_instance_id(&intent.tenant, &intent.service, &intent.id))?;
+    let id = ns_instance_id_of(entry.v, &intent.tenant, &intent.service, &intent.id);
+    same("NS instance", &grant.ns_instance_id, &id)?;
     if deploy.sensitivity >= Sensitivity::Confidential && !grant.attestation_required {
         return Err(format!(
             "attestation: {:?} services are attested, the grant does not ask for it",

@@ -544,7 +544,8 @@ pub type ReadSet = BTreeSet<String>;
 /// * 1: deploy, scale, terminate; one signature.
 /// * 2: every action, co-signing, standing grants, break-glass, governance; revisions and use by site in the state.
 /// * 3: an isolation or a termination that a person asks for is approved while another operation is under way.
-pub const ENTRY_VERSION: u32 = 3;
+/// * 4: an NS instance's id has 128 bits of its digest instead of 48.
+pub const ENTRY_VERSION: u32 = 4;
 
 impl Entry {
     /// Does it change who decides what?

@@ -1,6 +1,7 @@
 //! Logs that former versions of the rules wrote are decided again as they were. And whatever is altered in a log is found.
 //!
-//! `tests/fixtures/log-v1.jsonl` was written by the first release, `log-v2.jsonl` by the last program of version 2: the
+//! `tests/fixtures/log-v1.jsonl` was written by the first release, `log-v2.jsonl` and `log-v3.jsonl` by the last
+//! programs of versions 2 and 3: the
 //! entries that every branch begins with, and after each blank line those of one branch.
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -22,8 +23,12 @@ fn again<'a>(lines: impl Iterator<Item = &'a str>) -> History {
 
 #[test]
 fn old_entries_are_decided_as_they_were() {
-    let logs = [include_str!("fixtures/log-v1.jsonl"), include_str!("fixtures/log-v2.jsonl")];
-    for (log, least) in logs.iter().zip([25, 6]) {
+    let logs = [
+        include_str!("fixtures/log-v1.jsonl"),
+        include_str!("fixtures/log-v2.jsonl"),
+        include_str!("fixtures/log-v3.jsonl"),
+    ];
+    for (log, least) in logs.iter().zip([25, 6, 1]) {
         let mut branches = log.split("\n\n");
         let trunk: Vec<&str> = branches.next().unwrap().lines().collect();
         let mut count = 0;
@@ -50,6 +55,19 @@ fn an_old_refusal_is_not_turned_into_an_approval() {
         }
         history.next(line).unwrap();
     }
+}
+
+/// Services of version 3 have ids of 48 bits; the same entries under version 4 would have granted others.
+#[test]
+fn old_services_keep_their_ids() {
+    let log = include_str!("fixtures/log-v3.jsonl");
+    let mut branches = log.split("\n\n");
+    let trunk: Vec<&str> = branches.next().unwrap().lines().collect();
+    let deploy = branches.next().unwrap().lines().next().unwrap();
+    let mut history = again(trunk.iter().copied());
+    let newer = deploy.replacen("\"v\":3", "\"v\":4", 1);
+    assert_eq!(history.next(&newer).unwrap_err().what, "event");
+    history.next(deploy).unwrap();
 }
 
 /// A ledger that was founded by version 1 goes on under the present one.

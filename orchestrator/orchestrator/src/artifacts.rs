@@ -5,6 +5,7 @@
 //! under a digest.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -33,6 +34,15 @@ pub enum ArtifactError {
         #[source]
         source: io::Error,
     },
+    /// The directory cannot be read.
+    #[error("the package store {dir}: {source}")]
+    Directory {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Nothing is stored under it.
     #[error("there is no artifact {0} here: push the package again")]
     Missing(Digest),
@@ -46,6 +56,19 @@ pub enum ArtifactError {
         /// Its content.
         found: Digest,
     },
+}
+
+impl ArtifactError {
+    /// Is there no room on the file system?
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Directory { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Missing(_) | Self::Corrupt { .. } => false,
+        }
+    }
 }
 
 impl ArtifactStore {
@@ -92,6 +115,29 @@ impl ArtifactStore {
     #[must_use]
     pub fn size(&self, digest: &Digest) -> u64 {
         fs::metadata(self.file(digest)).map_or(0, |m| m.len())
+    }
+
+    /// Every artifact with its size, bytes.
+    pub fn all(&self) -> Result<BTreeMap<Digest, u64>, ArtifactError> {
+        let failed = |source| ArtifactError::Directory { dir: self.dir.clone(), source };
+        let mut out = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy()) {
+                out.insert(digest, entry.metadata().map_err(failed)?.len());
+            }
+        }
+        Ok(out)
+    }
+
+    /// Removes an artifact; one that is not here is success.
+    pub fn remove(&self, digest: &Digest) -> Result<(), ArtifactError> {
+        match fs::remove_file(self.file(digest)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(ArtifactError::Io { digest: *digest, dir: self.dir.clone(), source: e })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes what an interrupted [`Self::put`] left.

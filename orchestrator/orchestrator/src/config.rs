@@ -193,6 +193,12 @@ pub struct Limits {
     pub tenant_operations_per_minute: u32,
     /// Operations of one tenant that may begin at once after a rest.
     pub tenant_burst: u32,
+    /// Packages and images of one provider in the package store, MiB (16 packages of the largest size).
+    pub provider_store_mib: u64,
+    /// Packages of one provider in the package store: each costs a look at the ledger now and then.
+    pub provider_packages: u64,
+    /// All packages and images in the package store, MiB: what the disk can spare.
+    pub store_mib: u64,
 }
 
 impl Default for Limits {
@@ -204,6 +210,9 @@ impl Default for Limits {
             concurrent_operations: 16,
             tenant_operations_per_minute: 600,
             tenant_burst: 60,
+            provider_store_mib: 4096,
+            provider_packages: 256,
+            store_mib: 32_768,
         }
     }
 }
@@ -315,6 +324,10 @@ impl Config {
         let least = [limits.step_attempts, limits.tenant_operations_per_minute, limits.tenant_burst];
         if least.contains(&0) || limits.concurrent_operations == 0 {
             let keys = "step_attempts, concurrent_operations, tenant_operations_per_minute and tenant_burst";
+            return bad("limits".into(), &format!("{keys} must be at least 1"));
+        }
+        if [limits.provider_store_mib, limits.provider_packages, limits.store_mib].contains(&0) {
+            let keys = "provider_store_mib, provider_packages and store_mib";
             return bad("limits".into(), &format!("{keys} must be at least 1"));
         }
         Ok(())

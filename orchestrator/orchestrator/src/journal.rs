@@ -7,11 +7,13 @@
 //!
 //! A normal start never creates a journal: [`Journal::create`] is `mandate init`'s.
 
+mod decided;
 mod feed;
 mod mitigations;
 mod replies;
 mod rows;
 mod schema;
+mod stored;
 mod traces;
 
 use std::{
@@ -24,11 +26,13 @@ use lcm::Event;
 use prometheus_client::metrics::histogram::Histogram;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 
+pub use decided::Decided;
 pub use feed::Happened;
 pub use mitigations::{Mitigation, Proposal, StandingRow};
 pub use replies::{MAX_REPLIES, REPLY_TTL_MS, Reply};
-pub use rows::{ClosedRow, Gap, ServiceRow};
+pub use rows::{ClosedRow, Gap, Listing, ServiceRow};
 use schema::SCHEMA;
+pub use stored::{Room, StoreBounds, StoredPackage};
 pub use traces::MAX_TRACES;
 
 /// Why the journal cannot be used.
@@ -140,6 +144,9 @@ impl Journal {
         feed::prepare(&connection)?;
         replies::prepare(&connection)?;
         traces::prepare(&connection)?;
+        stored::prepare(&connection)?;
+        decided::prepare(&connection)?;
+        rows::prepare(&connection)?;
         Ok(Self { connection: Mutex::new(connection), timed: None })
     }
 

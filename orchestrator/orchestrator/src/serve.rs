@@ -3,7 +3,10 @@
 //! Ledger, journal and sites first; then the sockets; then the engine takes its open operations up, and only then is
 //! the service manager told that we are ready. On SIGTERM it drains: nothing new is taken (the API answers 503 to
 //! whatever would change something, and goes on answering everything else), effects in flight end and are journaled,
-//! then the API ends, then the exporter has a moment for the last spans.
+//! then the API ends, then the exporter has a moment for the last spans. On SIGHUP, and when the ledger changes the
+//! organisations, [`reload`] has the TLS listener go on with what there is then.
+
+mod reload;
 
 use std::{
     fs,
@@ -24,7 +27,6 @@ use tokio::{
     task::JoinHandle,
 };
 use tracing_subscriber::EnvFilter;
-use trust::TrustRoots;
 
 use crate::{
     api::{Api, MAX_PAGE, Signals, tls},
@@ -83,6 +85,8 @@ async fn serve(
     ready: impl FnOnce(&Reachable),
 ) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    // From the start: it would end us otherwise.
+    let hang_up = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     tell(&[NotifyState::Status("opening the ledger and the journal")]);
     let (telemetry, exporter) = telemetry(&config);
     let limit = Duration::from_secs(config.limits.step_timeout_s) + DRAIN_MARGIN;
@@ -98,6 +102,12 @@ async fn serve(
         Some(config) => Some(listen_tls(home, &operator, config).await?),
         None => None,
     };
+    let renewed = tcp.as_ref().zip(api_config.as_ref()).map(|(listener, config)| reload::Tls {
+        home: home.clone(),
+        operator: operator.clone(),
+        config: config.clone(),
+        renewal: listener.renewal(),
+    });
     let reachable = Reachable { tcp: tcp.as_ref().map(tls::TlsListener::address) };
     let mut servers = vec![tokio::spawn(api.clone().serve_unix(unix))];
     servers.extend(tcp.map(|listener| tokio::spawn(api.serve_tls(listener))));
@@ -107,7 +117,7 @@ async fn serve(
         engine.recovered().await;
         ready(&reachable);
         tell(&[NotifyState::Ready]);
-        report(engine.clone()).await;
+        tokio::join!(report(engine.clone()), reload::follow(renewed, engine.clone(), hang_up));
     };
     let early = tokio::select! {
         _ = terminate.recv() => None,
@@ -157,18 +167,9 @@ fn telemetry(config: &Config) -> (Telemetry, Option<JoinHandle<()>>) {
     (telemetry, Some(tokio::spawn(exporter)))
 }
 
-fn roots(home: &Home) -> Result<TrustRoots> {
-    let text = fs::read(home.trust()).with_context(|| format!("reading {}", home.trust().display()))?;
-    serde_json::from_slice(&text).with_context(|| home.trust().display().to_string())
-}
-
 async fn listen_tls(home: &Home, operator: &str, config: &ApiConfig) -> Result<tls::TlsListener> {
-    let (own_key, own_certificate) = home.identity(operator, "orchestrator");
-    let certificate = config.certificate.clone().unwrap_or(own_certificate);
-    let key = config.key.clone().unwrap_or(own_key);
-    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
-    let tls = tls::server(&roots(home)?, &read(&certificate)?, &read(&key)?)
-        .with_context(|| format!("TLS with {} and {}", certificate.display(), key.display()))?;
+    // The changes that the ledger knows come as soon as they are read.
+    let tls = reload::server(home, operator, config, &reload::pinned(home)?)?;
     Ok(tls::TlsListener::bind(&config.listen, tls).await?)
 }
 

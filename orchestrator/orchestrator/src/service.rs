@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use trust::{Digest, Envelope, Identity, UnixTime};
 
 use crate::{
-    journal::{Journal, Mitigation},
+    journal::{Journal, Listing, Mitigation},
     problem::Problem,
     views::{
         Cleaned, CleaningView, CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView,
@@ -50,8 +50,8 @@ pub trait Service: Send + Sync {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<IntentView>, Problem>;
-    /// All services that live, or with `all` every one there ever was.
-    async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem>;
+    /// Services, oldest first: a page of those that live, or of every one there ever was.
+    async fn services(&self, asked: &Listing<'_>) -> Result<Vec<NsView>, Problem>;
     /// One service, by instance id or by `tenant/service`.
     async fn ns(&self, id: &str) -> Result<NsView, Problem>;
     /// Everything that happened to a service, in order.

@@ -69,6 +69,27 @@ fn it_says_when_it_is_ready_alive_and_stopping_and_ends_in_order() {
     assert_eq!(mandate(&home).arg("status").status().unwrap().code(), Some(0));
 
     let pid = nix::unistd::Pid::from_raw(i32::try_from(serve.0.id()).unwrap());
+    let reload = |expected: &str| {
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+        let begun = until(&socket, "RELOADING=1");
+        assert!(begun.last().unwrap().contains("MONOTONIC_USEC="), "{begun:?}");
+        let done = until(&socket, "READY=1");
+        assert!(done.last().unwrap().contains(expected), "{done:?}");
+    };
+    reload("STATUS=reloaded: certificate, key and CAs");
+    let trust = home.join("trust.json");
+    let good = std::fs::read(&trust).unwrap();
+    std::fs::write(&trust, "{").unwrap();
+    reload("STATUS=RELOAD: TLS goes on as it was");
+    std::fs::write(&trust, good).unwrap();
+    let certificate = home.join("pki/operator/orchestrator.crt");
+    let good = std::fs::read(&certificate).unwrap();
+    std::fs::write(&certificate, "no certificate").unwrap();
+    reload("STATUS=RELOAD: TLS goes on as it was");
+    std::fs::write(&certificate, good).unwrap();
+    reload("STATUS=reloaded: certificate, key and CAs");
+    assert_eq!(mandate(&home).arg("status").status().unwrap().code(), Some(0));
+
     let since = Instant::now();
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     until(&socket, "STOPPING=1");

@@ -9,7 +9,7 @@ use common::Recorder;
 use orchestrator::{
     api::{
         Api, Signals,
-        tls::{MAX_OF_ONE, TlsListener, server},
+        tls::{MAX_OF_ONE, Renewal, TlsListener, server},
     },
     client::{Client, ClientError, ServerIdentity},
     views::NsView,
@@ -56,6 +56,7 @@ struct Site {
     operator: Org,
     acme: Org,
     recorder: Arc<Recorder>,
+    renewal: Renewal,
     _stop: watch::Sender<bool>,
 }
 
@@ -82,6 +83,7 @@ async fn start() -> Site {
     let config = server(&roots, own.certificate_pem.as_bytes(), own.key_pem.as_bytes()).unwrap();
     let listener = TlsListener::bind("127.0.0.1:0", config).await.unwrap();
     let url = format!("https://{}", listener.address());
+    let renewal = listener.renewal();
     let recorder = Arc::new(Recorder::default());
     *recorder.services.lock().unwrap() = vec![ns("ns-1", "acme"), ns("ns-2", "other")];
     let (stop, stopped) = watch::channel(false);
@@ -89,7 +91,7 @@ async fn start() -> Site {
     recorder.roots.lock().unwrap().clone_from(&roots);
     let api = Api::new(recorder.clone(), signals);
     tokio::spawn(api.serve_tls(listener));
-    Site { url, roots, operator, acme, recorder, _stop: stop }
+    Site { url, roots, operator, acme, recorder, renewal, _stop: stop }
 }
 
 impl Site {
@@ -200,4 +202,36 @@ async fn who_opens_too_many_connections_is_in_its_own_way_only() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     panic!("a place that was given back is not had again");
+}
+
+#[tokio::test]
+async fn certificate_and_roots_are_replaced_while_it_listens() {
+    let site = start().await;
+    let tenant = site.client(&site.acme.member("tina", "tenant", "acme"));
+    tenant.services(true).await.unwrap();
+    let globex = Org::new("globex", 9);
+    let newcomer = globex.member("gina", "tenant", "globex");
+    let knows = |roots: &TrustRoots| {
+        let identity =
+            ServerIdentity { certificate_pem: &newcomer.certificate_pem, key_pem: &newcomer.key_pem, roots };
+        Client::over_tls(&site.url, &identity).unwrap()
+    };
+    assert!(knows(&site.roots).services(true).await.is_err(), "its CA is not known yet");
+
+    // The server's certificate is globex's from now on, acme's CA is gone.
+    let orgs = [("globex".to_owned(), globex.root())];
+    let roots = TrustRoots { orgs: orgs.into(), logs: vec![] };
+    site.recorder.roots.lock().unwrap().orgs.insert("globex".into(), globex.root());
+    let own = globex.member("server", "orchestrator", "");
+    let config = server(&roots, own.certificate_pem.as_bytes(), own.key_pem.as_bytes()).unwrap();
+    site.renewal.replace(config);
+    knows(&roots).services(true).await.unwrap();
+    tenant.services(true).await.unwrap();
+    let mut both = site.roots.clone();
+    both.orgs.insert("globex".into(), globex.root());
+    let who = site.acme.member("tom", "tenant", "acme");
+    let identity =
+        ServerIdentity { certificate_pem: &who.certificate_pem, key_pem: &who.key_pem, roots: &both };
+    let late = Client::over_tls(&site.url, &identity).unwrap();
+    assert!(late.services(true).await.is_err(), "the connection before stays, a new one is not made");
 }

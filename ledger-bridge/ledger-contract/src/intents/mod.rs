@@ -24,7 +24,7 @@ use trust::Digest;
 use crate::{
     authority::Context,
     contract::Outcome,
-    intent::{Intent, IntentKind, ns_instance_id, parameters_digest, refusable_parameters},
+    intent::{Intent, IntentKind, ns_instance_id_of, parameters_digest, refusable_parameters},
     policy::Assurance,
     provenance::{self, Packages},
     records::{Event, Grant},
@@ -210,7 +210,8 @@ impl Case<'_> {
     fn ns_instance_id(&self) -> String {
         match (&self.intent.action, &self.service) {
             (IntentKind::Deploy(_), _) | (_, None) => {
-                ns_instance_id(&self.intent.tenant, &self.intent.service, &self.intent.id)
+                let it = self.intent;
+                ns_instance_id_of(self.ctx.tx.v, &it.tenant, &it.service, &it.id)
             }
             (_, Some(s)) => s.ns_instance_id.clone(),
         }

@@ -183,6 +183,7 @@ fn reason(status: u16) -> &'static str {
         422 => "well-formed, but not what it must be; or the key was used for something else",
         502 => "a site could not do its part",
         503 => "not now: the ledger does not answer, or the orchestrator is stopping",
+        507 => "no room: the provider's, the store's, or the disk's",
         _ => "the orchestrator failed",
     }
 }

@@ -28,7 +28,7 @@ use super::{
     reply::{self, Asked, Asking, Named, Reply},
 };
 use crate::{
-    journal::Mitigation,
+    journal::{Listing, Mitigation},
     problem::Problem,
     service::Order,
     telemetry::trace::TraceParent,
@@ -302,11 +302,16 @@ fn own(asked: &Asked, tenant: &str, what: &str, name: &str) -> Result<(), Proble
 }
 
 async fn services(State(c): State<Context>, asked: Asked, Asking(q): Asking<ServicesQuery>) -> Reply {
-    // A service that ends between two pages stays in the list that the marker points into.
-    let all = c.service.services(true).await?;
-    let keep =
-        |s: &crate::views::NsView| asked.caller.sees(&s.tenant) && (q.all || s.state != "NOT_INSTANTIATED");
-    reply::list(&asked, q.paging().of(all, |s| s.id.clone(), keep)?)
+    let paging = q.paging();
+    let (after, limit) = (paging.after()?, paging.limit()?);
+    let tenant = (!asked.caller.sees_all()).then(|| asked.caller.tenant());
+    // One more than asked for says whether there is another page.
+    let listing = Listing { tenant, all: q.all, after: after.as_deref(), limit: limit + 1 };
+    let mut items = c.service.services(&listing).await?;
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|s| s.id.clone());
+    reply::list(&asked, Page { items, next })
 }
 
 async fn ns(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {

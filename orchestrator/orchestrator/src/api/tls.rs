@@ -2,6 +2,7 @@
 //!
 //! Handshakes run beside each other, bounded in number and in time, so that a client that stalls holds nobody up. So are
 //! connections, in all and for each certificate: who opens many and says nothing is in nobody's way but its own.
+//! What handshakes are made with can be replaced while it listens ([`Renewal`]); connections that stand go on.
 //! Tests: `tests/tls.rs`.
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -120,6 +121,29 @@ pub fn server(roots: &TrustRoots, certificate_pem: &[u8], key_pem: &[u8]) -> Res
 pub struct TlsListener {
     ready: mpsc::Receiver<(Held, Peer)>,
     address: SocketAddr,
+    renewal: Renewal,
+}
+
+/// Replaces certificate, key and CAs of a listener.
+#[derive(Clone)]
+pub struct Renewal(Arc<RwLock<TlsAcceptor>>);
+
+impl std::fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Renewal")
+    }
+}
+
+impl Renewal {
+    /// Handshakes that begin from now on are made with this one; no session of the former is resumed.
+    pub fn replace(&self, config: ServerConfig) {
+        // An acceptor is put in whole: a panic elsewhere leaves nothing half done.
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = TlsAcceptor::from(Arc::new(config));
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl TlsListener {
@@ -129,8 +153,15 @@ impl TlsListener {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let (send, ready) = mpsc::channel(ARRIVALS);
-        tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), send));
-        Ok(Self { ready, address: bound })
+        let renewal = Renewal(Arc::new(RwLock::new(TlsAcceptor::from(Arc::new(config)))));
+        tokio::spawn(accept(listener, renewal.clone(), send));
+        Ok(Self { ready, address: bound, renewal })
+    }
+
+    /// To replace what handshakes are made with.
+    #[must_use]
+    pub fn renewal(&self) -> Renewal {
+        self.renewal.clone()
     }
 
     /// Where it listens.
@@ -141,7 +172,7 @@ impl TlsListener {
 }
 
 /// Until nobody takes connections any more.
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sender<(Held, Peer)>) {
+async fn accept(listener: TcpListener, renewal: Renewal, ready: mpsc::Sender<(Held, Peer)>) {
     let turns = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let places = Places::default();
     loop {
@@ -154,7 +185,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sende
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let (acceptor, ready, places) = (acceptor.clone(), ready.clone(), places.clone());
+        let (acceptor, ready, places) = (renewal.acceptor(), ready.clone(), places.clone());
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
             drop(turn);

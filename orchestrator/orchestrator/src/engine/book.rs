@@ -1,7 +1,7 @@
 //! What the engine has in memory: operations that are under way, a few words on those that wait, services in short.
 //!
 //! Everything else is in the journal and is read when somebody asks. So memory grows with what is under way and with
-//! the number of services, not with what was ever done.
+//! the number of services that live, not with what was ever done: a service that is terminated leaves. Tests: below.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,10 +71,6 @@ impl Book {
         self.services.values()
     }
 
-    pub(super) fn service(&self, ns: &str) -> Option<&ServiceRow> {
-        self.services.get(ns)
-    }
-
     /// A service as an operation left it, with what should be there.
     pub(super) fn put_service(&mut self, row: ServiceRow, record: Option<&NsRecord>) {
         match record.filter(|_| ["INSTANTIATED", "ISOLATED"].contains(&row.state.as_str())) {
@@ -85,7 +81,10 @@ impl Book {
             Some(segments) => drop(self.segments.insert(row.id.clone(), segments)),
             None => drop(self.segments.remove(&row.id)),
         }
-        self.services.insert(row.id.clone(), row);
+        match row.lives() {
+            true => drop(self.services.insert(row.id.clone(), row)),
+            false => drop(self.services.remove(&row.id)),
+        }
     }
 
     /// Segments of the wide-area network that are in use or planned, but for those of one service.
@@ -104,7 +103,9 @@ impl Book {
 
     /// A service that nothing has been made of yet.
     pub(super) fn announce(&mut self, row: ServiceRow) {
-        self.services.entry(row.id.clone()).or_insert(row);
+        if row.lives() {
+            self.services.entry(row.id.clone()).or_insert(row);
+        }
     }
 
     /// What should be there, and the services that are not to be compared with it: those that an operation waits for
@@ -236,5 +237,35 @@ fn parent(
         // What cannot be read is not taken for a success; the journal's failure ends the engine soon enough.
         Err(JournalError::Row(_)) => Parent::NotCompleted,
         Err(_) => Parent::Open,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_is_terminated_leaves() {
+        let mut book = Book::new(Rate { per_minute: 1, burst: 1 });
+        let row = |n: u32, state: &str| ServiceRow {
+            id: format!("ns-{n}"),
+            tenant: "t".into(),
+            service: "s".into(),
+            site: None,
+            nsd: String::new(),
+            instances: Vec::new(),
+            state: state.into(),
+            lease_until: None,
+            sla_met: None,
+            since_ms: 0,
+        };
+        for n in 0..1000 {
+            book.announce(row(n, "INSTANTIATING"));
+            book.put_service(row(n, "INSTANTIATED"), None);
+            book.put_service(row(n, "NOT_INSTANTIATED"), None);
+            book.announce(row(n, "NOT_INSTANTIATED"));
+        }
+        book.put_service(row(1000, "BROKEN"), None);
+        assert_eq!(book.services().map(|r| r.id.as_str()).collect::<Vec<_>>(), ["ns-1000"]);
     }
 }

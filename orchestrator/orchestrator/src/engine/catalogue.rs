@@ -10,7 +10,7 @@ use ledger_contract::{
 };
 use trust::{Digest, UnixTime};
 
-use super::{Engine, now, verified::Content};
+use super::{Engine, now, storage::Incoming, verified::Content};
 use crate::{
     artifacts::ArtifactError,
     problem::Problem,
@@ -91,20 +91,12 @@ impl Engine {
         });
         let (verified, content) = verified.await?;
         let record = self.record_of_package(&verified, &BTreeMap::new()).await?;
-        let artifacts = self.artifacts.clone();
-        let package = verified.package.clone();
-        let images: Vec<String> = verified.images.iter().map(|i| i.path.clone()).collect();
         let size_bytes = content.len() as u64;
-        blocking(move || {
-            // Images first: a package that is stored is complete.
-            for path in &images {
-                if let Some(bytes) = package.file(path) {
-                    artifacts.put(bytes).map_err(|e| Problem::internal("ARTIFACTS", e))?;
-                }
-            }
-            artifacts.put(&content).map_err(|e| Problem::internal("ARTIFACTS", e))
-        })
-        .await?;
+        let images = verified.images.iter().filter_map(|i| verified.package.file(&i.path));
+        let mut contents: BTreeMap<_, _> = images.map(|b| (Digest::of(b), b.to_vec())).collect();
+        contents.insert(record.digest, content);
+        let org = verified.signer.org.clone();
+        self.store(Incoming { org, package: record.digest, contents }).await?;
         if let Some(content) = Content::of(&verified.package) {
             self.verified.put(record.digest, Arc::new(content));
         }

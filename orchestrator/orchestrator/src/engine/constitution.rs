@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 
 use ledger::LedgerError;
 use ledger_contract::{Constitution, evidence::ProvenEntry};
+use tokio::sync::watch;
 use trust::TrustRoots;
 
 use super::Engine;
@@ -20,8 +21,15 @@ impl Engine {
     }
 
     /// Organisations and log keys as of now.
-    pub(super) fn roots(&self) -> TrustRoots {
+    #[must_use]
+    pub fn roots(&self) -> TrustRoots {
         self.constitution(|c| c.now().roots.clone())
+    }
+
+    /// Changes with every change of the rules that is followed.
+    #[must_use]
+    pub fn rules_changed(&self) -> watch::Receiver<u64> {
+        self.rules.subscribe()
     }
 
     /// Reads the changes that came before the place in the stream where we go on; once.
@@ -46,7 +54,10 @@ impl Engine {
     pub(super) fn follow_rules(&self, proven: &ProvenEntry) {
         let mut rules = self.constitution.write().unwrap_or_else(PoisonError::into_inner);
         match rules.follow(proven) {
-            Ok(()) => tracing::info!(position = proven.proof.index, "rules followed"),
+            Ok(()) => {
+                tracing::info!(position = proven.proof.index, "rules followed");
+                self.rules.send_modify(|n| *n = n.wrapping_add(1));
+            }
             Err(refusal) => {
                 tracing::error!(position = proven.proof.index, %refusal, "a change of the rules is not accepted");
             }

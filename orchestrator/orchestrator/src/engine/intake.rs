@@ -134,6 +134,9 @@ impl Engine {
                 }
             }
         }
+        if let Err(problem) = self.index_intents().await {
+            tracing::warn!(%problem, "the index of intents is behind; who asks for them brings it up to date");
+        }
         Ok(())
     }
 
@@ -287,10 +290,10 @@ impl Engine {
 
     pub(super) fn enqueue(&self, accepted: &Event) -> Result<(), EngineError> {
         let Some(operation) = Operation::accept(accepted) else { return Ok(()) };
-        let row = self.journal.service_row(&operation.grant.ns_instance_id)?;
         let queued = self.queued(&operation);
         let mut book = self.write();
-        if let Some(row) = row {
+        // Read while nobody can close an operation of it in memory: a row that is out of date by then would stay.
+        if let Some(row) = self.journal.service_row(&operation.grant.ns_instance_id)? {
             book.announce(row);
         }
         if let Some(waiting) = queued {

@@ -10,6 +10,7 @@ mod book;
 mod catalogue;
 mod constitution;
 mod continuity;
+mod decided;
 mod dry_run;
 mod effect;
 mod guard;
@@ -21,6 +22,7 @@ mod runner;
 mod schedule;
 mod service;
 mod standing;
+mod storage;
 mod strays;
 mod verified;
 mod views;
@@ -110,6 +112,8 @@ pub struct Engine {
     signer: Signer,
     book: RwLock<Book>,
     changes: watch::Sender<u64>,
+    /// Counts the changes of the rules that were followed.
+    rules: watch::Sender<u64>,
     /// Have the operations that were open at the start been taken up again?
     recovered: watch::Sender<bool>,
     retries: Retries,
@@ -117,6 +121,10 @@ pub struct Engine {
     wake: Notify,
     /// One plan at a time: each sees what the one before has reserved.
     planning: Mutex<()>,
+    /// The package store is written, and cleared, by one at a time.
+    storing: Mutex<()>,
+    /// The index of intents is brought up to date by one at a time.
+    indexing: Mutex<()>,
     /// Operations with effects at a site at once.
     site_slots: BTreeMap<String, Arc<Semaphore>>,
     /// Does the ledger answer?
@@ -197,10 +205,13 @@ impl Engine {
             signer: parts.signer,
             book: RwLock::new(Book::new(rate)),
             changes: watch::Sender::new(0),
+            rules: watch::Sender::new(0),
             recovered: watch::Sender::new(false),
             retries,
             wake: Notify::new(),
             planning: Mutex::new(()),
+            storing: Mutex::new(()),
+            indexing: Mutex::new(()),
             ledger_up: AtomicBool::new(true),
             inbox: Inbox::default(),
             looked: watch::Sender::new(Look::default()),
@@ -212,7 +223,7 @@ impl Engine {
     /// Services in short, and what is not over: what had begun is resumed, what had not waits for its turn.
     fn read_journal(&self) -> Result<(), EngineError> {
         let mut book = self.write();
-        for row in self.journal.services()? {
+        for row in self.journal.live_services()? {
             let record = self.journal.record(&row.id)?;
             book.put_service(row, record.as_ref());
         }
@@ -265,6 +276,7 @@ impl Engine {
         let (intake, stopped) = (self.clone(), stop.clone());
         tasks.spawn(async move { intake.follow(stopped).await });
         tasks.spawn(self.clone().reconcile(stop.clone()));
+        tasks.spawn(self.clone().keep_store(stop.clone()));
         loop {
             let until = self.begin_what_may(&mut tasks, &stop)?;
             tokio::select! {

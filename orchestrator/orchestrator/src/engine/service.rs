@@ -18,7 +18,7 @@ use vim::{Inventory, Scope};
 
 use super::{Engine, Tracked, now, observe, reconcile::Look, views};
 use crate::{
-    journal::{Journal, JournalError, Mitigation, ServiceRow},
+    journal::{Journal, JournalError, Listing, Mitigation, ServiceRow},
     problem::Problem,
     service::{Order, Service},
     views::{
@@ -94,30 +94,20 @@ impl Service for Engine {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<IntentView>, Problem> {
-        let all = self.ledger.state_prefix(&intent_key("")).await.map_err(ledger_problem)?;
-        let mut records = Vec::with_capacity(all.len());
-        for (key, value) in all {
-            let record: IntentRecord =
-                decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
-            let id = key.trim_start_matches(&intent_key("")).to_owned();
-            let wanted =
-                tenant.is_none_or(|t| t == record.tenant) && before.is_none_or(|b| record.position < b);
-            if wanted {
-                records.push((id, record));
-            }
-        }
-        records.sort_by_key(|(_, r)| std::cmp::Reverse(r.position));
+        self.index_intents().await?;
         let mut out = Vec::new();
-        for (id, record) in records.iter().take(limit) {
-            out.push(self.intent_view(id, record).await?);
+        for id in self.journal.decided(tenant, before, limit).map_err(journal_problem)? {
+            let record = self.intent_record(&id).await.map_err(ledger_problem)?;
+            let record = record.ok_or_else(|| {
+                Problem::internal("LEDGER_STATE", format!("the record of intent `{id}` cannot be read"))
+            })?;
+            out.push(self.intent_view(&id, &record).await?);
         }
         Ok(out)
     }
 
-    async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem> {
-        let mut rows: Vec<ServiceRow> = self.read().services().cloned().collect();
-        rows.retain(|r| all || r.state != "NOT_INSTANTIATED");
-        rows.sort_by_key(|r| r.since_ms);
+    async fn services(&self, asked: &Listing<'_>) -> Result<Vec<NsView>, Problem> {
+        let rows = self.journal.services(asked).map_err(journal_problem)?;
         rows.iter().map(|r| self.ns_view(r)).collect()
     }
 
@@ -328,7 +318,8 @@ impl Engine {
             return Ok(Some(views::operation(tracked)));
         }
         if let Some(row) = self.journal.closed_row(id).map_err(journal_problem)? {
-            let tenant = self.read().service(&row.ns).map(|s| s.tenant.clone());
+            let service = self.journal.service_row(&row.ns).map_err(journal_problem)?;
+            let tenant = service.map(|s| s.tenant);
             return Ok(Some(views::closed(id, &row, tenant.unwrap_or_default())));
         }
         let events = self.journal.events(id).map_err(journal_problem)?;
@@ -355,21 +346,13 @@ impl Engine {
 
     /// By instance id, or the newest that is or was `tenant/service`.
     fn service_named(&self, id: &str) -> Result<ServiceRow, Problem> {
-        if let Some(row) = self.service_in_memory(id) {
-            return Ok(row);
-        }
-        // The journal has an approval before memory has: whoever was told of its operation finds its service too.
-        let row = self.journal.service_row(id).map_err(journal_problem)?;
-        row.ok_or_else(|| Problem::not_found("network service", id).hint("see `mandate ns list --all`"))
-    }
-
-    fn service_in_memory(&self, id: &str) -> Option<ServiceRow> {
-        let book = self.read();
-        let named = || {
-            let of_name = book.services().filter(|r| format!("{}/{}", r.tenant, r.service) == id);
-            of_name.max_by_key(|r| r.since_ms)
+        // The journal has an approval before memory has: whoever was told of its operation finds its service.
+        let found = match id.split_once('/') {
+            Some((tenant, service)) => self.journal.service_named(tenant, service),
+            None => self.journal.service_row(id),
         };
-        book.service(id).or_else(named).cloned()
+        let row = found.map_err(journal_problem)?;
+        row.ok_or_else(|| Problem::not_found("network service", id).hint("see `mandate ns list --all`"))
     }
 
     async fn intent_view(&self, id: &str, record: &IntentRecord) -> Result<IntentView, Problem> {

@@ -2,7 +2,7 @@
 //! operation left them, gaps of the ledger. All of it follows from the events and is written with them.
 
 use lcm::{Event, NsRecord, Operation, operation::FinalState};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use trust::UnixTime;
 
@@ -53,6 +53,31 @@ impl ClosedRow {
     }
 }
 
+const NAMED: &str = "SELECT summary FROM service
+    WHERE json_extract(summary, '$.tenant')=?1 AND json_extract(summary, '$.service')=?2
+    ORDER BY json_extract(summary, '$.since_ms') DESC LIMIT 1";
+
+/// Which services are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listing<'a> {
+    /// Of this tenant alone.
+    pub tenant: Option<&'a str>,
+    /// Those that were terminated too.
+    pub all: bool,
+    /// After this one, by its instance id.
+    pub after: Option<&'a str>,
+    /// So many at most.
+    pub limit: usize,
+}
+
+impl Listing<'_> {
+    /// The first thousand of every tenant.
+    #[must_use]
+    pub fn of(all: bool) -> Self {
+        Self { tenant: None, all, after: None, limit: 1000 }
+    }
+}
+
 /// A service as its last operation left it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRow {
@@ -78,7 +103,42 @@ pub struct ServiceRow {
     pub since_ms: u64,
 }
 
+/// Where a service's place in the lists is, and who sees it, without reading it.
+const INDICES: &str = "
+    CREATE INDEX IF NOT EXISTS service_since ON service (json_extract(summary, '$.since_ms'), ns);
+    CREATE INDEX IF NOT EXISTS service_live ON service (json_extract(summary, '$.since_ms'), ns)
+        WHERE json_extract(summary, '$.state')<>'NOT_INSTANTIATED';
+    CREATE INDEX IF NOT EXISTS service_tenant
+        ON service (json_extract(summary, '$.tenant'), json_extract(summary, '$.since_ms'), ns);
+    CREATE INDEX IF NOT EXISTS service_tenant_live
+        ON service (json_extract(summary, '$.tenant'), json_extract(summary, '$.since_ms'), ns)
+        WHERE json_extract(summary, '$.state')<>'NOT_INSTANTIATED';
+    CREATE INDEX IF NOT EXISTS service_name ON service (
+        json_extract(summary, '$.tenant'), json_extract(summary, '$.service'), json_extract(summary, '$.since_ms'));
+";
+
+pub(super) fn prepare(connection: &Connection) -> Result<(), JournalError> {
+    Ok(connection.execute_batch(INDICES)?)
+}
+
+/// The query of a list; each has an index of its own.
+fn list(of_tenant: bool, all: bool) -> String {
+    let tenant = if of_tenant { "json_extract(summary, '$.tenant')=?4 AND" } else { "" };
+    let live = if all { "" } else { "json_extract(summary, '$.state')<>'NOT_INSTANTIATED' AND" };
+    format!(
+        "SELECT summary FROM service WHERE {tenant} {live} json_extract(summary, '$.since_ms')>=?1
+         AND (json_extract(summary, '$.since_ms'), ns)>(?1, ?2)
+         ORDER BY json_extract(summary, '$.since_ms'), ns LIMIT ?3"
+    )
+}
+
 impl ServiceRow {
+    /// Is there something of it, or will there be?
+    #[must_use]
+    pub fn lives(&self) -> bool {
+        self.state != "NOT_INSTANTIATED"
+    }
+
     fn new(first: &Event) -> Option<Self> {
         let operation = Operation::accept(first)?;
         let intent = crate::engine::intent_of(&operation).ok();
@@ -244,12 +304,37 @@ impl Journal {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Every service there ever was, oldest first.
-    pub fn services(&self) -> Result<Vec<ServiceRow>, JournalError> {
+    /// Every service that lives, oldest first.
+    pub fn live_services(&self) -> Result<Vec<ServiceRow>, JournalError> {
+        self.services(&Listing { limit: usize::MAX, ..Listing::of(false) })
+    }
+
+    /// A page of services, oldest first; nothing after one that there never was.
+    pub fn services(&self, asked: &Listing<'_>) -> Result<Vec<ServiceRow>, JournalError> {
+        let after = match asked.after {
+            None => (-1, String::new()),
+            Some(ns) => match self.service_row(ns)? {
+                Some(row) => (number(row.since_ms), row.id),
+                None => return Ok(Vec::new()),
+            },
+        };
         let connection = self.lock();
-        let mut statement = connection.prepare_cached("SELECT summary FROM service ORDER BY rowid")?;
-        let rows = statement.query_map([], |r| r.get::<_, String>(0))?;
+        let mut statement = connection.prepare_cached(&list(asked.tenant.is_some(), asked.all))?;
+        let limit = number(asked.limit as u64);
+        let text = |r: &rusqlite::Row<'_>| r.get::<_, String>(0);
+        let rows = match asked.tenant {
+            Some(tenant) => statement.query_map(params![after.0, after.1, limit, tenant], text)?,
+            None => statement.query_map(params![after.0, after.1, limit], text)?,
+        };
         rows.map(|row| read(&row?)).collect()
+    }
+
+    /// The newest service that is or was called so.
+    pub fn service_named(&self, tenant: &str, service: &str) -> Result<Option<ServiceRow>, JournalError> {
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached(NAMED)?;
+        let text: Option<String> = statement.query_row([tenant, service], |r| r.get(0)).optional()?;
+        text.map(|t| read(&t)).transpose()
     }
 
     /// One service.
@@ -298,5 +383,77 @@ impl Journal {
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(n: u64) -> ServiceRow {
+        ServiceRow {
+            id: format!("ns-{:02}", 97 * n % 50),
+            tenant: if n.is_multiple_of(3) { "a" } else { "b" }.into(),
+            service: format!("s{}", n % 7),
+            site: None,
+            nsd: String::new(),
+            instances: Vec::new(),
+            state: if n.is_multiple_of(4) { "INSTANTIATED" } else { "NOT_INSTANTIATED" }.into(),
+            lease_until: None,
+            sla_met: None,
+            // Some began in the same millisecond.
+            since_ms: n / 3,
+        }
+    }
+
+    fn journal() -> (tempfile::TempDir, Journal) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        Journal::create(&path).unwrap();
+        let journal = Journal::open(&path).unwrap();
+        for n in 0..50 {
+            let row = row(n);
+            let sql = "INSERT INTO service (ns, summary) VALUES (?1, ?2)";
+            journal.lock().execute(sql, params![row.id, json(&row).unwrap()]).unwrap();
+        }
+        (dir, journal)
+    }
+
+    #[test]
+    fn pages_put_together_are_the_list() {
+        let (_dir, journal) = journal();
+        for (tenant, all, limit) in
+            [(None, true, 7), (None, false, 1), (Some("a"), true, 3), (Some("b"), false, 50)]
+        {
+            let mut expected: Vec<_> = (0..50).map(row).collect();
+            expected.retain(|r| (all || r.lives()) && tenant.is_none_or(|t| t == r.tenant));
+            expected.sort_by(|a, b| (a.since_ms, &a.id).cmp(&(b.since_ms, &b.id)));
+            let (mut seen, mut after) = (Vec::new(), None::<String>);
+            loop {
+                let asked = Listing { tenant, all, after: after.as_deref(), limit };
+                let page = journal.services(&asked).unwrap();
+                let Some(last) = page.last() else { break };
+                after = Some(last.id.clone());
+                seen.extend(page);
+            }
+            assert_eq!(seen, expected);
+        }
+        let nowhere = Listing { after: Some("ns-none"), ..Listing::of(true) };
+        assert_eq!(journal.services(&nowhere).unwrap(), []);
+        assert_eq!(journal.live_services().unwrap().len(), 13);
+        let newest = journal.service_named("a", "s6").unwrap().unwrap();
+        assert_eq!(newest.since_ms, 48 / 3, "{newest:?}");
+    }
+
+    #[test]
+    fn a_page_is_found_not_searched_for() {
+        let (_dir, journal) = journal();
+        let parameters: [&dyn rusqlite::ToSql; 4] = [&1_i64, &"ns-1", &2_i64, &"a"];
+        for (of_tenant, all) in [(false, false), (false, true), (true, false), (true, true)] {
+            let plan = journal.plan_of(&list(of_tenant, all), &parameters[..3 + usize::from(of_tenant)]);
+            assert!(plan.starts_with("SEARCH service USING INDEX") && !plan.contains("TEMP"), "{plan}");
+        }
+        let plan = journal.plan_of(NAMED, &[&"a", &"s"]);
+        assert!(plan.contains("service_name") && !plan.contains("TEMP"), "{plan}");
     }
 }

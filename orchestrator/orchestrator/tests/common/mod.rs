@@ -11,7 +11,7 @@ use ledger_contract::{
     records::Verdict,
 };
 use orchestrator::{
-    journal::Journal,
+    journal::{Journal, Listing},
     problem::Problem,
     service::{Order, Service},
     views::{
@@ -121,9 +121,15 @@ impl Service for Recorder {
         self.note(format!("intents {tenant:?} {before:?} {limit}"));
         Ok(self.intent.lock().unwrap().clone().into_iter().collect())
     }
-    async fn services(&self, all: bool) -> Result<Vec<NsView>, Problem> {
-        self.note(format!("services {all}"));
-        Ok(self.services.lock().unwrap().clone())
+    async fn services(&self, asked: &Listing<'_>) -> Result<Vec<NsView>, Problem> {
+        self.note(format!("services {}", asked.all));
+        let mut all = self.services.lock().unwrap().clone().into_iter();
+        if let Some(after) = asked.after {
+            all.find(|s| s.id == after);
+        }
+        let seen = |s: &NsView| asked.tenant.is_none_or(|t| t == s.tenant);
+        let live = |s: &NsView| asked.all || s.state != "NOT_INSTANTIATED";
+        Ok(all.filter(|s| seen(s) && live(s)).take(asked.limit).collect())
     }
     async fn ns(&self, id: &str) -> Result<NsView, Problem> {
         self.note(format!("ns {id}"));

@@ -227,7 +227,7 @@ async fn whatever_is_not_genuine_has_no_effect() {
         assert_eq!((refused.status, refused.code.as_str()), (403, *code), "{n}: {refused}");
     }
     assert_eq!(world.vim().calls(), [], "the VIM was not even looked at");
-    assert!(life.engine.services(true).await.unwrap().is_empty());
+    assert!(life.engine.services(&orchestrator::journal::Listing::of(true)).await.unwrap().is_empty());
     // None of it stands in the way of the genuine one.
     line.held.send_replace(false);
     assert_eq!(life.anchored(&intent.id).await.state, "COMPLETED");

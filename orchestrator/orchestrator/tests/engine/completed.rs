@@ -49,7 +49,7 @@ async fn deploy_scale_and_terminate_complete_with_evidence() {
     assert_eq!(world.left(), []);
     world.nothing_twice();
     assert_eq!(life.engine.ns(&ns).await.unwrap().state, "NOT_INSTANTIATED");
-    assert!(life.engine.services(false).await.unwrap().is_empty());
+    assert!(life.engine.services(&orchestrator::journal::Listing::of(false)).await.unwrap().is_empty());
     let before = life.engine.timeline(&ns).await.unwrap();
     let kinds: BTreeSet<&str> = before.iter().map(|l| l.kind.as_str()).collect();
     for kind in ["decision", "plan", "step", "attestation", "measurement", "outcome", "anchor"] {
@@ -115,7 +115,7 @@ async fn twenty_services_at_once() {
         assert_eq!(bundle.intent, *intent);
         assert_eq!(world.left_of(&ns_of(intent)).len(), 8, "an image, three links, four instances");
     }
-    assert_eq!(life.engine.services(false).await.unwrap().len(), 20);
+    assert_eq!(life.engine.services(&orchestrator::journal::Listing::of(false)).await.unwrap().len(), 20);
     let ends =
         intents.iter().map(|i| intent(&i.tenant, &i.service, ledger_contract::IntentKind::Terminate {}));
     for end in ends {

@@ -26,7 +26,10 @@ async fn a_dry_run_is_the_plan_that_is_then_carried_out() {
     assert!(other.clone().all(|r| r.contains(&"COSTS_MORE".to_owned())), "{placement:?}");
     assert_eq!(life.engine.ledger_head().await.unwrap(), head);
     assert_eq!(life.engine.newest_event().await.unwrap(), newest);
-    assert_eq!((world.left(), life.engine.services(true).await.unwrap()), (vec![], vec![]));
+    assert_eq!(
+        (world.left(), life.engine.services(&orchestrator::journal::Listing::of(true)).await.unwrap()),
+        (vec![], vec![])
+    );
 
     let view = life.carry_out(&world, &deploy).await;
     let steps = life.engine.steps(&view.id).await.unwrap();

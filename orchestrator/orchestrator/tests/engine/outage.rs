@@ -145,7 +145,7 @@ impl Ledger for Line {
 /// Operations in the order in which they were closed.
 async fn in_order_of_closing(life: &Life) -> Vec<String> {
     let mut closed = Vec::new();
-    for ns in life.engine.services(true).await.unwrap() {
+    for ns in life.engine.services(&orchestrator::journal::Listing::of(true)).await.unwrap() {
         let lines = life.engine.timeline(&ns.id).await.unwrap();
         closed.extend(lines.into_iter().filter(|l| l.kind == "outcome").map(|l| (l.at_ms, l.operation_id)));
     }

@@ -61,7 +61,7 @@ async fn a_journal_of_the_first_version_opens_and_its_operations_finish() {
     drop(journal);
 
     let life = Life::start(&world);
-    let mut services = life.engine.services(true).await.unwrap();
+    let mut services = life.engine.services(&orchestrator::journal::Listing::of(true)).await.unwrap();
     services.sort_by(|a, b| a.service.cmp(&b.service));
     let names: Vec<_> = services.iter().map(|s| (s.service.as_str(), s.state.as_str())).collect();
     assert_eq!(names[0], ("finished", "INSTANTIATED"));

@@ -416,16 +416,21 @@ impl World {
     }
 
     fn packed(&self, name: &str) -> Vec<u8> {
+        self.packed_with(name, IMAGE)
+    }
+
+    /// A package as the provider would push it, with this image.
+    pub fn packed_with(&self, name: &str, image: &[u8]) -> Vec<u8> {
         let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../descriptors/packages");
         let source = dir::read(&packages.join(name)).unwrap();
-        let images = if name.ends_with("_ns") { Vec::new() } else { vec![self.image()] };
+        let images = if name.ends_with("_ns") { Vec::new() } else { vec![self.image(image)] };
         let inputs = PackInputs { images: images.into_iter().collect() };
         let packed = package::pack(&source, &inputs).unwrap();
         package::sign(&packed, &self.signer("provider", "provider")).unwrap()
     }
 
-    fn image(&self) -> (String, ImageInput) {
-        let digest = Digest::of(IMAGE);
+    fn image(&self, image: &[u8]) -> (String, ImageInput) {
+        let digest = Digest::of(image);
         let build = Build {
             image: "mandate-dataplane",
             digest,
@@ -438,6 +443,6 @@ impl World {
         };
         let provenance = provenance::statement(&build).sign(&self.signer("provider", "builder")).unwrap();
         let sbom = sbom::cyclonedx(LOCK, "mandate-dataplane", digest, now()).unwrap();
-        ("mandate-dataplane".to_owned(), ImageInput { bytes: IMAGE.to_vec(), sbom, provenance })
+        ("mandate-dataplane".to_owned(), ImageInput { bytes: image.to_vec(), sbom, provenance })
     }
 }

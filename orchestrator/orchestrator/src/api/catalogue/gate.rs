@@ -65,7 +65,7 @@ pub const PUT_PACKAGE: Operation = Operation {
     answers: ok!(PackageView),
     paged: false,
     tagged: false,
-    refusals: &[409, 422],
+    refusals: &[409, 422, 507],
 };
 /// `GET /v1/intents`.
 pub const INTENTS: Operation = Operation {
