@@ -136,7 +136,7 @@ fn all(dir: &Path) -> BTreeMap<String, Option<Digest>> {
             found.extend(all(&path));
             found.insert(name, None);
         } else {
-            found.insert(name, Some(Digest::of(&fs::read(&path).unwrap())));
+            found.insert(name, Some(Digest::of(fs::read(&path).unwrap())));
         }
     }
     found

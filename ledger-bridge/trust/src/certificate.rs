@@ -61,6 +61,10 @@ impl Validity {
         }
     }
 
+    pub fn span(&self) -> (UnixTime, UnixTime) {
+        (self.not_before, self.not_after)
+    }
+
     pub fn check(&self, at: UnixTime) -> Read<()> {
         let Self { not_before, not_after } = *self;
         match not_before <= at && at <= not_after {

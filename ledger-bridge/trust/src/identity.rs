@@ -231,3 +231,8 @@ pub fn claimed(certificate: &[u8]) -> Result<(String, String), IdentityError> {
     let member = Member::of(certificate)?;
     Ok((member.org.clone(), member.name.clone()?))
 }
+
+/// From when to when a certificate (DER) counts, as it says itself; nothing is verified.
+pub fn validity(certificate: &[u8]) -> Result<(UnixTime, UnixTime), IdentityError> {
+    Ok(Member::of(certificate)?.validity.span())
+}

@@ -250,6 +250,12 @@ fn port(
 }
 
 impl Desired {
+    /// Site and key of each instance.
+    pub fn instances(&self) -> impl Iterator<Item = (&str, &ObjectKey)> {
+        let computes = self.objects.iter().filter(|(_, _, wanted)| matches!(wanted, Wanted::Compute { .. }));
+        computes.map(|(site, key, _)| (site.as_str(), key))
+    }
+
     /// Of a record.
     #[must_use]
     pub fn of(record: &NsRecord) -> Self {

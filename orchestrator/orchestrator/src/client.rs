@@ -28,8 +28,8 @@ use crate::{
     problem::Problem,
     views::{
         ChangeView, CheckpointView, Cleaned, CleaningView, CommittedView, ConsistencyView, DeliveredView,
-        DirectionView, DriftView, EntriesView, HealthView, IntentView, NsView, OperationView, PackageView,
-        PlanView, PolicyView, ReadyView, SiteView, StepView, StraysView, TimelineLine,
+        DirectionView, DriftView, EntriesView, HealthView, IntentView, NsDriftView, NsView, OperationView,
+        PackageView, PlanView, PolicyView, ReadyView, SiteView, StepView, StraysView, TimelineLine,
     },
 };
 
@@ -294,6 +294,11 @@ impl Client {
     /// A service, by instance id or `tenant/service`.
     pub async fn ns(&self, id: &str) -> Result<NsView> {
         self.get(&op::SERVICE, &[id], &[]).await
+    }
+
+    /// Drift of a service, and what was done about it.
+    pub async fn ns_drift(&self, ns: &str) -> Result<NsDriftView> {
+        self.get(&op::NS_DRIFT, &[ns], &[]).await
     }
 
     /// What happened to a service.

@@ -14,8 +14,8 @@ use crate::{
     problem::Problem,
     views::{
         Cleaned, CleaningView, CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView,
-        EventView, IntentView, NsView, OperationView, PackageView, PlanView, SiteView, StepView, StraysView,
-        TimelineLine,
+        EventView, IntentView, NsDriftView, NsView, OperationView, PackageView, PlanView, SiteView, StepView,
+        StraysView, TimelineLine,
     },
 };
 
@@ -99,6 +99,8 @@ pub trait Service: Send + Sync {
     async fn policy(&self) -> Result<Digest, Problem>;
     /// What the last look at the sites found, and what is proposed about it.
     async fn drift(&self) -> Result<DriftView, Problem>;
+    /// Drift of one service, what was done about it, and what may be done about it without asking.
+    async fn ns_drift(&self, ns: &str) -> Result<NsDriftView, Problem>;
     /// What is there now and belongs to no service, and what was removed of such.
     async fn strays(&self) -> Result<StraysView, Problem>;
     /// Removes strays, by a person's word.

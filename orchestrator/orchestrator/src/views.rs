@@ -134,6 +134,9 @@ pub struct PlanView {
     /// Where the members would go, and why; absent when nothing is placed anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementView>,
+    /// What the policy demands of a site's trustworthiness, and what each site has of it; absent when it demands nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demands: Option<TableView>,
 }
 
 /// A step of a plan that nobody carries out.
@@ -196,6 +199,9 @@ pub struct NsView {
     pub nsd: String,
     /// VDU instances: object key, and the service's state, or what the last look at the site found wrong (`DOWN`, `MISSING`, …).
     pub instances: Vec<(String, String)>,
+    /// Site of each instance, by its object key; without those of a service that nothing is known of for sure (`BROKEN`).
+    #[serde(default)]
+    pub instance_sites: BTreeMap<String, String>,
     /// Its operations, oldest first.
     pub operations: Vec<OperationView>,
     /// End of its lease. It is not ended then by itself: it can no longer be scaled, and is shown as overdue.
@@ -266,6 +272,69 @@ pub struct DriftView {
     pub findings: BTreeMap<String, Vec<lcm::drift::Difference>>,
     /// Intents that wait for somebody who may sign them, by NS instance.
     pub proposals: BTreeMap<String, crate::journal::Proposal>,
+}
+
+/// Drift of one service: what is wrong, what was done about it, and what may still be done without asking.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct NsDriftView {
+    /// NS instance.
+    pub ns_instance_id: String,
+    /// Tenant.
+    pub tenant: String,
+    /// Service.
+    pub service: String,
+    /// When it was looked at last, ms since the epoch; 0: there was no look yet.
+    pub at_ms: u64,
+    /// Every difference that the last look found.
+    #[schemars(with = "Vec<Finding>")]
+    pub findings: Vec<lcm::drift::Difference>,
+    /// The intent that waits for somebody who may sign it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<crate::journal::Proposal>,
+    /// What was done: who, what, why; the newest [`MAX_MITIGATIONS`], oldest first.
+    pub mitigations: Vec<crate::journal::Mitigation>,
+    /// Standing grants that cover the service now.
+    pub grants: Vec<GuardView>,
+    /// Objects that were repaired within the flap guard's window.
+    pub flaps: Vec<FlapView>,
+}
+
+/// Most mitigations of a service that are shown.
+pub const MAX_MITIGATIONS: usize = 100;
+
+/// What is left of a standing grant for one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GuardView {
+    /// The standing grant.
+    pub grant: String,
+    /// What it lets be done: `heal`, `isolate`, `terminate`.
+    pub actions: Vec<String>,
+    /// Most repairs of the service within the window.
+    pub budget: u32,
+    /// Repairs within the window so far.
+    pub used: u32,
+    /// The window, s.
+    pub window_s: u64,
+    /// Least time between two repairs of the service, s.
+    pub cooldown_s: u64,
+    /// Good to.
+    pub not_after: UnixTime,
+    /// No repair before this moment, by cool-down or budget; absent: one may begin now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<UnixTime>,
+}
+
+/// How often an object was repaired lately.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlapView {
+    /// Object key.
+    pub object: String,
+    /// Repairs within the window.
+    pub repairs: u32,
+    /// So many, and it is left to a person.
+    pub most: u32,
+    /// The window, s.
+    pub window_s: u64,
 }
 
 /// What carries our mark and belongs to no service.

@@ -147,8 +147,29 @@ struct AkReport {
     pcr_baseline: Digest,
 }
 
+/// Is there something behind a TCTI? A TPM is not spoken to, only reached.
+async fn reach(tcti: &str) -> Result<(), String> {
+    let (kind, conf) = tcti.split_once(':').unwrap_or((tcti, ""));
+    let setting = |key: &str| conf.split(',').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+    let reached = match (kind, setting("path"), setting("port")) {
+        ("device", ..) => tokio::fs::metadata(conf).await.map(drop),
+        ("swtpm", Some(path), _) => tokio::net::UnixStream::connect(path).await.map(drop),
+        ("swtpm" | "mssim", None, Some(port)) => {
+            let to = format!("{}:{port}", setting("host").unwrap_or("localhost"));
+            tokio::net::TcpStream::connect(to).await.map(drop)
+        }
+        // What else there is, only the launcher knows how to reach.
+        _ => Ok(()),
+    };
+    reached.map_err(|e| format!("{tcti}: {e}"))
+}
+
 #[async_trait]
 impl KeyAdmin for LauncherKeys {
+    async fn answers(&self) -> Result<(), String> {
+        reach(&self.tpm.as_ref().ok_or("the site has no TPM configured")?.tcti).await
+    }
+
     async fn attestation_key(&self, rotate: bool) -> Result<AkRecord, String> {
         let tpm = self.tpm.as_ref().ok_or("the site has no TPM configured")?;
         let mut command = tokio::process::Command::new(&self.launcher);
@@ -174,5 +195,29 @@ impl KeyAdmin for LauncherKeys {
             not_before: now,
             not_after: now.plus(AK_VALIDITY_S),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tpm_that_is_gone_is_not_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tpm.sock");
+        let (swtpm, device) =
+            (format!("swtpm:path={}", path.display()), format!("device:{}", path.display()));
+        assert!(reach(&swtpm).await.is_err() && reach(&device).await.is_err());
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        assert_eq!((reach(&swtpm).await, reach(&device).await), (Ok(()), Ok(())));
+        // Its socket is still there.
+        drop(listener);
+        assert!(reach(&swtpm).await.unwrap_err().contains("tpm.sock"));
+        let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        assert_eq!(reach(&format!("swtpm:host=127.0.0.1,port={port}")).await, Ok(()));
+        drop(tcp);
+        assert!(reach(&format!("swtpm:host=127.0.0.1,port={port}")).await.is_err());
     }
 }

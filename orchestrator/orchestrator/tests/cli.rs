@@ -5,10 +5,14 @@
 #[path = "common/home.rs"]
 mod home;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use home::{Home, intent, packed, root};
 use serde_json::Value;
+use trust::{
+    UnixTime,
+    issue::{Issued, member},
+};
 
 #[test]
 fn usage_and_absence_have_their_codes() {
@@ -71,6 +75,31 @@ fn an_intent_that_the_ledger_would_refuse_anyway_is_not_written() {
     assert_eq!(new(&["terminate", "--tenant", ""]), "INVALID_INTENT");
     assert_eq!(new(&["migrate", "--member", "m", "--member", "m"]), "INVALID_INTENT");
     assert_eq!(new(&["terminate", "--depends-on", "i-1", "--depends-on", "i-1"]), "INVALID_INTENT");
+    for absurd in [
+        ["--throughput-kbps", "18446744073709551615"],
+        ["--latency-p95-us", "60000001"],
+        ["--loss-ppm", "1000001"],
+        ["--max-site-latency-us", "18446744073709551615"],
+        ["--lease", "99999d"],
+        ["--expires-in", "18446744073709551615s"],
+    ] {
+        // The NSD is not looked for: nobody serves.
+        let line =
+            [&["intent", "new", "deploy", "--service", "edge", "--nsd", "x", "-o", &file][..], &absurd];
+        let problem = h.json(2, &line.concat());
+        assert_eq!(problem["code"], "USAGE", "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("at most"), "{problem}");
+    }
+    assert_eq!(new(&["scale", "--member", "m", "--aspect", "a", "--steps", "4294967295"]), "USAGE");
+    for line in [
+        &["site", "enrol", "edge-a", "--as", "operator/operator", "--valid-for", "99999d"][..],
+        &["standing", "grant", "--tenant", "t", "--action", "heal", "--as", "t/t", "--window", "99999d"],
+        &["intent", "watch", "i-00000000", "--timeout", "99999d"],
+    ] {
+        let problem = h.json(2, line);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("at most 3650d") && detail.contains("99999d"), "{problem}");
+    }
     // Nor is it signed, whoever wrote it; and nobody signs twice.
     h.json(0, &["intent", "new", "terminate", "--service", "edge", "-o", &file]);
     let text = fs::read_to_string(&file).unwrap();
@@ -81,6 +110,36 @@ fn an_intent_that_the_ledger_would_refuse_anyway_is_not_written() {
     fs::write(&file, text).unwrap();
     assert_eq!(sign(0, &file), "");
     assert_eq!(sign(2, &file), "SIGNED_BEFORE");
+}
+
+#[test]
+fn nobody_signs_with_a_certificate_that_does_not_count() {
+    let h = Home::new();
+    h.json(0, &["init"]);
+    let (file, signed, certificate) =
+        (h.path("i.json"), h.path("i.dsse"), h.path("home/pki/tenant/tenant.crt"));
+    h.json(0, &["intent", "new", "terminate", "--service", "edge", "-o", &file]);
+    let good = fs::read_to_string(&certificate).unwrap();
+    let ca = |name: &str| fs::read_to_string(h.path(&format!("home/pki/tenant/ca.{name}"))).unwrap();
+    let authority = Issued { key_pem: ca("key"), certificate_pem: ca("crt") };
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let sign = ["intent", "sign", &file, "--as", "tenant/tenant", "-o", &signed];
+    for (from, to, said) in [(now - 7200, now - 3600, "expired"), (now + 3600, now + 7200, "counts from")] {
+        let valid = (UnixTime(from), UnixTime(to));
+        let other = member(&authority, "tenant", BTreeMap::new(), &[7; 32], &[0x41; 16], valid).unwrap();
+        fs::write(&certificate, &other.certificate_pem).unwrap();
+        let key = h.path("home/pki/tenant/tenant.key");
+        let kept = fs::read_to_string(&key).unwrap();
+        fs::write(&key, &other.key_pem).unwrap();
+        let problem = h.json(1, &sign);
+        assert_eq!(problem["code"], "CERTIFICATE_NOT_VALID", "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(said), "{problem}");
+        assert!(problem["hint"].as_str().unwrap().contains("sign again"), "{problem}");
+        assert!(!Path::new(&signed).exists(), "nothing is written");
+        fs::write(&key, kept).unwrap();
+    }
+    fs::write(&certificate, good).unwrap();
+    h.json(0, &sign);
 }
 
 #[test]
@@ -311,6 +370,16 @@ fn refused_intents(h: &Home) {
 }
 
 fn looked_at(h: &Home, made: &Value) {
+    let sites = h.json(0, &["status"])["components"].as_array().unwrap().clone();
+    let site = sites.iter().find(|c| c["name"].as_str().unwrap().starts_with("site/")).unwrap();
+    assert_eq!((&site["ready"], &site["optional"]), (&Value::Bool(false), &Value::Bool(true)), "{site}");
+    let detail = site["detail"].as_str().unwrap();
+    assert!(detail.contains("attestation is not possible") && detail.contains("[site.host.tpm]"), "{detail}");
+    let drift = h.json(0, &["drift", "list"]);
+    assert!(drift["findings"].is_object() && drift["mitigations"] == serde_json::json!([]), "{drift}");
+    let text = String::from_utf8(h.run(&["drift", "list"]).stdout).unwrap();
+    assert!(text.contains("nothing was done about drift"), "{text}");
+    assert_eq!(h.code(2, &["drift", "show", "tenant/none"]), "NOT_FOUND");
     assert_eq!(h.json(0, &["site", "list"]).as_array().unwrap().len(), 2);
     assert_eq!(h.code(2, &["serve"]), "IN_USE");
     assert_eq!(h.code(1, &["site", "enrol", "edge-a", "--as", "operator/operator"]), "NO_TPM");

@@ -59,6 +59,38 @@ fn refuses(h: &Home, exit: i32, code: &str, word: &str, arguments: &[&str]) {
     assert!(problem["detail"].is_string(), "{problem}");
 }
 
+/// What it says to do next.
+fn next(h: &Home, exit: i32, hint: &str, arguments: &[&str]) {
+    let problem = h.json(exit, arguments);
+    let said = problem["hint"].as_str().unwrap_or_default();
+    assert!(said.contains(hint), "{arguments:?}: the hint is not about {hint}: {problem}");
+}
+
+/// A target without room, and one that nobody writes to: nothing stays there, not the key either.
+fn no_room(h: &Home) {
+    let target = h.path("elsewhere");
+    fs::create_dir_all(&target).unwrap();
+    for (options, hint) in [("size=8k", "make room there"), ("ro", "you may write to")] {
+        // In a mount namespace of its own, which ends with it.
+        let script = r#"mount -t tmpfs -o "$1" none "$2" || exit 77
+            "$3" ledger backup "$2/backup" --json 2>"$4"; code=$?; ls -A "$2"; exit $code"#;
+        let said = h.path("said");
+        let mut c = Command::new("unshare");
+        c.args(["--mount", "sh", "-c", script, "sh", options, &target, env!("CARGO_BIN_EXE_mandate"), &said]);
+        let out = c.env("MANDATE_HOME", h.path("home")).stdin(Stdio::null()).output().unwrap();
+        let (left, text) =
+            (String::from_utf8_lossy(&out.stdout), fs::read_to_string(&said).unwrap_or_default());
+        if out.status.code() == Some(77) || text.is_empty() {
+            eprintln!("SKIPPED: a full target needs mounts (unshare --mount, CAP_SYS_ADMIN): {out:?}");
+            return;
+        }
+        let problem: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        assert_eq!((out.status.code(), &problem["code"]), (Some(2), &Value::from("UNWRITABLE")), "{problem}");
+        assert!(problem["hint"].as_str().unwrap().contains(hint), "{problem}");
+        assert_eq!(left, "", "{options}: nothing stays");
+    }
+}
+
 /// What it writes to a terminal.
 fn on_a_terminal(h: &Home, arguments: &[&str], no_color: bool) -> Option<String> {
     let line: Vec<String> = std::iter::once(env!("CARGO_BIN_EXE_mandate"))
@@ -102,6 +134,8 @@ fn reading_the_ledger_and_its_proofs() {
     refuses(&h, 2, "WITNESS_KEY", "name+id+key", &["ledger", "head", "--witness", "nonsense"]);
     let stranger = WitnessSigner::new(WITNESS, &[1; 32]).unwrap().key().to_string();
     refuses(&h, 1, "TOO_FEW_WITNESSES", "witness", &["ledger", "head", "--witness", &stranger]);
+    let line = ["ledger", "head", "--witness", &stranger, "--quorum", "2"];
+    assert!(h.json(2, &line)["hint"].as_str().unwrap().contains("1 to 1"));
 
     says(&h, &["inclusion", "leaf 1 of 2", "from the trust roots alone"], &["ledger", "proof", "1"]);
     let proof = h.json(0, &["ledger", "proof", "1"]);
@@ -131,9 +165,16 @@ fn checking_copying_and_putting_back() {
     let checked = h.json(0, &["ledger", "fsck", "--dir", &kept]);
     assert_eq!((&checked["entries"], &checked["findings"]), (&Value::from(ENTRIES), &serde_json::json!([])));
     refuses(&h, 2, "NO_LEDGER", "/nowhere", &["ledger", "fsck", "--dir", "/nowhere"]);
+    next(&h, 2, "--dir DIR", &["ledger", "fsck", "--dir", "/nowhere"]);
+    next(&h, 2, "--dir", &["ledger", "fsck", "--dir", &h.path("home")]);
+    next(&h, 2, "that is a file", &["ledger", "fsck", "--dir", &h.path("home/trust.json")]);
 
     // The same again adds nothing; another ledger's backup, and what is no backup, are left alone.
-    assert_eq!(h.json(0, &["ledger", "backup", &kept])["size"], ENTRIES);
+    let again = h.json(0, &["ledger", "backup", &kept]);
+    assert_eq!((&again["size"], &again["files"]), (&Value::from(ENTRIES), &Value::from(0)));
+    says(&h, &["nothing is new"], &["ledger", "backup", &kept]);
+    next(&h, 2, "outside of the home", &["ledger", "backup", &dir]);
+    no_room(&h);
     let other = Home::new();
     other.json(0, &["init"]);
     refuses(&other, 1, "OTHER_LEDGER", &kept, &["ledger", "backup", &kept]);
@@ -157,9 +198,13 @@ fn checking_copying_and_putting_back() {
     assert!(!h.json(1, &["ledger", "fsck", "--dir", &bad])["findings"].as_array().unwrap().is_empty());
 
     refuses(&h, 2, "EXISTS", "ledger", &["ledger", "restore", &kept]);
+    next(&h, 2, &format!("mv {dir} {dir}.lost"), &["ledger", "restore", &kept]);
     fs::rename(&dir, h.path("gone")).unwrap();
     refuses(&h, 2, "NO_LEDGER", "ledger", &["ledger", "fsck"]);
+    next(&h, 2, "ledger restore", &["ledger", "fsck"]);
     refuses(&h, 1, "BACKUP_DAMAGED", "nothing was restored", &["ledger", "restore", &bad]);
+    refuses(&h, 2, "NO_LEDGER", "/nowhere", &["ledger", "restore", "/nowhere"]);
+    next(&h, 2, "mandate ledger backup", &["ledger", "restore", "/nowhere"]);
     assert!(!fs::exists(&dir).unwrap());
     says(&h, &["restored", "of 2 entries"], &["ledger", "restore", &kept]);
     assert_eq!(h.json(0, &["ledger", "fsck"])["root"], checked["root"]);

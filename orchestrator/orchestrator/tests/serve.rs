@@ -63,7 +63,9 @@ fn it_says_when_it_is_ready_alive_and_stopping_and_ends_in_order() {
     let mut serve = Serve(command.spawn().unwrap());
     until(&socket, "READY=1");
     let alive = until(&socket, "WATCHDOG=1");
-    assert!(alive.iter().any(|m| m.contains("STATUS=0 operations open; all parts do well")), "{alive:?}");
+    // Its sites have no TPM: that is said, and is no reason to be restarted.
+    let said = "STATUS=0 operations open; not well: site/edge-a, site/edge-b";
+    assert!(alive.iter().any(|m| m.contains(said)), "{alive:?}");
     // The second is sent within half of what systemd waits for.
     until(&socket, "WATCHDOG=1");
     assert_eq!(mandate(&home).arg("status").status().unwrap().code(), Some(0));

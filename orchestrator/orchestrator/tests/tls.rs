@@ -69,6 +69,7 @@ fn ns(id: &str, tenant: &str) -> NsView {
         site: None,
         nsd: String::new(),
         instances: vec![],
+        instance_sites: Default::default(),
         operations: vec![],
         lease_until: None,
         sla_met: None,

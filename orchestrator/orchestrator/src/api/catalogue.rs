@@ -197,6 +197,7 @@ pub const ALL: &[Operation] = &[
     SERVICES,
     SERVICE,
     TIMELINE,
+    NS_DRIFT,
     OPERATIONS,
     GET_OPERATION,
     RETRY,

@@ -129,6 +129,7 @@ pub fn all() -> Router<Context> {
         .on(&op::SERVICES, services)
         .on(&op::SERVICE, ns)
         .on(&op::TIMELINE, timeline)
+        .on(&op::NS_DRIFT, ns_drift)
         .on(&op::OPERATIONS, operations)
         .on(&op::GET_OPERATION, operation)
         .on(&op::RETRY, retry)
@@ -325,6 +326,12 @@ async fn timeline(State(c): State<Context>, asked: Asked, Named(id): Named) -> R
         own(&asked, &c.service.ns(&id).await?.tenant, "network service", &id)?;
     }
     reply::resource(&asked.headers, &c.service.timeline(&id).await?)
+}
+
+async fn ns_drift(State(c): State<Context>, asked: Asked, Named(id): Named) -> Reply {
+    let view = c.service.ns_drift(&id).await?;
+    own(&asked, &view.tenant, "network service", &id)?;
+    reply::resource(&asked.headers, &view)
 }
 
 async fn operations(State(c): State<Context>, asked: Asked, Asking(q): Asking<OperationsQuery>) -> Reply {

@@ -44,7 +44,18 @@ pub fn country(text: &str) -> Result<String, String> {
     Err("expected two capital letters (ISO 3166-1 alpha-2), for example DE".into())
 }
 
-/// Seconds from `90d`, `24h`, `15m` or `30s`; at least 1. A number alone could mean any of them.
+/// Longest duration that anything is given, days: no certificate, key or grant of ours is to outlive ten years.
+pub const MAX_DAYS: u64 = 3650;
+/// Most throughput that is asked for, kbit/s: 1 Tbit/s, beyond any port that is driven.
+pub const MAX_THROUGHPUT_KBPS: u64 = 1_000_000_000;
+/// Longest latency that is asked for, µs: a minute.
+pub const MAX_LATENCY_US: u64 = 60_000_000;
+/// All of it, parts per million.
+pub const MAX_LOSS_PPM: u64 = 1_000_000;
+/// Most steps of one scaling.
+pub const MAX_STEPS: u32 = 1_000;
+
+/// Seconds from `90d`, `24h`, `15m` or `30s`; at least 1, at most [`MAX_DAYS`]. A number alone could mean any of them.
 pub fn seconds(text: &str) -> Result<u64, String> {
     let bad = || "expected a duration like 90d, 24h, 15m or 30s".to_owned();
     let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
@@ -59,8 +70,43 @@ pub fn seconds(text: &str) -> Result<u64, String> {
         "s" => 1,
         _ => return Err(bad()),
     };
-    let number: u64 = digits.parse().map_err(|_| bad())?;
-    number.checked_mul(factor).filter(|s| *s > 0).ok_or_else(bad)
+    if digits.is_empty() {
+        return Err(bad());
+    }
+    // Digits that are too many for a number are too many for a duration.
+    let seconds = digits.parse::<u64>().unwrap_or(u64::MAX).saturating_mul(factor);
+    match seconds {
+        0 => Err("expected a duration of 1s or more".into()),
+        s if s > MAX_DAYS * 86_400 => {
+            Err(format!("expected at most {MAX_DAYS}d (ten years); `{text}` is longer"))
+        }
+        s => Ok(s),
+    }
+}
+
+/// A whole number up to a bound, in a unit.
+fn bounded(text: &str, most: u64, unit: &str) -> Result<u64, String> {
+    let number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse::<u64>() {
+        Ok(n) if n <= most => Ok(n),
+        _ if number => Err(format!("expected at most {most} {unit}")),
+        _ => Err(format!("expected a whole number of {unit}, at most {most}")),
+    }
+}
+
+/// A throughput.
+pub fn throughput_kbps(text: &str) -> Result<u64, String> {
+    bounded(text, MAX_THROUGHPUT_KBPS, "kbit/s")
+}
+
+/// A latency.
+pub fn latency_us(text: &str) -> Result<u64, String> {
+    bounded(text, MAX_LATENCY_US, "µs")
+}
+
+/// A loss.
+pub fn loss_ppm(text: &str) -> Result<u64, String> {
+    bounded(text, MAX_LOSS_PPM, "parts per million")
 }
 
 /// The name of a thing, whatever it is: an empty one is a variable of a script that was not set.
@@ -109,7 +155,11 @@ mod tests {
         #[test]
         fn a_duration_is_its_number_times_its_unit(n in 1u64..1_000_000, unit in "[dhms]") {
             let factor = match unit.as_str() { "d" => 86_400, "h" => 3_600, "m" => 60, _ => 1 };
-            proptest::prop_assert_eq!(seconds(&format!("{n}{unit}")), Ok(n * factor));
+            let found = seconds(&format!("{n}{unit}"));
+            match n * factor <= MAX_DAYS * 86_400 {
+                true => proptest::prop_assert_eq!(found, Ok(n * factor)),
+                false => proptest::prop_assert!(found.is_err_and(|e| e.contains("3650d"))),
+            }
         }
 
         #[test]
@@ -135,6 +185,28 @@ mod tests {
             ["", "0", "0s", "24", "-1", "1w", "d", "1.5h", "99999999999999999999d", "18446744073709551615d"]
         {
             assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused_with_bound_and_unit() {
+        let huge = "18446744073709551615";
+        for (parse, most, unit) in [
+            (throughput_kbps as fn(&str) -> Result<u64, String>, MAX_THROUGHPUT_KBPS, "kbit/s"),
+            (latency_us, MAX_LATENCY_US, "µs"),
+            (loss_ppm, MAX_LOSS_PPM, "parts per million"),
+        ] {
+            assert_eq!(parse(&most.to_string()), Ok(most));
+            assert_eq!(parse("0"), Ok(0));
+            for bad in [&(most + 1).to_string(), huge, "99999999999999999999999", "-1", "", "1.5", "x"] {
+                let said = parse(bad).unwrap_err();
+                assert!(said.contains(&most.to_string()) && said.contains(unit), "{bad}: {said}");
+            }
+        }
+        assert_eq!(seconds("3650d"), Ok(3650 * 86_400));
+        for bad in ["3651d", "99999d", "87601h", "18446744073709551615s", "99999999999999999999999d"] {
+            let said = seconds(bad).unwrap_err();
+            assert!(said.contains("at most 3650d") && said.contains(bad), "{said}");
         }
     }
 

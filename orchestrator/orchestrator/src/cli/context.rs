@@ -91,7 +91,9 @@ impl Context {
     /// A member's key and certificate from the home directory.
     pub fn signer(&self, member: &MemberName) -> Result<Signer, Failure> {
         let (key, certificate) = self.home.identity(&member.org, &member.name);
-        load_signer(&key, &certificate).map_err(|f| self.members_hint(f))
+        let signer = load_signer(&key, &certificate).map_err(|f| self.members_hint(f))?;
+        counts(&signer, self.now()?, &member.to_string())?;
+        Ok(signer)
     }
 
     /// Who is not here is mostly somebody else who is.
@@ -175,6 +177,28 @@ pub fn load_signer(key: &Path, certificate: &Path) -> Result<Signer, Failure> {
         Failure::usage("IDENTITY", "Unusable identity", where_)
             .hint("the key and the certificate must be PEM and belong together")
     })
+}
+
+/// What is signed with a certificate that does not count now is refused by everybody, later and elsewhere.
+pub fn counts(signer: &Signer, now: UnixTime, who: &str) -> Result<(), Failure> {
+    let (not_before, not_after) = trust::identity::validity(signer.certificate())
+        .map_err(|e| Failure::usage("IDENTITY", "Unusable identity", format!("{who}: {e}")))?;
+    let refuse = |detail: String, hint: &str| {
+        Err(Failure::refused("CERTIFICATE_NOT_VALID", "Nothing was signed", detail).hint(hint))
+    };
+    if now > not_after {
+        return refuse(
+            format!("the certificate of {who} expired {not_after}; it is {now}"),
+            "have the organisation's CA issue a new certificate for the key, put it in the place of the old one (pki/ORG/NAME.crt in the home), and sign again",
+        );
+    }
+    if now < not_before {
+        return refuse(
+            format!("the certificate of {who} counts from {not_before} on; it is {now}"),
+            "is this machine's clock right? otherwise wait until then, and sign again",
+        );
+    }
+    Ok(())
 }
 
 fn default_home() -> Result<PathBuf, Failure> {

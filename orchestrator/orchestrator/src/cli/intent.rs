@@ -137,13 +137,13 @@ pub struct DeployArgs {
     #[arg(long, value_name = "DIGEST|ID")]
     nsd: String,
     /// Least throughput, kbit/s
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = args::throughput_kbps)]
     throughput_kbps: u64,
     /// Highest 95th percentile of the round trip, µs
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = args::latency_us)]
     latency_p95_us: u64,
     /// Highest loss, parts per million
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = args::loss_ppm)]
     loss_ppm: u64,
     #[command(flatten)]
     placement: PlacementArgs,
@@ -170,7 +170,7 @@ pub struct ScaleArgs {
     #[arg(long, value_name = "ID", value_parser = args::name)]
     aspect: String,
     /// Steps of the aspect
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(args::MAX_STEPS)))]
     steps: u32,
     /// Scale in instead of out
     #[arg(long = "in")]
@@ -226,7 +226,7 @@ struct PlacementArgs {
     #[arg(long = "jurisdiction", value_name = "CC", value_parser = country)]
     jurisdictions: Vec<String>,
     /// Highest latency to the site, µs
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = args::latency_us)]
     max_site_latency_us: Option<u64>,
 }
 

@@ -2,6 +2,7 @@
 
 mod care;
 mod remembered;
+mod trouble;
 
 use std::path::PathBuf;
 
@@ -131,6 +132,11 @@ fn demanded(keys: &[String], quorum: Option<usize>) -> Result<Witnesses, Failure
         })
     };
     let keys: Vec<_> = keys.iter().map(parse).collect::<Result<_, _>>()?;
+    if let Some(n) = quorum.filter(|n| !(1..=keys.len()).contains(n)) {
+        let detail = format!("--quorum {n} of {} witnesses", keys.len());
+        return Err(Failure::usage("USAGE", "Wrong usage", detail)
+            .hint(format!("expected 1 to {}: as many as there are --witness", keys.len())));
+    }
     Ok(Witnesses { quorum: quorum.unwrap_or(keys.len()), keys })
 }
 

@@ -8,6 +8,7 @@ mod approval;
 mod args;
 mod context;
 mod cosign;
+mod drift;
 mod evidence;
 mod failure;
 mod files;
@@ -144,6 +145,9 @@ enum Command {
     /// Look at operations, and decide about those that are FAILED_TEMP
     #[command(subcommand)]
     Operation(operation::OperationCommand),
+    /// Look at what is not as it should be, and what was done about it
+    #[command(subcommand)]
+    Drift(drift::DriftCommand),
     /// Look at sites and register their attestation keys
     #[command(subcommand)]
     Site(site::SiteCommand),
@@ -211,6 +215,7 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Status => status::run(context).await,
         Command::Top => top::run(context).await,
         Command::Operation(c) => operation::run(context, c).await,
+        Command::Drift(c) => drift::run(context, c).await,
         Command::Site(c) => site::run(context, c).await,
         Command::Evidence(c) => evidence::run(context, c).await,
         Command::Ledger(c) => ledger::run(context, c).await,
@@ -359,6 +364,8 @@ mod tests {
             "mandate top --url https://h:1 --client operator/operator",
             "mandate operation list --open --limit 5",
             "mandate operation show o",
+            "mandate drift list --limit 5 --json",
+            "mandate drift show acme/edge",
             "mandate operation retry o --reason because",
             "mandate operation rollback o --reason because",
             "mandate operation fail o --reason because --json",

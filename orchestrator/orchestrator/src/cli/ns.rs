@@ -63,7 +63,8 @@ pub async fn run(context: &Context, command: NsCommand) -> Result<Exit, Failure>
     }
 }
 
-fn missing(context: &Context, error: ClientError) -> Failure {
+/// A service that is not there.
+pub fn missing(context: &Context, error: ClientError) -> Failure {
     let missing = matches!(&error, ClientError::Problem(p) if p.status == 404);
     let failure = context.client_failure(error);
     if missing {
@@ -130,9 +131,10 @@ fn render_show(ns: &NsView, style: Style) -> String {
     ] {
         facts.row([Cell::new(Paint::Dim, name), value]);
     }
-    let mut instances = Table::new(&["VDU INSTANCE", "STATE"], "no instances");
+    let mut instances = Table::new(&["VDU INSTANCE", "STATE", "SITE"], "no instances");
     for (key, is) in &ns.instances {
-        instances.row([Cell::new(Paint::Cyan, key), state(is)]);
+        let site = ns.instance_sites.get(key).map_or("-", String::as_str);
+        instances.row([Cell::new(Paint::Cyan, key), state(is), site.into()]);
     }
     format!(
         "{}\n{}\n{}\n{}",
@@ -201,6 +203,7 @@ mod tests {
             site: Some("edge-a".into()),
             nsd: "secure_edge_ns".into(),
             instances: vec![("ns-0123456789ab/vfw/fw/0".into(), "active".into())],
+            instance_sites: [("ns-0123456789ab/vfw/fw/0".to_owned(), "edge-b".to_owned())].into(),
             operations: Vec::new(),
             lease_until: None,
             sla_met: Some(true),
@@ -213,6 +216,8 @@ mod tests {
         );
         let shown = render_show(&ns, plain);
         assert!(shown.starts_with("ns-0123456789ab\nservice  acme/edge\nstate    INSTANTIATED\n"), "{shown}");
+        let instance = "VDU INSTANCE              STATE   SITE\nns-0123456789ab/vfw/fw/0  active  edge-b\n";
+        assert!(shown.contains(instance), "{shown}");
         assert!(shown.ends_with("no operation yet\n"), "{shown}");
     }
 }

@@ -17,7 +17,7 @@ use trust::{Digest, Envelope, Signer, UnixTime};
 
 use super::{
     args::{MemberName, pair},
-    context::{Context, load_signer},
+    context::{Context, counts, load_signer},
     failure::{Exit, Failure, chain},
     files, intent,
     lint::{self, LintArgs},
@@ -240,7 +240,11 @@ fn built_at(file: &str) -> Option<UnixTime> {
 fn builder(context: &Context, args: &PackArgs) -> Result<Signer, Failure> {
     match (&args.builder, &args.builder_key, &args.builder_cert) {
         (Some(member), _, _) => context.signer(member),
-        (None, Some(key), Some(certificate)) => load_signer(key, certificate),
+        (None, Some(key), Some(certificate)) => {
+            let signer = load_signer(key, certificate)?;
+            counts(&signer, context.now()?, &certificate.display().to_string())?;
+            Ok(signer)
+        }
         _ => Err(Failure::usage("USAGE", "Wrong usage", "--image needs somebody who signs its provenance")
             .hint("--builder provider/builder, or --builder-key FILE --builder-cert FILE")),
     }

@@ -22,7 +22,7 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 pub struct PlanArgs {
     /// The intent, signed or not
     file: PathBuf,
-    /// Also what Z is made of, and the reason against every other site
+    /// Also what Z is made of, the reason against every other site, and what the policy demands of one (attestation, TEE)
     #[arg(long)]
     explain: bool,
 }
@@ -78,6 +78,7 @@ fn render(plan: &PlanView, explain: bool, style: Style) -> String {
         }
         out.extend(placement.tables.iter().filter(|_| explain).map(|table| explained(table, style)));
     }
+    out.extend(plan.demands.iter().filter(|_| explain).map(|table| explained(table, style)));
     out
 }
 
@@ -156,6 +157,11 @@ mod tests {
                     rows: vec![vec!["fw".into(), "+3".into()]],
                 }],
             }),
+            demands: Some(TableView {
+                title: "The policy demands".into(),
+                columns: vec!["what".into(), "edge-a".into()],
+                rows: vec![vec!["TEE".into(), "no: none".into()]],
+            }),
         }
     }
 
@@ -168,7 +174,8 @@ mod tests {
                      MEMBER  SITE\nfw      edge-a\n";
         assert_eq!(render(&plan(), false, PLAIN), brief);
         let explained = render(&plan(), true, PLAIN);
-        assert_eq!(explained, format!("{brief}\nWhy not elsewhere\nMEMBER  Z\nfw      +3\n"));
+        let demands = "\nThe policy demands\nWHAT  EDGE-A\nTEE   no: none\n";
+        assert_eq!(explained, format!("{brief}\nWhy not elsewhere\nMEMBER  Z\nfw      +3\n{demands}"));
         let refused = PlanView {
             feasible: false,
             code: Some("NO_SITE".into()),
@@ -180,7 +187,7 @@ mod tests {
         assert_eq!(render(&refused, false, PLAIN), said, "once");
         assert_eq!(
             render(&refused, true, PLAIN),
-            format!("{said}\nWhy not elsewhere\nMEMBER  Z\nfw      +3\n")
+            format!("{said}\nWhy not elsewhere\nMEMBER  Z\nfw      +3\n{demands}")
         );
     }
 }

@@ -87,6 +87,16 @@ impl Book {
         }
     }
 
+    /// Where each instance of a service is, as far as it is settled.
+    pub(super) fn sites_of(&self, row: &ServiceRow) -> BTreeMap<String, String> {
+        let Some(desired) = self.desired.get(&row.id) else { return BTreeMap::new() };
+        desired
+            .instances()
+            .map(|(site, key)| (key.to_string(), site.to_owned()))
+            .filter(|(key, _)| row.instances.contains(key))
+            .collect()
+    }
+
     /// Segments of the wide-area network that are in use or planned, but for those of one service.
     pub(super) fn segments(&self, but: &str) -> BTreeSet<u16> {
         let used = self.segments.iter().filter(|(ns, _)| *ns != but).flat_map(|(_, s)| s.iter().copied());

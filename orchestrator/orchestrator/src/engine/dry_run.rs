@@ -43,10 +43,11 @@ impl Engine {
         };
         let input = survey.input(intent, &grant);
         let placement = explained(&input);
-        Ok(match planner::plan(&input) {
+        let view = match planner::plan(&input) {
             Ok(plan) => planned(&plan, placement),
             Err(refusal) => refused(intent, &grant, &refusal, placement),
-        })
+        };
+        Ok(PlanView { demands: demands(&grant, input.sites), ..view })
     }
 
     /// What an approval would entitle to, as the ledger's state is now.
@@ -173,6 +174,31 @@ fn explained(input: &Input<'_>) -> Option<PlacementView> {
     })
 }
 
+/// What the policy demands of a site's trustworthiness, and what each has of it.
+fn demands(grant: &Grant, sites: &[placement::Site]) -> Option<TableView> {
+    let candidates: Vec<_> = sites.iter().map(|s| placement::Candidate::of(s, now())).collect();
+    let row = |what: &str, of: &dyn Fn(usize) -> Option<String>, has: &dyn Fn(usize) -> String| {
+        let answer = |n: usize| of(n).map_or_else(|| has(n), |why| format!("no: {why}"));
+        std::iter::once(what.to_owned()).chain((0..sites.len()).map(answer)).collect::<Vec<_>>()
+    };
+    let mut rows = Vec::new();
+    if grant.attestation_required {
+        let lacks = |n: usize| candidates[n].no_attestation.clone();
+        rows.push(row("a measured launch, attested", &lacks, &|_| "yes".to_owned()));
+    }
+    if grant.tee_required {
+        let lacks = |n: usize| candidates[n].no_tee.clone();
+        let has = |n: usize| format!("yes: {}", sites[n].tee.as_deref().unwrap_or_default());
+        rows.push(row("a trusted execution environment (TEE)", &lacks, &has));
+    }
+    let columns = std::iter::once("what".to_owned()).chain(sites.iter().map(|s| s.name.clone())).collect();
+    (!rows.is_empty()).then(|| TableView {
+        title: "The policy demands, for traffic as sensitive as this".into(),
+        columns,
+        rows,
+    })
+}
+
 fn planned(plan: &Plan, placement: Option<PlacementView>) -> PlanView {
     PlanView {
         ns_instance_id: plan.ns_instance_id.clone(),
@@ -183,6 +209,7 @@ fn planned(plan: &Plan, placement: Option<PlacementView>) -> PlanView {
         site: Some(plan.site.clone()).filter(|s| !s.is_empty()),
         steps: plan.steps.iter().map(|s| step(plan, s)).collect(),
         placement,
+        demands: None,
     }
 }
 
@@ -196,6 +223,7 @@ fn refused(intent: &Intent, grant: &Grant, refusal: &Refusal, placement: Option<
         site: None,
         steps: Vec::new(),
         placement,
+        demands: None,
     }
 }
 

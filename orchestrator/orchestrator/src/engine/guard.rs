@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use ledger_contract::records::StandingGrant;
 use trust::UnixTime;
 
+use crate::views::{FlapView, GuardView};
+
 /// Repairs of one object after which it is left to a person.
 pub(super) const FLAPS: usize = 3;
 /// Time in which those count, s.
@@ -116,6 +118,52 @@ fn bounded(grant: &StandingGrant, now: UnixTime, history: &[Done]) -> Leave {
     }
 }
 
+/// What is left of each grant that covers a service now, whatever for.
+pub(super) fn left(
+    tenant: &str,
+    service: &str,
+    now: UnixTime,
+    grants: &[StandingGrant],
+    history: &[Done],
+) -> Vec<GuardView> {
+    let covers = |g: &&StandingGrant| {
+        g.tenant == tenant
+            && (g.services.is_empty() || g.services.iter().any(|s| s == service))
+            && (g.not_before..=g.not_after).contains(&now)
+    };
+    let view = |g: &StandingGrant| GuardView {
+        grant: g.id.clone(),
+        actions: g.actions.iter().cloned().collect(),
+        budget: g.budget,
+        used: count(history.iter().filter(|d| d.grant == g.id && d.at.plus(g.window_s) > now)),
+        window_s: g.window_s,
+        cooldown_s: g.cooldown_s,
+        not_after: g.not_after,
+        next_at: match bounded(g, now, history) {
+            Leave::Later(at, _) => Some(at),
+            Leave::Repair(_) | Leave::Propose(..) => None,
+        },
+    };
+    grants.iter().filter(covers).map(view).collect()
+}
+
+/// Objects that were repaired within the flap guard's window, and how often.
+pub(super) fn flaps(now: UnixTime, history: &[Done]) -> Vec<FlapView> {
+    let recent: Vec<&Done> = history.iter().filter(|d| d.at.plus(FLAP_WINDOW_S) > now).collect();
+    let objects: BTreeSet<&String> = recent.iter().flat_map(|d| &d.objects).collect();
+    let view = |object: &String| FlapView {
+        object: object.clone(),
+        repairs: count(recent.iter().filter(|d| d.objects.contains(object))),
+        most: u32::try_from(FLAPS).unwrap_or(u32::MAX),
+        window_s: FLAP_WINDOW_S,
+    };
+    objects.into_iter().map(view).collect()
+}
+
+fn count(found: impl Iterator) -> u32 {
+    u32::try_from(found.count()).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,5 +222,25 @@ mod tests {
         let thrice: Vec<_> = [200, 300, 400].map(|t| done(t, "g", "ns/a")).into();
         assert!(matches!(asked(500, "heal", &[grant("g", 9)], &thrice), Leave::Propose("FLAPPING", _)));
         assert_eq!(asked(4000, "heal", &[grant("g", 9)], &thrice), Leave::Repair("g".into()));
+    }
+
+    #[test]
+    fn what_is_left_is_what_the_guard_goes_by() {
+        let now = UnixTime(500);
+        let thrice: Vec<_> = [200, 300, 400].map(|t| done(t, "g", "ns/a")).into();
+        let other = StandingGrant { services: vec!["core".into()], ..grant("h", 1) };
+        let views = left("acme", "edge", now, &[grant("g", 5), other, grant("k", 3)], &thrice);
+        let seen: Vec<_> = views.iter().map(|v| (v.grant.as_str(), v.used, v.budget, v.next_at)).collect();
+        assert_eq!(seen, [("g", 3, 5, None), ("k", 0, 3, None)]);
+        assert_eq!(left("globex", "edge", now, &[grant("g", 5)], &thrice), []);
+        // In the cool-down, and with the budget used up.
+        assert_eq!(
+            left("acme", "edge", UnixTime(405), &[grant("g", 5)], &thrice)[0].next_at,
+            Some(UnixTime(410))
+        );
+        assert_eq!(left("acme", "edge", now, &[grant("g", 3)], &thrice)[0].next_at, Some(UnixTime(1200)));
+        let flapping = flaps(now, &thrice);
+        assert_eq!((flapping[0].object.as_str(), flapping[0].repairs, flapping[0].most), ("ns/a", 3, 3));
+        assert_eq!(flaps(UnixTime(10_000), &thrice), []);
     }
 }

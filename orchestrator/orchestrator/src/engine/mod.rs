@@ -79,6 +79,10 @@ pub struct Site {
 pub trait KeyAdmin: Send + Sync {
     /// The key that the site quotes with, valid for `valid_s` from now; with `rotate` a new one.
     async fn attestation_key(&self, rotate: bool) -> Result<AkRecord, String>;
+    /// Does the site's TPM answer? Asked often: it neither makes a key nor uses one.
+    async fn answers(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// What the engine is made of.

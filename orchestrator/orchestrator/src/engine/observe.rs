@@ -209,13 +209,44 @@ impl Engine {
         let looks = self.sites.iter().map(|(name, site)| async move {
             let answer = tokio::time::timeout(PROBE, site.vim.capabilities()).await;
             let (ready, detail) = match answer {
-                Ok(Ok(c)) => (true, format!("{} answers", c.driver)),
+                Ok(Ok(c)) => match self.attests(name, c.attestation).await {
+                    Ok(how) => (true, format!("{} answers; {how}", c.driver)),
+                    Err(why) => (false, format!("{} answers; attestation is not possible: {why}", c.driver)),
+                },
                 Ok(Err(e)) => (false, e.to_string()),
                 Err(_) => (false, format!("no answer within {} s", PROBE.as_secs())),
             };
             component(&format!("site/{name}"), ready, true, detail, &[])
         });
         futures::future::join_all(looks).await
+    }
+}
+
+impl Engine {
+    /// Can what runs at a site be attested, and if not, what to do? Nothing that must be attested goes there meanwhile.
+    async fn attests(&self, site: &str, tpm: bool) -> Result<&'static str, String> {
+        if !tpm {
+            let next =
+                "name its TPM under [site.host.tpm] in config.toml, restart, then `mandate site enrol`";
+            return Err(format!("it has no TPM; {next}"));
+        }
+        let Some(found) = self.sites.get(site) else { return Err("there is no such site".into()) };
+        match tokio::time::timeout(PROBE, found.keys.answers()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(format!("{e}; is its TPM there? See [site.host.tpm] in config.toml")),
+            Err(_) => return Err(format!("its TPM does not answer within {} s", PROBE.as_secs())),
+        }
+        match tokio::time::timeout(PROBE, self.registered_ak(site)).await {
+            Ok(Ok(None)) => {
+                Err(format!("its key is not registered; `mandate site enrol {site} --as ORG/NAME`"))
+            }
+            Ok(Ok(Some(key))) if key.not_after < now() => {
+                Err(format!("its key expired {}; `mandate site enrol {site} --as ORG/NAME`", key.not_after))
+            }
+            Ok(Ok(Some(_))) => Ok("its key is registered"),
+            // The ledger's trouble is shown as the ledger's.
+            Ok(Err(_)) | Err(_) => Ok("whether its key is registered, only the ledger knows"),
+        }
     }
 }
 

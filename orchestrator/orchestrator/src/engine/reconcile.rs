@@ -16,6 +16,7 @@ use lcm::drift::{self, Desired, Difference};
 use ledger_contract::{
     Intent, IntentKind,
     intent::{API_VERSION, Heal, INTENT_PAYLOAD, Isolate, StandingUse},
+    records::StandingGrant,
 };
 use tokio::sync::watch;
 use trust::{Envelope, UnixTime};
@@ -25,8 +26,13 @@ use super::{
     Engine, EngineError,
     guard::{self, Case, Done, Leave},
     now, now_ms,
+    service::journal_problem,
 };
-use crate::journal::{Mitigation, Proposal, ServiceRow};
+use crate::{
+    journal::{JournalError, Mitigation, Proposal, ServiceRow},
+    problem::Problem,
+    views::{MAX_MITIGATIONS, NsDriftView},
+};
 
 /// How long an intent of ours waits for its decision, s.
 const INTENT_VALID_S: u64 = 600;
@@ -162,10 +168,7 @@ impl Engine {
     }
 
     async fn mitigate_one(self: &Arc<Self>, case: Wrong) -> Result<(), EngineError> {
-        let grants: Vec<_> = self.journal.standing()?.into_iter().map(|s| s.grant).collect();
-        let back = grants.iter().map(|g| g.window_s).max().unwrap_or_default().max(HISTORY_S);
-        let from_ms = now_ms().saturating_sub(back.saturating_mul(1000));
-        let before = self.journal.mitigations(Some(&case.row.id), from_ms)?;
+        let (grants, before) = self.guarded(&case.row.id)?;
         let objects = case.findings.iter().map(|f| f.key.to_string()).collect();
         let asked = Case {
             tenant: &case.row.tenant,
@@ -184,6 +187,37 @@ impl Engine {
             }
             Leave::Propose(code, why) => self.propose(&before, case, code, why),
         }
+    }
+
+    /// Standing grants, and what was done about a service as far back as they look.
+    fn guarded(&self, ns: &str) -> Result<(Vec<StandingGrant>, Vec<Mitigation>), JournalError> {
+        let grants: Vec<_> = self.journal.standing()?.into_iter().map(|s| s.grant).collect();
+        let back = grants.iter().map(|g| g.window_s).max().unwrap_or_default().max(HISTORY_S);
+        let from_ms = now_ms().saturating_sub(back.saturating_mul(1000));
+        Ok((grants, self.journal.mitigations(Some(ns), from_ms)?))
+    }
+
+    /// Drift of one service, what was done about it, and what may be done about it without asking.
+    pub(super) fn drift_of(&self, row: ServiceRow) -> Result<NsDriftView, Problem> {
+        let (grants, lately) = self.guarded(&row.id).map_err(journal_problem)?;
+        let mut mitigations = self.journal.mitigations(Some(&row.id), 0).map_err(journal_problem)?;
+        let proposals = self.journal.proposals().map_err(journal_problem)?;
+        let (at_ms, findings) = {
+            let look = self.looked.borrow();
+            (look.at_ms, look.findings.get(&row.id).cloned().unwrap_or_default())
+        };
+        let history = history(&lately);
+        Ok(NsDriftView {
+            at_ms,
+            findings,
+            proposal: proposals.into_iter().find(|(ns, _)| *ns == row.id).map(|(_, p)| p),
+            mitigations: mitigations.split_off(mitigations.len().saturating_sub(MAX_MITIGATIONS)),
+            grants: guard::left(&row.tenant, &row.service, now(), &grants, &history),
+            flaps: guard::flaps(now(), &history),
+            ns_instance_id: row.id,
+            tenant: row.tenant,
+            service: row.service,
+        })
     }
 
     /// Signs an intent under the standing grant and submits it, or begins without the ledger when that is down.

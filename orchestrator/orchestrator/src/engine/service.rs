@@ -23,8 +23,8 @@ use crate::{
     service::{Order, Service},
     views::{
         Cleaned, CleaningView, CommittedView, ComponentView, ConsistencyView, DeliveredView, DriftView,
-        EventView, IntentView, NsView, OperationView, PackageView, PlanView, SiteView, StepView, StraysView,
-        TimelineLine,
+        EventView, IntentView, NsDriftView, NsView, OperationView, PackageView, PlanView, SiteView, StepView,
+        StraysView, TimelineLine,
     },
 };
 
@@ -289,6 +289,10 @@ impl Service for Engine {
         Ok(DriftView { at_ms, took_ms, services, unseen, findings, proposals })
     }
 
+    async fn ns_drift(&self, ns: &str) -> Result<NsDriftView, Problem> {
+        self.drift_of(self.service_named(ns)?)
+    }
+
     async fn strays(&self) -> Result<StraysView, Problem> {
         self.find_strays().await
     }
@@ -334,6 +338,7 @@ impl Engine {
             operations.extend(self.operation_view(&id)?);
         }
         let mut view = views::service(row, operations);
+        view.instance_sites = self.read().sites_of(row);
         // An instance that the last look found otherwise than it should be is not in the service's state.
         for found in self.looked.borrow().findings.get(&row.id).into_iter().flatten() {
             let key = found.key.to_string();
@@ -372,7 +377,7 @@ impl Engine {
         })
     }
 
-    async fn registered_ak(&self, site: &str) -> Result<Option<AkRecord>, Problem> {
+    pub(super) async fn registered_ak(&self, site: &str) -> Result<Option<AkRecord>, Problem> {
         let key = ledger_contract::state::ak_key(site);
         let value = self.ledger.state(&key).await.map_err(ledger_problem)?;
         value.map(|v| decode(&key, &v).map_err(|e| Problem::internal("LEDGER_STATE", e))).transpose()

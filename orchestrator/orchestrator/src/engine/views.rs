@@ -66,6 +66,7 @@ pub(super) fn service(row: &ServiceRow, operations: Vec<OperationView>) -> NsVie
         site: row.site.clone().or_else(|| operations.iter().rev().find_map(|o| o.site.clone())),
         nsd: row.nsd.clone(),
         instances: row.instances.iter().map(|i| (i.clone(), row.state.clone())).collect(),
+        instance_sites: BTreeMap::new(),
         state: row.state.clone(),
         operations,
         lease_until: row.lease_until,

@@ -205,6 +205,11 @@ impl Service for Recorder {
     async fn drift(&self) -> Result<orchestrator::views::DriftView, Problem> {
         Ok(orchestrator::views::DriftView::default())
     }
+    async fn ns_drift(&self, ns: &str) -> Result<orchestrator::views::NsDriftView, Problem> {
+        let (tenant, service) = ("acme".to_owned(), "edge".to_owned());
+        let ns_instance_id = ns.to_owned();
+        Ok(orchestrator::views::NsDriftView { ns_instance_id, tenant, service, ..Default::default() })
+    }
     async fn strays(&self) -> Result<orchestrator::views::StraysView, Problem> {
         Ok(orchestrator::views::StraysView::default())
     }

@@ -110,6 +110,15 @@ async fn what_changes_behind_our_back_is_found_and_proposed_once() {
     );
     let timeline = life.engine.timeline(&ns).await.unwrap();
     assert!(timeline.iter().any(|l| l.kind == "mitigation" && l.what.contains("MISSING")), "{timeline:?}");
+    let own = life.engine.ns_drift(&format!("{TENANT}/edge")).await.unwrap();
+    assert_eq!((own.ns_instance_id.as_str(), &own.findings), (ns.as_str(), findings));
+    assert_eq!(own.proposal.as_ref().map(|p| &p.intent.id), Some(&proposal.intent.id));
+    assert_eq!((own.mitigations, own.grants, own.flaps), (on_record, vec![], vec![]));
+    let seen = life.engine.ns(&ns).await.unwrap();
+    assert!(!seen.instances.is_empty());
+    for (key, _) in &seen.instances {
+        assert_eq!(seen.instance_sites.get(key).map(String::as_str), Some(SITES[0]), "{seen:?}");
+    }
     // What is terminated needs no repair any more.
     assert_eq!(life.carry_out(&world, &terminate("edge")).await.state, "COMPLETED");
     look(&life, |l| l.proposals.is_empty() && l.findings.is_empty()).await;
@@ -131,6 +140,11 @@ async fn a_standing_grant_lets_a_killed_instance_come_back() {
     let bundle = world.verified(&life.engine.bundle(&healed.id).await.unwrap());
     assert!(matches!(bundle.intent.action, IntentKind::Heal(_)));
     assert_eq!(bundle.grant.standing.as_deref(), Some("standing-1"));
+    let own = life.engine.ns_drift(&ns).await.unwrap();
+    let left: Vec<_> = own.grants.iter().map(|g| (g.grant.as_str(), g.used, g.budget, g.next_at)).collect();
+    assert_eq!(left, [("standing-1", 1, 10, None)], "{own:?}");
+    assert_eq!((own.flaps[0].object.as_str(), own.flaps[0].repairs), (key.as_str(), 1), "{own:?}");
+    assert_eq!(own.mitigations[0].decision, "REPAIR");
     look(&life, |l| l.findings.is_empty() && l.proposals.is_empty()).await;
     let on_record = life.engine.mitigations().await.unwrap();
     assert_eq!(on_record.len(), 1, "{on_record:?}");

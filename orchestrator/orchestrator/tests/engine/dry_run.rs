@@ -1,7 +1,11 @@
 //! A dry run plans as an approval would be carried out, tells why there, and leaves nothing anywhere.
 
-use ledger_contract::{IntentKind, intent::ScaleDirection};
-use orchestrator::service::Service as _;
+use ledger_contract::{
+    IntentKind,
+    intent::ScaleDirection,
+    policy::{Assurance, BySensitivity},
+};
+use orchestrator::{service::Service as _, views::PlanView};
 
 use crate::{
     life::Life,
@@ -70,5 +74,45 @@ async fn what_cannot_be_planned_says_why() {
     let IntentKind::Deploy(deploy) = &mut unknown.action else { panic!("a deploy") };
     deploy.nsd_package = trust::Digest([7; 32]);
     assert_eq!(life.engine.plan(unknown).await.unwrap_err().code, "UNKNOWN_PACKAGE");
+    life.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demanded_tee_is_shown_with_what_each_site_has() {
+    let mut world = World::new();
+    let before = world.deploy("before");
+    let life = Life::start(&world);
+    life.carry_out(&world, &before).await;
+    life.end().await;
+    let all = |it| BySensitivity { public: it, internal: it, confidential: it, restricted: it };
+    world.change_policy(|data| data.assurance = Some(all(Assurance::Tee))).await;
+    let row = |dry: &PlanView, what: &str| {
+        let table = dry.demands.clone().unwrap_or_else(|| panic!("no demands: {dry:?}"));
+        assert_eq!(table.columns[1..], SITES.map(str::to_owned));
+        table.rows.into_iter().find(|r| r[0].contains(what)).unwrap()
+    };
+
+    let life = Life::start(&world);
+    let dry = life.engine.plan(world.deploy("edge")).await.unwrap();
+    assert_eq!((dry.feasible, dry.code.as_deref()), (false, Some("NO_SITE")), "{dry:?}");
+    assert_eq!(row(&dry, "measured")[1..], SITES.map(|_| "yes".to_owned()));
+    assert!(row(&dry, "TEE")[1..].iter().all(|cell| cell.starts_with("no: ")), "{dry:?}");
+    let tables = &dry.placement.as_ref().unwrap().tables;
+    for site in SITES {
+        let refused = |r: &Vec<String>| r.contains(&site.to_owned()) && r.contains(&"TEE".to_owned());
+        assert!(tables.iter().flat_map(|t| &t.rows).any(refused), "{dry:?}");
+    }
+    // What is not placed anew is shown the same.
+    let dry = life.engine.plan(scale("before", ScaleDirection::ScaleOut)).await.unwrap();
+    assert!(!dry.feasible && dry.placement.is_none(), "{dry:?}");
+    assert!(row(&dry, "TEE")[1].starts_with("no: "));
+    // Ending a service demands nothing of its site.
+    assert_eq!(life.engine.plan(terminate("before")).await.unwrap().demands, None);
+    life.end().await;
+
+    world.config.sites[0].tee = Some("sev-snp".into());
+    let life = Life::start(&world);
+    let dry = life.engine.plan(world.deploy("edge")).await.unwrap();
+    assert_eq!(row(&dry, "TEE")[1], "yes: sev-snp", "{dry:?}");
     life.end().await;
 }

@@ -7,7 +7,7 @@ use super::{
     Access, Answer, Body, Content, MAX_NUMBER, Operation, Parameter, Place, Shape, Value, Verb,
     parts::{NOT_FOUND, NS_ID, OPERATION_ID, get, json, number, ok},
 };
-use crate::views::{CloudEvent, DirectionView, NsView, OperationView, StepView, TimelineLine};
+use crate::views::{CloudEvent, DirectionView, NsDriftView, NsView, OperationView, StepView, TimelineLine};
 
 /// `GET /v1/ns`.
 pub const SERVICES: Operation = Operation {
@@ -41,6 +41,18 @@ pub const TIMELINE: Operation = Operation {
         "Everything that happened to a service, in order.",
         &[NS_ID],
         ok!(Vec<TimelineLine>),
+    )
+};
+/// `GET /v1/ns/{id}/drift`.
+pub const NS_DRIFT: Operation = Operation {
+    refusals: NOT_FOUND,
+    ..get(
+        "getNsDrift",
+        "/v1/ns/{id}/drift",
+        Access::Tenant,
+        "What is not as it should be with a service, what was done about it, and what standing grants have left.",
+        &[NS_ID],
+        ok!(NsDriftView),
     )
 };
 /// `GET /v1/operations`.

@@ -9,7 +9,7 @@ use ledger_contract::intent::{
 
 use super::{CommonArgs, Params, PlacementArgs, find_nsd, params, seconds, write};
 use crate::cli::{
-    args::reason,
+    args::{latency_us, loss_ppm, reason, throughput_kbps},
     context::Context,
     failure::{Exit, Failure},
 };
@@ -47,13 +47,13 @@ pub struct UpdateArgs {
     #[arg(long, value_name = "FILE")]
     params: Option<PathBuf>,
     /// Least throughput from now on, kbit/s
-    #[arg(long, value_name = "N", requires_all = ["latency_p95_us", "loss_ppm"])]
+    #[arg(long, value_name = "N", requires_all = ["latency_p95_us", "loss_ppm"], value_parser = throughput_kbps)]
     throughput_kbps: Option<u64>,
     /// Highest 95th percentile of the round trip from now on, µs
-    #[arg(long, value_name = "N", requires = "throughput_kbps")]
+    #[arg(long, value_name = "N", requires = "throughput_kbps", value_parser = latency_us)]
     latency_p95_us: Option<u64>,
     /// Highest loss from now on, parts per million
-    #[arg(long, value_name = "N", requires = "throughput_kbps")]
+    #[arg(long, value_name = "N", requires = "throughput_kbps", value_parser = loss_ppm)]
     loss_ppm: Option<u64>,
     /// A new lease, from the approval on [default: as before]
     #[arg(long, value_name = "DURATION", value_parser = seconds)]

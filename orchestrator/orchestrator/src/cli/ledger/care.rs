@@ -12,11 +12,14 @@ use ledger::{
 };
 use trust::witness::WitnessKey;
 
-use super::super::{
-    context::Context,
-    failure::{Exit, Failure, chain},
-    files,
-    output::{Cell, Paint, Style, Table, Ui},
+use super::{
+    super::{
+        context::Context,
+        failure::{Exit, Failure},
+        files,
+        output::{Cell, Paint, Style, Table, Ui},
+    },
+    trouble::{Doing, failure},
 };
 
 /// Largest cosigned checkpoint read, bytes.
@@ -44,25 +47,6 @@ pub enum WitnessCommand {
     },
 }
 
-/// An error of the ledger's directory as a failure of the command.
-fn failure(error: &LedgerError) -> Failure {
-    let text = chain(error);
-    match error {
-        LedgerError::Locked { .. } => Failure::usage("IN_USE", "The ledger is in use", text)
-            .hint("stop `mandate serve`, or check a backup: `mandate ledger backup DIR`, then `mandate ledger fsck --dir DIR`"),
-        LedgerError::Missing { .. } | LedgerError::OldFormat { .. } => {
-            Failure::usage("NO_LEDGER", "There is no ledger to read", text).hint("name the home with --home DIR")
-        }
-        LedgerError::Exists { .. } => Failure::usage("EXISTS", "Nothing is overwritten", text)
-            .hint("name another directory, or move what is there away"),
-        LedgerError::OtherBackup { .. } => Failure::refused("OTHER_LEDGER", "Not a backup of this ledger", text),
-        LedgerError::Witness { .. } => Failure::refused("COSIGNATURE", "The cosignature is refused", text),
-        LedgerError::Corrupt { .. } => Failure::refused("LEDGER_DAMAGED", "The ledger is damaged", text)
-            .hint("`mandate ledger fsck` looks at everything and says what to do"),
-        _ => Failure::internal("LEDGER", text),
-    }
-}
-
 /// A bar over entries; hidden when nobody looks.
 fn bar(ui: &Ui, what: &str) -> ProgressBar {
     if !ui.progress {
@@ -84,17 +68,20 @@ fn progress(bar: &ProgressBar) -> impl FnMut(u64, u64) + '_ {
 
 /// `mandate ledger fsck`.
 pub fn check(context: &Context, dir: Option<&Path>) -> Result<Exit, Failure> {
-    let dir = dir.map_or_else(|| context.home.ledger(), Path::to_owned);
-    let report = checked(context, &dir)?;
+    let own = context.home.ledger();
+    let report = match dir {
+        Some(dir) => checked(context, dir, Doing::CheckDir(dir)),
+        None => checked(context, &own, Doing::Own),
+    }?;
     context.ui.show(&report, |style| render(&report, style))?;
     Ok(if report.findings.is_empty() { Exit::Ok } else { Exit::Refused })
 }
 
-fn checked(context: &Context, dir: &Path) -> Result<Report, Failure> {
+fn checked(context: &Context, dir: &Path, doing: Doing<'_>) -> Result<Report, Failure> {
     let bar = bar(&context.ui, "checking");
     let report = fsck::fsck(dir, progress(&bar));
     bar.finish_and_clear();
-    report.map_err(|e| failure(&e))
+    report.map_err(|e| failure(&e, doing))
 }
 
 fn render(report: &Report, style: Style) -> String {
@@ -124,24 +111,35 @@ fn render(report: &Report, style: Style) -> String {
 /// `mandate ledger backup`.
 pub fn backup(context: &Context, to: &Path) -> Result<Exit, Failure> {
     let bar = bar(&context.ui, "copying");
-    let copied = backup::backup(&context.home.ledger(), to, progress(&bar));
+    let own = context.home.ledger();
+    let copied = backup::backup(&own, to, progress(&bar));
     bar.finish_and_clear();
-    let copied = copied.map_err(|e| failure(&e))?;
+    let copied = copied.map_err(|e| failure(&e, Doing::Backup { to }))?;
+    let new = match copied.files {
+        0 => "nothing is new".to_owned(),
+        1 => "1 file is new".to_owned(),
+        n => format!("{n} files are new"),
+    };
     context.ui.show(&copied, |style| {
         format!(
-            "{} {} of {} entries, root {}\n{} files are new; it holds the log's key: keep it as secret\n",
+            "{} {} of {} entries, root {}\n{new}; it holds the log's key: keep it as secret\n",
             style.paint(Paint::Green, "backed up"),
             copied.ledger,
             copied.size,
-            copied.root,
-            copied.files
+            copied.root
         )
     })
 }
 
 /// `mandate ledger restore`: only what was checked whole.
 pub fn restore(context: &Context, from: &Path) -> Result<Exit, Failure> {
-    let report = checked(context, from)?;
+    let own = context.home.ledger();
+    let doing = Doing::Restore { from, own: &own };
+    // Before the backup is checked, which takes its time.
+    if std::fs::read_dir(&own).is_ok_and(|mut d| d.next().is_some()) {
+        return Err(failure(&LedgerError::Exists { dir: own.clone() }, doing));
+    }
+    let report = checked(context, from, doing)?;
     if !report.findings.is_empty() {
         context.ui.note(&render(&report, context.ui.err));
         let detail = format!("{}: {} findings", from.display(), report.findings.len());
@@ -150,12 +148,15 @@ pub fn restore(context: &Context, from: &Path) -> Result<Exit, Failure> {
             "The backup is damaged; nothing was restored",
             detail,
         )
-        .hint("take another backup; `mandate ledger fsck --dir DIR` says what is wrong with it"));
+        .hint(format!(
+            "restore another backup; `mandate ledger fsck --dir {}` says what can be done about this one",
+            from.display()
+        )));
     }
     let bar = bar(&context.ui, "restoring");
-    let copied = backup::restore(from, &context.home.ledger(), progress(&bar));
+    let copied = backup::restore(from, &own, progress(&bar));
     bar.finish_and_clear();
-    let copied = copied.map_err(|e| failure(&e))?;
+    let copied = copied.map_err(|e| failure(&e, doing))?;
     context.ui.show(&copied, |style| {
         format!(
             "{} {} of {} entries, root {}\nwhoever verified a later head notices; so does the journal of this home\n",
@@ -170,16 +171,17 @@ pub fn restore(context: &Context, from: &Path) -> Result<Exit, Failure> {
 /// `mandate ledger witness …`.
 pub fn witness(context: &Context, command: WitnessCommand) -> Result<Exit, Failure> {
     let dir = context.home.ledger();
+    let failure = |e| failure(&e, Doing::Own);
     match command {
         WitnessCommand::Add { key } => {
             let key = WitnessKey::parse(&key).map_err(|e| {
                 Failure::usage("WITNESS_KEY", "Not a witness's key", e)
                     .hint("a key has the form name+id+key; ask the witness for its vkey of cosignature/v1")
             })?;
-            witness::add(&dir, key).map_err(|e| failure(&e))?;
+            witness::add(&dir, key).map_err(failure)?;
         }
         WitnessCommand::Remove { name } => {
-            if !witness::remove(&dir, &name).map_err(|e| failure(&e))? {
+            if !witness::remove(&dir, &name).map_err(failure)? {
                 return Err(Failure::usage("WITNESS", "No such witness", name)
                     .hint("`mandate ledger witness list` names them"));
             }
@@ -187,15 +189,16 @@ pub fn witness(context: &Context, command: WitnessCommand) -> Result<Exit, Failu
         WitnessCommand::List => {}
         WitnessCommand::Import { file } => {
             let note = files::text(&file, MAX_NOTE_BYTES)?;
-            witness::import(&dir, &note).map_err(|e| failure(&e))?;
+            witness::import(&dir, &note).map_err(failure)?;
         }
     }
     list(context, &dir)
 }
 
 fn list(context: &Context, dir: &Path) -> Result<Exit, Failure> {
-    let keys = witness::list(dir).map_err(|e| failure(&e))?;
-    let cosigned = witness::cosigned(dir).map_err(|e| failure(&e))?;
+    let failure = |e| failure(&e, Doing::Own);
+    let keys = witness::list(dir).map_err(failure)?;
+    let cosigned = witness::cosigned(dir).map_err(failure)?;
     let size = cosigned.as_deref().and_then(super::super::proof::claimed_size);
     let rows: Vec<_> = keys
         .iter()

@@ -343,6 +343,7 @@ mod tests {
             site: Some("edge-a".into()),
             nsd: "secure_edge_ns".into(),
             instances: vec![],
+            instance_sites: Default::default(),
             operations: vec![OperationView {
                 id: "op-1".into(),
                 tenant: "acme".into(),

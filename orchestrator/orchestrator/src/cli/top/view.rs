@@ -342,6 +342,7 @@ mod tests {
             site: Some("edge-a".into()),
             nsd: "n".into(),
             instances: vec![("a".into(), "b".into())],
+            instance_sites: Default::default(),
             operations: vec![],
             lease_until: Some(UnixTime(86_400 + 7_500)),
             sla_met: sla,
