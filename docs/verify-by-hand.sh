@@ -106,7 +106,7 @@ while IFS= read -r line; do
       nonce=$(jq -r '.predicate.claim.nonce' "$work/statement" | sed 's/sha256://')
       claims=$(jq -rj '.predicate.claim.evidence.claims' "$work/statement" | hex)
       extra=$(printf '%s%s' "$nonce" "$claims" | xxd -r -p | hex)
-      xxd -p -c 0 "$work/attest" | grep -q "0020$extra" || fail "line $n: the quote is not for this challenge"
+      xxd -p "$work/attest" | tr -d '\n' | grep -q "0020$extra" || fail "line $n: the quote is not for this challenge"
       # PCR <- SHA-256(PCR, SHA-256(line)), from the registered baseline, must give the quoted digest.
       pcr=$(jq -r '.predicate.claim.reference.ak.pcr_baseline' "$work/statement" | sed 's/sha256://')
       while IFS= read -r event; do
