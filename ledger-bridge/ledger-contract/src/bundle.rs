@@ -62,7 +62,7 @@ pub struct VerifiedBundle {
     pub decided: (u64, UnixTime),
     /// Site that was chosen; `None` when it did not come to a plan.
     pub site: Option<String>,
-    /// Number of lines about steps.
+    /// Number of steps that were told, evidence apart.
     pub steps: usize,
     /// Was the last attestation affirming? `None` when there was none.
     pub attested: Option<bool>,

@@ -3,7 +3,7 @@
 //! A bundle is an in-toto attestation bundle: JSON Lines, each line one DSSE envelope of a [`trust::statement`]. Its
 //! *body* is every line but the last, newlines included; the body's SHA-256 is what is anchored. The last line is
 //! the [`Receipt`] (plain canonical JSON): the anchor's ledger entry and proofs. Order of the body: decision,
-//! plan, one line per actuation step, attestation, measurement, outcome.
+//! plan, the steps in runs, attestation and measurement where their steps stand, outcome.
 
 use attestation::{AttestationResult, Evidence, ReferenceValues};
 use dataplane_control::traffic::{Expectation, TrafficProfile, TrafficReport};
@@ -16,8 +16,10 @@ use crate::intent::Sla;
 pub const DECISION: &str = "https://mandate.dev/evidence/decision/v1";
 /// Predicate: the plan, with its placement.
 pub const PLAN: &str = "https://mandate.dev/evidence/plan/v1";
-/// Predicate: one step of actuation, read back.
+/// Predicate: one step of actuation, read back. Earlier bundles have such a line for each step; they verify.
 pub const STEP: &str = "https://mandate.dev/evidence/step/v1";
+/// Predicate: steps of actuation between two pieces of evidence, each read back, under one signature.
+pub const STEPS: &str = "https://mandate.dev/evidence/steps/v1";
 /// Predicate: attestation evidence, reference values and their appraisal.
 pub const ATTESTATION: &str = "https://mandate.dev/evidence/attestation/v1";
 /// Predicate: a measurement against the SLA.
@@ -157,6 +159,17 @@ pub struct StepClaim {
     pub state: String,
     /// What was read back from the VIM, or the error: a JSON document.
     pub observed: serde_json::Value,
+}
+
+/// Most steps in one line: a line stays short enough to be read as one document.
+pub const MAX_STEPS_PER_LINE: usize = 256;
+
+/// Claim of [`STEPS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepsClaim {
+    /// What became of each, in the plan's order; 1 to [`MAX_STEPS_PER_LINE`].
+    pub steps: Vec<StepClaim>,
 }
 
 /// Claim of [`ATTESTATION`].

@@ -24,13 +24,26 @@ fn a_good_bundle_tells_its_story() {
     let names: Vec<_> = it.checks.iter().map(|c| c.name.as_str()).collect();
     for expected in [
         "line 1 (decision)",
-        "line 4 (step 2, ensure compute vfw)",
+        "line 3 (steps 1 to 2)",
+        "step 2, ensure compute vfw",
         "attestation: NONCE",
         "measurement: loss_ppm",
         "receipt: inclusion",
     ] {
         assert!(names.contains(&expected), "{expected} is not among {names:?}");
     }
+}
+
+/// What earlier versions wrote: a line for each step.
+#[test]
+fn a_line_for_each_step_tells_the_same() {
+    let mut op = operation();
+    let now = op.verify().unwrap();
+    op.a_line_each = true;
+    let it = op.verify().unwrap();
+    assert_eq!((it.outcome, it.steps, it.attested, it.slo), (now.outcome, now.steps, now.attested, now.slo));
+    let names: Vec<_> = it.checks.iter().map(|c| c.name.as_str()).collect();
+    assert!(names.contains(&"line 4 (step 2, ensure compute vfw)"), "{names:?}");
 }
 
 /// Where a byte of the bundle is: `line n` or `receipt`.
@@ -81,11 +94,11 @@ fn an_error_says_which_line_and_what() {
     let op = operation();
     let bytes = op.bundle();
     let line = |n: usize| bytes.split(|b| *b == b'\n').take(n).map(|l| l.len() + 1).sum::<usize>();
-    let sig = String::from_utf8_lossy(&bytes[line(3)..]).find("\"sig\":\"").unwrap() + line(3) + 40;
+    let sig = String::from_utf8_lossy(&bytes[line(2)..]).find("\"sig\":\"").unwrap() + line(2) + 40;
     let mut changed = bytes.clone();
     changed[sig] = if changed[sig] == b'A' { b'B' } else { b'A' };
     let error = verify_bundle(&changed, &op.w.roots).unwrap_err().to_string();
-    assert!(error.starts_with("line 4 (step 2, ensure compute vfw): signature 0 does not verify"), "{error}");
+    assert!(error.starts_with("line 3 (steps 1 to 2): signature 0 does not verify"), "{error}");
     let path = String::from_utf8_lossy(&bytes).rfind("\"path\":[\"sha256:").unwrap() + 20;
     let mut changed = bytes.clone();
     changed[path] = if changed[path] == b'a' { b'b' } else { b'a' };
@@ -107,7 +120,7 @@ fn a_rolled_back_operation_is_evidence_too() {
         (it.outcome.as_str(), it.problem.as_deref(), it.attested),
         ("ROLLED_BACK", Some("no space"), None)
     );
-    assert!(it.checks.iter().any(|c| !c.ok && c.name == "line 5 (step 3, attest)"));
+    assert!(it.checks.iter().any(|c| !c.ok && c.name == "step 3, attest"));
 }
 
 #[test]
@@ -138,7 +151,7 @@ fn a_service_that_was_isolated_is_evidence_too() {
     assert_eq!((it.outcome.as_str(), it.attested), ("FAILED", Some(false)));
     op.told.pop();
     let problem = op.problem();
-    assert!(problem.contains("isolated, but step 5 (isolate vfw) has no line"), "{problem}");
+    assert!(problem.contains("isolated, but step 5 (isolate vfw) is not told"), "{problem}");
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! The evidence bundle's body: a closed operation, folded into signed statements.
 //!
-//! One line per claim, in the order decision, plan, steps by id, outcome; attestation and measurement are the claims
-//! of their steps. Only what was done and found goes in, not how often it was tried, so a crash and a restart leave
+//! In the order decision, plan, steps by id, outcome. Attestation and measurement are lines of their own; the steps
+//! between them are one line, signed once: a signature is most of what a line costs who verifies. Only what was done and found goes in, not how often it was tried, so a crash and a restart leave
 //! the same bytes. Each line carries the digest of the line before: a bundle cannot be cut or reordered.
+
+mod told;
+
+use std::collections::BTreeMap;
 
 use dataplane_control::{Configuration, Function, MacAddr};
 use ledger_contract::evidence::{
-    ATTESTATION, AttestationClaim, DECISION, DecisionClaim, InstanceClaim, InterventionClaim, Link,
-    MEASUREMENT, MeasurementClaim, OUTCOME, OutcomeClaim, PLAN, PlanClaim, PlannedStep, STEP, ServiceClaim,
-    StepClaim,
+    ATTESTATION, DECISION, DecisionClaim, InstanceClaim, InterventionClaim, Link, MEASUREMENT, OUTCOME,
+    OutcomeClaim, PLAN, PlanClaim, PlannedStep, STEP, STEPS, ServiceClaim, StepsClaim,
 };
 use ledger_contract::intent::parameters_digest;
 use serde::Serialize;
@@ -19,10 +22,11 @@ use trust::{
 };
 
 use crate::{
-    operation::{Failure, Intervention, Operation, Outcome, StepResult, StepState},
-    plan::{Action, Plan, Step},
+    operation::{EvidenceForm, Intervention, Operation, Outcome, StepResult, StepState},
+    plan::{Plan, Step},
     record::{NsRecord, Object},
 };
+use told::{Told, told};
 use vim::Spec;
 
 /// Why there is no bundle.
@@ -49,8 +53,8 @@ pub fn body(operation: &Operation, signer: &Signer) -> Result<Vec<u8>, FoldError
     lines.push(DECISION, DecisionClaim { approval: approval.clone() })?;
     for plan in operation.plans() {
         lines.push(PLAN, plan_claim(plan))?;
-        for step in plan.steps.iter().chain(&plan.isolation) {
-            lines.step(step)?;
+        for told in told(operation, plan, outcome.evidence) {
+            lines.tell(told)?;
         }
     }
     lines.push(OUTCOME, outcome_claim(operation, outcome))?;
@@ -161,83 +165,34 @@ impl<'a> Lines<'a> {
         Ok(())
     }
 
-    fn step(&mut self, step: &Step) -> Result<(), FoldError> {
-        match self.operation.step_state(step.id) {
-            Some(StepState::Done(result)) => self.done(step, result),
-            Some(StepState::Failed(failure)) => self.failed(step, failure),
-            Some(StepState::Undone) => self.plain(step, "UNDONE", serde_json::Value::Null),
-            Some(StepState::UndoFailed(f)) => self.plain(step, "UNDO_FAILED", reason(f)),
-            // Begun and never heard of again, in an operation that was closed: say so.
-            Some(StepState::Started | StepState::Undoing) => {
-                self.plain(step, "UNKNOWN", serde_json::Value::Null)
-            }
-            Some(StepState::Pending) | None => Ok(()),
+    fn tell(&mut self, told: Told) -> Result<(), FoldError> {
+        match told {
+            Told::Attestation(claim) => self.push(ATTESTATION, claim),
+            Told::Measurement(claim) => self.push(MEASUREMENT, claim),
+            Told::Step(claim) => self.push(STEP, claim),
+            Told::Steps(steps) => self.push(STEPS, StepsClaim { steps }),
         }
-    }
-
-    fn done(&mut self, step: &Step, result: &StepResult) -> Result<(), FoldError> {
-        match (result, &step.action) {
-            (
-                StepResult::Attested { evidence, at, appraisal },
-                Action::Attest { reference, entropy, nonce },
-            ) => {
-                let claim = AttestationClaim {
-                    step: step.id,
-                    entropy: *entropy,
-                    nonce: *nonce,
-                    evidence: (**evidence).clone(),
-                    reference: (**reference).clone(),
-                    at: *at,
-                    result: appraisal.clone(),
-                };
-                self.push(ATTESTATION, claim)
-            }
-            (StepResult::Measured { report, objectives }, Action::Measure { profile, sla, .. }) => {
-                let claim = MeasurementClaim {
-                    step: step.id,
-                    sla: sla.clone(),
-                    profile: (**profile).clone(),
-                    report: (**report).clone(),
-                    slo: objectives.clone(),
-                };
-                self.push(MEASUREMENT, claim)
-            }
-            (StepResult::Observed { observed }, _) => {
-                let value = serde_json::to_value(observed).unwrap_or_default();
-                self.plain(step, "DONE", value)
-            }
-            (StepResult::Captured { capture, size_bytes, frames, dropped }, _) => {
-                let value = serde_json::json!({
-                    "capture": capture, "size_bytes": size_bytes, "frames": frames, "dropped": dropped,
-                });
-                self.plain(step, "DONE", value)
-            }
-            _ => self.plain(step, "DONE", serde_json::Value::Null),
-        }
-    }
-
-    /// A failed step, and before it the evidence that was refused, if it was that.
-    fn failed(&mut self, step: &Step, failure: &Failure) -> Result<(), FoldError> {
-        if let Some(refused) = &failure.refused {
-            self.done(step, refused)?;
-        }
-        self.plain(step, "FAILED", reason(failure))
-    }
-
-    fn plain(&mut self, step: &Step, state: &str, observed: serde_json::Value) -> Result<(), FoldError> {
-        let claim = StepClaim {
-            step: step.id,
-            action: step.action.name(),
-            object: step.action.object().to_owned(),
-            state: state.into(),
-            observed,
-        };
-        self.push(STEP, claim)
     }
 }
 
-fn reason(failure: &Failure) -> serde_json::Value {
-    serde_json::json!({ "code": failure.code, "detail": failure.detail })
+/// In which line of the bundle a step is told first, from 1, by step; without those that did not begin. Of an operation
+/// that is not over: as far as it is told, as if it ended now.
+#[must_use]
+pub fn step_lines(operation: &Operation) -> BTreeMap<u32, usize> {
+    let form = operation.outcome.as_ref().map_or(EvidenceForm::Runs, |o| o.evidence);
+    let mut out = BTreeMap::new();
+    // The decision.
+    let mut line = 1;
+    for plan in operation.plans() {
+        line += 1;
+        for told in told(operation, plan, form) {
+            line += 1;
+            told.steps().for_each(|step| {
+                out.entry(step).or_insert(line);
+            });
+        }
+    }
+    out
 }
 
 /// Were all objectives of the last measurement in the bundle kept? `None`: nothing was measured.

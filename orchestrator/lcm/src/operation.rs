@@ -27,7 +27,8 @@ use ledger_contract::{evidence::ProvenEntry, records::Grant};
 use trust::UnixTime;
 
 pub use event::{
-    Authority, Command, Direction, Event, Failure, FinalState, Outcome, Standing, StepResult, Then,
+    Authority, Command, Direction, Event, EvidenceForm, Failure, FinalState, Outcome, Standing, StepResult,
+    Then,
 };
 pub use summary::ClosedOperation;
 
@@ -674,6 +675,7 @@ impl Operation {
                 problem: problem.clone(),
                 isolated: false,
                 leftovers: Vec::new(),
+                evidence: EvidenceForm::Runs,
             })]
         };
         match self.phase {

@@ -39,7 +39,15 @@ fn a_deployment_of_the_former_version_is_the_service_that_it_was() {
     // What is written now says the same.
     let again: NsRecord = serde_json::from_slice(&serde_json::to_vec(&record).unwrap()).unwrap();
     assert_eq!(again, record);
-    assert!(fold::body(&operation, &signer()).is_ok());
+    let body = fold::body(&operation, &signer()).unwrap();
+    // A line for each step, as it was closed: what was submitted before an upgrade is submitted again as the same bytes.
+    let lines = body.iter().filter(|b| **b == b'\n').count();
+    let told = operation.plan.as_ref().unwrap().steps.len();
+    assert_eq!(lines, told + 3, "decision, plan, each step, outcome");
+    assert_eq!(
+        fold::step_lines(&operation).values().copied().collect::<Vec<_>>(),
+        (3..told + 3).collect::<Vec<_>>()
+    );
 }
 
 #[test]

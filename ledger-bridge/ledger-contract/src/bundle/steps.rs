@@ -1,6 +1,6 @@
-//! What became of the planned steps: every line about a step, held against the plan that came before it.
+//! What became of the planned steps: whatever is told of a step, held against the plan that came before it.
 //!
-//! A line is of a planned step, of its action and its object. Lines stand in the order of the plan, one for each step,
+//! What is told is of a planned step, of its action and its object. It stands in the order of the plan, once for each step,
 //! but for a step whose evidence was refused: its attestation or measurement, and then the failure. So nothing can be
 //! told twice, left out of an operation that calls itself complete, or put last to be taken for the result.
 //!
@@ -40,7 +40,7 @@ pub(super) struct Steps {
     planned: Vec<PlannedStep>,
     /// How many of them are no isolation.
     forward: usize,
-    /// Of each of them: its state, once it has a line.
+    /// Of each of them: its state, once it is told.
     states: Vec<Option<String>>,
     /// Which step the last line was about.
     last: Option<usize>,
@@ -151,7 +151,7 @@ impl Steps {
         match self.last.filter(|_| self.refused) {
             None => Ok(()),
             Some(last) => Err(format!(
-                "the evidence of step {} was refused, and there is no line that says that the step failed",
+                "the evidence of step {} was refused, and nothing says that the step failed",
                 self.planned[last].step
             )),
         }
@@ -185,7 +185,7 @@ impl Steps {
             };
             if bad {
                 let what = if isolated { "ended with the service isolated" } else { outcome };
-                let state = state.map_or("has no line".to_owned(), |s| format!("is {s}"));
+                let state = state.map_or("is not told".to_owned(), |s| format!("is {s}"));
                 return Err(format!("it is {what}, but step {} ({}) {state}", planned.step, words(planned)));
             }
         }

@@ -18,8 +18,9 @@ use crate::{
     anchoring::COMPLETED,
     approval::{Approved, MAX_CLOCK_SKEW_S, approved_intent, proven_entry, signer},
     evidence::{
-        ATTESTATION, AttestationClaim, DECISION, DecisionClaim, Link, MEASUREMENT, MeasurementClaim, OUTCOME,
-        Objective, OutcomeClaim, PLAN, PlanClaim, STEP, StepClaim, challenge_nonce, objectives,
+        ATTESTATION, AttestationClaim, DECISION, DecisionClaim, Link, MAX_STEPS_PER_LINE, MEASUREMENT,
+        MeasurementClaim, OUTCOME, Objective, OutcomeClaim, PLAN, PlanClaim, STEP, STEPS, StepClaim,
+        StepsClaim, challenge_nonce, objectives,
     },
     intent::IntentKind,
 };
@@ -91,11 +92,17 @@ fn place(index: usize, line: &[u8]) -> String {
 
 fn describe(payload: &[u8]) -> Option<String> {
     let kind = predicate_type(payload).ok()?;
-    if kind != STEP {
-        return short(&kind).map(str::to_owned);
+    match kind.as_str() {
+        STEP => {
+            let step: Statement<Link<StepClaim>> = serde_json::from_slice(payload).ok()?;
+            Some(words(&step.predicate.claim))
+        }
+        STEPS => {
+            let steps: Statement<Link<StepsClaim>> = serde_json::from_slice(payload).ok()?;
+            Some(span(&steps.predicate.claim.steps))
+        }
+        _ => short(&kind).map(str::to_owned),
     }
-    let step: Statement<Link<StepClaim>> = serde_json::from_slice(payload).ok()?;
-    Some(words(&step.predicate.claim))
 }
 
 /// `https://mandate.dev/evidence/plan/v1` -> `plan`.
@@ -105,6 +112,15 @@ fn short(predicate_type: &str) -> Option<&str> {
 
 fn words(claim: &StepClaim) -> String {
     format!("step {}, {} {}", claim.step, claim.action, claim.object).trim_end().to_owned()
+}
+
+/// `steps 2 to 9`
+fn span(steps: &[StepClaim]) -> String {
+    match steps {
+        [] => "steps".to_owned(),
+        [one] => words(one),
+        [first, .., last] => format!("steps {} to {}", first.step, last.step),
+    }
 }
 
 impl<'a> Story<'a> {
@@ -167,6 +183,10 @@ impl<'a> Story<'a> {
             STEP => {
                 let claim = self.about_intent(index, envelope, STEP)?;
                 self.step(&claim).map(|told| Detail { what: words(&claim), ..told })
+            }
+            STEPS => {
+                let claim: StepsClaim = self.about_intent(index, envelope, STEPS)?;
+                self.run(&claim.steps).map(|told| Detail { what: span(&claim.steps), ..told })
             }
             ATTESTATION => self.about_intent(index, envelope, ATTESTATION).and_then(|c| self.attestation(&c)),
             MEASUREMENT => self.about_intent(index, envelope, MEASUREMENT).and_then(|c| self.measurement(&c)),
@@ -293,6 +313,24 @@ impl<'a> Story<'a> {
 
     fn plan(&mut self) -> Result<&mut Planned, String> {
         self.plan.as_mut().ok_or_else(|| "there is no plan before it".to_owned())
+    }
+
+    /// Steps under one signature: each is held against the plan as if it had a line of its own, and named if it does not hold.
+    fn run(&mut self, steps: &[StepClaim]) -> Result<Detail, String> {
+        if steps.is_empty() || steps.len() > MAX_STEPS_PER_LINE {
+            return Err(format!("it tells {} steps; a line has 1 to {MAX_STEPS_PER_LINE}", steps.len()));
+        }
+        if let [one] = steps {
+            return self.step(one);
+        }
+        let (mut ok, mut more) = (true, Vec::with_capacity(steps.len()));
+        for claim in steps {
+            let told = self.step(claim).map_err(|problem| format!("{}: {problem}", words(claim)))?;
+            ok &= told.ok;
+            more.push(BundleCheck { name: words(claim), ok: told.ok, detail: told.text });
+            more.extend(told.more);
+        }
+        Ok(Detail { ok, more, ..Detail::new(format!("{} steps, each read back", steps.len())) })
     }
 
     fn step(&mut self, claim: &StepClaim) -> Result<Detail, String> {

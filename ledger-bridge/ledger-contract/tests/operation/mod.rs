@@ -13,7 +13,8 @@ use ledger_contract::{
     bundle::{BundleError, assemble},
     evidence::{
         ATTESTATION, AttestationClaim, DECISION, DecisionClaim, Link, MEASUREMENT, MeasurementClaim, OUTCOME,
-        OutcomeClaim, PLAN, PlanClaim, PlannedStep, Receipt, STEP, StepClaim, challenge_nonce, objectives,
+        OutcomeClaim, PLAN, PlanClaim, PlannedStep, Receipt, STEP, STEPS, StepClaim, StepsClaim,
+        challenge_nonce, objectives,
     },
     intent::{Intent, IntentKind, ScaleDirection, Sensitivity, ns_instance_id},
     records::{AK_PAYLOAD, ANCHOR_PAYLOAD, Anchor},
@@ -35,6 +36,8 @@ const PCR: u8 = 14;
 #[derive(Clone)]
 pub enum Told {
     Step(StepClaim),
+    /// A line of its own, whatever it holds.
+    Run(Vec<StepClaim>),
     Attestation(Box<AttestationClaim>),
     Measurement(Box<MeasurementClaim>),
 }
@@ -48,6 +51,8 @@ pub struct Operation {
     pub told: Vec<Told>,
     pub outcome: OutcomeClaim,
     pub anchor: Anchor,
+    /// Does each step have a line, as earlier versions wrote it?
+    pub a_line_each: bool,
     /// Who signs line n, when not the orchestrator.
     pub signer: Option<(usize, Signer)>,
     /// The line that follows another one than it should.
@@ -281,6 +286,7 @@ pub fn of(w: World, mut chain: Chain, it: &Intent) -> Operation {
             sla_met: Some(true),
             ..anchor("op-1", &it.id, &ns_instance_id("acme", "edge", "intent-0001"), "COMPLETED")
         },
+        a_line_each: false,
         signer: None,
         unlinked: None,
         edit: |_| (),
@@ -296,6 +302,13 @@ struct Teller<'a> {
 }
 
 impl Teller<'_> {
+    /// The steps since the last line, if there are any.
+    fn run(&mut self, steps: &mut Vec<StepClaim>) {
+        if !steps.is_empty() {
+            self.tell(STEPS, StepsClaim { steps: std::mem::take(steps) });
+        }
+    }
+
     fn tell<P: Serialize>(&mut self, kind: &str, claim: P) {
         let index = self.lines.len();
         let mut previous = self.lines.last().map(Digest::of);
@@ -319,13 +332,23 @@ impl Operation {
         let mut t = Teller { op: self, lines: vec![] };
         t.tell(DECISION, DecisionClaim { approval: self.chain.last() });
         t.tell(PLAN, &self.plan);
+        let mut run = Vec::new();
         for told in &self.told {
             match told {
+                Told::Step(s) if !self.a_line_each => {
+                    run.push(s.clone());
+                    continue;
+                }
+                _ => t.run(&mut run),
+            }
+            match told {
                 Told::Step(s) => t.tell(STEP, s),
+                Told::Run(steps) => t.tell(STEPS, StepsClaim { steps: steps.clone() }),
                 Told::Attestation(a) => t.tell(ATTESTATION, a),
                 Told::Measurement(m) => t.tell(MEASUREMENT, m),
             }
         }
+        t.run(&mut run);
         t.tell(OUTCOME, &self.outcome);
         (self.edit)(&mut t.lines);
         t.lines.iter().flat_map(|l| [l.as_bytes(), b"\n"].concat()).collect()

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Command, Direction, FinalState, MAX_ESCALATED_PAUSE_MS, MAX_PAUSE_MS, Operation, Outcome, Phase,
-    Progress, Retries, StepState, Then, describe,
+    Command, Direction, EvidenceForm, FinalState, MAX_ESCALATED_PAUSE_MS, MAX_PAUSE_MS, Operation, Outcome,
+    Phase, Progress, Retries, StepState, Then, describe,
 };
 use crate::{
     plan::{Action, Plan, Step},
@@ -393,6 +393,6 @@ impl Decision<'_> {
 
     fn outcome(&self, state: FinalState, problem: Option<String>, isolated: bool) -> Outcome {
         let leftovers = if state == FinalState::Failed { self.leftovers() } else { Vec::new() };
-        Outcome { state, problem, isolated, leftovers }
+        Outcome { state, problem, isolated, leftovers, evidence: EvidenceForm::Runs }
     }
 }

@@ -319,6 +319,20 @@ pub struct Outcome {
     /// Objects that could not be taken back.
     #[serde(default)]
     pub leftovers: Vec<String>,
+    /// How its evidence is written. Journaled: what was closed before an upgrade is anchored as the same bytes after it.
+    #[serde(default)]
+    pub evidence: EvidenceForm,
+}
+
+/// How the steps of a closed operation are written as evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvidenceForm {
+    /// A signed line for each step: operations that an earlier version closed.
+    #[default]
+    Lines,
+    /// A signed line for each run of steps between two pieces of evidence.
+    Runs,
 }
 
 /// SOL003's final states.

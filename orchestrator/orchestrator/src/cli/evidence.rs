@@ -7,7 +7,7 @@ use ledger_contract::{
     bundle::{MAX_BUNDLE_BYTES, VerifiedBundle, verify_bundle},
     evidence::{
         ATTESTATION, AttestationClaim, DECISION, Link, MEASUREMENT, MeasurementClaim, OUTCOME, Objective,
-        OutcomeClaim, PLAN, PlanClaim, Receipt, STEP, StepClaim,
+        OutcomeClaim, PLAN, PlanClaim, Receipt, STEP, STEPS, StepClaim, StepsClaim,
     },
     records::Entry,
 };
@@ -137,6 +137,9 @@ struct Line {
     what: String,
     signer: String,
     digest: Digest,
+    /// What became of each step that the line is about, when there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<String>,
 }
 
 fn show(context: &Context, bytes: &[u8]) -> Result<Exit, Failure> {
@@ -163,6 +166,9 @@ fn render_lines(lines: &[Line], style: Style) -> String {
             (&l.signer).into(),
             Cell::new(Paint::Dim, l.digest.short()),
         ]);
+        for step in &l.steps {
+            table.row(["".into(), "".into(), format!("  {step}").into(), "".into(), "".into()]);
+        }
     }
     table.render(style)
 }
@@ -173,7 +179,14 @@ fn line(number: usize, text: &str) -> Result<Line, Failure> {
     if let Ok(receipt) = serde_json::from_str::<Receipt>(text) {
         let size = receipt.anchor.proof.checkpoint.lines().nth(1).unwrap_or("?").to_owned();
         let what = format!("anchored as ledger entry {} of {size}", receipt.anchor.proof.index);
-        return Ok(Line { line: number, kind: "receipt".into(), what, signer: "the log".into(), digest });
+        return Ok(Line {
+            line: number,
+            kind: "receipt".into(),
+            what,
+            signer: "the log".into(),
+            digest,
+            steps: vec![],
+        });
     }
     let envelope = Envelope::from_json(text.as_bytes()).map_err(|e| bad(e.to_string()))?;
     let statement: Statement<serde_json::Value> =
@@ -185,7 +198,19 @@ fn line(number: usize, text: &str) -> Result<Line, Failure> {
         what: what(&statement.predicate_type, &envelope).unwrap_or_else(|| "unknown claim".into()),
         signer: signer.map_or_else(|| "?".into(), |(org, name)| format!("{org}/{name}")),
         digest,
+        steps: told(&statement.predicate_type, &envelope),
     })
+}
+
+/// Each step of a line about several.
+fn told(predicate_type: &str, envelope: &Envelope) -> Vec<String> {
+    let claims = (predicate_type == STEPS).then(|| claim::<StepsClaim>(envelope, STEPS)).flatten();
+    let steps = claims.map(|c| c.steps).unwrap_or_default();
+    if steps.len() == 1 { Vec::new() } else { steps.iter().map(in_words).collect() }
+}
+
+fn in_words(step: &StepClaim) -> String {
+    format!("{}: {} {}", step.state, step.action, step.object).trim_end().to_owned()
 }
 
 /// `https://mandate.dev/evidence/step/v1` -> `step`.
@@ -211,7 +236,17 @@ fn what(predicate_type: &str, envelope: &Envelope) -> Option<String> {
         }
         STEP => {
             let it: StepClaim = claim(envelope, STEP)?;
-            format!("{}: {} {}", it.state, it.action, it.object)
+            in_words(&it)
+        }
+        STEPS => {
+            let it: StepsClaim = claim(envelope, STEPS)?;
+            match it.steps.as_slice() {
+                [one] => in_words(one),
+                all => {
+                    let done = all.iter().filter(|s| s.state == "DONE").count();
+                    format!("{} steps, {done} of them DONE", all.len())
+                }
+            }
         }
         ATTESTATION => {
             let it: AttestationClaim = claim(envelope, ATTESTATION)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lcm::{
     Event, Operation, Step,
-    operation::{Authority, FinalState, StepResult, StepState},
+    operation::{Authority, FinalState, StepResult},
 };
 use ledger_contract::evidence::Objective;
 
@@ -77,35 +77,12 @@ pub(super) fn service(row: &ServiceRow, operations: Vec<OperationView>) -> NsVie
 /// One operation's lines, in the order of its journal.
 pub(super) fn timeline(operation: &Operation, events: &[Event]) -> Vec<TimelineLine> {
     let mut lines = Timeline { operation, started: BTreeMap::new(), out: Vec::new() };
-    let bundle = bundle_lines(operation);
+    let bundle = lcm::fold::step_lines(operation);
     for event in events {
         lines.event(event, &bundle);
     }
     lines.running();
     lines.out
-}
-
-/// Line of the bundle for each step, as [`lcm::fold::body`] writes them: decision, plan, then the steps that began.
-fn bundle_lines(operation: &Operation) -> BTreeMap<u32, u32> {
-    let mut lines = BTreeMap::new();
-    let mut line = 2;
-    for plan in operation.plans() {
-        line += 1;
-        for step in plan.steps.iter().chain(&plan.isolation) {
-            match operation.step_state(step.id) {
-                None | Some(StepState::Pending) => {}
-                Some(StepState::Failed(f)) => {
-                    lines.insert(step.id, line);
-                    line += 1 + u32::from(f.refused.is_some());
-                }
-                Some(_) => {
-                    lines.insert(step.id, line);
-                    line += 1;
-                }
-            }
-        }
-    }
-    lines
 }
 
 struct Timeline<'a> {
@@ -129,7 +106,7 @@ impl Timeline<'_> {
         &mut self.out[last]
     }
 
-    fn event(&mut self, event: &Event, bundle: &BTreeMap<u32, u32>) {
+    fn event(&mut self, event: &Event, bundle: &BTreeMap<u32, usize>) {
         match event {
             Event::Accepted { authority: Authority::Approval(approval), grant, at_ms, .. } => {
                 let what = format!("{} approved and verified", grant.action);
@@ -231,7 +208,7 @@ impl Timeline<'_> {
         self.step(id).map_or_else(|| format!("step {id}"), |s| s.what.clone())
     }
 
-    fn done(&mut self, step: u32, result: &StepResult, at_ms: u64, bundle: &BTreeMap<u32, u32>) {
+    fn done(&mut self, step: u32, result: &StepResult, at_ms: u64, bundle: &BTreeMap<u32, usize>) {
         let mut what = self.what(step);
         match result {
             StepResult::Attested { appraisal, .. } => {
@@ -254,7 +231,7 @@ impl Timeline<'_> {
         self.ended(step, at_ms, "done", what, bundle);
     }
 
-    fn ended(&mut self, step: u32, at_ms: u64, state: &str, what: String, bundle: &BTreeMap<u32, u32>) {
+    fn ended(&mut self, step: u32, at_ms: u64, state: &str, what: String, bundle: &BTreeMap<u32, usize>) {
         let kind = match self.step(step).map(|s| s.action.name()) {
             Some(name) if name == "attest" => "attestation",
             Some(name) if name == "measure" => "measurement",
