@@ -203,6 +203,17 @@ fn evidence_of_a_decision_under_a_policy_of_the_past() {
     let mut op = operation::of(w, chain, &operation::intent());
     op.followed = vec![0, changed_at];
     op.verify().unwrap();
+    // What was followed is remembered for these bytes and these roots, and for no others.
+    let good = String::from_utf8(op.bundle()).unwrap();
+    let at = good.rfind("\"constitution\"").unwrap();
+    let altered = format!("{}{}", &good[..at], good[at..].replacen("change-", "chance-", 1));
+    assert_ne!(altered, good);
+    let problem = ledger_contract::verify_bundle(altered.as_bytes(), &roots).unwrap_err().to_string();
+    assert!(problem.starts_with("receipt: the rules at its time"), "{problem}");
+    let mut others = roots.clone();
+    others.logs.clear();
+    ledger_contract::verify_bundle(good.as_bytes(), &others).unwrap_err();
+    ledger_contract::verify_bundle(good.as_bytes(), &roots).unwrap();
     let mut entry: Entry = serde_json::from_str(op.chain.entries.last().unwrap()).unwrap();
     entry.position += 1;
     entry.verdict.policy = policy().digest();

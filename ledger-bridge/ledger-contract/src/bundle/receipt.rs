@@ -1,18 +1,27 @@
 //! The last line: the anchor's ledger entry and its proof.
 
-use std::collections::BTreeSet;
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 
 use trust::{Identity, TrustRoots, UnixTime};
 
 use super::{BundleError, broken};
 use crate::{
-    approval::{proven_entry, signer},
+    approval::{Refusal, proven_entry, signer},
     constitution::Constitution,
     evidence,
+    memo::{ByBytes, remembered},
     records::{ANCHOR_PAYLOAD, Anchor, Entry, Event},
 };
 
 const PLACE: &str = "receipt";
+
+/// Ledgers whose rules a thread remembers to have followed: bundle after bundle of one ledger brings the same changes.
+const MAX_CONSTITUTIONS: usize = 64;
+
+thread_local! {
+    static CONSTITUTIONS: RefCell<ByBytes<Result<Rc<Constitution>, Refusal>>> =
+        RefCell::new(ByBytes::new(MAX_CONSTITUTIONS));
+}
 
 /// A receipt that verified by itself; the body is compared with it later.
 pub(super) struct Receipt {
@@ -21,7 +30,7 @@ pub(super) struct Receipt {
     pub orchestrator: Identity,
     pub size: u64,
     /// The rules at every position of the log, as far as the receipt proves their changes.
-    pub constitution: Constitution,
+    pub constitution: Rc<Constitution>,
 }
 
 impl Receipt {
@@ -77,11 +86,24 @@ struct Of {
 }
 
 /// Follows the changes of the rules that the receipt brings, from the verifier's own roots.
-fn constitution(receipt: &evidence::Receipt, roots: &TrustRoots) -> Result<Constitution, BundleError> {
+fn constitution(receipt: &evidence::Receipt, roots: &TrustRoots) -> Result<Rc<Constitution>, BundleError> {
     // Which ledger it is, the anchor says; that all are of one is compared.
     let ledger = serde_json::from_str::<Of>(&receipt.anchor.entry).map(|e| e.ledger).unwrap_or_default();
-    let pinned = Constitution::pinned(&ledger, roots, BTreeSet::new());
-    pinned.followed(&receipt.constitution).or_else(|refusal| {
+    let follow = || {
+        let pinned = Constitution::pinned(&ledger, roots, BTreeSet::new());
+        pinned.followed(&receipt.constitution).map(Rc::new)
+    };
+    let bytes = (serde_json::to_vec(roots), serde_json::to_vec(&receipt.constitution));
+    let followed = match &bytes {
+        (Ok(roots), Ok(changes)) => remembered(
+            |f| CONSTITUTIONS.with_borrow_mut(f),
+            &[ledger.as_bytes(), roots.as_slice(), changes.as_slice()][..],
+            follow,
+        ),
+        // Strings and numbers always encode.
+        _ => follow(),
+    };
+    followed.or_else(|refusal| {
         broken(PLACE, format!("the rules at its time: {} ({})", refusal.detail, refusal.code))
     })
 }

@@ -75,7 +75,7 @@ fn same_as_first(found: &Traces, one: &Traces) -> anyhow::Result<()> {
 /// No step is in the evidence twice.
 fn once_each(bundle: &[u8]) -> anyhow::Result<()> {
     let mut seen = BTreeMap::<u64, usize>::new();
-    for claim in service::claims(bundle, "step") {
+    for claim in service::steps(bundle) {
         let step = claim["step"].as_u64().context("a step without a number")?;
         *seen.entry(step).or_default() += 1;
     }

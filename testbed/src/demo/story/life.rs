@@ -116,7 +116,7 @@ impl Story {
         let ns = self.ns(SERVICE)?;
         ensure!(ns["state"] == "ISOLATED", "the service is {}", ns["state"]);
         let (bundle, _) = self.verified(&text(&isolated, "id")?)?;
-        let captures = service::claims(&fs::read(bundle)?, "step");
+        let captures = service::steps(&fs::read(bundle)?);
         let captures = captures.iter().filter(|c| c["action"] == "capture" && c["state"] == "DONE").count();
         ensure!(captures > 0, "the evidence has no capture");
         let links = self.links_down()?;

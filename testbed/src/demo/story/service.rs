@@ -302,6 +302,12 @@ pub(super) fn claims(bundle: &[u8], name: &str) -> Vec<Value> {
     bundle.split(|b| *b == b'\n').filter_map(claim).collect()
 }
 
+/// What became of each step, evidence apart, in order.
+pub(super) fn steps(bundle: &[u8]) -> Vec<Value> {
+    let runs = claims(bundle, "steps");
+    runs.iter().flat_map(|run| run["steps"].as_array().cloned().unwrap_or_default()).collect()
+}
+
 pub(super) fn measurement(bundle: &[u8]) -> Option<Value> {
     claims(bundle, "measurement").pop()
 }

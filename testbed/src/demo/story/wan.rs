@@ -169,7 +169,7 @@ impl Story {
         let after = self.stage.places.look();
         ensure!(before.processes == after.processes, "processes were not kept: {}", before.beyond(&after));
         let (bundle, _) = self.verified(&text(&operation, "id")?)?;
-        let claims = service::claims(&fs::read(bundle)?, "step");
+        let claims = service::steps(&fs::read(bundle)?);
         let captures = claims.iter().filter(|c| c["action"] == "capture" && c["state"] == "DONE").count();
         ensure!(
             captures == after.processes.len(),
