@@ -5,6 +5,8 @@
 
 #[path = "../../ledger-contract/tests/common/mod.rs"]
 mod common;
+#[path = "logs/kept.rs"]
+mod kept;
 
 use std::{
     fs,
@@ -13,6 +15,7 @@ use std::{
 };
 
 use common::*;
+use kept::Kept;
 use ledger::{Ledger, LedgerError, embedded::Log};
 use ledger_contract::records::{AK_PAYLOAD, Entry, Event};
 use proptest::prelude::*;
@@ -260,8 +263,8 @@ fn a_failing_state_closes_the_log() {
 }
 
 /// A log of 300 entries: a full tile of hashes, a full bundle, partial ones, and an entry that no bundle can hold.
-fn long() -> &'static (TempDir, Vec<String>) {
-    static LONG: OnceLock<(TempDir, Vec<String>)> = OnceLock::new();
+fn long() -> &'static (Kept, Vec<String>) {
+    static LONG: OnceLock<(Kept, Vec<String>)> = OnceLock::new();
     LONG.get_or_init(|| {
         let w = world();
         let dir = TempDir::new().unwrap();
@@ -281,20 +284,8 @@ fn long() -> &'static (TempDir, Vec<String>) {
             log.range(0, 1000).await.unwrap()
         });
         drop(log);
-        (dir, entries)
+        (Kept::of(dir.path()), entries)
     })
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
-        }
-    }
 }
 
 /// Opens, reads every entry and verifies its proof; the error that says what is wrong.
@@ -311,9 +302,9 @@ fn read_all(path: &Path) -> Result<Vec<String>, LedgerError> {
 
 #[test]
 fn an_entry_that_no_bundle_can_hold_is_read_and_proven() {
-    let (dir, entries) = long();
+    let (kept, entries) = long();
     let copied = TempDir::new().unwrap();
-    copy(dir.path(), copied.path());
+    kept.write(copied.path());
     let path = copied.path().join("ledger");
     assert_eq!(&read_all(&path).unwrap(), entries);
     assert!(path.join("large/001").exists());
@@ -332,9 +323,9 @@ proptest! {
     /// A flipped bit in any file is an error that names the file, or changes nothing that anybody reads.
     #[test]
     fn flipped_bits_are_found(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
-        let (dir, entries) = long();
+        let (kept, entries) = long();
         let copied = TempDir::new().unwrap();
-        copy(dir.path(), copied.path());
+        kept.write(copied.path());
         let path = copied.path().join("ledger");
         let mut files: Vec<_> = tree(&path).into_iter().map(|(p, _)| p).collect();
         files.extend([path.join("state.db"), path.join("state.db"), path.join("tail"), path.join("checkpoint")]);

@@ -3,10 +3,12 @@
 
 #[path = "../../../ledger-contract/tests/common/mod.rs"]
 pub mod common;
+mod kept;
 
 use std::{fs, path::Path, sync::OnceLock};
 
 use common::*;
+use kept::Kept;
 use ledger::{Ledger, embedded::Log};
 use ledger_contract::records::{AK_PAYLOAD, PACKAGE_PAYLOAD};
 use tempfile::TempDir;
@@ -27,9 +29,9 @@ pub async fn grow(log: &Log, w: &World, positions: std::ops::Range<u64>) {
 }
 
 /// A full tile of hashes, a full bundle, partial ones, and an entry that no bundle can hold.
-pub fn long() -> &'static Path {
-    static LONG: OnceLock<TempDir> = OnceLock::new();
-    let dir = LONG.get_or_init(|| {
+fn long() -> &'static Kept {
+    static LONG: OnceLock<Kept> = OnceLock::new();
+    LONG.get_or_init(|| {
         let w = world();
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("ledger");
@@ -55,26 +57,13 @@ pub fn long() -> &'static Path {
         drop(log);
         let tail = fs::metadata(path.join("tail")).unwrap().len();
         assert!(tail < 1 << 20, "the tail was not replaced: {tail} bytes");
-        dir
-    });
-    Box::leak(Box::new(dir.path().join("ledger")))
+        Kept::of(&path)
+    })
 }
 
 /// A copy of [`long`].
 pub fn copy() -> TempDir {
     let dir = TempDir::new().unwrap();
-    copy_dir(long(), &dir.path().join("ledger"));
+    long().write(&dir.path().join("ledger"));
     dir
-}
-
-pub fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_dir(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
-        }
-    }
 }
