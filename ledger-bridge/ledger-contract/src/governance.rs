@@ -145,7 +145,7 @@ fn policy(
     if now == ctx.policy {
         return fault("POLICY_UNCHANGED", format!("{now} is in force already"));
     }
-    tested(bundle)?;
+    tested(bundle, ctx.tx.v)?;
     changeable(ctx, bundle, signers)?;
     let mut writes = Writes::default();
     writes.put(POLICY_ACTIVE.to_owned(), &now);
@@ -168,12 +168,12 @@ fn changeable(ctx: &Context<'_>, bundle: &PolicyBundle, signers: &Signers) -> Ch
 }
 
 /// Can it decide, and do its own tests pass?
-pub(crate) fn tested(bundle: &PolicyBundle) -> Checked<String> {
-    if let Err(e) = bundle.check() {
-        return fault("POLICY_ERROR", e.to_string());
+pub(crate) fn tested(bundle: &PolicyBundle, v: u32) -> Checked<String> {
+    if let Err(e) = bundle.check_under(v) {
+        return fault(crate::rego::code(&e, v), e.to_string());
     }
-    match bundle.test() {
-        Err(e) => fault("POLICY_ERROR", e.to_string()),
+    match bundle.test_under(v) {
+        Err(e) => fault(crate::rego::code(&e, v), e.to_string()),
         Ok(tests) => match tests.iter().find(|t| !t.passed) {
             None => Ok(format!("policy bundle {}, {} tests of its own pass", bundle.digest(), tests.len())),
             Some(t) => fault("POLICY_TESTS_FAILED", format!("{} of {}: {}", t.name, t.file, t.detail)),

@@ -11,7 +11,7 @@ use trust::UnixTime;
 pub use crate::signing::SigningRule;
 use crate::{
     intent::{ACTIONS, Sensitivity},
-    records::{PolicyBundle, ResourceUse},
+    records::{ENTRY_VERSION, PolicyBundle, ResourceUse},
     signing::GATED,
     waive::waivable,
 };
@@ -408,6 +408,11 @@ impl PolicyBundle {
 
     /// Is it a bundle that can decide? Every file is read, every rule file compiled.
     pub fn check(&self) -> Result<(), PolicyError> {
+        self.check_under(ENTRY_VERSION)
+    }
+
+    /// The same under the rules of version `v`.
+    pub(crate) fn check_under(&self, v: u32) -> Result<(), PolicyError> {
         if self.files.len() > MAX_POLICY_FILES {
             return Err(PolicyError::new("*", format!("more than {MAX_POLICY_FILES} files")));
         }
@@ -423,12 +428,16 @@ impl PolicyBundle {
         if let Some(problem) = self.data()?.problem() {
             return Err(PolicyError::new(DATA_FILE, problem));
         }
-        crate::rego::declared(self).map(|_| ())
+        crate::rego::declared(self, v).map(|_| ())
     }
 
     /// Runs its own tests: every rule `test_…` of each `NAME_test.rego`, over `NAME.rego` and the data, as `opa test`
     /// does. A test that is undefined, false or errs has failed.
     pub fn test(&self) -> Result<Vec<TestResult>, PolicyError> {
-        crate::rego::test(self)
+        self.test_under(ENTRY_VERSION)
+    }
+
+    pub(crate) fn test_under(&self, v: u32) -> Result<Vec<TestResult>, PolicyError> {
+        crate::rego::test(self, v)
     }
 }

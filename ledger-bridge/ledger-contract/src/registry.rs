@@ -62,7 +62,7 @@ pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, t
     }
     rules.check("form/genesis", genesis_form(genesis, tx));
     rules.check(REPLAY, unfounded(state, tx));
-    rules.check("form/policy", crate::governance::tested(&genesis.policy));
+    rules.check("form/policy", crate::governance::tested(&genesis.policy, tx.v));
     if !rules.all_passed() {
         return rules.refused(policy);
     }

@@ -2,8 +2,10 @@
 //!
 //! regorus is built without `std`: it then has no random numbers, no clock, no network and prints nothing. Its
 //! execution timer reads the «time source» below, which counts how often it was asked: the limit is an amount of
-//! work, the same on every machine, not a time. An error of any kind refuses; it never approves. Memory is not counted: who
-//! has the signatures that a policy takes can write one that doubles a text until there is none left.
+//! work, the same on every machine, not a time. An error of any kind refuses; it never approves. What texts and lists may
+//! grow to is bounded since version 4 of the rules ([`bounds`]).
+
+mod bounds;
 
 use std::{
     cell::{Cell, RefCell},
@@ -41,6 +43,17 @@ const MAX_DENIALS: usize = 100;
 /// Compiled rule files that a thread remembers: those of the bundles in force and some before.
 const MAX_ENGINES: usize = 16;
 
+/// Version of the rules since which what a policy makes is bounded.
+const BOUNDED_SINCE: u32 = 4;
+
+/// Code of a policy's error under the rules of version `v`.
+pub(crate) fn code(error: &PolicyError, v: u32) -> &'static str {
+    match v >= BOUNDED_SINCE && bounds::is_bound(&error.problem) {
+        true => "POLICY_LIMIT",
+        false => "POLICY_ERROR",
+    }
+}
+
 /// What a rule file refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,21 +85,22 @@ impl TimeSource for WorkCounter {
 }
 
 /// An engine of its own for one evaluation, compiled once for the same file and data.
-fn engine(bundle: &PolicyBundle, path: &str, source: &str) -> Result<Engine, PolicyError> {
+fn engine(bundle: &PolicyBundle, path: &str, source: &str, v: u32) -> Result<Engine, PolicyError> {
+    let bounded = [u8::from(v >= BOUNDED_SINCE)];
     let data = bundle.files.get(DATA_FILE).map_or("{}", String::as_str);
     remembered(
         |f| ENGINES.with_borrow_mut(f),
-        [path.as_bytes(), source.as_bytes(), data.as_bytes()].as_slice(),
+        [path.as_bytes(), source.as_bytes(), data.as_bytes(), &bounded].as_slice(),
         || {
-            let mut engine = compile(path, source, data)?;
+            let mut engine = compile(path, source, data, v)?;
             // The first evaluation prepares the engine. It is always made here, so that every later one starts alike.
-            eval::<BTreeSet<String>>(&mut engine, path, "rules")?;
+            eval::<BTreeSet<String>>(&mut engine, path, "rules", v)?;
             Ok(engine)
         },
     )
 }
 
-fn compile(path: &str, source: &str, data: &str) -> Result<Engine, PolicyError> {
+fn compile(path: &str, source: &str, data: &str, v: u32) -> Result<Engine, PolicyError> {
     static COUNTER: WorkCounter = WorkCounter;
     static ONCE: Once = Once::new();
     // It can only fail when it is set already, which `Once` excludes.
@@ -98,6 +112,10 @@ fn compile(path: &str, source: &str, data: &str) -> Result<Engine, PolicyError> 
         return Err(PolicyError::new(path, format!("`{name}` is not available to policies")));
     }
     let mut engine = Engine::new();
+    if v >= BOUNDED_SINCE {
+        bounds::source(source).map_err(|e| error(&e))?;
+        bounds::guard(&mut engine).map_err(|e| error(&e))?;
+    }
     engine.set_strict_builtin_errors(true);
     engine.set_gather_prints(true);
     engine.set_execution_timer_config(ExecutionTimerConfig {
@@ -121,11 +139,16 @@ fn eval<T: serde::de::DeserializeOwned>(
     engine: &mut Engine,
     path: &str,
     rule: &str,
+    v: u32,
 ) -> Result<T, PolicyError> {
     let error = |e: &dyn std::fmt::Display| {
         PolicyError::new(path, format!("`{rule}`: {}", first_lines(&e.to_string())))
     };
+    bounds::begin();
     let value = engine.eval_rule(format!("data.mandate.tenant.{rule}")).map_err(|e| error(&e))?;
+    if v >= BOUNDED_SINCE {
+        bounds::answer(&value).map_err(|e| error(&e))?;
+    }
     if value == Value::Undefined {
         return Err(error(&"is undefined"));
     }
@@ -147,7 +170,7 @@ fn is_test(path: &str, source: &str) -> bool {
 }
 
 /// Runs the tests of a bundle.
-pub(crate) fn test(bundle: &PolicyBundle) -> Result<Vec<TestResult>, PolicyError> {
+pub(crate) fn test(bundle: &PolicyBundle, v: u32) -> Result<Vec<TestResult>, PolicyError> {
     let mut results = Vec::new();
     for (path, source) in bundle.files.iter().filter(|(path, source)| is_test(path, source)) {
         let tested = path.replace(TEST_SUFFIX, ".rego");
@@ -155,10 +178,13 @@ pub(crate) fn test(bundle: &PolicyBundle) -> Result<Vec<TestResult>, PolicyError
             return Err(PolicyError::new(path, format!("there is no {tested} that it could test")));
         };
         let data = bundle.files.get(DATA_FILE).map_or("{}", String::as_str);
-        let mut engine = compile(&tested, rules, data)?;
+        let mut engine = compile(&tested, rules, data, v)?;
         let error = |e: &dyn std::fmt::Display| PolicyError::new(path, first_lines(&e.to_string()));
         if let Some(name) = FORBIDDEN.iter().find(|name| source.contains(*name)) {
             return Err(PolicyError::new(path, format!("`{name}` is not available to policies")));
+        }
+        if v >= BOUNDED_SINCE {
+            bounds::source(source).map_err(|e| error(&e))?;
         }
         engine.add_policy(path.clone(), source.clone()).map_err(|e| error(&e))?;
         let names: BTreeSet<&str> = source.lines().filter_map(test_name).collect();
@@ -177,29 +203,34 @@ fn test_name(line: &str) -> Option<&str> {
 }
 
 fn run_test(mut engine: Engine, path: &str, name: &str) -> TestResult {
+    bounds::begin();
     let outcome = engine.eval_rule(format!("data.mandate.tenant_test.{name}"));
     let detail = match outcome {
         Ok(Value::Bool(true)) => String::new(),
         Ok(Value::Undefined) => "it is undefined: nothing in it was true".to_owned(),
-        Ok(other) => format!("it is {other}"),
+        Ok(other) if bounds::answer(&other).is_ok() => format!("it is {other}"),
+        Ok(_) => "it is too large to be shown".to_owned(),
         Err(e) => first_lines(&e.to_string()),
     };
     TestResult { file: path.to_owned(), name: name.to_owned(), passed: detail.is_empty(), detail }
 }
 
 /// Names of all rules that the bundle's files declare; an error when one does not compile.
-pub(crate) fn declared(bundle: &PolicyBundle) -> Result<BTreeSet<String>, PolicyError> {
+pub(crate) fn declared(bundle: &PolicyBundle, v: u32) -> Result<BTreeSet<String>, PolicyError> {
     let mut names = BTreeSet::new();
     for (path, source) in rule_files(bundle) {
-        let mut engine = engine(bundle, path, source)?;
-        names.extend(eval::<BTreeSet<String>>(&mut engine, path, "rules")?);
+        let mut engine = engine(bundle, path, source, v)?;
+        names.extend(eval::<BTreeSet<String>>(&mut engine, path, "rules", v)?);
     }
     Ok(names)
 }
 
 /// Evaluates every rule file over `input`, a JSON document.
-pub(crate) fn evaluate(bundle: &PolicyBundle, input: &str) -> Result<Vec<Evaluated>, PolicyError> {
-    rule_files(bundle).map(|(path, source)| evaluate_file(bundle, path, source, input)).collect()
+pub(crate) fn evaluate(bundle: &PolicyBundle, input: &str, v: u32) -> Result<Vec<Evaluated>, PolicyError> {
+    if v >= BOUNDED_SINCE {
+        bounds::input(input).map_err(|e| PolicyError::new("*", e))?;
+    }
+    rule_files(bundle).map(|(path, source)| evaluate_file(bundle, path, source, input, v)).collect()
 }
 
 fn evaluate_file(
@@ -207,11 +238,12 @@ fn evaluate_file(
     path: &str,
     source: &str,
     input: &str,
+    v: u32,
 ) -> Result<Evaluated, PolicyError> {
-    let mut engine = engine(bundle, path, source)?;
+    let mut engine = engine(bundle, path, source, v)?;
     engine.set_input_json(input).map_err(|e| PolicyError::new(path, first_lines(&e.to_string())))?;
-    let rules = eval::<BTreeSet<String>>(&mut engine, path, "rules")?;
-    let mut denials = eval::<Vec<Denial>>(&mut engine, path, "deny")?;
+    let rules = eval::<BTreeSet<String>>(&mut engine, path, "rules", v)?;
+    let mut denials = eval::<Vec<Denial>>(&mut engine, path, "deny", v)?;
     denials.sort();
     denials.truncate(MAX_DENIALS);
     Ok(Evaluated { rules, denials })

@@ -680,14 +680,44 @@ fn a_rule_that_errs_or_never_ends_refuses() {
         deny contains {\"rule\": \"bad\", \"code\": \"X\", \"detail\": \"x\"} if { to_number(input.intent.id) > 0 }";
     let shapeless =
         "package mandate.tenant\nrules := {\"bad\"}\ndeny contains \"just text\" if input.time > 0";
-    for (text, why) in [(endless, "limit"), (errs, "could not parse"), (shapeless, "invalid type")] {
+    // Thirty lines, each of which makes what the one before made twice over.
+    let grown = |first: &str, next: &dyn Fn(usize) -> String, last: &str| {
+        let lines: Vec<String> =
+            (1..40).map(|n| format!("x{n} := {} if input.time > 0", next(n - 1))).collect();
+        format!(
+            "package mandate.tenant\nrules := {{\"big\"}}\nx0 := {first}\n{}\n\
+             deny contains {{\"rule\": \"big\", \"code\": \"X\", \"detail\": {last}}} if input.time > 0",
+            lines.join("\n")
+        )
+    };
+    let twice = |f: &'static str| move |n: usize| f.replace('@', &format!("x{n}"));
+    let concat = grown("\"ab\"", &twice("concat(\"\", [@, @])"), "x39");
+    let replace = grown("\"ab\"", &twice("replace(@, \"a\", \"aab\")"), "x39");
+    let sprintf = grown("\"ab\"", &twice("sprintf(\"%s%s\", [@, @])"), "x39");
+    let wide = grown("\"ab\"", &|_| "sprintf(\"%2000000000d\", [1])".to_owned(), "x39");
+    let list = grown("[1, 2]", &twice("array.concat(@, @)"), "sprintf(\"%d\", [count(x39)])");
+    // Not too much to make, and too much to say.
+    let answer = grown("\"ab\"", &twice("concat(\"\", [@, @])"), "x21");
+    let limit = "a bound of policies is exceeded";
+    for (text, why) in [
+        (endless, "limit"),
+        (&*concat, limit),
+        (&*replace, limit),
+        (&*sprintf, limit),
+        (&*wide, limit),
+        (&*list, limit),
+        (&*answer, limit),
+        (errs, "could not parse"),
+        (shapeless, "invalid type"),
+    ] {
         let mut policy = policy();
         policy.files.insert("z.rego".into(), text.into());
         let mut chain = Chain::founded(&w, policy);
         for p in [vnf(&w, "vfw_vnf"), vnf(&w, "vlb_vnf"), nsd()] {
             package(&w, &mut chain, &p);
         }
-        let outcome = chain.refuse(signed(&w, &with(|_| ())), "POLICY_ERROR");
+        let code = if why.contains("limit") || why == limit { "POLICY_LIMIT" } else { "POLICY_ERROR" };
+        let outcome = chain.refuse(signed(&w, &with(|_| ())), code);
         let detail = &outcome.verdict.rules.iter().find(|r| !r.passed).unwrap().detail;
         assert!(detail.contains(why), "{detail}");
     }

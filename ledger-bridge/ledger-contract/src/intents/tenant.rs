@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(super) fn skip(ctx: &Context<'_>, rules: &mut Rules) {
-    let names = rego::declared(&ctx.bundle).unwrap_or_default();
+    let names = rego::declared(&ctx.bundle, ctx.tx.v).unwrap_or_default();
     let names: Vec<String> = names.iter().map(|n| format!("tenant/{n}")).collect();
     rules.not_evaluated(names.iter().map(String::as_str));
 }
@@ -25,10 +25,10 @@ pub(super) fn skip(ctx: &Context<'_>, rules: &mut Rules) {
 impl Case<'_> {
     pub(super) fn tenant_rules(&self, rules: &mut Rules, signers: &Signers, packages: Option<&Packages>) {
         let input = self.rego_input(signers, packages);
-        let evaluated = match rego::evaluate(&self.ctx.bundle, &input) {
+        let evaluated = match rego::evaluate(&self.ctx.bundle, &input, self.ctx.tx.v) {
             Ok(evaluated) => evaluated,
             Err(e) => {
-                rules.check("tenant/policy", fault("POLICY_ERROR", e.to_string()));
+                rules.check("tenant/policy", fault(rego::code(&e, self.ctx.tx.v), e.to_string()));
                 return;
             }
         };
