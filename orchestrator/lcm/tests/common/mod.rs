@@ -315,6 +315,10 @@ impl Setup {
 
     pub fn plan_intent(&self, intent: &Intent, before: Option<&NsRecord>) -> Result<Plan, Refusal> {
         let mut grant = grant(intent);
+        // A service keeps the id that it was deployed with, also one that an older version made.
+        if let Some(before) = before {
+            grant.ns_instance_id.clone_from(&before.id);
+        }
         grant.images = self.images.iter().copied().collect();
         grant.site_quotas = self.site_quotas.clone();
         grant.attestation_keys = self.sites.iter().map(|s| ak(&s.name)).collect();
