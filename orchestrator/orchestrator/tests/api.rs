@@ -417,3 +417,23 @@ async fn events_are_pages_too() {
     let after = exchange(&s.socket, "GET", "/v1/events", "last-event-id: 4\r\n", "").await;
     assert!(after.2.contains("\"e4\"") && !after.2.contains("\"e3\""), "{}", after.2);
 }
+
+/// Its key is refused before anybody looks at the body; the client has written all of it when it reads the answer.
+#[tokio::test]
+async fn who_is_refused_may_finish_writing() {
+    let server = start();
+    let head = format!(
+        "POST /v1/strays/clean HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Idempotency-Key: \r\nContent-Length: {}\r\n\r\n",
+        50 * 8192
+    );
+    let mut stream = UnixStream::connect(&server.socket).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..50 {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        stream.write_all(&[b' '; 8192]).await.unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("IDEMPOTENCY_KEY"), "{answer}");
+}

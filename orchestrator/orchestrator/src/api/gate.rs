@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -19,6 +19,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use futures::StreamExt as _;
 use trust::Digest;
 
 use super::{
@@ -35,6 +36,11 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const MAX_KEY_BYTES: usize = 128;
 /// Largest answer that is stored, bytes: a verdict with all its rules is a few KiB.
 const MAX_REPLY_BYTES: usize = 1 << 20;
+
+/// Most of a refused request's body that is read, bytes: more than any document but a package, an approval or a request.
+const MAX_REST_BYTES: usize = 1 << 20;
+/// Longest that it is read.
+const REST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Keys whose first request is under way.
 pub type Busy = Arc<Mutex<BTreeSet<(String, String)>>>;
@@ -55,12 +61,49 @@ pub async fn pass(State(c): State<Context>, request: Request, next: Next) -> Res
     response
 }
 
+/// Answers a request, or refuses it once all of it has come.
 async fn checked(
     c: &Context,
     operation: &Operation,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    let (caller, key) = match admitted(c, operation, &request) {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            let_finish(request.into_body()).await;
+            return Err(problem);
+        }
+    };
+    request.extensions_mut().insert(caller.clone());
+    match key {
+        Some(key) if operation.verb == Verb::Post => once(c, operation, &caller, key, request, next).await,
+        _ => Ok(next.run(request).await),
+    }
+}
+
+/// Reads the rest of a request that is refused, within bounds: who is cut off while it writes never sees the answer.
+async fn let_finish(body: Body) {
+    let mut stream = body.into_data_stream();
+    let rest = async {
+        let mut left = MAX_REST_BYTES;
+        while let Some(Ok(piece)) = stream.next().await {
+            match left.checked_sub(piece.len()) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    // What has not come by then is not waited for.
+    let _ = tokio::time::timeout(REST_TIMEOUT, rest).await;
+}
+
+/// Who calls, and under which key, if that is allowed.
+fn admitted(
+    c: &Context,
+    operation: &Operation,
+    request: &Request,
+) -> Result<(Caller, Option<String>), Problem> {
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|p| p.0.clone());
     let peer = peer.ok_or_else(|| Problem::internal("CALLER", "a connection without its origin"))?;
     let caller = Caller::of(&peer, c.service.as_ref(), engine::now())?;
@@ -75,11 +118,7 @@ async fn checked(
         .hint("try again: it goes on after its restart"));
     }
     media_type(operation, request.headers())?;
-    request.extensions_mut().insert(caller.clone());
-    match key(request.headers())? {
-        Some(key) if operation.verb == Verb::Post => once(c, operation, &caller, key, request, next).await,
-        _ => Ok(next.run(request).await),
-    }
+    Ok((caller, key(request.headers())?))
 }
 
 /// The body is one of those that the operation takes.
@@ -119,8 +158,14 @@ async fn once(
     next: Next,
 ) -> Result<Response, Problem> {
     let owner = caller.name();
-    let _turn = Turn::take(&c.busy, &owner, &key)?;
     let (parts, body) = request.into_parts();
+    let _turn = match Turn::take(&c.busy, &owner, &key) {
+        Ok(turn) => turn,
+        Err(problem) => {
+            let_finish(body).await;
+            return Err(problem);
+        }
+    };
     let body = reply::body(body, operation.body.map_or(0, |b| b.max_bytes)).await?;
     let asked = parts.uri.path_and_query().map_or("", |p| p.as_str());
     let digest = Digest::of_parts([operation.id.as_bytes(), asked.as_bytes(), &body]).to_string();
