@@ -202,7 +202,28 @@ impl Lint {
     /// In the order of the document.
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
         self.out.sort_by_key(|d| (d.line, d.column));
+        for d in &mut self.out {
+            one_line(&mut d.path);
+            one_line(&mut d.message);
+            if let Some(hint) = &mut d.hint {
+                one_line(hint);
+            }
+        }
         self.out
+    }
+}
+
+/// Names and values are repeated as they stand in the file; what would end the line or steer a terminal is escaped.
+fn one_line(text: &mut String) {
+    let bad = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if text.contains(bad) {
+        *text = text
+            .chars()
+            .map(|c| if bad(c) { c.escape_default().to_string() } else { c.to_string() })
+            .collect();
     }
 }
 

@@ -153,6 +153,21 @@ fn every_code_has_its_case_and_is_documented() {
     );
 }
 
+/// Found by fuzzing: a finding repeats the file's own words, which may end the line or steer a terminal.
+#[test]
+fn a_finding_is_one_line_whatever_the_file_says() {
+    for name in ["a\\nb", "a\\x1b[31mb", "a\\u202eb", "a\\u2028b"] {
+        let text = format!("\"{name}\": 1\n\"{name}\": 1\n");
+        let report = judge(&text);
+        let found = report.diagnostics.iter().find(|d| d.code == Code::YamlAmbiguous).unwrap();
+        assert!(found.message.starts_with("key `a\\"), "{}", found.message);
+        for d in &report.diagnostics {
+            let bad = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{202e}');
+            assert!(!d.to_string().contains(bad), "{d:?}");
+        }
+    }
+}
+
 #[test]
 fn a_misspelt_name_is_recognised() {
     for (from, to, meant) in [

@@ -5,6 +5,9 @@
 //! made, and an evaluation has so much in all. The builtin itself stays the engine's. An answer is measured before it is
 //! written out, for a value that holds itself twice, thirty times over, is small until then.
 //!
+//! A text is measured before it is parsed, too: the engine's parser tries what an open bracket may begin one after the
+//! other, each try reading the rest again, so its time grows by a factor with each bracket inside another.
+//!
 //! Not bounded, because the engine's operators and comparisons cannot be reached: integers that are multiplied with
 //! themselves again and again, and the time to compare lists that hold themselves twice, thirty times over.
 //! Tests: `tests/decide.rs`.
@@ -25,6 +28,11 @@ const MAX_DEPTH: u32 = 16;
 const VALUE_BYTES: u64 = 32;
 /// Most rules of a file, by its lines: each may be evaluated in the midst of another.
 pub(super) const MAX_LINES: usize = 2_000;
+
+/// Deepest brackets inside one another: twice what any rule of the default bundle has.
+const MAX_NESTING: u32 = 12;
+/// Most tries of the parser: a hundred times what the default bundle costs.
+const MAX_TRIES: u64 = 1 << 18;
 
 /// Builtins that can make more than they are given, with their number of arguments.
 const GUARDED: [(&str, u8); 7] = [
@@ -58,10 +66,71 @@ pub(super) fn input(text: &str) -> Result<(), String> {
 }
 
 pub(super) fn source(text: &str) -> Result<(), String> {
-    match text.lines().count() {
-        n if n > MAX_LINES => Err(format!("{TOO_MUCH}: {n} lines, {MAX_LINES} at most")),
+    let lines = text.lines().count();
+    if lines > MAX_LINES {
+        return Err(format!("{TOO_MUCH}: {lines} lines, {MAX_LINES} at most"));
+    }
+    let found = nesting(text);
+    if found.most > MAX_NESTING {
+        return Err(format!(
+            "{TOO_MUCH}: line {}: brackets inside one another, {MAX_NESTING} deep at most: give the inner ones a name",
+            found.at
+        ));
+    }
+    match found.tries {
+        n if n > MAX_TRIES => {
+            Err(format!("{TOO_MUCH}: too many brackets inside one another, in all: make it two files"))
+        }
         _ => Ok(()),
     }
+}
+
+/// Brackets of all kinds.
+#[derive(Debug, PartialEq, Eq)]
+struct Nesting {
+    /// How deep they stand inside one another at most.
+    most: u32,
+    /// The line where that is.
+    at: usize,
+    /// What the parser may try, in all: for each bracket twice as much as for the one that it is in.
+    tries: u64,
+}
+
+/// Texts and comments have no brackets; a text that does not end ends with its line, as the parser says.
+fn nesting(text: &str) -> Nesting {
+    let mut found = Nesting { most: 0, at: 1, tries: 0 };
+    let (mut open, mut line) = (0_u32, 1);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '[' | '{' | '(' => {
+                open += 1;
+                found.tries = found.tries.saturating_add(1 << open.min(40));
+                if open > found.most {
+                    (found.most, found.at) = (open, line);
+                }
+            }
+            ']' | '}' | ')' => open = open.saturating_sub(1),
+            '#' => line += usize::from(chars.by_ref().any(|c| c == '\n')),
+            '`' => line += chars.by_ref().take_while(|c| *c != '`').filter(|c| *c == '\n').count(),
+            '"' => {
+                while let Some(c) = chars.next() {
+                    match c {
+                        '\\' => line += usize::from(chars.next() == Some('\n')),
+                        '"' => break,
+                        '\n' => {
+                            line += 1;
+                            break;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            '\n' => line += 1,
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Refuses an answer that is too large or too deep to be written out.
@@ -182,4 +251,63 @@ fn builtin(name: &'static str, arguments: u8, given: Vec<Value>) -> anyhow::Resu
         engine.set_input(Value::from(given));
         engine.eval_rule("data.builtin.answer".to_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn brackets_are_counted_where_they_are_brackets() {
+        for (text, most) in [
+            ("", (0, 1)),
+            ("a\n[{(x)}]", (3, 2)),
+            ("[]\n[]\n[]", (1, 1)),
+            ("]]]]\n[", (1, 2)),
+            ("x := \"[[[[\\\"[[\"\ny := [1]", (1, 2)),
+            ("# [[[[\n(1)", (1, 2)),
+            ("`[[\n[[`\n[[1]]", (2, 3)),
+            ("\"[[\n[[", (2, 2)),
+            ("# no end [[", (0, 1)),
+        ] {
+            let found = nesting(text);
+            assert_eq!((found.most, found.at), most, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn many_deep_ones_are_too_much_together() {
+        let deep = "[".repeat(11) + &"]".repeat(11) + "\n";
+        assert!(source(&deep.repeat(60)).is_ok());
+        assert!(source(&deep.repeat(100)).unwrap_err().contains("in all"));
+        let shipped = include_str!("../../policy/default/tenant.rego");
+        let found = nesting(shipped);
+        assert!(found.most * 2 <= MAX_NESTING && found.tries * 100 <= MAX_TRIES, "{found:?}");
+    }
+
+    /// What the parser takes for the deepest text that is let through, against a flat one of the same length; one level more
+    /// would be a factor more.
+    #[test]
+    fn no_text_that_is_let_through_keeps_the_parser() {
+        let head = "package mandate.tenant\n\nf(p) := x if p == ";
+        for open in ["[", "{", "(", "[{", "{[", "x[", "f(", "[x |", "{x |", "{1: ", "not [", "-("] {
+            let brackets = open.matches(['[', '{', '(']).count();
+            for closed in [false, true] {
+                let text = |depth: usize| {
+                    let close = if closed { "1".to_owned() + &"]})".repeat(depth) } else { String::new() };
+                    format!("{head}{}{close}\n", open.repeat(depth / brackets))
+                };
+                let most = usize::try_from(MAX_NESTING).unwrap();
+                assert!(source(&text(most - 1)).is_ok(), "{open}");
+                let problem = source(&text(most * 2 + 2)).unwrap_err();
+                assert!(problem.contains("line 3: brackets inside one another"), "{problem}");
+                let start = std::time::Instant::now();
+                let _ = Engine::new().add_policy("p".into(), text(most - 1));
+                // Seconds would be a bound that fails to bound; what is let through takes milliseconds.
+                assert!(start.elapsed().as_secs() < 20, "{open}: {:?}", start.elapsed());
+                println!("{open} {closed}: {:?}", start.elapsed());
+            }
+        }
+    }
 }
