@@ -19,12 +19,18 @@ pub enum Command {
     /// Install what is missing on this machine, or start peers.
     Up {
         /// `deps`: packages by apt. `tpm`: a software TPM per site, under .testbed/.
-        /// `signing`: Python's signing tools, under .testbed/.
+        /// `signing`: Python's signing tools, under .testbed/. `openstack`: OpenStack Yoga on 127.0.0.1, under .testbed/.
         #[arg(value_enum, default_value_t = Peer::Deps)]
         what: Peer,
     },
     /// End every peer that `up` started, and remove what interrupted demos left behind.
-    Down,
+    Down {
+        /// Only this peer.
+        #[arg(value_enum)]
+        what: Option<Peer>,
+    },
+    /// Which peers run; fails when a process of one has ended by itself.
+    Status,
     /// Play the main job end to end: from a signed intent to anchored, verified evidence.
     Demo(DemoOptions),
     /// Check the workspace: dependency directions, unsafe code, purity, licences, and that the documented commands exist.
@@ -47,6 +53,8 @@ pub enum Peer {
     Tpm,
     /// The tools that providers sign with, for the tests of foreign signatures.
     Signing,
+    /// A control plane of OpenStack Yoga with two hosts that boot nothing.
+    Openstack,
 }
 
 /// How the demo is played.

@@ -34,7 +34,8 @@ fn main() -> ExitCode {
 fn run(arguments: cli::Cli) -> anyhow::Result<ExitCode> {
     let well = match arguments.command {
         cli::Command::Up { what } => up::up(what).map(|()| true),
-        cli::Command::Down => up::down().map(|()| true),
+        cli::Command::Down { what } => up::down(what).map(|()| true),
+        cli::Command::Status => up::status(),
         cli::Command::Demo(options) => demo::main(&options),
         cli::Command::Check => check::run(),
         cli::Command::Test(options) => test::run(&options),

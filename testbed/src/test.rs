@@ -5,6 +5,7 @@
 //! counted.
 
 mod api;
+mod openstack;
 mod output;
 pub mod systemd;
 
@@ -40,6 +41,7 @@ const PARTS: &[(&str, &str)] = &[
     ("demo", "the main job, end to end"),
     ("systemd", "mandate serve under systemd and cgroup v2, in a guest"),
     ("wan", "one service on several sites, moved under traffic"),
+    ("openstack", "OpenStack Yoga, started and asked"),
 ];
 
 /// Parts that are run when they are named: a guest takes minutes to make, and is slow where it is emulated.
@@ -109,6 +111,7 @@ fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
         "demo" => scenario(Play::Main),
         "systemd" => systemd::run(),
         "wan" => scenario(Play::Wan),
+        "openstack" => openstack::run(),
         _ => anyhow::bail!("no part `{part}`"),
     }
 }

@@ -1,6 +1,6 @@
-//! Packages of Debian and Ubuntu that the build and the demo need: what is missing is installed, or named.
+//! Packages of Debian and Ubuntu that the build, the demo and peers need: what is missing is installed, or named.
 //!
-//! When nothing is missing this is one `dpkg-query`. It never upgrades what is there.
+//! When nothing is missing this is one `dpkg-query`. It never upgrades what is there, and never starts a service.
 
 use std::{
     collections::BTreeSet,
@@ -19,9 +19,11 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(1200);
 const QUERY_LIMIT: Duration = Duration::from_secs(60);
 
 /// A package under the names it has in different releases, and who needs it.
-struct Need {
-    names: &'static [&'static str],
-    why: &'static str,
+pub struct Need {
+    /// The same package's, newest release first.
+    pub names: &'static [&'static str],
+    /// What it is needed for.
+    pub why: &'static str,
 }
 
 const NEEDS: &[Need] = &[
@@ -38,14 +40,34 @@ const NEEDS: &[Need] = &[
     Need { names: &["tcpdump"], why: "reads captures without us" },
 ];
 
-/// Installs what is missing.
+/// What a package's own scripts start must not run here: Debian's way to say so, for as long as apt runs.
+const QUIETLY: &str = r#"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  trap 'rm -f $policy' EXIT
+  printf '#!/bin/sh\nexit 101\n' > $policy
+  chmod 755 $policy
+fi
+"$@"
+"#;
+
+/// Installs what is missing of what the build and the demo need.
 pub fn install_missing() -> anyhow::Result<()> {
     if !command::exists("dpkg-query") {
         return not_debian();
     }
-    let installed = installed()?;
+    install(NEEDS)
+}
+
+/// Installs what is missing of these.
+pub fn install(needs: &[Need]) -> anyhow::Result<()> {
+    if !command::exists("dpkg-query") {
+        let names: Vec<&str> = needs.iter().map(|n| n.names[0]).collect();
+        bail!("no dpkg here: install what Debian 12 has as {}, and run it there", names.join(", "));
+    }
+    let installed = installed(needs)?;
     let missing: Vec<&Need> =
-        NEEDS.iter().filter(|n| !n.names.iter().any(|name| installed.contains(*name))).collect();
+        needs.iter().filter(|n| !n.names.iter().any(|name| installed.contains(*name))).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -57,7 +79,8 @@ pub fn install_missing() -> anyhow::Result<()> {
         root.run(&["apt-get", "update", "-q"])?;
         names = candidates(&missing)?;
     }
-    let mut arguments = vec!["apt-get", "install", "-y", "-q", "--no-install-recommends"];
+    let mut arguments = vec!["sh", "-c", QUIETLY, "sh"];
+    arguments.extend(["apt-get", "install", "-y", "-q", "--no-install-recommends"]);
     for (need, name) in missing.iter().zip(&names) {
         match name {
             Some(name) => arguments.push(name),
@@ -91,11 +114,11 @@ fn not_debian() -> anyhow::Result<()> {
     )
 }
 
-fn installed() -> anyhow::Result<BTreeSet<String>> {
+fn installed(needs: &[Need]) -> anyhow::Result<BTreeSet<String>> {
     let mut query = Command::new("dpkg-query");
     query.args(["-W", "-f", "${db:Status-Status} ${Package}\n"]);
     // Unknown names are its failure and our answer.
-    query.args(NEEDS.iter().flat_map(|n| n.names));
+    query.args(needs.iter().flat_map(|n| n.names));
     let out = command::capture(&mut query, QUERY_LIMIT)?;
     Ok(out.stdout.lines().filter_map(|l| l.strip_prefix("installed ")).map(str::to_owned).collect())
 }

@@ -1,6 +1,7 @@
-//! Peers: what must be installed ([`apt`], [`signing`]) and what must run ([`tpm`]).
+//! Peers: what must be installed ([`apt`], [`signing`]) and what must run ([`tpm`], [`openstack`]).
 
 pub mod apt;
+pub mod openstack;
 pub mod signing;
 pub mod tpm;
 
@@ -27,14 +28,30 @@ pub fn up(what: Peer) -> anyhow::Result<()> {
             apt::install_missing()?;
             signing::install()
         }
+        Peer::Openstack => openstack::up(),
     }
 }
 
-/// `down`.
-pub fn down() -> anyhow::Result<()> {
-    let dir = workspace::state_dir()?.join("tpm");
-    let ended = tpm::stop_all(&dir)?;
-    let demos = demo::down_all()?;
-    ui::say(&format!("{ended} software TPMs and {demos} demos ended"));
+/// `down`: of everything, or of the peer named.
+pub fn down(what: Option<Peer>) -> anyhow::Result<()> {
+    let all = what.is_none();
+    if all || what == Some(Peer::Openstack) {
+        ui::say(&format!("{} processes of OpenStack ended", openstack::down()?));
+    }
+    if all || what == Some(Peer::Tpm) {
+        let ended = tpm::stop_all(&workspace::state_dir()?.join("tpm"))?;
+        ui::say(&format!("{ended} software TPMs ended"));
+    }
+    if all {
+        ui::say(&format!("{} demos ended", demo::down_all()?));
+    }
     Ok(())
+}
+
+/// `status`: what runs; false when something has ended by itself.
+pub fn status() -> anyhow::Result<bool> {
+    for site in tpm::running(&workspace::state_dir()?.join("tpm"))? {
+        println!("tpm {site} up");
+    }
+    openstack::status()
 }

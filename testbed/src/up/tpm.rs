@@ -135,6 +135,19 @@ fn runs(pid: i32) -> bool {
         .is_ok_and(|stat| stat.contains(" (swtpm) ") && !stat.contains(" (swtpm) Z"))
 }
 
+/// Sites under `base` whose TPM runs.
+pub fn running(base: &Path) -> anyhow::Result<Vec<String>> {
+    let Ok(sites) = fs::read_dir(base) else { return Ok(vec![]) };
+    let mut names = Vec::new();
+    for site in sites {
+        let dir = site?.path();
+        let name = dir.file_name().map(|n| n.to_string_lossy().into_owned());
+        names.extend(name.filter(|_| Swtpm { dir }.pid().is_some()));
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Ends every TPM under `base` and removes their state; returns how many ran.
 pub fn stop_all(base: &Path) -> anyhow::Result<usize> {
     let mut ended = 0;

@@ -1,0 +1,36 @@
+//! OpenStack Yoga as `cargo testbed up openstack` starts it, asked over TLS for what a driver needs of it
+//! (`tests/openstack.rs`). A cloud that was up before stays up.
+
+use std::time::Duration;
+
+use super::{Tally, output};
+use crate::{ui, up::openstack, workspace};
+
+/// The tests wait for real boots.
+const LIMIT: Duration = Duration::from_secs(1200);
+/// Where the tests look for the cloud's clients' configuration.
+const CLOUDS: &str = "TESTBED_OPENSTACK";
+
+/// Runs it.
+pub fn run() -> anyhow::Result<Tally> {
+    if let Some(why) = openstack::available() {
+        ui::say(&format!("SKIPPED: OpenStack: {why}"));
+        return Ok(Tally::skipped());
+    }
+    let before = openstack::clouds()?.is_some();
+    let tally = openstack::up().and_then(|()| tests());
+    if !before && let Err(e) = openstack::down() {
+        ui::error(&e);
+    }
+    tally
+}
+
+fn tests() -> anyhow::Result<Tally> {
+    let mut c = workspace::cargo();
+    c.args(["test", "--locked", "--no-fail-fast", "--package", "testbed", "--test", "openstack"]);
+    c.args(["--", "--show-output"]);
+    if let Some(clouds) = openstack::clouds()? {
+        c.env(CLOUDS, clouds);
+    }
+    output::run(&mut c, LIMIT)
+}

@@ -1,0 +1,109 @@
+//! OpenStack Yoga: keystone, glance, placement, nova and neutron from PyPI, with MariaDB, RabbitMQ and HAProxy from the
+//! distribution, all on 127.0.0.1, the public endpoints behind TLS with a CA of their own.
+//!
+//! Everything is the real thing but the machines: nova's FakeDriver boots nothing (`openstack/virt.py` gives it an NFV
+//! host's hardware), and one process speaks for the L2 agents (`openstack/agents.py`). Below `.testbed/openstack/`:
+//! `cache` stays over `down` (the Python packages, and the databases as they were when first made, so that each `up`
+//! begins with the same, empty cloud); everything else is of the running cloud. It must never listen beyond 127.0.0.1, and
+//! never end a process that it did not start. Tests: `cargo testbed test openstack`.
+
+mod config;
+mod http;
+mod identity;
+mod install;
+mod layout;
+mod pki;
+mod process;
+mod ready;
+mod seed;
+mod services;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context as _;
+
+use self::{layout::Layout, process::Process};
+use crate::{
+    ui::{self, Step},
+    workspace,
+};
+
+pub use install::available;
+
+fn root() -> anyhow::Result<PathBuf> {
+    Ok(workspace::state_dir()?.join("openstack"))
+}
+
+/// `up openstack`; what runs already is left alone.
+pub fn up() -> anyhow::Result<()> {
+    let root = root()?;
+    step("packages", || install::install(&root.join("cache")))?;
+    let layout = step("configuration", || Layout::make(&root))?;
+    if !layout.begun() {
+        if !seed::kept(&layout) {
+            step("databases, once", || seed::make(&layout))?;
+        }
+        seed::plant(&layout)?;
+    }
+    step("services", || services::start(&layout))?;
+    step("agents and hosts", || ready::wait(&layout))?;
+    println!("export OS_CLIENT_CONFIG_FILE={}", layout.clouds().display());
+    ui::say("clouds: admin, mandate, tenant-a, tenant-b; end it with `cargo testbed down openstack`");
+    Ok(())
+}
+
+/// What a running cloud is reached with; `None`: not up.
+pub fn clouds() -> anyhow::Result<Option<PathBuf>> {
+    let file = root()?.join("clouds.yaml");
+    Ok(file.is_file().then_some(file))
+}
+
+/// `down openstack`: how many processes were ended. The cache stays.
+pub fn down() -> anyhow::Result<usize> {
+    let root = root()?;
+    let ended = process::stop_all(&processes(&root)?);
+    let Ok(entries) = fs::read_dir(&root) else { return Ok(ended) };
+    for entry in entries {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name == "cache") {
+            continue;
+        }
+        let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        gone.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(ended)
+}
+
+/// `status`: each process; false when one that was started has ended.
+pub fn status() -> anyhow::Result<bool> {
+    let all = processes(&root()?)?;
+    for process in &all {
+        match process.pid() {
+            Some(pid) => println!("openstack {:16} up    pid {pid}", process.name()),
+            None => println!("openstack {:16} ended  {}", process.name(), process.log().display()),
+        }
+    }
+    if all.is_empty() {
+        println!("openstack is not up");
+    }
+    Ok(all.iter().all(|p| p.pid().is_some()))
+}
+
+/// Every process that was started, in the order in which they are ended: users before what they use.
+fn processes(root: &std::path::Path) -> anyhow::Result<Vec<Process>> {
+    let Ok(entries) = fs::read_dir(root.join("run")) else { return Ok(vec![]) };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(".pid").map(str::to_owned));
+    }
+    names.sort_by_key(|name| (services::rank(name), name.clone()));
+    Ok(names.iter().map(|name| Process::at(root, name)).collect())
+}
+
+fn step<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let step = Step::begin(name);
+    let done = work();
+    step.end(done.is_ok(), "");
+    done.with_context(|| format!("openstack: {name}"))
+}
