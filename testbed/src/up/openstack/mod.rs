@@ -6,6 +6,9 @@
 //! `cache` stays over `down` (the Python packages, and the databases as they were when first made, so that each `up`
 //! begins with the same, empty cloud); everything else is of the running cloud. It must never listen beyond 127.0.0.1, and
 //! never end a process that it did not start. Tests: `cargo testbed test openstack`.
+//!
+//! Policies: each service reads `etc/SERVICE/policy.yaml` and `etc/SERVICE/policy.d/` again when they change, and asks for
+//! `https:` rules with `pki/services.crt`; `pki/policy.crt` is for who answers. glance keeps a rule whose file was removed.
 
 mod config;
 mod http;
@@ -18,24 +21,39 @@ mod ready;
 mod seed;
 mod services;
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use nix::fcntl::{Flock, FlockArg};
 
 use self::{layout::Layout, process::Process};
 use crate::{
+    interrupt,
     ui::{self, Step},
     workspace,
 };
 
 pub use install::available;
 
+/// The longest `up`, from nothing on a slow line.
+const LOCK_LIMIT: Duration = Duration::from_secs(1500);
+
 fn root() -> anyhow::Result<PathBuf> {
     Ok(workspace::state_dir()?.join("openstack"))
 }
 
+/// One `up` or `down` at a time: kept until it is dropped.
+fn alone() -> anyhow::Result<Flock<fs::File>> {
+    let file = root()?.with_extension("lock");
+    let open = || fs::File::options().create(true).append(true).open(&file);
+    interrupt::wait_for("another `up` or `down` of OpenStack goes on", LOCK_LIMIT, || {
+        Ok(Flock::lock(open()?, FlockArg::LockExclusiveNonblock).ok())
+    })
+}
+
 /// `up openstack`; what runs already is left alone.
 pub fn up() -> anyhow::Result<()> {
+    let _alone = alone()?;
     let root = root()?;
     step("packages", || install::install(&root.join("cache")))?;
     let layout = step("configuration", || Layout::make(&root))?;
@@ -60,8 +78,11 @@ pub fn clouds() -> anyhow::Result<Option<PathBuf>> {
 
 /// `down openstack`: how many processes were ended. The cache stays.
 pub fn down() -> anyhow::Result<usize> {
+    let _alone = alone()?;
     let root = root()?;
     let ended = process::stop_all(&processes(&root)?);
+    // First, so that what an interrupted `down` leaves is not taken for a cloud.
+    let _gone = fs::remove_file(root.join("data/planted"));
     let Ok(entries) = fs::read_dir(&root) else { return Ok(ended) };
     for entry in entries {
         let path = entry?.path();
