@@ -23,6 +23,8 @@ from oslo_log import log as logging
 LOG = logging.getLogger("agents")
 HOSTS = os.environ["TESTBED_HOSTS"].split(",")
 REPORT_EVERY_S = 20
+# A call that the server did not hear, because it was not there yet, is lost: the default is a minute.
+ANSWER_S = 5
 DIRECT = ("direct", "macvtap")
 
 
@@ -78,6 +80,7 @@ def main():
     logging.setup(cfg.CONF, "agents")
     ctx = context.get_admin_context_without_session()
     server = agent_rpc.PluginReportStateAPI(topics.REPORTS)
+    cfg.CONF.set_override("rpc_response_timeout", ANSWER_S)
     agent_rpc.create_consumers([Endpoint()], topics.AGENT,
                                [[topics.PORT, topics.UPDATE], [topics.NETWORK, topics.UPDATE]])
     states = [s for n, host in enumerate(HOSTS, 1) for s in reports(host, "127.0.1.%d" % n)]

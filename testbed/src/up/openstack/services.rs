@@ -47,13 +47,15 @@ pub fn start(layout: &Layout) -> anyhow::Result<()> {
     for name in ["nova-conductor", "nova-scheduler", "nova-api"] {
         run(layout, name, &mut nova(layout, name))?;
     }
-    let mut agents = python(layout, "python");
-    agents.env("TESTBED_HOSTS", HOSTS.join(",")).arg(layout.etc("agents.py"));
-    run(layout, "agents", agents.arg("--config-file").arg(layout.etc("neutron/neutron.conf")))?;
     for host in HOSTS {
         let file = layout.etc(&format!("nova/{host}.conf"));
         run(layout, host, python(layout, "nova-compute").arg("--config-file").arg(file))?;
     }
+    // Who reports before neutron listens waits for an answer that does not come.
+    listening(layout, "neutron", layout.port("neutron"))?;
+    let mut agents = python(layout, "python");
+    agents.env("TESTBED_HOSTS", HOSTS.join(",")).arg(layout.etc("agents.py"));
+    run(layout, "agents", agents.arg("--config-file").arg(layout.etc("neutron/neutron.conf")))?;
     Ok(())
 }
 
