@@ -42,6 +42,9 @@ const NEEDS: &[Need] = &[
 
 /// Why OpenStack cannot be had on this machine; `None`: it can.
 pub fn available() -> Option<String> {
+    if !command::exists("dpkg-query") {
+        return Some("its servers are had as packages of Debian".into());
+    }
     python().err().map(|e| format!("{e:#}"))
 }
 
