@@ -1,0 +1,370 @@
+//! A session with a cloud: token, catalogue, microversions, and one way to ask.
+//!
+//! What every call shares is here: the token is got once, renewed before it expires and got again on a 401; the catalogue comes
+//! with it; each service's microversion is negotiated once. A call that certainly did nothing (no connection, 429, 503) is
+//! made again within a bound, waiting as long as the answer says; a call whose answer was lost is made again only when the
+//! verb is idempotent. Everything else is the caller's: finding what a lost POST made is by our tags ([`crate::driver`]).
+//! Calls are counted by service ([`Client::calls`]).
+//!
+//! Why this is not somebody's SDK: ADR 0025. Tests: `tests/session.rs` against a cloud that misbehaves on demand, and
+//! `tests/yoga.rs` against a real one.
+
+mod answer;
+mod auth;
+mod version;
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use reqwest::{Method, StatusCode, Url, header};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Mutex;
+
+pub use answer::{ApiError, Fault};
+pub use version::Microversion;
+
+use crate::config::{BadConfig, CloudConfig, bad};
+use auth::Session;
+
+/// Times that a call which certainly did nothing is made in all.
+const MAX_TRIES: u32 = 4;
+/// First pause before it is made again, when the answer names none; doubled each time, with jitter.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause that an answer may ask for: who waits longer waits in the engine.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Longest answer that is read, bytes: a list of ten thousand servers with everything.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// A service of the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// keystone.
+    Identity,
+    /// nova.
+    Compute,
+    /// neutron.
+    Network,
+    /// glance.
+    Image,
+    /// placement.
+    Placement,
+}
+
+impl Service {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Identity, Self::Compute, Self::Network, Self::Image, Self::Placement];
+
+    /// Its type in the catalogue (service types authority).
+    #[must_use]
+    pub fn catalogue_type(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Compute => "compute",
+            Self::Network => "network",
+            Self::Image => "image",
+            Self::Placement => "placement",
+        }
+    }
+
+    /// The project's name, which people say.
+    #[must_use]
+    pub fn project(self) -> &'static str {
+        match self {
+            Self::Identity => "keystone",
+            Self::Compute => "nova",
+            Self::Network => "neutron",
+            Self::Image => "glance",
+            Self::Placement => "placement",
+        }
+    }
+}
+
+/// How many calls were made to each service, in the order of [`Service::ALL`]; tries that were made again count each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Calls(pub [u64; 5]);
+
+impl Calls {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Those made since.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut out = *self;
+        out.0.iter_mut().zip(before.0).for_each(|(now, then)| *now = now.saturating_sub(then));
+        out
+    }
+}
+
+/// A session with a cloud; clones share it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: CloudConfig,
+    identity: Url,
+    http: reqwest::Client,
+    session: Mutex<Option<Arc<Session>>>,
+    versions: Mutex<version::Known>,
+    calls: [AtomicU64; 5],
+}
+
+/// One call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    service: Service,
+    method: Method,
+    path: String,
+    query: Vec<(String, String)>,
+    body: Option<serde_json::Value>,
+    /// Sent although the service has it only from this version on.
+    least: Option<Microversion>,
+}
+
+impl Call {
+    /// A call of a service; `path` is below its endpoint, its parts escaped ([`segment`]).
+    #[must_use]
+    pub fn new(service: Service, method: Method, path: impl Into<String>) -> Self {
+        Self { service, method, path: path.into(), query: Vec::new(), body: None, least: None }
+    }
+
+    /// GET.
+    #[must_use]
+    pub fn get(service: Service, path: impl Into<String>) -> Self {
+        Self::new(service, Method::GET, path)
+    }
+
+    /// With a parameter of the query.
+    #[must_use]
+    pub fn query(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.query.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// With a document.
+    #[must_use]
+    pub fn json(mut self, body: &impl Serialize) -> Self {
+        // What cannot be encoded is a defect, and the service refuses `null`.
+        self.body = Some(serde_json::to_value(body).unwrap_or_default());
+        self
+    }
+
+    /// Needs at least this microversion of its service.
+    #[must_use]
+    pub fn least(mut self, version: Microversion) -> Self {
+        self.least = Some(version);
+        self
+    }
+
+    fn idempotent(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE)
+    }
+
+    fn place(&self) -> String {
+        format!("{} {} {}", self.service.project(), self.method, self.path)
+    }
+}
+
+/// One part of a path, escaped: what others named never becomes a path of its own.
+#[must_use]
+pub fn segment(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+impl Client {
+    /// A session that asks nothing yet.
+    pub fn new(config: CloudConfig) -> Result<Self, BadConfig> {
+        let identity = config.identity()?;
+        let timeout = Duration::from_secs(config.timeout_s.clamp(1, 600));
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(&config)?)
+            .timeout(timeout)
+            .connect_timeout(timeout.min(Duration::from_secs(10)))
+            // A token goes to the endpoints of the catalogue and nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("mandate/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .or_else(|e| bad("auth_url", format!("no HTTP client: {e}")))?;
+        let inner = Inner {
+            config,
+            identity,
+            http,
+            session: Mutex::new(None),
+            versions: Mutex::default(),
+            calls: Default::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Calls so far.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        let mut out = Calls::default();
+        out.0.iter_mut().zip(&self.inner.calls).for_each(|(n, c)| *n = c.load(Ordering::Relaxed));
+        out
+    }
+
+    /// The project that the token is scoped to.
+    pub async fn project_id(&self) -> Result<String, ApiError> {
+        Ok(self.session().await?.project_id.clone())
+    }
+
+    /// The document that answers.
+    pub async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, ApiError> {
+        let bytes = self.send(call).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| ApiError::new(call.place(), Fault::Unreadable { problem: e.to_string() }))
+    }
+
+    /// A call whose answer says nothing that is needed.
+    pub async fn tell(&self, call: &Call) -> Result<(), ApiError> {
+        self.send(call).await.map(|_| ())
+    }
+
+    /// A deletion; what is not there is deleted.
+    pub async fn delete(&self, service: Service, path: impl Into<String>) -> Result<(), ApiError> {
+        match self.tell(&Call::new(service, Method::DELETE, path)).await {
+            Err(e) if e.is_absent() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Where a service is.
+    pub(crate) async fn endpoint(&self, service: Service) -> Result<Url, ApiError> {
+        if service == Service::Identity {
+            return Ok(self.inner.identity.clone());
+        }
+        self.session().await?.endpoint(service, &self.inner.config)
+    }
+
+    /// Makes the call as often as it takes; an answer that is no success is an error.
+    async fn send(&self, call: &Call) -> Result<Vec<u8>, ApiError> {
+        let (mut tries, mut renewed) = (1, false);
+        loop {
+            let error = match self.once(call).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if error.status() == Some(StatusCode::UNAUTHORIZED) && !renewed {
+                // Expired early or revoked: once more with a new one.
+                renewed = true;
+                self.forget().await;
+                continue;
+            }
+            let same_again = matches!(error.fault, Fault::Unreadable { .. });
+            let harmless = error.did_nothing() || (call.idempotent() && error.is_lost() && !same_again);
+            if !harmless || tries >= MAX_TRIES {
+                return Err(error);
+            }
+            let pause = error.retry_after().unwrap_or_else(|| backoff(tries)).min(MAX_PAUSE);
+            tracing::debug!(call = call.place(), %error, pause_ms = pause.as_millis(), "asked again");
+            tokio::time::sleep(pause).await;
+            tries += 1;
+        }
+    }
+
+    async fn once(&self, call: &Call) -> Result<Vec<u8>, ApiError> {
+        let session = self.session().await?;
+        let base = self.endpoint(call.service).await?;
+        let version = self.version(call.service).await?;
+        if let Some(least) = call.least.filter(|least| version.is_none_or(|v| v < *least)) {
+            let has = version.map_or("none".to_owned(), |v| v.to_string());
+            return Err(ApiError::new(call.place(), Fault::TooOld { needs: least, has }));
+        }
+        let mut url = base.join(&call.path).map_err(|e| {
+            ApiError::new(call.place(), Fault::Unreadable { problem: format!("its URL: {e}") })
+        })?;
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&call.query);
+        }
+        let mut request = self.inner.http.request(call.method.clone(), url);
+        request = request.header("X-Auth-Token", session.token()).header(header::ACCEPT, "application/json");
+        if let Some(version) = version {
+            request = request
+                .header("OpenStack-API-Version", format!("{} {version}", call.service.catalogue_type()));
+        }
+        if let Some(body) = &call.body {
+            request = request.json(body);
+        }
+        self.count(call.service);
+        let answer = request.send().await.map_err(|e| ApiError::sent(call.place(), &e))?;
+        answer::bounded(answer::checked(answer, call).await?, MAX_ANSWER_BYTES, call).await
+    }
+
+    fn count(&self, service: Service) {
+        let at = Service::ALL.iter().position(|s| *s == service).unwrap_or_default();
+        self.inner.calls[at].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The pause before try `tries + 1`: doubled each time, and half of it random, so that many who failed together do not come
+/// together.
+fn backoff(tries: u32) -> Duration {
+    let whole = PAUSE * 2_u32.saturating_pow(tries.saturating_sub(1).min(8));
+    let random = getrandom::u32().unwrap_or_default() % 1000;
+    whole / 2 + whole / 2 * random / 1000
+}
+
+fn tls(config: &CloudConfig) -> Result<ClientConfig, BadConfig> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .or_else(|e| bad("cacert", format!("TLS: {e}")))?;
+    let Some(path) = &config.cacert else {
+        let builder = builder.with_platform_verifier().or_else(|e| {
+            bad("cacert", format!("this machine's trusted CAs: {e}; name the cloud's CA file"))
+        })?;
+        return Ok(builder.with_no_client_auth());
+    };
+    let pem = fs::read(path).or_else(|e| bad("cacert", format!("{}: {e}", path.display())))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.or_else(|e| bad("cacert", format!("{}: {e}", path.display())))?;
+        roots.add(certificate).or_else(|e| bad("cacert", format!("{}: {e}", path.display())))?;
+    }
+    if roots.is_empty() {
+        return bad("cacert", format!("{} has no certificate (PEM)", path.display()));
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_part_of_a_path() {
+        assert_eq!(segment("a-b_1"), "a-b_1");
+        assert_eq!(segment("../x?y#z"), "%2E%2E%2Fx%3Fy%23z");
+        assert_eq!(segment("ü"), "%C3%BC");
+    }
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        for tries in 1..40 {
+            let whole = PAUSE * 2_u32.pow(tries.min(9) - 1);
+            assert!((whole / 2..=whole).contains(&backoff(tries)), "{tries}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The session against a real OpenStack: `cargo testbed test openstack` starts one and sets `MANDATE_TEST_CLOUDS`.
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+
+use std::{env, path::PathBuf};
+
+use serde_json::Value;
+use vim_openstack::{Auth, Call, Client, CloudConfig, Secret, Service};
+
+/// `clouds.yaml` of the cloud under test.
+fn clouds() -> Option<PathBuf> {
+    let path = env::var_os("MANDATE_TEST_CLOUDS").map(PathBuf::from);
+    if path.is_none() {
+        println!(
+            "SKIPPED: no OpenStack; `cargo testbed up openstack`, then set MANDATE_TEST_CLOUDS to its clouds.yaml"
+        );
+    }
+    path
+}
+
+fn client(path: &std::path::Path) -> Client {
+    Client::new(CloudConfig::from_clouds_yaml(path, "mandate").unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn every_service_answers_and_the_token_is_got_once() {
+    let Some(path) = clouds() else { return };
+    let client = client(&path);
+    for (service, resource, member) in [
+        (Service::Compute, "servers/detail", "servers"),
+        (Service::Network, "networks", "networks"),
+        (Service::Image, "images", "images"),
+    ] {
+        let answer: Value = client.ask(&Call::get(service, resource)).await.unwrap();
+        assert!(answer[member].is_array(), "{answer}");
+    }
+    let calls = client.calls().0;
+    assert_eq!((calls[0], calls[1]), (1, 2), "one token, nova's versions and its list");
+}
+
+#[tokio::test]
+async fn what_is_not_there_and_what_is_not_ours_to_do() {
+    let Some(path) = clouds() else { return };
+    let client = client(&path);
+    for (service, resource) in [
+        (Service::Compute, "servers/00000000-0000-0000-0000-000000000000"),
+        (Service::Network, "networks/00000000-0000-0000-0000-000000000000"),
+        (Service::Image, "images/00000000-0000-0000-0000-000000000000"),
+    ] {
+        let error = client.ask::<Value>(&Call::get(service, resource)).await.unwrap_err();
+        assert!(error.is_absent() && !error.message().contains('<'), "{error}");
+        client.delete(service, resource).await.unwrap();
+    }
+    let wrong = Auth::Password {
+        username: "mandate".into(),
+        user_domain_name: "Default".into(),
+        password: Secret::Given("wrong".into()),
+        project_name: "tenant-a".into(),
+        project_domain_name: "Default".into(),
+    };
+    let config = CloudConfig { auth: wrong, ..CloudConfig::from_clouds_yaml(&path, "mandate").unwrap() };
+    let error = Client::new(config).unwrap().project_id().await.unwrap_err();
+    assert_eq!((error.status().map(|s| s.as_u16()), error.kind()), (Some(401), "Unauthorized"), "{error}");
+}
+
+#[tokio::test]
+async fn another_ca_is_not_believed() {
+    let Some(path) = clouds() else { return };
+    let config = CloudConfig::from_clouds_yaml(&path, "mandate").unwrap();
+    let error = Client::new(CloudConfig { cacert: None, ..config }).unwrap().project_id().await.unwrap_err();
+    assert!(error.did_nothing() && error.to_string().to_lowercase().contains("certificate"), "{error}");
+}
