@@ -6,7 +6,7 @@
 //! verb is idempotent. Everything else is the caller's: finding what a lost POST made is by our tags ([`crate::driver`]).
 //! Calls are counted by service ([`Client::calls`]).
 //!
-//! Why this is not somebody's SDK: ADR 0025. Tests: `tests/session.rs` against a cloud that misbehaves on demand, and
+//! Why this is not somebody's SDK: ADR 0026. Tests: `tests/session.rs` against a cloud that misbehaves on demand, and
 //! `tests/yoga.rs` against a real one.
 
 mod answer;
