@@ -1,5 +1,5 @@
 //! OpenStack Yoga as `cargo testbed up openstack` starts it, asked over TLS for what a driver needs of it
-//! (`tests/openstack.rs`). A cloud that was up before stays up.
+//! (`tests/openstack.rs`), and by the driver's session (`tests/yoga.rs` of `vim-openstack`). A cloud that was up before stays up.
 
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ pub fn run() -> anyhow::Result<Tally> {
 
 fn tests() -> anyhow::Result<Tally> {
     let mut c = workspace::cargo();
-    c.args(["test", "--locked", "--no-fail-fast", "--package", "testbed", "--test", "openstack"]);
+    c.args(["test", "--locked", "--no-fail-fast"]);
+    c.args(["--package", "testbed", "--test", "openstack", "--package", "vim-openstack", "--test", "yoga"]);
     c.args(["--", "--show-output"]);
     if let Some(clouds) = openstack::clouds()? {
         c.env(CLOUDS, clouds);

@@ -1,4 +1,4 @@
-//! The session against a real OpenStack: `cargo testbed test openstack` starts one and sets `MANDATE_TEST_CLOUDS`.
+//! The session against a real OpenStack: `cargo testbed test openstack` starts one and sets `TESTBED_OPENSTACK`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::{env, path::PathBuf};
@@ -8,10 +8,10 @@ use vim_openstack::{Auth, Call, Client, CloudConfig, Secret, Service};
 
 /// `clouds.yaml` of the cloud under test.
 fn clouds() -> Option<PathBuf> {
-    let path = env::var_os("MANDATE_TEST_CLOUDS").map(PathBuf::from);
+    let path = env::var_os("TESTBED_OPENSTACK").map(PathBuf::from);
     if path.is_none() {
         println!(
-            "SKIPPED: no OpenStack; `cargo testbed up openstack`, then set MANDATE_TEST_CLOUDS to its clouds.yaml"
+            "SKIPPED: no OpenStack; `cargo testbed up openstack`, then set TESTBED_OPENSTACK to its clouds.yaml"
         );
     }
     path
