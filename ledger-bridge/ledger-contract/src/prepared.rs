@@ -51,7 +51,7 @@ impl Prepared {
     /// Checks each signature against the key of the certificate that it brings along. Optional; the decision does what
     /// was not done.
     pub fn check_signatures(&mut self) {
-        let message = pae(&self.envelope);
+        let message = self.envelope.signed_bytes();
         let check = |s: &trust::dsse::Signature| {
             let key = identity::public_key(&s.certificate).ok()?;
             Some(verify_bytes(&key, &message, &s.sig))
@@ -96,19 +96,12 @@ impl Prepared {
             let key = Digest::of_parts([&digest.0[..], &at.0.to_be_bytes(), &s.certificate]);
             let who = remembered(|f| MEMBERS.with_borrow_mut(f), &key, || roots.verify(&s.certificate, at))
                 .map_err(|source| DsseError::Identity { index, source })?;
-            let look = || verify_bytes(&who.key, &pae(&self.envelope), &s.sig);
+            let look = || verify_bytes(&who.key, &self.envelope.signed_bytes(), &s.sig);
             fits.unwrap_or_else(look).map_err(|reason| DsseError::BadSignature { index, reason })?;
             signers.push(who);
         }
         Ok(signers)
     }
-}
-
-/// DSSE's pre-authentication encoding (DSSEv1).
-fn pae(envelope: &Envelope) -> Vec<u8> {
-    let (kind, payload) = (&envelope.payload_type, &envelope.payload);
-    let head = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len());
-    [head.as_bytes(), payload].concat()
 }
 
 /// State keys of those who claim to have signed. A certificate that cannot be read names no organisation; the decision

@@ -210,6 +210,12 @@ fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Envelope {
+    /// What a signature of it covers.
+    #[must_use]
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        pae(&self.payload_type, &self.payload)
+    }
+
     /// Signs `payload` with each of `signers`.
     pub fn sign(
         payload_type: impl Into<String>,
@@ -233,7 +239,7 @@ impl Envelope {
         if self.signatures.len() >= MAX_SIGNATURES {
             return Err(DsseError::SignatureCount(self.signatures.len() + 1));
         }
-        let message = pae(&self.payload_type, &self.payload);
+        let message = self.signed_bytes();
         self.signatures
             .push(Signature { sig: signer.sign_bytes(&message), certificate: signer.certificate.clone() });
         Ok(())
@@ -285,7 +291,7 @@ impl Envelope {
 
     /// Verifies every signature and every certificate (chain, validity at `at`, revocation).
     pub fn verify(&self, roots: &TrustRoots, at: UnixTime) -> Result<Verified<'_>, DsseError> {
-        let message = pae(&self.payload_type, &self.payload);
+        let message = self.signed_bytes();
         let mut signers = Vec::with_capacity(self.signatures.len());
         if self.signatures.is_empty() {
             return Err(DsseError::SignatureCount(0));

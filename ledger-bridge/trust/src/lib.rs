@@ -16,7 +16,7 @@ pub mod digest;
 pub mod dsse;
 pub mod identity;
 pub mod issue;
-mod memo;
+pub mod memo;
 pub mod merkle;
 pub mod note;
 #[cfg(feature = "schema")]

@@ -9,16 +9,20 @@ use crate::Digest;
 
 /// At most so many results, of one thread.
 #[derive(Debug)]
-pub(crate) struct Memo<V> {
+pub struct Memo<V> {
     most: usize,
     results: HashMap<Digest, V>,
 }
 
 impl<V: Clone> Memo<V> {
+    /// An empty one.
+    #[must_use]
     pub fn new(most: usize) -> Self {
         Self { most, results: HashMap::new() }
     }
 
+    /// What was remembered.
+    #[must_use]
     pub fn get(&self, key: &Digest) -> Option<V> {
         self.results.get(key).cloned()
     }

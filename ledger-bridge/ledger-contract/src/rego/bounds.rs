@@ -10,7 +10,7 @@
 //!
 //! Not bounded, because the engine's operators and comparisons cannot be reached: integers that are multiplied with
 //! themselves again and again, and the time to compare lists that hold themselves twice, thirty times over.
-//! Tests: `tests/decide.rs`.
+//! Tests: below, and `tests/policies.rs`.
 
 use std::cell::{Cell, RefCell};
 
