@@ -196,7 +196,7 @@ pub(crate) struct Site {
     limits: OnceLock<(Option<cgroup::Limits>, Enforced)>,
     /// Lives as long as the site.
     driven: Arc<()>,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl HostVim {
@@ -570,11 +570,23 @@ fn check(config: &HostConfig, run: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
-fn lock(path: &Path) -> Result<File, HostError> {
+/// The site's lock. It is given back in words: a child that is between fork and exec holds every descriptor of ours for
+/// that moment, and with it a lock that ends only when the last of them is closed (flock(2)).
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the site's lock ends with the process");
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<Lock, HostError> {
     let file =
         File::options().create(true).truncate(false).write(true).open(path).map_err(state("open", path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(HostError::SiteInUse { path: path.into() }),
         Err(std::fs::TryLockError::Error(e)) => Err(state("lock", path)(e)),
     }
