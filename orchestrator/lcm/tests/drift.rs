@@ -35,10 +35,12 @@ fn found(spec: &Spec) -> Observed {
                 .ports
                 .iter()
                 .map(|p| {
-                    let state = PortState { up: true, mtu: 1500, network: Some(p.network.clone()) };
+                    let state =
+                        PortState { up: true, mtu: 1500, network: Some(p.network.clone()), binding: None };
                     (p.name.clone(), state)
                 })
                 .collect(),
+            whereabouts: None,
         }),
     }
 }

@@ -156,12 +156,9 @@ mod tests {
 
     fn spec() -> ComputeSpec {
         ComputeSpec {
-            name: "vdu".into(),
-            image: trust::Digest([0; 32]),
-            vcpus: 2,
-            memory_mib: 64,
             ports: Vec::new(),
             configuration: String::new(),
+            ..ComputeSpec::new("vdu", trust::Digest([0; 32]), 2, 64)
         }
     }
 

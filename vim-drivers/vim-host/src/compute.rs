@@ -82,6 +82,7 @@ impl Port {
             up: self.outer.up && inner.is_some_and(|l| l.up),
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
             network: self.outer.bridge.and_then(|index| networks.get(&index).cloned()),
+            binding: None,
         }
     }
 }
@@ -550,6 +551,7 @@ fn observed(record: &Record, found: &Found, fabric: &Fabric) -> Observed {
         generation: found.status.as_ref().map(|s| s.generation),
         ports: ports.iter().enumerate().filter_map(mac).collect(),
         links: ports.iter().enumerate().filter_map(link).collect(),
+        whereabouts: None,
     })
 }
 

@@ -56,6 +56,10 @@ pub(crate) enum HostError {
     Capacity { problem: String },
     #[error("the specification: {problem}; the plan is wrong")]
     BadSpec { problem: String },
+    #[error(
+        "it asks for {feature}, which this machine as a VIM does not have: place it at an OpenStack site"
+    )]
+    Unsupported { feature: vim::Feature },
     #[error("cannot {action} (netlink, namespace {namespace}): {problem}")]
     Netlink { action: String, namespace: String, problem: String },
     #[error("cannot {action} network namespace {name}: {source}")]
@@ -140,6 +144,7 @@ impl HostError {
             Self::Foreign { .. } => ("FOREIGN_OBJECT", Escalate),
             Self::Capacity { .. } => ("CAPACITY", Elsewhere),
             Self::BadSpec { .. } => ("BAD_SPEC", Compensate),
+            Self::Unsupported { .. } => ("UNSUPPORTED_FEATURE", Elsewhere),
             Self::Netlink { .. } => ("NETLINK", Unknown),
             Self::Namespace { .. } => ("NAMESPACE", Unknown),
             Self::Launch { .. } => ("LAUNCH_FAILED", Compensate),

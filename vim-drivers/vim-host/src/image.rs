@@ -190,7 +190,7 @@ mod tests {
         layout.prepare().unwrap();
         let artifacts = OneFile(dir.path().join("artifact"));
         let images = Images { layout: &layout, digests: &Digests::default(), artifacts: &artifacts };
-        let spec = ImageSpec { name: "dp".into(), digest: Digest::of(b"right") };
+        let spec = ImageSpec::new("dp", Digest::of(b"right"));
         let (one, two) = (ObjectKey::new("a/i").unwrap(), ObjectKey::new("b/i").unwrap());
         fs::write(&artifacts.0, b"wrong").unwrap();
         assert_eq!(images.ensure(&one, &spec).unwrap_err().code(), "IMAGE_DIGEST");

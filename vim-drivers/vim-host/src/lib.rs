@@ -45,6 +45,7 @@
 //! | `FOREIGN_OBJECT` | Escalate | a link that is not ours has our name |
 //! | `CAPACITY` | Elsewhere | no room |
 //! | `BAD_SPEC` | Compensate | a specification that contradicts itself |
+//! | `UNSUPPORTED_FEATURE` | Elsewhere | it asks for SR-IOV, subnets, … ([`vim::Feature`]), which namespaces do not have |
 //! | `NETLINK` | Unknown | the kernel refused a link operation |
 //! | `NAMESPACE` | Unknown | the kernel refused a namespace operation |
 //! | `LAUNCH_FAILED` | Compensate | launcher or data plane ended, or another process answers |
@@ -88,7 +89,7 @@ mod wan;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     future::Future,
     ops::RangeInclusive,
@@ -333,6 +334,9 @@ impl Site {
         if key.service() == Stray::SERVICE {
             return Err(HostError::BadSpec { problem: format!("`{}` is no service's name", Stray::SERVICE) });
         }
+        if let Some(missing) = spec.needs().first() {
+            return Err(HostError::Unsupported { feature: *missing });
+        }
         self.refuse_other_kinds(key, spec.kind()).await?;
         match spec {
             Spec::Image(image) => {
@@ -391,7 +395,7 @@ impl Site {
             Scope::All => self.strays(&records, &fabric).await?,
             Scope::Service(_) => Vec::new(),
         };
-        Ok(Inventory { total: self.config.capacity, used, objects, extra })
+        Ok(Inventory { total: self.config.capacity, used, objects, extra, hosts: BTreeMap::new() })
     }
 
     async fn images(&self, scope: Scope) -> Result<BTreeMap<ObjectKey, Observed>, HostError> {
@@ -460,6 +464,8 @@ impl VimDriver for HostVim {
             inter_site_links: self.site.config.home.is_some(),
             capture: true,
             enforced: limits.await?,
+            functions: true,
+            features: BTreeSet::new(),
         })
     }
 

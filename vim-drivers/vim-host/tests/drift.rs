@@ -23,7 +23,7 @@ use vim::{
 
 fn joined(wan: &str, segment: u16) -> Spec {
     let interconnect = Some(Interconnect { wan: wan.into(), segment });
-    Spec::Network(NetworkSpec { name: "net".into(), mtu: 1500, interconnect })
+    Spec::Network(NetworkSpec { interconnect, ..NetworkSpec::new("net", 1500) })
 }
 
 fn is_joined(found: &Observed) -> bool {
@@ -214,7 +214,7 @@ async fn thousands_of_services_are_observed_in_one_look() {
     assert_eq!(left.len(), services + 1);
     sh(&format!("ip netns del {}", host.fabric())).unwrap();
     host.vim()
-        .ensure(&key("ns/image"), &Spec::Image(vim::ImageSpec { name: "i".into(), digest: host.images()[0] }))
+        .ensure(&key("ns/image"), &Spec::Image(vim::ImageSpec::new("i", host.images()[0])))
         .await
         .unwrap();
     host.vim().ensure(&key("ns/net"), &network(1500)).await.unwrap();

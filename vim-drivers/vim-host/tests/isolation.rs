@@ -179,7 +179,7 @@ async fn cut_stays_cut_until_it_is_taken_back() {
     host.vim().isolate(&vdu, true).await.unwrap();
     kill(pid);
     host.restart().await.unwrap();
-    let second = Spec::Image(ImageSpec { name: "second".into(), digest: host.images()[1] });
+    let second = Spec::Image(ImageSpec::new("second", host.images()[1]));
     host.vim().ensure(&key("ns/second"), &second).await.unwrap();
     let Spec::Compute(mut other) = spec.clone() else { panic!() };
     other.image = host.images()[1];

@@ -131,14 +131,11 @@ fn reflector(number: u16) -> Function {
 }
 
 fn compute(host: &Host, mac: MacAddr, configuration: String) -> Spec {
-    let port = PortSpec { name: "eth".into(), network: key("ns/net"), mac, addresses: Vec::new() };
+    let port = PortSpec::new("eth", key("ns/net"), mac);
     Spec::Compute(ComputeSpec {
-        name: "vdu".into(),
-        image: host.images()[0],
-        vcpus: 1,
-        memory_mib: 64,
         ports: vec![port],
         configuration,
+        ..ComputeSpec::new("vdu", host.images()[0], 1, 64)
     })
 }
 
@@ -149,9 +146,9 @@ fn told(host: &Host, instance: &ObjectKey, request: Request) -> Status {
 }
 
 async fn ground(host: &Host) {
-    let image = Spec::Image(ImageSpec { name: "dataplane".into(), digest: host.images()[0] });
+    let image = Spec::Image(ImageSpec::new("dataplane", host.images()[0]));
     host.vim().ensure(&key("ns/image"), &image).await.unwrap();
-    let network = Spec::Network(NetworkSpec { name: "net".into(), mtu: 1500, interconnect: None });
+    let network = Spec::Network(NetworkSpec::new("net", 1500));
     host.vim().ensure(&key("ns/net"), &network).await.unwrap();
 }
 
@@ -340,7 +337,7 @@ async fn how_long_it_takes() {
     let (net, vdu, mac) = (key("ns/other"), key("ns/vdu"), MacAddr([2, 0, 0, 0, 0, 1]));
     for _ in 0..ROUNDS {
         let mut time = |what, start: Instant| times.entry(what).or_default().push(start.elapsed());
-        let network = Spec::Network(NetworkSpec { name: "net".into(), mtu: 1500, interconnect: None });
+        let network = Spec::Network(NetworkSpec::new("net", 1500));
         let start = Instant::now();
         host.vim().ensure(&net, &network).await.unwrap();
         time("network: ensure", start);

@@ -197,11 +197,11 @@ fn key(text: &str) -> Result<ObjectKey, String> {
 }
 
 fn image(digest: Digest) -> Spec {
-    Spec::Image(ImageSpec { name: "dataplane".into(), digest })
+    Spec::Image(ImageSpec::new("dataplane", digest))
 }
 
 fn network(mtu: u16) -> Spec {
-    Spec::Network(NetworkSpec { name: "link".into(), mtu, interconnect: None })
+    Spec::Network(NetworkSpec::new("link", mtu))
 }
 
 fn joined(mtu: u16, interconnect: Option<Interconnect>) -> Observed {
@@ -245,14 +245,11 @@ impl Instance {
 
     fn compute(&self) -> Result<ComputeSpec, String> {
         let network = key(&format!("{}/net", self.key.service()))?;
-        let port = PortSpec { name: "eth".into(), network, mac: self.mac, addresses: Vec::new() };
+        let port = PortSpec::new("eth", network, self.mac);
         Ok(ComputeSpec {
-            name: "reflector".into(),
-            image: self.image,
-            vcpus: 1,
-            memory_mib: 64,
             ports: vec![port],
             configuration: self.document(),
+            ..ComputeSpec::new("reflector", self.image, 1, 64)
         })
     }
 
@@ -268,7 +265,12 @@ impl Instance {
             configuration: Some(self.digest()),
             generation: Some(self.generation),
             ports: [("eth".to_owned(), self.mac)].into(),
-            links: [("eth".to_owned(), PortState { up: true, mtu: 1500, network: self.network() })].into(),
+            links: [(
+                "eth".to_owned(),
+                PortState { up: true, mtu: 1500, network: self.network(), binding: None },
+            )]
+            .into(),
+            whereabouts: None,
         })
     }
 

@@ -32,7 +32,7 @@ use trust::Digest;
 use self::state::State;
 pub(crate) use self::timer::Sleep;
 use crate::{
-    Capabilities, Capture, CaptureSpec, Changed, ComputeSpec, Disposition, DriverError, Enforced,
+    Capabilities, Capture, CaptureSpec, Changed, ComputeSpec, Disposition, DriverError, Enforced, Feature,
     Interconnect, Inventory, Kind, ObjectKey, Observed, Resources, Scope, Spec, Stray, VimDriver, VnfControl,
 };
 
@@ -410,6 +410,8 @@ impl VimDriver for FakeVim {
             inter_site_links: self.wans.is_some(),
             capture: true,
             enforced: Enforced { why_not: "a fake runs nothing".into(), ..Enforced::default() },
+            functions: true,
+            features: Feature::ALL.into(),
         })
     }
 
@@ -453,7 +455,7 @@ impl VimDriver for FakeVim {
             Scope::Service(name) => state.service(name).map(seen).collect(),
         };
         let extra = state.strays.iter().filter(|s| scope.contains(&s.key)).cloned().collect();
-        Ok(Inventory { total: self.total, used: state.used, objects, extra })
+        Ok(Inventory { total: self.total, used: state.used, objects, extra, hosts: Default::default() })
     }
 
     async fn changed(&self, after: u64) -> Changed {

@@ -11,19 +11,29 @@ pub mod conformance;
 pub mod fake;
 mod observed;
 pub mod pcapng;
+mod spec;
 pub mod trace;
 
 pub use observed::{
-    Changed, ComputeState, Inventory, Observed, ObservedCompute, PortState, ProcessState, Resources, Scope,
-    Stray,
+    Binding, Changed, ComputeState, GroupState, HostRoom, Inventory, Observed, ObservedCompute, PortState,
+    ProcessState, Resources, Room, Scope, Stray, Whereabouts,
+};
+pub use spec::{
+    AddressPair, ComputeSpec, CpuPolicy, Group, GroupPolicy, Hardware, ImageSpec, Interconnect, Kind,
+    NetworkSpec, NetworkType, Numa, NumaCell, PageSize, PciDevices, PortSecurity, PortSpec, ProviderSegment,
+    Qos, SecurityRule, Spec, Subnet, Subport, ThreadPolicy, Vnic, VolumeSpec,
 };
 
-use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+};
 
 use async_trait::async_trait;
 use attestation::Evidence;
 use dataplane_control::{
-    MacAddr,
     protocol::Status,
     traffic::{TrafficProfile, TrafficReport},
 };
@@ -103,107 +113,6 @@ impl<'de> Deserialize<'de> for ObjectKey {
     }
 }
 
-/// What an object is to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Spec {
-    /// A software image, in the VIM by digest.
-    Image(ImageSpec),
-    /// A virtual link.
-    Network(NetworkSpec),
-    /// A VDU instance with its connection points.
-    Compute(ComputeSpec),
-}
-
-impl Spec {
-    /// Its kind.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Image(_) => Kind::Image,
-            Self::Network(_) => Kind::Network,
-            Self::Compute(_) => Kind::Compute,
-        }
-    }
-}
-
-/// Kind of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// [`ImageSpec`].
-    Image,
-    /// [`NetworkSpec`].
-    Network,
-    /// [`ComputeSpec`].
-    Compute,
-}
-
-/// A software image. Its bytes come from [`Artifacts`] and are verified against the digest by the driver.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageSpec {
-    /// Name in the VNFD (`sw-image-desc`).
-    pub name: String,
-    /// Digest of the bytes.
-    pub digest: Digest,
-}
-
-/// A virtual link: one broadcast domain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkSpec {
-    /// Name in the descriptor.
-    pub name: String,
-    /// MTU, bytes.
-    pub mtu: u16,
-    /// The same link at other sites, joined to this one; absent: a link of this site alone. Only for sites whose
-    /// [`Capabilities::inter_site_links`] says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interconnect: Option<Interconnect>,
-}
-
-/// Joins the parts that a virtual link has at several sites (a SOL005 multi-site virtual link; with OpenStack a
-/// provider network of that segmentation id).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Interconnect {
-    /// Name of the wide-area network that connects the sites, as configured.
-    pub wan: String,
-    /// Segment in it, 1 to 4094: the same at every site, different for every link.
-    pub segment: u16,
-}
-
-/// A VDU instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ComputeSpec {
-    /// Name for people.
-    pub name: String,
-    /// The image it runs: digest of the bytes, which the VIM must hold already (an [`ImageSpec`] of this service).
-    pub image: Digest,
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// Memory, MiB.
-    pub memory_mib: u32,
-    /// Connection points, in the order of the configuration's ports.
-    pub ports: Vec<PortSpec>,
-    /// The data plane's configuration document, exactly as it is measured. The driver fills no templates: port
-    /// devices in it follow [`port_interface`].
-    pub configuration: String,
-}
-
-/// A connection point of a VDU instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortSpec {
-    /// Name of the connection point (`int-cpd` id).
-    pub name: String,
-    /// The virtual link's key.
-    pub network: ObjectKey,
-    /// Its MAC address, given by the planner.
-    pub mac: MacAddr,
-    /// Addresses, for information.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<IpAddr>,
-}
-
 /// Name of the interface, inside the instance, behind its `index`-th connection point.
 #[must_use]
 pub fn port_interface(index: usize) -> String {
@@ -225,6 +134,88 @@ pub struct Capabilities {
     /// Are an instance's virtual CPUs and memory held to what was asked for, or only counted?
     #[serde(default)]
     pub enforced: Enforced,
+    /// Can running functions be asked ([`VnfControl::status`], [`VnfControl::attest`], [`VnfControl::run_traffic`])? Where they
+    /// cannot, another configuration is another boot of the instance, and nothing is attested or measured.
+    #[serde(default)]
+    pub functions: bool,
+    /// What it has of what a descriptor may ask for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub features: BTreeSet<Feature>,
+}
+
+/// What a descriptor may ask of a VIM beyond plain links and instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feature {
+    /// Connection points that are virtual functions ([`Vnic::Direct`]).
+    SrIov,
+    /// Connection points that are whole devices ([`Vnic::DirectPhysical`]).
+    PciPassthrough,
+    /// Dedicated CPUs ([`Hardware::cpu_policy`]).
+    CpuPinning,
+    /// Memory in huge pages ([`Hardware::page_size`]).
+    HugePages,
+    /// NUMA topology ([`Hardware::numa`]).
+    Numa,
+    /// Devices by alias ([`Hardware::pci`]).
+    PciDevices,
+    /// Provider networks ([`ProviderSegment`]), and links that are there already.
+    ProviderNetworks,
+    /// Subnets and addresses on links.
+    Subnets,
+    /// Rules, address pairs and port security at connection points.
+    PortSecurity,
+    /// Bandwidth limits and marks at connection points.
+    Qos,
+    /// VLAN-aware connection points ([`Subport`]).
+    Trunks,
+    /// Floating addresses.
+    FloatingIps,
+    /// Affinity groups ([`Group`]).
+    Groups,
+    /// Volumes.
+    Volumes,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::SrIov,
+        Self::PciPassthrough,
+        Self::CpuPinning,
+        Self::HugePages,
+        Self::Numa,
+        Self::PciDevices,
+        Self::ProviderNetworks,
+        Self::Subnets,
+        Self::PortSecurity,
+        Self::Qos,
+        Self::Trunks,
+        Self::FloatingIps,
+        Self::Groups,
+        Self::Volumes,
+    ];
+}
+
+impl fmt::Display for Feature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SrIov => "SR-IOV virtual functions",
+            Self::PciPassthrough => "PCI passthrough",
+            Self::CpuPinning => "dedicated CPUs",
+            Self::HugePages => "huge pages",
+            Self::Numa => "NUMA topology",
+            Self::PciDevices => "PCI devices by alias",
+            Self::ProviderNetworks => "provider networks",
+            Self::Subnets => "subnets",
+            Self::PortSecurity => "port security",
+            Self::Qos => "QoS",
+            Self::Trunks => "VLAN-aware ports",
+            Self::FloatingIps => "floating addresses",
+            Self::Groups => "affinity groups",
+            Self::Volumes => "volumes",
+        })
+    }
 }
 
 /// Which of an instance's resources the VIM enforces.
@@ -272,6 +263,17 @@ pub struct DriverError {
     pub disposition: Disposition,
 }
 
+/// An object that a MANO made, and which of ours it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// Our key.
+    pub key: ObjectKey,
+    /// What was asked for.
+    pub spec: Spec,
+    /// The VIM's identifier of it, as the MANO says (a server's, a network's UUID).
+    pub id: String,
+}
+
 /// Where image bytes come from: verified, by digest.
 pub trait Artifacts: Send + Sync {
     /// A local file that holds the bytes of this digest.
@@ -295,6 +297,21 @@ pub trait VimDriver: Send + Sync {
 
     /// One look at our objects and at the room left.
     async fn observe(&self, scope: &Scope) -> Result<Inventory, DriverError>;
+
+    /// Takes objects that a MANO had made here for ours: marks each with its key, if it is as specified or only named and
+    /// addressed otherwise, and reads it back. From then on it is observed, removed and isolated like any other. An object that
+    /// carries another key, or none of this MANO's, is refused and stays as it is. A driver that has no such objects refuses.
+    async fn adopt(&self, found: &[Adoption]) -> Result<BTreeMap<ObjectKey, Observed>, DriverError> {
+        let key = found.first().map_or_else(String::new, |a| a.key.to_string());
+        Err(DriverError {
+            key,
+            operation: "adopt".into(),
+            code: "UNSUPPORTED".into(),
+            reason: "this VIM's objects are made by its driver alone: use the built-in MANO for this site"
+                .into(),
+            disposition: Disposition::Compensate,
+        })
+    }
 
     /// Waits until something of ours has changed by itself (an instance ended, …) more than `after` times since this
     /// driver was made; 0 at first, then [`Changed::count`]. What our own calls change is not counted. It is a hint

@@ -2,13 +2,16 @@
 //!
 //! Tests: the conformance suite, which alters every field of it behind a driver's back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use dataplane_control::MacAddr;
 use serde::{Deserialize, Serialize};
 use trust::Digest;
 
-use crate::{Interconnect, Kind, ObjectKey};
+use crate::{Interconnect, Kind, ObjectKey, Vnic};
 
 /// What an object is found to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +67,41 @@ pub struct ObservedCompute {
     /// The same connection points as links. A driver that cannot see them leaves this empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub links: BTreeMap<String, PortState>,
+    /// Where it came to be, for VIMs of more than one machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whereabouts: Option<Box<Whereabouts>>,
+}
+
+/// Where an instance came to be, as the VIM says: what evidence has of its placement.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// The VIM's identifier of the instance.
+    pub id: String,
+    /// Host.
+    pub host: String,
+    /// Availability zone; empty: it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub zone: String,
+    /// The VIM's identifier of the size that it was given.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub flavor: String,
+    /// The affinity group that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupState>,
+    /// Disks: name in the descriptor and the VIM's identifier.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, String>,
+}
+
+/// How it stands with an affinity group.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GroupState {
+    /// The VIM's identifier.
+    pub id: String,
+    /// Is each of its instances where the policy wants it? A soft policy may not be satisfied.
+    pub satisfied: bool,
+    /// Hosts of its instances, by the VIM's identifiers of them.
+    pub hosts: BTreeMap<String, String>,
 }
 
 /// State of a VDU instance.
@@ -102,6 +140,37 @@ pub struct PortState {
     pub mtu: u16,
     /// The virtual link it is attached to; absent: to none of ours.
     pub network: Option<ObjectKey>,
+    /// How the VIM bound it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Box<Binding>>,
+}
+
+/// How a VIM bound a connection point.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Binding {
+    /// The VIM's identifier of the port.
+    pub id: String,
+    /// What it is.
+    pub vnic: Vnic,
+    /// `binding:vif_type`: `ovs`, `hw_veb`, …; `binding_failed` is never taken for bound.
+    pub vif_type: String,
+    /// Host that it is bound to.
+    pub host: String,
+    /// PCI address of the virtual function or device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pci_slot: Option<String>,
+    /// Is the virtual function trusted?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trusted: bool,
+    /// Is every address let through?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unguarded: bool,
+    /// Addresses on the link.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// Its floating address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floating: Option<IpAddr>,
 }
 
 /// What a VIM holds of ours, and what it has room for.
@@ -117,6 +186,38 @@ pub struct Inventory {
     /// back. Sorted. Looked for when everything is observed; of one service a driver may leave it empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra: Vec<Stray>,
+    /// Room on each host, for VIMs of more than one machine.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<String, HostRoom>,
+}
+
+/// What a host has, by the placement service's resource classes (`VCPU`, `PCPU`, `MEMORY_MB`, `DISK_GB`, `VF:<physical network>`, …).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HostRoom {
+    /// Is it up, and may something new go there?
+    pub enabled: bool,
+    /// By resource class.
+    pub room: BTreeMap<String, Room>,
+}
+
+/// How much there is of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Room {
+    /// All that can be given out, overcommitment included.
+    pub total: u64,
+    /// What is given out.
+    pub used: u64,
+    /// Most that one instance can have of it; 0: as much as there is.
+    #[serde(default)]
+    pub most: u64,
+}
+
+impl Room {
+    /// What is left.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.total.saturating_sub(self.used)
+    }
 }
 
 /// A part in the VIM that carries our mark and belongs to no object that the driver knows.

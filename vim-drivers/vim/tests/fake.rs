@@ -245,7 +245,7 @@ async fn the_suite_finds_each_broken_promise() {
 
 fn net() -> (ObjectKey, Spec) {
     let key = ObjectKey::new("ns/link").unwrap();
-    (key, Spec::Network(NetworkSpec { name: "link".into(), mtu: 1500, interconnect: None }))
+    (key, Spec::Network(NetworkSpec::new("link", 1500)))
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn doing_it_twice_is_seen() {
 async fn a_delayed_call_happens_later_and_a_script_is_used_up() {
     let vim = fake();
     let key = ObjectKey::new("ns/image").unwrap();
-    let spec = Spec::Image(ImageSpec { name: "i".into(), digest: images()[0] });
+    let spec = Spec::Image(ImageSpec::new("i", images()[0]));
     vim.script(Call::Ensure, None, [Fault::Delay(Duration::from_millis(50))]);
     let start = Instant::now();
     vim.ensure(&key, &spec).await.unwrap();

@@ -196,7 +196,7 @@ impl<'a> Topology<'a> {
             let site = seats.of_member(member);
             for (id, digest) in &package.images {
                 if seen.insert((site, *digest)) {
-                    let spec = Spec::Image(ImageSpec { name: id.clone(), digest: *digest });
+                    let spec = Spec::Image(ImageSpec::new(id.clone(), *digest));
                     let key = self.key(&["image", &digest.short()])?;
                     out.push(Object { site: site.to_owned(), key, spec });
                 }
@@ -216,16 +216,15 @@ impl<'a> Topology<'a> {
             let interconnect = if sites.len() > 1 { Some(segments.of(&key)?) } else { None };
             for site in sites {
                 let spec = Spec::Network(NetworkSpec {
-                    name: link.clone(),
-                    mtu: MTU,
                     interconnect: interconnect.clone(),
+                    ..NetworkSpec::new(link.clone(), MTU)
                 });
                 out.push(Object { site: site.to_owned(), key: key.clone(), spec });
             }
         }
         for (member, (_, package)) in &self.members {
             for link in &package.vnfd.internal_links {
-                let spec = Spec::Network(NetworkSpec { name: link.clone(), mtu: MTU, interconnect: None });
+                let spec = Spec::Network(NetworkSpec::new(link.clone(), MTU));
                 let site = seats.of_member(member).to_owned();
                 out.push(Object { site, key: self.internal_key(member, link)?, spec });
             }
@@ -277,12 +276,14 @@ impl<'a> Topology<'a> {
             document = text(&instance.configuration().map_err(bad)?);
         }
         Ok(ComputeSpec {
-            name: format!("{}-{member}-{vdu_id}-{index}", self.service),
-            image: *image,
-            vcpus: vdu.vcpus,
-            memory_mib: vdu.memory_mib,
             ports,
             configuration: document,
+            ..ComputeSpec::new(
+                format!("{}-{member}-{vdu_id}-{index}", self.service),
+                *image,
+                vdu.vcpus,
+                vdu.memory_mib,
+            )
         })
     }
 
@@ -301,7 +302,7 @@ impl<'a> Topology<'a> {
                 None => self.external_link(member, vdu, &cpd.id)?,
             };
             let mac = mac(was, site, key, &cpd.id);
-            ports.push(PortSpec { name: cpd.id.clone(), network, mac, addresses: Vec::new() });
+            ports.push(PortSpec::new(cpd.id.clone(), network, mac));
         }
         Ok(ports)
     }
@@ -375,17 +376,14 @@ impl<'a> Topology<'a> {
             function: Function::Generator(Generator { port: at.sap.to_owned() }),
         };
         let spec = Spec::Compute(ComputeSpec {
-            name: format!("{}-probe-{}", self.service, at.sap),
-            image,
-            vcpus: PROBE.vcpus,
-            memory_mib: PROBE.memory_mib,
-            ports: vec![PortSpec {
-                name: at.sap.to_owned(),
-                network: self.link_key(at.link)?,
-                mac,
-                addresses: Vec::new(),
-            }],
+            ports: vec![PortSpec::new(at.sap.to_owned(), self.link_key(at.link)?, mac)],
             configuration: text(&configuration),
+            ..ComputeSpec::new(
+                format!("{}-probe-{}", self.service, at.sap),
+                image,
+                PROBE.vcpus,
+                PROBE.memory_mib,
+            )
         });
         Ok(Some(Object { site: site.to_owned(), key, spec }))
     }

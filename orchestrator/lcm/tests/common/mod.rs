@@ -176,7 +176,12 @@ pub fn sites() -> Vec<Site> {
         jurisdiction: "DE".into(),
         latency_us: 500,
         cost,
-        capabilities: Capabilities { driver: "host".into(), attestation: true, ..Capabilities::default() },
+        capabilities: Capabilities {
+            driver: "host".into(),
+            attestation: true,
+            functions: true,
+            ..Capabilities::default()
+        },
         inventory: Inventory {
             total: Resources { vcpus: 32, memory_mib: 16_384, instances: 64 },
             ..Inventory::default()
@@ -370,6 +375,7 @@ pub fn observed(spec: &Spec) -> Observed {
             ports: c.ports.iter().map(|p| (p.name.clone(), p.mac)).collect(),
             process: vim::ProcessState::Answers,
             links: BTreeMap::new(),
+            whereabouts: None,
         }),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 fn link(name: &str) -> Spec {
-    Spec::Network(NetworkSpec { name: name.into(), mtu: 1500, interconnect: None })
+    Spec::Network(NetworkSpec::new(name, 1500))
 }
 
 fn asked(keys: &[&str]) -> CleaningView {

@@ -29,7 +29,7 @@ pub fn bench() -> Option<Bench> {
 }
 
 pub fn network(mtu: u16) -> Spec {
-    Spec::Network(NetworkSpec { name: "net".into(), mtu, interconnect: None })
+    Spec::Network(NetworkSpec::new("net", mtu))
 }
 
 /// A reflector with a port on each of these networks.
@@ -43,27 +43,19 @@ pub fn compute(host: &Host, instance: &ObjectKey, networks: &[&str]) -> Spec {
         driver: PortDriver::AfPacket { interface: port_interface(i) },
         mac: mac(i),
     };
-    let spec = |(i, network): (usize, &&str)| PortSpec {
-        name: format!("eth{i}"),
-        network: key(network),
-        mac: mac(i),
-        addresses: Vec::new(),
-    };
+    let spec = |(i, network): (usize, &&str)| PortSpec::new(format!("eth{i}"), key(network), mac(i));
     let function = Function::Reflector(Reflector { port: "eth0".into(), number: 1, addresses: Vec::new() });
     let ports = networks.iter().enumerate().map(port).collect();
     let document = Configuration { instance: instance.to_string(), generation: 1, ports, function };
     Spec::Compute(ComputeSpec {
-        name: "vdu".into(),
-        image: host.images()[0],
-        vcpus: 1,
-        memory_mib: 64,
         ports: networks.iter().enumerate().map(spec).collect(),
         configuration: String::from_utf8(document.to_bytes()).unwrap(),
+        ..ComputeSpec::new("vdu", host.images()[0], 1, 64)
     })
 }
 
 pub async fn ground(host: &Host) {
-    let image = Spec::Image(ImageSpec { name: "dataplane".into(), digest: host.images()[0] });
+    let image = Spec::Image(ImageSpec::new("dataplane", host.images()[0]));
     host.vim().ensure(&key("ns/image"), &image).await.unwrap();
     host.vim().ensure(&key("ns/net"), &network(1500)).await.unwrap();
 }

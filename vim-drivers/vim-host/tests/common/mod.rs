@@ -280,7 +280,7 @@ impl Host {
                 sh(&format!("ip -n {fabric} link set {bridge} down"))?;
             }
             4 => {
-                let small = Spec::Network(NetworkSpec { name: "link".into(), mtu: 1280, interconnect: None });
+                let small = Spec::Network(NetworkSpec::new("link", 1280));
                 self.ensured(key, &small).await?;
             }
             _ => return Ok(false),

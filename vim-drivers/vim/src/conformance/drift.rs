@@ -208,7 +208,7 @@ pub(super) async fn an_end_is_noticed_and_our_own_doing_is_not<F: Fixture>(f: &m
 
 fn joined(segment: u16) -> Spec {
     let interconnect = Some(Interconnect { wan: "wan".into(), segment });
-    Spec::Network(NetworkSpec { name: "link".into(), mtu: 1500, interconnect })
+    Spec::Network(NetworkSpec { interconnect, ..NetworkSpec::new("link", 1500) })
 }
 
 /// A service whose link is a part of this segment.

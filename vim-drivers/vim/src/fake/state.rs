@@ -334,8 +334,12 @@ pub(super) fn as_made(spec: &Spec, half: bool, isolated: bool) -> Observed {
             interconnect: network.interconnect.clone().filter(|_| !half),
         },
         Spec::Compute(compute) => {
-            let link =
-                |p: &crate::PortSpec| PortState { up: true, mtu: 1500, network: Some(p.network.clone()) };
+            let link = |p: &crate::PortSpec| PortState {
+                up: true,
+                mtu: 1500,
+                network: Some(p.network.clone()),
+                binding: None,
+            };
             let mut observed = ObservedCompute {
                 state: ComputeState::Active,
                 process: if half { ProcessState::Gone } else { ProcessState::Answers },
@@ -344,6 +348,7 @@ pub(super) fn as_made(spec: &Spec, half: bool, isolated: bool) -> Observed {
                 generation: (!half).then(|| generation(spec)),
                 ports: compute.ports.iter().map(|p| (p.name.clone(), p.mac)).collect(),
                 links: compute.ports.iter().map(|p| (p.name.clone(), link(p))).collect(),
+                whereabouts: None,
             };
             cut(&mut observed, isolated);
             Observed::Compute(observed)
