@@ -27,7 +27,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("vim-kubevirt", &["vim", "attestation", "dataplane-control"]),
     ("sriov", &[]),
     // the orchestrator
-    ("lcm", &["ledger-contract", "descriptors", "vim", "dataplane-control", "attestation"]),
+    ("mano", &["vim", "dataplane-control"]),
+    ("mano-osm", &["mano", "vim", "dataplane-control"]),
+    ("lcm", &["ledger-contract", "descriptors", "vim", "mano", "dataplane-control", "attestation"]),
     (
         "orchestrator",
         &[
@@ -39,6 +41,8 @@ const TABLE: &[(&str, &[&str])] = &[
             "vim-host",
             "vim-openstack",
             "vim-kubevirt",
+            "mano",
+            "mano-osm",
             "descriptors",
             "dataplane-control",
             "attestation",
