@@ -10,7 +10,7 @@ use std::{
 use dataplane_control::MacAddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use trust::Digest;
-use vim::ObjectKey;
+use vim::{ObjectKey, ProviderSegment, Subnet};
 
 /// Most members of a service: more is a mistake, and every member costs calls.
 pub const MAX_MEMBERS: usize = 64;
@@ -218,34 +218,10 @@ pub enum SiteLink {
         /// Its name.
         name: String,
     },
-    /// Made by the MANO as a provider network.
-    Provider {
-        /// Physical network, as the VIM calls it.
-        physical_network: String,
-        /// `vlan`, `flat`, …
-        network_type: String,
-        /// The segment; absent: the VIM's choice, or none.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        segmentation_id: Option<u32>,
-    },
+    /// Made by the MANO as this segment of a physical network.
+    Provider(ProviderSegment),
     /// Made by the MANO.
     Made,
-}
-
-/// The subnet of a network that the MANO makes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subnet {
-    /// `192.0.2.0/24`.
-    pub cidr: String,
-    /// Router; absent: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<IpAddr>,
-    /// Resolvers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dns: Vec<IpAddr>,
-    /// Does the VIM give addresses out?
-    #[serde(default)]
-    pub dhcp: bool,
 }
 
 /// Why a specification is refused before anybody is asked.

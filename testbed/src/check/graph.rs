@@ -20,15 +20,17 @@ const TABLE: &[(&str, &[&str])] = &[
     // what providers upload
     ("supply", &[]),
     ("descriptors", &["supply"]),
+    // clients of foreign HTTP APIs
+    ("http-peer", &[]),
     // infrastructure
     ("vim", &["attestation", "dataplane-control"]),
     ("vim-host", &["vim", "attestation", "dataplane-control"]),
-    ("vim-openstack", &["vim", "attestation", "dataplane-control", "sriov"]),
+    ("vim-openstack", &["vim", "attestation", "dataplane-control", "sriov", "http-peer"]),
     ("vim-kubevirt", &["vim", "attestation", "dataplane-control"]),
     ("sriov", &[]),
     // the orchestrator
     ("mano", &["vim", "dataplane-control"]),
-    ("mano-osm", &["mano", "vim", "dataplane-control"]),
+    ("mano-osm", &["mano", "vim", "dataplane-control", "http-peer"]),
     ("lcm", &["ledger-contract", "descriptors", "vim", "mano", "dataplane-control", "attestation"]),
     (
         "orchestrator",
