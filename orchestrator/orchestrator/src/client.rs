@@ -306,6 +306,11 @@ impl Client {
         self.get(&op::TIMELINE, &[ns], &[]).await
     }
 
+    /// What happened at a site and belongs to no operation.
+    pub async fn site_timeline(&self, site: &str) -> Result<Vec<TimelineLine>> {
+        self.get(&op::SITE_TIMELINE, &[site], &[]).await
+    }
+
     /// Operations, newest first: all, or those that are not closed and anchored; at most `limit`.
     pub async fn operations(&self, open: bool, limit: usize) -> Result<Vec<OperationView>> {
         let query = [("open", open.to_string()), ("limit", limit.to_string())];

@@ -4,6 +4,8 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::remote_policy::PolicyConfig;
+
 /// `config.toml` in the home directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,9 @@ pub struct Config {
     /// Traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<TelemetryConfig>,
+    /// Where OpenStack's own policy checks are answered; without it no service is to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openstack_policy: Option<PolicyConfig>,
 }
 
 /// The API over mutual TLS.
@@ -305,6 +310,10 @@ impl Config {
             if site.host.tpm.as_ref().is_some_and(|t| t.pcr > 15) {
                 return bad(key("host.tpm.pcr"), "0 to 15 (software can reset the others)");
             }
+        }
+        if let Some(policy) = &self.openstack_policy {
+            let sites = seen.iter().map(|s| s.as_str()).collect();
+            policy.check(&sites).or_else(|(key, problem)| bad(key, &problem))?;
         }
         for end in self.wan.iter().flat_map(|w| &w.connections).flat_map(|c| [&c.a, &c.b]) {
             if !seen.contains(end) {

@@ -10,6 +10,7 @@
 mod decided;
 mod feed;
 mod mitigations;
+mod refused;
 mod replies;
 mod rows;
 mod schema;
@@ -147,6 +148,7 @@ impl Journal {
         stored::prepare(&connection)?;
         decided::prepare(&connection)?;
         rows::prepare(&connection)?;
+        refused::prepare(&connection)?;
         Ok(Self { connection: Mutex::new(connection), timed: None })
     }
 

@@ -15,6 +15,7 @@ pub mod init;
 pub mod journal;
 pub mod problem;
 pub mod record;
+pub mod remote_policy;
 pub mod serve;
 pub mod service;
 pub mod telemetry;

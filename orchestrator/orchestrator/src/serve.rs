@@ -33,6 +33,7 @@ use crate::{
     config::{ApiConfig, Config},
     engine::{Engine, EngineError},
     home::Home,
+    remote_policy,
     service::Service as _,
     telemetry::{Telemetry, follow, otlp},
     wiring,
@@ -52,6 +53,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 pub struct Reachable {
     /// The TCP address, if configured.
     pub tcp: Option<std::net::SocketAddr>,
+    /// Where OpenStack's policy checks are answered, if configured.
+    pub openstack_policy: Option<std::net::SocketAddr>,
 }
 
 /// Runs the orchestrator until SIGTERM or SIGINT; `ready` is called once it answers.
@@ -91,6 +94,7 @@ async fn serve(
     let (telemetry, exporter) = telemetry(&config);
     let limit = Duration::from_secs(config.limits.step_timeout_s) + DRAIN_MARGIN;
     let (api_config, operator) = (config.api.clone(), config.operator.clone());
+    let policy_config = config.openstack_policy.clone();
     let engine = wiring::build(home, config, options, &telemetry)?;
     let (drain, draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
@@ -108,16 +112,34 @@ async fn serve(
         config: config.clone(),
         renewal: listener.renewal(),
     });
-    let reachable = Reachable { tcp: tcp.as_ref().map(tls::TlsListener::address) };
+    let gate = match &policy_config {
+        Some(config) => Some((config.clone(), remote_policy::server::listen(config).await?)),
+        None => None,
+    };
+    let asked = gate
+        .as_ref()
+        .map(|(config, listener)| reload::Gate { config: config.clone(), renewal: listener.renewal() });
+    let reachable = Reachable {
+        tcp: tcp.as_ref().map(tls::TlsListener::address),
+        openstack_policy: gate.as_ref().map(|(_, listener)| listener.address()),
+    };
     let mut servers = vec![tokio::spawn(api.clone().serve_unix(unix))];
     servers.extend(tcp.map(|listener| tokio::spawn(api.serve_tls(listener))));
+    // Until the end: what an effect in flight asks a cloud for is asked of us.
+    servers.extend(gate.map(|(config, listener)| {
+        let gate = remote_policy::Gate::new(config, engine.clone(), telemetry.metrics.clone());
+        tokio::spawn(gate.serve(listener, stopped.clone()))
+    }));
     let follower = tokio::spawn(follow::run(engine.clone(), telemetry.clone(), stopped));
     let mut work = tokio::spawn(engine.clone().run(draining));
     let told = async {
         engine.recovered().await;
         ready(&reachable);
         tell(&[NotifyState::Ready]);
-        tokio::join!(report(engine.clone()), reload::follow(renewed, engine.clone(), hang_up));
+        tokio::join!(
+            report(engine.clone()),
+            reload::follow(reload::Reloaded { tls: renewed, gate: asked }, engine.clone(), hang_up)
+        );
     };
     let early = tokio::select! {
         _ = terminate.recv() => None,

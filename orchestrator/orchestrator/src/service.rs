@@ -56,6 +56,9 @@ pub trait Service: Send + Sync {
     async fn ns(&self, id: &str) -> Result<NsView, Problem>;
     /// Everything that happened to a service, in order.
     async fn timeline(&self, ns: &str) -> Result<Vec<TimelineLine>, Problem>;
+    /// What happened at a site and belongs to no operation, oldest first, at most the newest 1000: calls that its cloud
+    /// refused, and what was done about drift.
+    async fn site_timeline(&self, site: &str) -> Result<Vec<TimelineLine>, Problem>;
     /// Operations, newest first, at most `limit`: all, or those that are not anchored; older than `before`, or up to now.
     async fn operations(
         &self,

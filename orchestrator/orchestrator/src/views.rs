@@ -220,7 +220,8 @@ pub struct TimelineLine {
     /// Operation it belongs to.
     pub operation_id: String,
     /// `decision`, `plan`, `step`, `attestation`, `measurement`, `outcome`, `anchor`, `recovery`, `refusal`; `gap` (the
-    /// ledger did not answer) and `mitigation` (what was done about drift) belong to no operation.
+    /// ledger did not answer), `mitigation` (what was done about drift) and `gate` (a call that a cloud refused because it
+    /// belonged to no operation) belong to no operation.
     pub kind: String,
     /// `done`, `failed`, `started`, `undone`, `refused`.
     pub state: String,
@@ -439,7 +440,8 @@ pub struct StepView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// `accepted`, `planned`, `refused`, `started`, `done`, `failed`, `undo_started`, `undone`, `undo_failed`,
-    /// `recovered`, `closed`, `anchored`, … as the journal names it.
+    /// `recovered`, `closed`, `anchored`, … as the journal names it; `call_refused`: a cloud refused a call that belonged
+    /// to no operation.
     pub event: String,
     /// Wall clock, ms since the epoch.
     pub at_ms: u64,

@@ -23,6 +23,8 @@ mod drift;
 mod dry_run;
 #[path = "engine/faults.rs"]
 mod faults;
+#[path = "engine/gate.rs"]
+mod gate;
 #[path = "engine/life.rs"]
 mod life;
 #[path = "engine/order.rs"]

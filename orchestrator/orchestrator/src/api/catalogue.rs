@@ -217,6 +217,7 @@ pub const ALL: &[Operation] = &[
     LEDGER_ENTRY,
     POLICY,
     DRIFT,
+    SITE_TIMELINE,
     STRAYS,
     CLEAN,
     MITIGATIONS,

@@ -149,6 +149,7 @@ pub fn all() -> Router<Context> {
         .on(&op::LEDGER_ENTRY, entry)
         .on(&op::POLICY, policy)
         .on(&op::DRIFT, drift)
+        .on(&op::SITE_TIMELINE, site_timeline)
         .on(&op::STRAYS, strays)
         .on(&op::CLEAN, clean)
         .on(&op::MITIGATIONS, mitigations)
@@ -484,6 +485,10 @@ async fn policy(State(c): State<Context>, asked: Asked) -> Reply {
 
 async fn drift(State(c): State<Context>, asked: Asked) -> Reply {
     reply::resource(&asked.headers, &c.service.drift().await?)
+}
+
+async fn site_timeline(State(c): State<Context>, asked: Asked, Named(site): Named) -> Reply {
+    reply::resource(&asked.headers, &c.service.site_timeline(&site).await?)
 }
 
 async fn strays(State(c): State<Context>, asked: Asked) -> Reply {

@@ -101,9 +101,18 @@ pub fn identity(
 
 /// TLS for the server: who connects must have a certificate of one of the organisations.
 pub fn server(roots: &TrustRoots, certificate_pem: &[u8], key_pem: &[u8]) -> Result<ServerConfig, TlsError> {
+    server_for(root_store(roots)?, certificate_pem, key_pem)
+}
+
+/// TLS for a server whose clients have a certificate of one of these CAs.
+pub fn server_for(
+    clients: RootCertStore,
+    certificate_pem: &[u8],
+    key_pem: &[u8],
+) -> Result<ServerConfig, TlsError> {
     let bad = |what: &str, reason: String| TlsError::Material { what: what.to_owned(), reason };
     let (chain, key) = identity(certificate_pem, key_pem)?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(root_store(roots)?), provider())
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(clients), provider())
         .build()
         .map_err(|e| bad("the trust roots", e.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
@@ -147,14 +156,19 @@ impl Renewal {
 }
 
 impl TlsListener {
-    /// Listens.
+    /// Listens; each certificate has up to [`MAX_OF_ONE`] connections.
     pub async fn bind(address: &str, config: ServerConfig) -> Result<Self, TlsError> {
+        Self::bind_for(address, config, MAX_OF_ONE).await
+    }
+
+    /// Listens; each certificate has up to `of_one` connections.
+    pub async fn bind_for(address: &str, config: ServerConfig, of_one: usize) -> Result<Self, TlsError> {
         let failed = |source| TlsError::Listen { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let (send, ready) = mpsc::channel(ARRIVALS);
         let renewal = Renewal(Arc::new(RwLock::new(TlsAcceptor::from(Arc::new(config)))));
-        tokio::spawn(accept(listener, renewal.clone(), send));
+        tokio::spawn(accept(listener, renewal.clone(), send, of_one));
         Ok(Self { ready, address: bound, renewal })
     }
 
@@ -172,7 +186,7 @@ impl TlsListener {
 }
 
 /// Until nobody takes connections any more.
-async fn accept(listener: TcpListener, renewal: Renewal, ready: mpsc::Sender<(Held, Peer)>) {
+async fn accept(listener: TcpListener, renewal: Renewal, ready: mpsc::Sender<(Held, Peer)>, of_one: usize) {
     let turns = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let places = Places::default();
     loop {
@@ -185,6 +199,8 @@ async fn accept(listener: TcpListener, renewal: Renewal, ready: mpsc::Sender<(He
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        // An answer is one small write: nothing to wait for.
+        let _ = stream.set_nodelay(true);
         let (acceptor, ready, places) = (renewal.acceptor(), ready.clone(), places.clone());
         tokio::spawn(async move {
             let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
@@ -192,7 +208,7 @@ async fn accept(listener: TcpListener, renewal: Renewal, ready: mpsc::Sender<(He
             match shaken {
                 Ok(Ok(stream)) => {
                     let Some(certificate) = certificate_of(&stream) else { return };
-                    let Some(place) = Place::take(&places, &certificate) else {
+                    let Some(place) = Place::take(&places, &certificate, of_one) else {
                         tracing::info!(%from, "too many connections");
                         return;
                     };
@@ -222,11 +238,11 @@ struct Place {
 }
 
 impl Place {
-    fn take(places: &Places, certificate: &Arc<[u8]>) -> Option<Self> {
+    fn take(places: &Places, certificate: &Arc<[u8]>, of_one: usize) -> Option<Self> {
         let mut held = places.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = held.values().sum();
         let own = held.entry(certificate.clone()).or_default();
-        if all >= MAX_CONNECTIONS || *own >= MAX_OF_ONE {
+        if all >= MAX_CONNECTIONS || *own >= of_one {
             return None;
         }
         *own += 1;

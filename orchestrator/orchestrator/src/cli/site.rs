@@ -12,6 +12,7 @@ use super::{
     failure::{Exit, Failure, chain},
     output::{Cell, Paint, Style, Table},
     progress::Spinner,
+    timeline::Renderer,
     verdict,
 };
 use crate::views::{CleaningView, CommittedView, SiteView, StraysView};
@@ -21,6 +22,11 @@ use crate::views::{CleaningView, CommittedView, SiteView, StraysView};
 pub enum SiteCommand {
     /// List the sites with their room
     List,
+    /// What happened at a site and belongs to no operation: calls that its cloud refused, what was done about drift
+    Timeline {
+        /// The site
+        name: String,
+    },
     /// Register a site's attestation key on the ledger
     Enrol(EnrolArgs),
     /// List what carries our mark and belongs to no service, and what was removed of such
@@ -62,6 +68,14 @@ pub async fn run(context: &Context, command: SiteCommand) -> Result<Exit, Failur
         SiteCommand::List => {
             let sites = context.client()?.sites().await.map_err(|e| context.client_failure(e))?;
             context.ui.show(&sites, |style| render(&sites, style))
+        }
+        SiteCommand::Timeline { name } => {
+            let lines =
+                context.client()?.site_timeline(&name).await.map_err(|e| context.client_failure(e))?;
+            context.ui.show(&lines, |style| {
+                let mut renderer = Renderer::new(style);
+                lines.iter().map(|line| renderer.line(line)).collect()
+            })
         }
         SiteCommand::Enrol(args) => enrol(context, &args).await,
         SiteCommand::Strays => {

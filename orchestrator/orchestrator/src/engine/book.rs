@@ -1,17 +1,24 @@
 //! What the engine has in memory: operations that are under way, a few words on those that wait, services in short.
 //!
 //! Everything else is in the journal and is read when somebody asks. So memory grows with what is under way and with
-//! the number of services that live, not with what was ever done: a service that is terminated leaves. Tests: below.
+//! the number of services that live, not with what was ever done: a service that is terminated leaves. What has begun and is
+//! not over can be read without waiting for whoever writes here ([`Shown`]). Tests: below.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use lcm::{Event, NsRecord, Operation, drift::Desired, operation::FinalState};
 
 use super::schedule::{Next, Parent, Rate, Schedule, Waiting, Why};
-use crate::journal::{Journal, JournalError, ServiceRow};
+use crate::{
+    journal::{Journal, JournalError, ServiceRow},
+    remote_policy::running::{Running, RunningOperation},
+};
+
+/// What runs now, for who must not wait: replaced as a whole whenever it changes.
+pub(super) type Shown = Arc<RwLock<Arc<Running>>>;
 
 /// An operation that is under way, or waits for its anchor.
 #[derive(Debug, Clone)]
@@ -45,6 +52,9 @@ pub(super) struct Book {
     desired: BTreeMap<String, Arc<Desired>>,
     /// Segments of the wide-area network that services use.
     segments: BTreeMap<String, BTreeSet<u16>>,
+    running: Running,
+    /// Where [`Self::running`] is shown, if anybody looks.
+    shown: Option<Shown>,
 }
 
 impl Book {
@@ -56,6 +66,29 @@ impl Book {
             services: BTreeMap::new(),
             desired: BTreeMap::new(),
             segments: BTreeMap::new(),
+            running: Running::default(),
+            shown: None,
+        }
+    }
+
+    /// Shows what runs there from now on.
+    pub(super) fn show_in(&mut self, shown: Shown) {
+        self.shown = Some(shown);
+    }
+
+    /// Something runs now, or no more.
+    pub(super) fn runs(&mut self, id: &str, what: Option<RunningOperation>) {
+        if let Some(shown) = &self.shown
+            && self.running.put(id, what)
+        {
+            *shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(self.running.clone());
+        }
+    }
+
+    fn show(&mut self, id: &str) {
+        if self.shown.is_some() {
+            let what = self.live.get(id).and_then(|t| RunningOperation::of(&t.operation));
+            self.runs(id, what);
         }
     }
 
@@ -176,8 +209,10 @@ impl Book {
 
     /// Has an operation in memory from now on.
     pub(super) fn track(&mut self, operation: Operation) {
-        self.by_intent.insert(operation.grant.intent_id.clone(), operation.id.clone());
-        self.live.insert(operation.id.clone(), Tracked { operation, problem: None });
+        let id = operation.id.clone();
+        self.by_intent.insert(operation.grant.intent_id.clone(), id.clone());
+        self.live.insert(id.clone(), Tracked { operation, problem: None });
+        self.show(&id);
     }
 
     /// What may begin now; what comes out is to be tracked at once.
@@ -199,7 +234,9 @@ impl Book {
         events: &[Event],
     ) -> Result<(), lcm::operation::IllegalTransition> {
         let Some(tracked) = self.live.get_mut(id) else { return Ok(()) };
-        events.iter().try_for_each(|e| tracked.operation.apply(e))
+        let applied = events.iter().try_for_each(|e| tracked.operation.apply(e));
+        self.show(id);
+        applied
     }
 
     /// An operation is closed: its service is free for the next one.
@@ -215,6 +252,7 @@ impl Book {
     pub(super) fn forget(&mut self, id: &str) {
         if let Some(tracked) = self.live.remove(id) {
             self.by_intent.remove(&tracked.operation.grant.intent_id);
+            self.show(id);
         }
     }
 

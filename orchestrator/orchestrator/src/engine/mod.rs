@@ -13,6 +13,7 @@ mod continuity;
 mod decided;
 mod dry_run;
 mod effect;
+mod gate;
 mod guard;
 mod inbox;
 mod intake;
@@ -54,7 +55,7 @@ use crate::{
     journal::{Journal, JournalError},
 };
 
-use book::{Book, Tracked, Turn};
+use book::{Book, Shown, Tracked, Turn};
 pub use catalogue::CatalogueError;
 use inbox::Inbox;
 use reconcile::Look;
@@ -137,6 +138,8 @@ pub struct Engine {
     inbox: Inbox,
     /// What the last look at the sites found.
     looked: watch::Sender<Look>,
+    /// What runs now, where a cloud's services ask for it.
+    shown: Shown,
 }
 
 /// Why the engine stopped or could not start.
@@ -219,7 +222,11 @@ impl Engine {
             ledger_up: AtomicBool::new(true),
             inbox: Inbox::default(),
             looked: watch::Sender::new(Look::default()),
+            shown: Shown::default(),
         };
+        if engine.config.openstack_policy.is_some() {
+            engine.write().show_in(engine.shown.clone());
+        }
         engine.read_journal()?;
         Ok(Arc::new(engine))
     }

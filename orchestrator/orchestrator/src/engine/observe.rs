@@ -16,6 +16,7 @@ use super::{Engine, now, now_ms};
 use crate::{
     journal::{Happened, RefusedApproval},
     problem::Problem,
+    remote_policy::{RefusedCall, refusals::Counted},
     views::{AttemptView, ComponentView, EventView, OperationView, StepView},
 };
 
@@ -95,6 +96,7 @@ impl Engine {
         for (number, happened) in happened {
             let view = match happened {
                 Happened::Refused(refused) => refused_view(refused),
+                Happened::RefusedCall(call) => self.refused_call_view(&call.0, &call.1)?,
                 Happened::Event { operation, event } => {
                     if !known.contains_key(&operation) {
                         known.insert(operation.clone(), self.known(&operation)?);
@@ -105,6 +107,22 @@ impl Engine {
             views.push((number, view));
         }
         Ok(views)
+    }
+
+    fn refused_call_view(&self, call: &RefusedCall, counted: &Counted) -> Result<EventView, Problem> {
+        let service = call.ns.as_ref().map(|ns| self.journal.service_row(ns)).transpose();
+        let service = service.map_err(|e| Problem::internal("JOURNAL", e))?.flatten();
+        Ok(EventView {
+            event: "call_refused".into(),
+            at_ms: counted.first_ms,
+            tenant: service.map(|s| s.tenant).unwrap_or_default(),
+            ns_instance_id: call.ns.clone(),
+            operation: None,
+            step: None,
+            what: Some(format!("{} {}", call.service, call.rule)),
+            code: Some(call.code.clone()),
+            detail: Some(call.sentence(counted)),
+        })
     }
 
     fn known(&self, id: &str) -> Result<Known, Problem> {

@@ -125,11 +125,30 @@ impl Service for Engine {
         }
         let gaps = self.journal.gaps(row.since_ms).map_err(journal_problem)?;
         let mitigations = self.journal.mitigations(Some(&row.id), 0).map_err(journal_problem)?;
-        for line in gaps.iter().map(views::gap).chain(mitigations.iter().map(views::mitigation)) {
+        let refused = self.journal.refused_of_service(&row.id).map_err(journal_problem)?;
+        let refused = refused.iter().map(|(call, counted)| views::refused(call, counted));
+        let others = gaps.iter().map(views::gap).chain(mitigations.iter().map(views::mitigation));
+        for line in others.chain(refused) {
             let at = lines.iter().position(|l| l.at_ms > line.at_ms).unwrap_or(lines.len());
             lines.insert(at, line);
         }
         Ok(lines)
+    }
+
+    async fn site_timeline(&self, site: &str) -> Result<Vec<TimelineLine>, Problem> {
+        if !self.sites.contains_key(site) {
+            return Err(Problem::not_found("site", site).hint("see `mandate site list`"));
+        }
+        let mut mitigations = self.journal.mitigations(None, 0).map_err(journal_problem)?;
+        mitigations.retain(|m| m.findings.iter().any(|f| f.site == site));
+        let mut lines: Vec<_> = mitigations.iter().map(views::mitigation).collect();
+        let cloud = self.config.openstack_policy.as_ref().and_then(|p| p.cloud_of(site));
+        if let Some(cloud) = cloud {
+            let refused = self.journal.refused_of_cloud(cloud, MAX_ROWS).map_err(journal_problem)?;
+            lines.extend(refused.iter().map(|(call, counted)| views::refused(call, counted)));
+        }
+        lines.sort_by_key(|l| l.at_ms);
+        Ok(lines.split_off(lines.len().saturating_sub(MAX_ROWS)))
     }
 
     async fn operation(&self, id: &str) -> Result<OperationView, Problem> {

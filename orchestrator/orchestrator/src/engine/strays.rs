@@ -80,6 +80,8 @@ impl Engine {
     async fn remove_stray(&self, stray: &Difference) -> Result<(), String> {
         let site = self.sites.get(&stray.site).ok_or("its site is not configured any more")?;
         let limit = Duration::from_secs(self.config.limits.step_timeout_s);
+        // On record already: a gate in front of the site is to let it pass.
+        let _cleaning = self.cleaning(stray);
         match tokio::time::timeout(limit, site.vim.remove(&stray.key, stray.kind)).await {
             Ok(removed) => removed.map_err(|e| format!("{}: {}", e.code, e.reason)),
             Err(_) => Err(format!("TIMEOUT: it took longer than {} s", limit.as_secs())),

@@ -11,6 +11,7 @@ use ledger_contract::evidence::Objective;
 use super::Tracked;
 use crate::{
     journal::{ClosedRow, Gap, Mitigation, ServiceRow},
+    remote_policy::{RefusedCall, refusals::Counted},
     views::{NsView, OperationView, TimelineLine},
 };
 
@@ -269,6 +270,20 @@ pub(super) fn gap(gap: &Gap) -> TimelineLine {
         state: if gap.to_ms.is_some() { "done" } else { "started" }.into(),
         what,
         duration_ms: gap.to_ms.map(|t| t.saturating_sub(gap.from_ms)),
+        evidence: None,
+    }
+}
+
+/// A call that a cloud refused, as often as it did.
+pub(super) fn refused(call: &RefusedCall, counted: &Counted) -> TimelineLine {
+    let took = counted.last_ms.saturating_sub(counted.first_ms);
+    TimelineLine {
+        at_ms: counted.first_ms,
+        operation_id: String::new(),
+        kind: "gate".into(),
+        state: "refused".into(),
+        what: call.sentence(counted),
+        duration_ms: (counted.count > 1).then_some(took),
         evidence: None,
     }
 }

@@ -1,4 +1,4 @@
-//! The feed: every journaled event of every operation, and every refused approval, in the one order in which they
+//! The feed: every journaled event of every operation, every refused approval and refused call, in the one order in which they
 //! became durable. Its numbers are what `Last-Event-ID` names, so a follower goes on after a restart of either side.
 //!
 //! Triggers write it in the transaction of the event itself: an event without its number cannot exist.
@@ -6,7 +6,8 @@
 use lcm::Event;
 use rusqlite::{Connection, params};
 
-use super::{Journal, JournalError, RefusedApproval};
+use super::{Journal, JournalError, RefusedApproval, refused};
+use crate::remote_policy::{RefusedCall, refusals::Counted};
 
 /// Its own tables, added to a journal of any earlier version when it is opened.
 const TABLES: &str = "
@@ -36,6 +37,8 @@ pub enum Happened {
     },
     /// An approval was refused.
     Refused(RefusedApproval),
+    /// A cloud refused a call; counted up to now.
+    RefusedCall(Box<(RefusedCall, Counted)>),
 }
 
 /// Adds the feed's tables; those of an older journal are filled.
@@ -55,9 +58,11 @@ impl Journal {
     pub fn feed(&self, after: u64, limit: usize) -> Result<Vec<(u64, Happened)>, JournalError> {
         let connection = self.lock();
         let mut statement = connection.prepare_cached(
-            "SELECT f.id, f.operation, e.body, r.position, r.code, r.detail, r.at_ms, f.seq FROM feed f
+            "SELECT f.id, f.operation, e.body, r.position, r.code, r.detail, r.at_ms, f.seq,
+             c.identity, c.first_ms, c.last_ms, c.count, c.body FROM feed f
              LEFT JOIN event e ON e.operation=f.operation AND e.seq=f.seq
              LEFT JOIN refusal r ON f.operation IS NULL AND r.rowid=f.seq
+             LEFT JOIN refused_call c ON f.operation='' AND c.id=f.seq
              WHERE f.id>?1 ORDER BY f.id LIMIT ?2",
         )?;
         let from = i64::try_from(after).unwrap_or(i64::MAX);
@@ -99,7 +104,7 @@ fn number(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
-/// `None`: a refused approval that was let go since.
+/// `None`: something refused that was let go since.
 fn happened(row: &rusqlite::Row<'_>) -> Result<Option<Happened>, JournalError> {
     let Some(operation) = row.get::<_, Option<String>>(1)? else {
         let Some(position) = row.get(3)? else { return Ok(None) };
@@ -110,6 +115,9 @@ fn happened(row: &rusqlite::Row<'_>) -> Result<Option<Happened>, JournalError> {
             at_ms: number(row.get(6)?),
         })));
     };
+    if operation.is_empty() {
+        return Ok(refused::row(row, 8)?.map(|call| Happened::RefusedCall(Box::new(call))));
+    }
     let body: String = row.get(2)?;
     match serde_json::from_str(&body) {
         Ok(event) => Ok(Some(Happened::Event { operation, event: Box::new(event) })),

@@ -1,5 +1,5 @@
-//! What the TLS listener works with, read again: certificate and key, and the organisations' CAs of `trust.json` and of
-//! the ledger.
+//! What the TLS listeners work with, read again: certificate and key, and the organisations' CAs of `trust.json` and of
+//! the ledger; for the gate inside OpenStack, the CA of its services.
 //!
 //! The whole of it is read and tried before anything is replaced: a file that is bad keeps everything as it was, and
 //! says so in the log and in the service manager's status. Connections that stand go on; who asks is judged for each
@@ -20,6 +20,7 @@ use crate::{
     config::ApiConfig,
     engine::Engine,
     home::Home,
+    remote_policy::{self, PolicyConfig},
 };
 
 /// A TLS listener and where its material is.
@@ -28,6 +29,18 @@ pub(super) struct Tls {
     pub operator: String,
     pub config: ApiConfig,
     pub renewal: Renewal,
+}
+
+/// The listener of the gate inside OpenStack.
+pub(super) struct Gate {
+    pub config: PolicyConfig,
+    pub renewal: Renewal,
+}
+
+/// Everything that is read again.
+pub(super) struct Reloaded {
+    pub tls: Option<Tls>,
+    pub gate: Option<Gate>,
 }
 
 /// `trust.json`, as it is now.
@@ -53,30 +66,30 @@ pub(super) fn server(
 }
 
 /// Reads again at each SIGHUP, and whenever the ledger's organisations may have changed; does not end.
-pub(super) async fn follow(tls: Option<Tls>, engine: Arc<Engine>, mut hang_up: Signal) {
+pub(super) async fn follow(it: Reloaded, engine: Arc<Engine>, mut hang_up: Signal) {
     let mut rules = engine.rules_changed();
     // What was learned before we looked counts as new.
     rules.mark_changed();
     loop {
         tokio::select! {
-            _ = hang_up.recv() => asked(tls.as_ref(), &engine),
-            Ok(()) = rules.changed(), if tls.is_some() => by_ledger(tls.as_ref(), &engine),
+            _ = hang_up.recv() => asked(&it, &engine),
+            Ok(()) = rules.changed(), if it.tls.is_some() => by_ledger(it.tls.as_ref(), &engine),
         }
     }
 }
 
 /// Someone asked for it: the service manager is told when it begins and when it has ended, well or not.
-fn asked(tls: Option<&Tls>, engine: &Engine) {
+fn asked(it: &Reloaded, engine: &Engine) {
     let mut begins = vec![NotifyState::Reloading];
     // systemd from version 253 on tells by it which reload is meant.
     begins.extend(NotifyState::monotonic_usec_now().ok());
     tell(&begins);
-    let status = match tls.map(|tls| renew(tls, engine)) {
-        None => {
-            "nothing to reload: no [api] listener is configured; config.toml is read at a start".to_owned()
-        }
-        Some(Ok(())) => "reloaded: certificate, key and CAs of the TLS listener".to_owned(),
-        Some(Err(error)) => {
+    let status = match renew_all(it, engine) {
+        Ok(0) => "nothing to reload: neither [api] nor [openstack_policy] is configured; config.toml is read at a start"
+            .to_owned(),
+        Ok(1) => "reloaded: certificate, key and CAs of the TLS listener".to_owned(),
+        Ok(_) => "reloaded: certificates, keys and CAs of the TLS listeners".to_owned(),
+        Err(error) => {
             tracing::error!(
                 code = "RELOAD",
                 error = format!("{error:#}"),
@@ -87,6 +100,17 @@ fn asked(tls: Option<&Tls>, engine: &Engine) {
     };
     tracing::info!(status, "SIGHUP");
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
+/// How many listeners go on with something new: all of them, or none.
+fn renew_all(it: &Reloaded, engine: &Engine) -> Result<usize> {
+    let gate = it.gate.as_ref().map(|gate| remote_policy::server::material(&gate.config));
+    let gate = gate.transpose().context("[openstack_policy]")?;
+    it.tls.as_ref().map(|tls| renew(tls, engine)).transpose()?;
+    if let (Some(to), Some(material)) = (&it.gate, gate) {
+        to.renewal.replace(material);
+    }
+    Ok(usize::from(it.tls.is_some()) + usize::from(it.gate.is_some()))
 }
 
 fn by_ledger(tls: Option<&Tls>, engine: &Engine) {

@@ -114,6 +114,8 @@ impl Fold {
         let last = page.last().map(|(number, _)| *number);
         for (_, happened) in page {
             match happened {
+                // Counted where it is answered.
+                Happened::RefusedCall(_) => {}
                 Happened::Refused(refused) => self.telemetry.metrics.approval_refused(&refused.code),
                 Happened::Event { operation, event } => {
                     self.observe(&operation, &event);

@@ -33,6 +33,11 @@ fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 16))
 }
 
+/// 10 µs to 330 ms: answers from memory.
+fn answers() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_01, 2.0, 16))
+}
+
 /// 50 µs to 1.6 s: commits to disk.
 fn commits() -> Histogram {
     Histogram::new(exponential_buckets(0.000_05, 2.0, 16))
@@ -54,6 +59,8 @@ pub struct Metrics {
     attestations: Family<Labels<2>, Counter>,
     vim_seconds: Seconds<3>,
     journal_seconds: Histogram,
+    policy_checks: Family<Labels<3>, Counter>,
+    policy_seconds: Seconds<1>,
     /// Spans that no collector took.
     pub spans_dropped: Counter,
     /// Spans that a collector took.
@@ -83,6 +90,8 @@ impl Default for Metrics {
             attestations: Family::default(),
             vim_seconds: Family::new_with_constructor(seconds),
             journal_seconds: commits(),
+            policy_checks: Family::default(),
+            policy_seconds: Family::new_with_constructor(answers),
             spans_dropped: Counter::default(),
             spans_exported: Counter::default(),
             open: Family::default(),
@@ -118,6 +127,10 @@ impl Metrics {
         r.register_with_unit("vim_call_duration", about, Unit::Seconds, self.vim_seconds.clone());
         let about = "Durable commits of the journal";
         r.register_with_unit("journal_append_duration", about, Unit::Seconds, self.journal_seconds.clone());
+        let about = "Policy checks of OpenStack's services, by the answer";
+        r.register("policy_checks", about, self.policy_checks.clone());
+        let about = "From a policy check's arrival to its answer";
+        r.register_with_unit("policy_check_duration", about, Unit::Seconds, self.policy_seconds.clone());
         r.register("trace_spans_exported", "Spans that a collector took", self.spans_exported.clone());
         r.register("trace_spans_dropped", "Spans that no collector took", self.spans_dropped.clone());
         r.register("operations_open", "Operations that are not anchored", self.open.clone());
@@ -195,6 +208,15 @@ impl Metrics {
     pub fn vim_call(&self, site: &str, verb: &'static str, result: &'static str, took: Duration) {
         let labels = [("site", site.to_owned()), ("verb", verb.to_owned()), ("result", result.to_owned())];
         self.vim_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A policy check of a cloud's service; `code` is `ALLOWED` or why not.
+    pub fn policy_check(&self, cloud: &str, service: &'static str, code: &'static str, took: Duration) {
+        let labels =
+            [("cloud", cloud.to_owned()), ("service", service.to_owned()), ("code", code.to_owned())];
+        self.policy_checks.get_or_create(&labels).inc();
+        let labels = [("service", service.to_owned())];
+        self.policy_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
     /// Where the journal's commits are observed.

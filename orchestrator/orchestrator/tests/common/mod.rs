@@ -121,6 +121,9 @@ impl Service for Recorder {
         self.note(format!("intents {tenant:?} {before:?} {limit}"));
         Ok(self.intent.lock().unwrap().clone().into_iter().collect())
     }
+    async fn site_timeline(&self, site: &str) -> Result<Vec<TimelineLine>, Problem> {
+        none(site)
+    }
     async fn services(&self, asked: &Listing<'_>) -> Result<Vec<NsView>, Problem> {
         self.note(format!("services {}", asked.all));
         let mut all = self.services.lock().unwrap().clone().into_iter();

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api::MAX_CLEANING_BYTES,
     journal::Mitigation,
-    views::{Cleaned, CleaningView, DriftView, SiteView, StraysView},
+    views::{Cleaned, CleaningView, DriftView, SiteView, StraysView, TimelineLine},
 };
 
 /// `GET /v1/sites`.
@@ -65,6 +65,18 @@ pub const NEW_ATTESTATION_KEY: Operation = Operation {
     paged: false,
     tagged: false,
     refusals: &[404, 409, 412, 502],
+};
+/// `GET /v1/sites/{name}/timeline`.
+pub const SITE_TIMELINE: Operation = Operation {
+    refusals: &[404],
+    ..get(
+        "getSiteTimeline",
+        "/v1/sites/{name}/timeline",
+        Access::Operator,
+        "What happened at a site and belongs to no operation: calls that its cloud refused, and what was done about drift.",
+        &[SITE],
+        ok!(Vec<TimelineLine>),
+    )
 };
 /// `GET /v1/drift`.
 pub const DRIFT: Operation = get(
