@@ -225,8 +225,11 @@ fn unused(root: &Node, at: &str, lint: &mut Lint) {
 }
 
 fn vdus(root: &Node, at: &str, lint: &mut Lint) {
-    let computes: HashMap<&str, &Node> =
-        root.items("virtual-compute-desc").iter().filter_map(|c| Some((c.str("id")?, c))).collect();
+    let by_id = |list: &str| -> HashMap<&str, &Node> {
+        root.items(list).iter().filter_map(|c| Some((c.str("id")?, c))).collect()
+    };
+    let (computes, images) = (by_id("virtual-compute-desc"), by_id("sw-image-desc"));
+    let storages = by_id("virtual-storage-desc");
     for (vdu, path, _) in items(root, "vdu", at) {
         if let (Some(_), Some(file)) = (vdu.get("cloud-init"), vdu.get("cloud-init-file")) {
             let message = "`cloud-init` beside `cloud-init-file`: only one of them reaches the VDU";
@@ -236,6 +239,27 @@ fn vdus(root: &Node, at: &str, lint: &mut Lint) {
         if let Some(compute) = vdu.str("virtual-compute-desc").and_then(|id| computes.get(id)) {
             pages(compute, &path, lint);
         }
+        let Some(image) = vdu.str("sw-image-desc").and_then(|id| images.get(id)) else { continue };
+        let disk = vdu.items("virtual-storage-desc").first().and_then(Node::text);
+        let disk = disk.and_then(|id| storages.get(id)).and_then(|d| d.get("size-of-storage"));
+        room(image, ("min-disk", disk), &path, lint);
+        let memory = vdu.str("virtual-compute-desc").and_then(|id| computes.get(id));
+        room(image, ("min-ram", memory.and_then(|c| c.get("virtual-memory")?.get("size"))), &path, lint);
+    }
+}
+
+/// An image says what it needs at least, and a VIM refuses less. A disk of 0 is as large as the image.
+fn room(image: &Node, (least, given): (&str, Option<&Node>), vdu: &str, lint: &mut Lint) {
+    let needed = image.str(least).and_then(thousandths);
+    let (Some(needed), Some(given)) = (needed, given) else { return };
+    if given.text().and_then(thousandths).is_some_and(|n| n > 0 && n < needed) {
+        let message = format!(
+            "{} GB is less than the image's `{least}`, {} GB",
+            clip(given.text().unwrap_or_default()),
+            clip(image.str(least).unwrap_or_default())
+        );
+        lint.warning(Code::Conflict, &format!("{vdu}/sw-image-desc"), given.at, message)
+            .hint("the VIM refuses the instance: give it more, or correct the image's need");
     }
 }
 

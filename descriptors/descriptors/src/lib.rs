@@ -21,6 +21,7 @@ pub mod model;
 mod nsd;
 pub mod package;
 pub mod parse;
+mod platform;
 mod references;
 pub mod sbom;
 mod schema;

@@ -1,15 +1,27 @@
 //! The typed model of SOL006 descriptors (v2.6.1 with OSM's augments), as far as life-cycle management reads it.
 //!
 //! Values of this model are valid: references resolve, mandatory fields are there, numbers are in range. Only
-//! [`crate::parse`] makes them. Names follow SOL006.
+//! [`crate::parse`] makes them. Names follow SOL006. Fields that earlier versions did not have default to what asks for
+//! nothing.
 
-use std::collections::BTreeMap;
+mod platform;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+pub use platform::{
+    AddressPair, AffinityGroup, AffinityScope, BadCidr, BadMac, Cidr, Hardware, IpProfile, LinkProfile, Mac,
+    NumaCell, NumaPolicy, Pages, Pinning, PortRequests, PortSecurity, ProviderNetwork, Qos, Requests,
+    SecurityRule, Threads, Volume,
+};
 
 use serde::{Deserialize, Serialize};
 use trust::Digest;
 
 /// A VNF descriptor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Vnfd {
     /// `id`.
     pub id: String,
@@ -23,8 +35,8 @@ pub struct Vnfd {
     pub software_version: String,
     /// `vdu`, by id.
     pub vdus: BTreeMap<String, Vdu>,
-    /// Ids of `int-virtual-link-desc`.
-    pub internal_links: Vec<String>,
+    /// `int-virtual-link-desc`, in the descriptor's order.
+    pub internal_links: Vec<InternalLink>,
     /// `ext-cpd`: external connection point id -> the VDU's internal one.
     pub external_cps: BTreeMap<String, CpRef>,
     /// `sw-image-desc`, by id.
@@ -33,8 +45,18 @@ pub struct Vnfd {
     pub flavours: Vec<VnfFlavour>,
 }
 
+/// A virtual link inside a VNF.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct InternalLink {
+    /// `id`.
+    pub id: String,
+    /// `provider-network`, and `virtual-link-profile` of the first flavour.
+    #[serde(default)]
+    pub profile: LinkProfile,
+}
+
 /// A VDU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Vdu {
     /// `id`.
     pub id: String,
@@ -46,14 +68,26 @@ pub struct Vdu {
     pub vcpus: u32,
     /// From `virtual-compute-desc`: `virtual-memory.size` (GiB in SOL006 as OSM reads it), in MiB.
     pub memory_mib: u32,
+    /// What it needs of its machine.
+    #[serde(default)]
+    pub hardware: Hardware,
+    /// `size-of-storage` of its first `virtual-storage-desc`, GB: the root disk; 0: as large as the image.
+    #[serde(default)]
+    pub disk_gib: u32,
+    /// The others of type `persistent-storage`.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
     /// `int-cpd`, in the descriptor's order.
     pub cpds: Vec<IntCpd>,
     /// Content of `cloud-init-file`, from the package's `cloud_init/`.
     pub day0: Option<String>,
+    /// `mandate.vim` of it.
+    #[serde(default)]
+    pub requests: Requests,
 }
 
 /// An internal connection point descriptor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct IntCpd {
     /// `id`.
     pub id: String,
@@ -61,6 +95,21 @@ pub struct IntCpd {
     pub internal_link: Option<String>,
     /// `virtual-network-interface-requirement[].virtual-interface.type`, default `PARAVIRT`.
     pub interface_type: String,
+    /// `position` of the interface.
+    #[serde(default)]
+    pub position: Option<u32>,
+    /// `mac-address` of the interface.
+    #[serde(default)]
+    pub mac: Option<Mac>,
+    /// `ip-address` of the interface.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// `port-security-enabled` with its strategy; that of the `ext-cpd` counts before its own, as in OSM.
+    #[serde(default)]
+    pub security: PortSecurity,
+    /// The `security-group-rule`s that it and its `ext-cpd` name.
+    #[serde(default)]
+    pub rules: Vec<SecurityRule>,
 }
 
 /// A VDU's connection point.
@@ -73,7 +122,7 @@ pub struct CpRef {
 }
 
 /// A software image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SwImage {
     /// `id`.
     pub id: String,
@@ -85,10 +134,13 @@ pub struct SwImage {
     pub image: String,
     /// `checksum.hash` with `checksum.algorithm` `sha-256`.
     pub sha256: Option<Digest>,
+    /// `disk-format`; empty in models of earlier versions.
+    #[serde(default)]
+    pub disk_format: String,
 }
 
 /// A VNF deployment flavour.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct VnfFlavour {
     /// `id`.
     pub id: String,
@@ -98,6 +150,9 @@ pub struct VnfFlavour {
     pub initial: BTreeMap<String, u32>,
     /// `scaling-aspect`, by id.
     pub aspects: BTreeMap<String, ScalingAspect>,
+    /// The first `affinity-or-anti-affinity-group` of each `vdu-profile` that has one, by VDU id.
+    #[serde(default)]
+    pub groups: BTreeMap<String, AffinityGroup>,
 }
 
 /// Limits of a VDU's instances.
@@ -121,7 +176,7 @@ pub struct ScalingAspect {
 }
 
 /// An NS descriptor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Nsd {
     /// `id`.
     pub id: String,
@@ -142,25 +197,34 @@ pub struct Nsd {
 }
 
 /// An NS virtual link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct VirtualLink {
     /// `id`.
     pub id: String,
     /// `mgmt-network` (OSM augment).
     pub management: bool,
+    /// `vim-network-name` (OSM augment): the VIM's network of that name is used, and none is made.
+    #[serde(default)]
+    pub vim_network: Option<String>,
+    /// `provider-network`, and `virtual-link-profile` of the first flavour.
+    #[serde(default)]
+    pub profile: LinkProfile,
 }
 
 /// An NS deployment flavour.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NsFlavour {
     /// `id`.
     pub id: String,
     /// `vnf-profile`, by its id (OSM's member-vnf-index).
     pub members: BTreeMap<String, Member>,
+    /// `affinity-or-anti-affinity-group`, by id.
+    #[serde(default)]
+    pub groups: BTreeMap<String, AffinityGroup>,
 }
 
 /// A constituent VNF.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Member {
     /// `vnf-profile.id`.
     pub index: String,
@@ -168,4 +232,13 @@ pub struct Member {
     pub vnfd: String,
     /// `virtual-link-connectivity`: external connection point id (`constituent-cpd-id`) -> virtual link id.
     pub links: BTreeMap<String, String>,
+    /// `ip-address` of its connection points, by external connection point id.
+    #[serde(default)]
+    pub addresses: BTreeMap<String, Vec<IpAddr>>,
+    /// External connection points that a `sapd` with `floating-ip-required` is about.
+    #[serde(default)]
+    pub floating: BTreeSet<String>,
+    /// Ids of its `affinity-or-anti-affinity-group`s, sorted.
+    #[serde(default)]
+    pub groups: BTreeSet<String>,
 }

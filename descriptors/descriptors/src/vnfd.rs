@@ -9,9 +9,12 @@ use trust::Digest;
 use crate::{
     coherence, day0,
     diagnostic::{Code, Lint},
-    model::{CpRef, IntCpd, ScalingAspect, SwImage, Vdu, VduProfile, VnfFlavour, Vnfd},
+    model::{
+        AffinityGroup, AffinityScope, CpRef, Hardware, IntCpd, InternalLink, PortRequests, PortSecurity,
+        Requests, ScalingAspect, SecurityRule, SwImage, Vdu, VduProfile, VnfFlavour, Vnfd, Volume,
+    },
     parse::{Names, Reader, Within},
-    schema::thousandths,
+    schema::{boolean, clip, thousandths},
     yaml::Node,
 };
 
@@ -19,6 +22,11 @@ use crate::{
 pub(crate) const PLACEHOLDER: (&str, &str) = ("@sha256:", "@");
 /// SOL006's default of `virtual-memory.size`: 1 GiB.
 const DEFAULT_MEMORY_MIB: u32 = 1024;
+/// SOL006's default of `disk-format`.
+const DEFAULT_DISK_FORMAT: &str = "qcow2";
+
+/// What a `virtual-compute-desc` gives: vCPUs, memory (MiB) and the rest; `None` if it cannot be given.
+type Compute = Option<(u32, u32, Hardware)>;
 
 /// Ids of the named lists, before anything refers to them.
 struct Ids<'a> {
@@ -30,7 +38,10 @@ struct Ids<'a> {
     ext_cps: Names<'a>,
     /// `int-cpd`s by VDU.
     cpds: HashMap<&'a str, Names<'a>>,
-    compute_nodes: HashMap<&'a str, &'a Node>,
+    storage_nodes: HashMap<&'a str, &'a Node>,
+    security_rules: Names<'a>,
+    /// The first `ext-cpd` of each (VDU, `int-cpd`), with its place.
+    externals: HashMap<(&'a str, &'a str), (usize, &'a Node)>,
 }
 
 fn ids<'a>(node: &'a Node, key: &str) -> Names<'a> {
@@ -41,8 +52,17 @@ fn by_id<'a>(node: &'a Node, key: &str) -> impl Iterator<Item = (&'a str, &'a No
     node.items(key).iter().filter_map(|n| Some((n.str("id")?, n)))
 }
 
+/// `ext-cpd` -> (VDU, `int-cpd`).
+fn behind(external: &Node) -> Option<(&str, &str)> {
+    let target = external.get("int-cpd")?;
+    Some((target.str("vdu-id")?, target.str("cpd")?))
+}
+
 impl<'a> Ids<'a> {
     fn of(root: &'a Node) -> Self {
+        // From the last: of several, the first one stays, as in OSM.
+        let externals = root.items("ext-cpd").iter().enumerate().rev();
+        let externals = externals.filter_map(|(i, n)| Some((behind(n)?, (i, n)))).collect();
         Self {
             computes: ids(root, "virtual-compute-desc"),
             storages: ids(root, "virtual-storage-desc"),
@@ -51,15 +71,19 @@ impl<'a> Ids<'a> {
             vdus: ids(root, "vdu"),
             ext_cps: ids(root, "ext-cpd"),
             cpds: by_id(root, "vdu").map(|(id, v)| (id, ids(v, "int-cpd"))).collect(),
-            compute_nodes: by_id(root, "virtual-compute-desc").collect(),
+            storage_nodes: by_id(root, "virtual-storage-desc").collect(),
+            security_rules: ids(root, "security-group-rule"),
+            externals,
         }
     }
 }
 
 /// The model of a VNFD; `None` only when nothing can be said about it at all.
 pub(crate) fn build(root: &Node, path: &str, within: Option<Within<'_>>, lint: &mut Lint) -> Option<Vnfd> {
-    let mut it = Vnf { r: Reader { lint }, ids: Ids::of(root), root, within };
+    let (computes, rules) = Default::default();
+    let mut it = Vnf { r: Reader { lint }, ids: Ids::of(root), root, within, computes, rules };
     it.knf(path);
+    it.described(path);
     let id = it.r.required(root, "id", path);
     let text = |key: &str| root.str(key).unwrap_or_default().to_owned();
     let images = it.images(path);
@@ -75,7 +99,7 @@ pub(crate) fn build(root: &Node, path: &str, within: Option<Within<'_>>, lint: &
         provider: text("provider"),
         version: text("version"),
         software_version: text("software-version"),
-        internal_links: it.ids.links.iter().map(str::to_owned).collect(),
+        internal_links: it.internal_links(path),
         id,
         vdus,
         external_cps,
@@ -91,9 +115,47 @@ struct Vnf<'a, 'l> {
     ids: Ids<'a>,
     root: &'a Node,
     within: Option<Within<'a>>,
+    computes: HashMap<&'a str, Compute>,
+    rules: HashMap<&'a str, SecurityRule>,
 }
 
 impl Vnf<'_, '_> {
+    /// What is described once and used by several VDUs.
+    fn described(&mut self, path: &str) {
+        let root = self.root;
+        for (i, node) in root.items("virtual-compute-desc").iter().enumerate() {
+            let Some(id) = node.str("id") else { continue };
+            let compute = self.compute_desc(node, &format!("{path}/virtual-compute-desc/{i}"));
+            self.computes.insert(id, compute);
+        }
+        for (i, node) in root.items("security-group-rule").iter().enumerate() {
+            let Some(id) = node.str("id") else { continue };
+            if let Some(rule) = self.r.security_rule(node, &format!("{path}/security-group-rule/{i}")) {
+                self.rules.insert(id, rule);
+            }
+        }
+    }
+
+    fn internal_links(&mut self, path: &str) -> Vec<InternalLink> {
+        let root = self.root;
+        let profiles: HashMap<&str, (&Node, String)> =
+            root.items("df").first().map_or_else(HashMap::new, |df| {
+                let all = df.items("virtual-link-profile").iter().enumerate().rev();
+                let at = |i| format!("{path}/df/0/virtual-link-profile/{i}");
+                all.filter_map(|(i, p)| Some((p.str("id")?, (p, at(i))))).collect()
+            });
+        let mut out: Vec<InternalLink> = Vec::new();
+        let mut seen = Names::default();
+        for (i, node) in root.items("int-virtual-link-desc").iter().enumerate() {
+            let Some(id) = node.str("id").filter(|id| !seen.contains(id)) else { continue };
+            seen.extend([id]);
+            let place = format!("{path}/int-virtual-link-desc/{i}");
+            let profile = self.r.link_profile((node, &place), profiles.get(id).cloned());
+            out.push(InternalLink { id: id.to_owned(), profile });
+        }
+        out
+    }
+
     fn knf(&mut self, path: &str) {
         if let Some(node) = self.root.get("kdu").or_else(|| self.root.get("k8s-cluster")) {
             let message = "a KNF: its deployment units are Helm charts or Juju bundles";
@@ -114,7 +176,7 @@ impl Vnf<'_, '_> {
 
     fn helm_chart(&mut self, chart: &Node, path: &str) {
         let Some(text) = chart.text().filter(|t| !is_helm_chart(t)) else { return };
-        let message = format!("`{}` is not the name of a Helm chart", crate::schema::clip(text));
+        let message = format!("`{}` is not the name of a Helm chart", clip(text));
         let hint = "`repository/chart` in lower case, or a URL";
         self.r.lint.error(Code::BadValue, path, chart.at, message).hint(hint).osm();
     }
@@ -128,11 +190,19 @@ impl Vnf<'_, '_> {
             let image = node.str("image").unwrap_or(name).to_owned();
             let sha256 = self.checksum(node, &path);
             self.packaged_image(node, &path, &image, sha256);
+            let container = node.get("container-format").filter(|c| c.text() != Some("bare"));
+            if container.is_some() {
+                self.r.ignored(
+                    node,
+                    "container-format",
+                    &path,
+                    "images are stored as the disks that they are",
+                );
+            }
             let version = node.str("version").unwrap_or_default().to_owned();
-            out.insert(
-                id.to_owned(),
-                SwImage { id: id.to_owned(), name: name.to_owned(), version, image, sha256 },
-            );
+            let disk_format = node.str("disk-format").unwrap_or(DEFAULT_DISK_FORMAT).to_owned();
+            let (id, name) = (id.to_owned(), name.to_owned());
+            out.insert(id.clone(), SwImage { id, name, version, image, sha256, disk_format });
         }
         out
     }
@@ -155,7 +225,7 @@ impl Vnf<'_, '_> {
         }
         let digest = Digest::from_hex(&text.to_ascii_lowercase());
         if digest.is_err() {
-            let message = format!("`{}` is not a SHA-256", crate::schema::clip(text));
+            let message = format!("`{}` is not a SHA-256", clip(text));
             self.r
                 .lint
                 .error(Code::BadValue, &path, hash.at, message)
@@ -203,14 +273,20 @@ impl Vnf<'_, '_> {
             return None;
         }
         let id = node.str("id")?.to_owned();
-        self.storages(node, path);
+        let (disk_gib, volumes) = self.storages(node, path);
         let image = self.vdu_image(node, path);
         let compute = self.compute(node, path);
-        let cpds = self.int_cpds(node, path);
         let day0 = self.day0(node, path);
-        let (vcpus, memory_mib) = compute?;
+        // What is wrong with it is said when all of the VNF is known.
+        let requests = day0.as_deref().and_then(|text| day0::requests(text).ok()).unwrap_or_default();
+        let cpds = self.int_cpds(node, path, &id, &requests);
+        for key in ["nfvi-constraint"] {
+            self.r.ignored(node, key, path, "`mandate.vim` in the cloud-init is read");
+        }
+        let (vcpus, memory_mib, hardware) = compute?;
         let name = node.str("name").unwrap_or(&id).to_owned();
-        Some(Vdu { id, name, image: image?, vcpus, memory_mib, cpds, day0 })
+        let image = image?;
+        Some(Vdu { id, name, image, vcpus, memory_mib, hardware, disk_gib, volumes, cpds, day0, requests })
     }
 
     fn vdu_image(&mut self, node: &Node, path: &str) -> Option<String> {
@@ -219,7 +295,7 @@ impl Vnf<'_, '_> {
             // Alternatives are for other kinds of VIM: without one, the first image is still deployed.
             if let Some(name) = one.text().filter(|name| !self.ids.images.contains(name)) {
                 let path = format!("{path}/alternative-sw-image-desc/{i}");
-                let message = format!("there is no sw-image-desc `{}`", crate::schema::clip(name));
+                let message = format!("there is no sw-image-desc `{}`", clip(name));
                 self.r
                     .lint
                     .warning(Code::DanglingReference, &path, one.at, message)
@@ -238,48 +314,120 @@ impl Vnf<'_, '_> {
         self.r.resolve("sw-image-desc", image, &format!("{path}/sw-image-desc"), &self.ids.images, false)
     }
 
-    fn storages(&mut self, node: &Node, path: &str) {
+    fn storages(&mut self, node: &Node, path: &str) -> (u32, Vec<Volume>) {
+        let mut found = Vec::new();
         for (i, one) in node.items("virtual-storage-desc").iter().enumerate() {
             let path = format!("{path}/virtual-storage-desc/{i}");
-            self.r.resolve("virtual-storage-desc", one, &path, &self.ids.storages, true);
+            let id = self.r.resolve("virtual-storage-desc", one, &path, &self.ids.storages, true);
+            let desc = id.and_then(|id| self.ids.storage_nodes.get(id.as_str()).copied());
+            found.extend(desc.map(|d| (d, path)));
         }
+        self.r.disks(&found)
     }
 
-    /// vCPUs and memory, MiB.
-    fn compute(&mut self, node: &Node, path: &str) -> Option<(u32, u32)> {
+    fn compute(&mut self, node: &Node, path: &str) -> Compute {
         let Some(target) = node.get("virtual-compute-desc") else {
             self.r.not_deployable(path, node.at, "no `virtual-compute-desc`: no CPU and memory", "name one");
             return None;
         };
         let place = format!("{path}/virtual-compute-desc");
         let id = self.r.resolve("virtual-compute-desc", target, &place, &self.ids.computes, true)?;
-        let compute = *self.ids.compute_nodes.get(id.as_str())?;
-        let vcpus = compute.get("virtual-cpu").and_then(|c| self.r.number(c, "num-virtual-cpu"));
+        self.computes.get(id.as_str()).cloned()?
+    }
+
+    fn compute_desc(&mut self, compute: &Node, path: &str) -> Compute {
+        let vcpus = compute.get("virtual-cpu").and_then(|c| self.r.number(c, "num-virtual-cpu")).unwrap_or(1);
         let memory = compute.get("virtual-memory").and_then(|m| m.get("size"));
         let memory_mib = memory.map_or(Some(DEFAULT_MEMORY_MIB), |size| mebibytes(size.text()?));
         if memory_mib.is_none_or(|m| m == 0) {
             let message = "memory of 0, or more than can be counted";
-            self.r.not_deployable(&place, compute.at, message, "`virtual-memory: {size: …}` is in GiB");
+            self.r.not_deployable(path, compute.at, message, "`virtual-memory: {size: …}` is in GiB");
         }
-        Some((vcpus.unwrap_or(1), memory_mib?))
+        let hardware = self.r.hardware(compute, path, (vcpus, memory_mib.unwrap_or(0)));
+        Some((vcpus, memory_mib?, hardware))
     }
 
-    fn int_cpds(&mut self, node: &Node, path: &str) -> Vec<IntCpd> {
+    fn int_cpds(&mut self, node: &Node, path: &str, vdu: &str, requests: &Requests) -> Vec<IntCpd> {
         let mut out = Vec::new();
+        let nothing = PortRequests::default();
         for (i, cpd) in node.items("int-cpd").iter().enumerate() {
             let Some(id) = cpd.str("id") else { continue };
-            let internal_link = cpd.get("int-virtual-link-desc").and_then(|link| {
-                let path = format!("{path}/int-cpd/{i}/int-virtual-link-desc");
-                self.r.resolve("int-virtual-link-desc", link, &path, &self.ids.links, true)
-            });
-            let interface = cpd.items("virtual-network-interface-requirement").first();
-            let interface_type = interface
-                .and_then(|n| n.get("virtual-interface")?.str("type"))
-                .unwrap_or("PARAVIRT")
-                .to_owned();
-            out.push(IntCpd { id: id.to_owned(), internal_link, interface_type });
+            let path = format!("{path}/int-cpd/{i}");
+            self.r.unread_of_cpd(cpd, &path, requests.ports.get(id).unwrap_or(&nothing));
+            out.push(self.int_cpd(cpd, &path, (vdu, id)));
         }
         out
+    }
+
+    fn int_cpd(&mut self, cpd: &Node, path: &str, (vdu, id): (&str, &str)) -> IntCpd {
+        let internal_link = cpd.get("int-virtual-link-desc").and_then(|link| {
+            let path = format!("{path}/int-virtual-link-desc");
+            self.r.resolve("int-virtual-link-desc", link, &path, &self.ids.links, true)
+        });
+        let interfaces = cpd.items("virtual-network-interface-requirement");
+        if let [_, second, ..] = interfaces {
+            let path = format!("{path}/virtual-network-interface-requirement/1");
+            let message = "a second interface of one `int-cpd`: only the first is made";
+            self.r
+                .lint
+                .warning(Code::Ignored, &path, second.at, message)
+                .hint("give it an `int-cpd` of its own");
+        }
+        let interface = interfaces.first();
+        let text = |key: &str| interface.and_then(|n| n.str(key));
+        for key in ["vif-quota"] {
+            let path = format!("{path}/virtual-network-interface-requirement/0");
+            interface.into_iter().for_each(|n| {
+                self.r.ignored(n, key, &path, "libvirt has no such quota: say `qos` in `mandate.vim.ports`");
+            });
+        }
+        let interface_type = interface.and_then(|n| n.get("virtual-interface")?.str("type"));
+        let external = self.ids.externals.get(&(vdu, id)).copied();
+        let (security, rules) = self.security(cpd, external, path);
+        IntCpd {
+            id: id.to_owned(),
+            internal_link,
+            interface_type: interface_type.unwrap_or("PARAVIRT").to_owned(),
+            position: interface.and_then(|n| self.r.number(n, "position")),
+            // One that is none is reported with the others.
+            mac: text("mac-address").and_then(|t| t.parse().ok()),
+            address: text("ip-address").and_then(|t| t.parse().ok()),
+            security,
+            rules,
+        }
+    }
+
+    /// As OSM does it: what the external connection point says counts before what the internal one says.
+    fn security(
+        &mut self,
+        cpd: &Node,
+        external: Option<(usize, &Node)>,
+        path: &str,
+    ) -> (PortSecurity, Vec<SecurityRule>) {
+        let said = |key: &str| external.and_then(|(_, e)| e.str(key)).or_else(|| cpd.str(key));
+        let off = said("port-security-enabled").and_then(boolean) == Some(false);
+        let pairs = said("port-security-disable-strategy") == Some("allow-address-pairs");
+        let security = match (off, pairs) {
+            (false, _) => PortSecurity::On,
+            (true, true) => PortSecurity::AnyAddress,
+            (true, false) => PortSecurity::Off,
+        };
+        let mut rules: Vec<SecurityRule> = Vec::new();
+        let places = [Some((cpd, path.to_owned())), external.map(|(i, e)| (e, format!("/vnfd/ext-cpd/{i}")))];
+        for (node, path) in places.into_iter().flatten() {
+            let Some(target) = node.get("security-group-rule-id") else { continue };
+            let path = format!("{path}/security-group-rule-id");
+            let known = &self.ids.security_rules;
+            let Some(id) = self.r.resolve("security-group-rule", target, &path, known, false) else {
+                continue;
+            };
+            rules.extend(self.rules.get(id.as_str()).filter(|r| !rules.contains(r)).cloned());
+            if security == PortSecurity::Off {
+                let message = "a security rule of a connection point without port security: it has no effect";
+                self.r.lint.warning(Code::Conflict, &path, target.at, message).hint("remove one of the two");
+            }
+        }
+        (security, rules)
     }
 
     fn day0(&mut self, node: &Node, path: &str) -> Option<String> {
@@ -314,7 +462,7 @@ impl Vnf<'_, '_> {
         for (i, node) in root.items("vdu").iter().enumerate() {
             let vdu = node.str("id").and_then(|id| vnfd.vdus.get(id));
             let Some((vdu, text)) = vdu.and_then(|v| Some((v, v.day0.as_deref()?))) else { continue };
-            let checked = day0::parse(text).and_then(|d| d.map_or(Ok(()), |d| d.check(vdu, vnfd)));
+            let checked = day0::read(text).and_then(|section| section.check(vdu, vnfd));
             let Err(e) = checked else { continue };
             let (key, at) = match (node.get("cloud-init"), node.get("cloud-init-file")) {
                 (Some(inline), _) => ("cloud-init", inline.at),
@@ -322,7 +470,7 @@ impl Vnf<'_, '_> {
                 (None, None) => continue,
             };
             let file = node.str("cloud-init-file").filter(|_| key == "cloud-init-file");
-            let place = file.map_or_else(String::new, |f| format!("cloud_init/{}: ", crate::schema::clip(f)));
+            let place = file.map_or_else(String::new, |f| format!("cloud_init/{}: ", clip(f)));
             self.r
                 .lint
                 .error(Code::Day0, &format!("{path}/vdu/{i}/{key}"), at, format!("{place}{e}"))
@@ -356,7 +504,7 @@ impl Vnf<'_, '_> {
         let cpds = self.ids.cpds.get(vdu);
         let found = cpds.is_some_and(|known| known.contains(cpd));
         if !found {
-            let (vdu, cpd) = (crate::schema::clip(vdu), crate::schema::clip(cpd));
+            let (vdu, cpd) = (clip(vdu), clip(cpd));
             let message = format!("VDU `{vdu}` with `int-cpd` `{cpd}` does not exist");
             let hint = match cpds {
                 _ if self.r.lint.is_full() => String::new(),
@@ -366,7 +514,10 @@ impl Vnf<'_, '_> {
             self.r.lint.error(Code::DanglingReference, &path, target.at, message).hint(hint).osm();
             return None;
         }
-        vdus.contains_key(vdu).then(|| CpRef { vdu: vdu.to_owned(), cpd: cpd.to_owned() })
+        let found = vdus.get(vdu)?;
+        let asked = found.requests.ports.get(cpd).cloned().unwrap_or_default();
+        self.r.unread_of_cpd(node, path.trim_end_matches("/int-cpd"), &asked);
+        Some(CpRef { vdu: vdu.to_owned(), cpd: cpd.to_owned() })
     }
 
     /// OSM wants `mgmt-cp` of every VNFD that has VDUs.
@@ -459,7 +610,8 @@ impl Vnf<'_, '_> {
             let path = format!("{path}/lcm-operations-configuration/operate-vnf-op-config");
             self.r.ignored(operate, "day1-2", &path, "charms and execution environments are OSM's to run");
         }
-        Some(VnfFlavour { id, profiles, initial, aspects })
+        let groups = self.groups(df, path);
+        Some(VnfFlavour { id, profiles, initial, aspects, groups })
     }
 
     /// Instances by VDU at the default instantiation level.
@@ -517,6 +669,32 @@ impl Vnf<'_, '_> {
                 self.r.resolve("affinity-or-anti-affinity-group", group, &path, &groups, false);
             }
             out.insert(vdu, VduProfile { min, max });
+        }
+        out
+    }
+
+    /// The group of each VDU that is in one. OSM asks for the first of them, and for its hosts whatever its scope.
+    fn groups(&mut self, df: &Node, path: &str) -> BTreeMap<String, AffinityGroup> {
+        let found = self.r.affinity_groups(df);
+        let mut out = BTreeMap::new();
+        for (i, profile) in df.items("vdu-profile").iter().enumerate() {
+            let path = format!("{path}/vdu-profile/{i}");
+            let rule = "local-affinity-or-anti-affinity-rule";
+            self.r.ignored(profile, rule, &path, "as in OSM: name an `affinity-or-anti-affinity-group`");
+            let mut named = profile.items("affinity-or-anti-affinity-group").iter();
+            let group = named.next().and_then(|g| found.get(g.str("id")?));
+            let (Some(vdu), Some(group)) = (profile.str("id"), group) else { continue };
+            if group.scope != AffinityScope::NfviNode {
+                let message = format!("the group `{}` is held by host, whatever its scope", clip(&group.id));
+                let found = self.r.lint.warning(Code::Ignored, &path, profile.at, message);
+                found.hint("as in OSM: make it `scope: nfvi-node`");
+            }
+            if named.next().is_some() {
+                let message = "more than one affinity group: only the first is asked for";
+                let found = self.r.lint.warning(Code::Ignored, &path, profile.at, message);
+                found.hint("as in OSM: an instance has one group");
+            }
+            out.insert(vdu.to_owned(), group.clone());
         }
         out
     }

@@ -216,8 +216,7 @@ mod tests {
             image: "i".into(),
             vcpus,
             memory_mib: 512,
-            cpds: Vec::new(),
-            day0: None,
+            ..Vdu::default()
         };
         let aspect =
             ScalingAspect { id: "out".into(), max_level: 2, delta: BTreeMap::from([("v".into(), 2)]) };
@@ -236,6 +235,7 @@ mod tests {
                 profiles: BTreeMap::new(),
                 initial: BTreeMap::from([("v".into(), count)]),
                 aspects: BTreeMap::from([("out".into(), aspect)]),
+                ..VnfFlavour::default()
             }],
         }
     }

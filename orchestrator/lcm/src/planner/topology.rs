@@ -224,9 +224,9 @@ impl<'a> Topology<'a> {
         }
         for (member, (_, package)) in &self.members {
             for link in &package.vnfd.internal_links {
-                let spec = Spec::Network(NetworkSpec::new(link.clone(), MTU));
+                let spec = Spec::Network(NetworkSpec::new(link.id.clone(), MTU));
                 let site = seats.of_member(member).to_owned();
-                out.push(Object { site, key: self.internal_key(member, link)?, spec });
+                out.push(Object { site, key: self.internal_key(member, &link.id)?, spec });
             }
         }
         Ok(())

@@ -8,8 +8,8 @@ use dataplane_control::config::{Rule, RuleAction, Vip};
 use descriptors::{
     day0::{Day0, Day0Function},
     model::{
-        CpRef, IntCpd, Member, NsFlavour, Nsd, ScalingAspect, SwImage, Vdu, VduProfile, VirtualLink,
-        VnfFlavour, Vnfd,
+        CpRef, IntCpd, InternalLink, Member, NsFlavour, Nsd, ScalingAspect, SwImage, Vdu, VduProfile,
+        VirtualLink, VnfFlavour, Vnfd,
     },
 };
 use lcm::{
@@ -45,9 +45,10 @@ fn vdu(id: &str, cpds: &[(&str, Option<&str>)]) -> Vdu {
                 id: (*id).into(),
                 internal_link: link.map(str::to_owned),
                 interface_type: "PARAVIRT".into(),
+                ..IntCpd::default()
             })
             .collect(),
-        day0: None,
+        ..Vdu::default()
     }
 }
 
@@ -58,6 +59,7 @@ fn vnfd(id: &str, vdus: Vec<Vdu>, links: &[&str], external: Vec<(&str, (&str, &s
         version: "1".into(),
         image: "images/dp".into(),
         sha256: Some(Digest::of("dp")),
+        ..SwImage::default()
     };
     Vnfd {
         id: id.into(),
@@ -76,9 +78,13 @@ fn vnfd(id: &str, vdus: Vec<Vdu>, links: &[&str], external: Vec<(&str, (&str, &s
                 "backends",
                 ScalingAspect { id: "backends".into(), max_level: 6, delta: map(vec![("backend", 1)]) },
             )]),
+            ..VnfFlavour::default()
         }],
         vdus: vdus.into_iter().map(|v| (v.id.clone(), v)).collect(),
-        internal_links: links.iter().map(|l| (*l).to_owned()).collect(),
+        internal_links: links
+            .iter()
+            .map(|l| InternalLink { id: (*l).to_owned(), ..InternalLink::default() })
+            .collect(),
         external_cps: external
             .into_iter()
             .map(|(id, (vdu, cpd))| (id.to_owned(), CpRef { vdu: vdu.into(), cpd: cpd.into() }))
@@ -138,8 +144,9 @@ pub fn catalogue() -> Catalogue {
         index: index.into(),
         vnfd: vnfd.into(),
         links: links.into_iter().map(|(a, b)| (a.to_owned(), b.to_owned())).collect(),
+        ..Member::default()
     };
-    let link = |id: &str| VirtualLink { id: id.into(), management: false };
+    let link = |id: &str| VirtualLink { id: id.into(), ..VirtualLink::default() };
     let nsd = Nsd {
         id: "secure_edge_ns".into(),
         name: "secure edge".into(),
@@ -154,6 +161,7 @@ pub fn catalogue() -> Catalogue {
                 ("vfw", member("vfw", "vfw_vnf", vec![("client", "client_side"), ("server", "inspected")])),
                 ("vlb", member("vlb", "vlb_vnf", vec![("front", "inspected")])),
             ]),
+            ..NsFlavour::default()
         }],
     };
     Catalogue { nsd, nsd_package: Digest::of("ns"), vnfs: map(vec![("vfw_vnf", vfw), ("vlb_vnf", vlb)]) }
