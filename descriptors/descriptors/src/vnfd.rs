@@ -280,9 +280,7 @@ impl Vnf<'_, '_> {
         // What is wrong with it is said when all of the VNF is known.
         let requests = day0.as_deref().and_then(|text| day0::requests(text).ok()).unwrap_or_default();
         let cpds = self.int_cpds(node, path, &id, &requests);
-        for key in ["nfvi-constraint"] {
-            self.r.ignored(node, key, path, "`mandate.vim` in the cloud-init is read");
-        }
+        self.r.ignored(node, "nfvi-constraint", path, "`mandate.vim` in the cloud-init is read");
         let (vcpus, memory_mib, hardware) = compute?;
         let name = node.str("name").unwrap_or(&id).to_owned();
         let image = image?;
@@ -375,11 +373,10 @@ impl Vnf<'_, '_> {
         }
         let interface = interfaces.first();
         let text = |key: &str| interface.and_then(|n| n.str(key));
-        for key in ["vif-quota"] {
+        if let Some(node) = interface {
             let path = format!("{path}/virtual-network-interface-requirement/0");
-            interface.into_iter().for_each(|n| {
-                self.r.ignored(n, key, &path, "libvirt has no such quota: say `qos` in `mandate.vim.ports`");
-            });
+            let why = "libvirt has no such quota: say `qos` in `mandate.vim.ports`";
+            self.r.ignored(node, "vif-quota", &path, why);
         }
         let interface_type = interface.and_then(|n| n.get("virtual-interface")?.str("type"));
         let external = self.ids.externals.get(&(vdu, id)).copied();

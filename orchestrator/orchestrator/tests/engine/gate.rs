@@ -196,7 +196,7 @@ async fn the_removal_of_a_stray_passes_while_it_lasts() {
     gated(&mut world);
     let gated = start(&world);
     let stray = ObjectKey::new("ns-0123456789ab/vl/x").unwrap();
-    let link = Spec::Network(NetworkSpec { name: "x".into(), mtu: 1500, interconnect: None });
+    let link = Spec::Network(NetworkSpec::new("x", 1500));
     world.vim().ensure(&stray, &link).await.unwrap();
     let keys = CleaningView { keys: vec![stray.to_string()], reason: "a test".into() };
     let cleaned = gated.life.engine.clean_strays("olga@op", keys).await.unwrap();
