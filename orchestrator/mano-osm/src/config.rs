@@ -37,7 +37,8 @@ pub struct OsmConfig {
     /// Longest that an operation of OSM's may take, s; then it is cancelled. OSM's own limits are longer.
     #[serde(default = "default_deadline_s")]
     pub deadline_s: u64,
-    /// First pause between two looks at an operation, ms; it grows to 16 times that.
+    /// First pause between two looks at an operation, ms; it grows to 16 times that. A call whose answer was lost has three
+    /// times that to have its effect.
     #[serde(default = "default_poll_ms")]
     pub poll_ms: u64,
 }
@@ -73,6 +74,11 @@ impl OsmConfig {
             return bad("deadline_s", format!("{}: 1 to {MAX_DEADLINE_S}", self.deadline_s));
         }
         Ok(url)
+    }
+
+    /// First pause between two looks.
+    pub(crate) fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_ms.max(1))
     }
 
     pub(crate) fn deadline(&self) -> Duration {

@@ -167,7 +167,7 @@ pub(super) async fn read(answer: Response, most: usize, call: &Call) -> Result<A
         return Err(refused(answer, call).await);
     }
     match http_peer::bounded(answer, most).await {
-        Ok(body) => Ok(Answer { status: status.as_u16(), body }),
+        Ok(body) => Ok(Answer { body }),
         Err(e) => Err(ApiError::new(call.place(), unread(e))),
     }
 }

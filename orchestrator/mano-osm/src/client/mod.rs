@@ -161,7 +161,6 @@ pub(crate) struct Upload {
 /// What came back.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
-    pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
 }
 

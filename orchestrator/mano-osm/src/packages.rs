@@ -1,0 +1,253 @@
+//! Packages: verified before they are uploaded, uploaded in one piece, read back byte for byte.
+//!
+//! OSM checks neither `checksums.txt` nor a SOL004 manifest, so what it holds is only known by reading it. A record is made
+//! with our mark first (`userDefinedData`) and filled then: a record without content that carries our mark is the rest of
+//! a call that was cut off, and is filled or removed. Chunks are not used: the NBI loses the first when it refuses the second.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use mano::{ObservedPackage, PackageKind, PackageSpec, Removal};
+use reqwest::Method;
+use serde_json::json;
+use sha2::{Digest as _, Sha384};
+use trust::Digest;
+
+use crate::{
+    Osm,
+    client::{ApiError, Call, Upload},
+    error::{Trouble, escalate, refuse},
+    mark,
+    records::{Made, Package},
+};
+
+/// Longest package that is uploaded, bytes: it is held in memory, and images are not in it.
+const MAX_PACKAGE_BYTES: u64 = 64 << 20;
+
+/// Where packages of a kind are.
+pub(crate) fn collection(kind: PackageKind) -> &'static str {
+    match kind {
+        PackageKind::Vnf => "vnfpkgm/v1/vnf_packages",
+        PackageKind::Ns => "nsd/v1/ns_descriptors",
+    }
+}
+
+fn record(kind: PackageKind, id: &str) -> String {
+    format!("{}/{}", collection(kind), http_peer::segment(id))
+}
+
+fn content(kind: PackageKind, id: &str) -> String {
+    let item = match kind {
+        PackageKind::Vnf => "package_content",
+        PackageKind::Ns => "nsd_content",
+    };
+    format!("{}/{item}", record(kind, id))
+}
+
+impl Osm {
+    /// The package's bytes, verified.
+    async fn bytes(&self, spec: &PackageSpec) -> Result<Vec<u8>, Trouble> {
+        let Some(path) = self.artifacts.path(&spec.digest) else {
+            let reason =
+                format!("no artifact has digest {}: upload the package to Mandate first", spec.digest);
+            return refuse("OSM_PACKAGE_UNKNOWN", reason);
+        };
+        let read = async {
+            let length = tokio::fs::metadata(&path).await?.len();
+            if length > MAX_PACKAGE_BYTES {
+                return Ok(Err(length));
+            }
+            tokio::fs::read(&path).await.map(Ok)
+        };
+        let bytes = match read.await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(length)) => {
+                return refuse(
+                    "OSM_PACKAGE_FORM",
+                    format!("{length} bytes; at most {MAX_PACKAGE_BYTES}: images go to the VIM"),
+                );
+            }
+            Err(e) => return escalate("OSM_PACKAGE_UNKNOWN", format!("{}: {e}", path.display())),
+        };
+        match Digest::of(&bytes) {
+            d if d == spec.digest => Ok(bytes),
+            d => escalate(
+                "OSM_PACKAGE_BYTES",
+                format!("{} has digest {d}, not {}: it was changed", path.display(), spec.digest),
+            ),
+        }
+    }
+
+    /// Packages of this descriptor id, and what a cut-off call of ours left; one call each.
+    async fn packages(&self, kind: PackageKind, id: &str) -> Result<Vec<Package>, Trouble> {
+        let by_id: Vec<Package> = self.client.ask(&Call::get(collection(kind)).query("id", id)).await?;
+        let found: Vec<Package> = by_id.into_iter().filter(|p| p.id == id).collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let marked = Call::get(collection(kind)).query("_admin.userDefinedData.mandate", mark::tag(kind, id));
+        let marked: Vec<Package> = self.client.ask(&marked).await?;
+        let ours = |p: &Package| mark::of_package(kind, p).is_some_and(|(of, _)| of == id);
+        Ok(marked.into_iter().filter(|p| p.id.is_empty() && ours(p)).collect())
+    }
+
+    /// SHA-256 of what OSM gives out.
+    async fn digest_there(&self, kind: PackageKind, mano_id: &str) -> Result<Digest, ApiError> {
+        Ok(Digest::of(self.client.send(&Call::get(content(kind, mano_id)).file()).await?.body))
+    }
+
+    async fn fill(&self, spec: &PackageSpec, mano_id: &str, bytes: &[u8]) -> Result<(), Trouble> {
+        let content_type = match bytes {
+            [0x1f, 0x8b, ..] => "application/gzip",
+            [b'P', b'K', 3, 4, ..] => "application/zip",
+            _ => {
+                return refuse(
+                    "OSM_PACKAGE_FORM",
+                    "neither gzip nor zip: OSM takes tar.gz packages and SOL004 archives",
+                );
+            }
+        };
+        let digest = format!("sha-384={}", STANDARD.encode(Sha384::digest(bytes)));
+        let upload = Upload { content_type, bytes: bytes.to_vec(), digest };
+        let call = Call::new(Method::PUT, content(spec.kind, mano_id)).upload(upload);
+        self.client.tell(&call).await.map_err(Trouble::from)
+    }
+
+    async fn remark(&self, spec: &PackageSpec, mano_id: &str) -> Result<(), ApiError> {
+        let mark = json!({ "userDefinedData": mark::package(spec.kind, &spec.id, &spec.digest) });
+        self.client.tell(&Call::new(Method::PATCH, record(spec.kind, mano_id)).json(&mark)).await
+    }
+
+    /// One try; a lost answer is an error, and the next try finds out what came of it.
+    pub(crate) async fn package_step(&self, spec: &PackageSpec) -> Result<ObservedPackage, Trouble> {
+        let bytes = self.bytes(spec).await?;
+        let mut found = self.packages(spec.kind, &spec.id).await?;
+        let rest = found.split_off(found.len().min(1));
+        for extra in rest.iter().filter(|p| p.id.is_empty()) {
+            self.client.delete(record(spec.kind, &extra.mano_id)).await?;
+        }
+        let there = match found.pop() {
+            Some(package) if !package.id.is_empty() => return self.replace(spec, package, &bytes).await,
+            Some(empty) => empty.mano_id,
+            None => self.create(spec).await?,
+        };
+        if let Err(e) = self.fill(spec, &there, &bytes).await {
+            if !e.is_lost() {
+                // An empty record is of no use to anybody; what this leaves, the next call removes.
+                let _ = self.client.delete(record(spec.kind, &there)).await;
+            }
+            return Err(e);
+        }
+        self.verified(spec, &there, false).await
+    }
+
+    async fn create(&self, spec: &PackageSpec) -> Result<String, ApiError> {
+        let mark = json!({ "userDefinedData": mark::package(spec.kind, &spec.id, &spec.digest) });
+        let made: Made = self.client.ask(&Call::post(collection(spec.kind), &mark)).await?;
+        Ok(made.id)
+    }
+
+    /// Makes the package that is there be the one wanted.
+    async fn replace(
+        &self,
+        spec: &PackageSpec,
+        there: Package,
+        bytes: &[u8],
+    ) -> Result<ObservedPackage, Trouble> {
+        let (digest, in_use) = (self.digest_there(spec.kind, &there.mano_id).await?, there.in_use());
+        let marked = mark::of_package(spec.kind, &there).map(|(_, digest)| digest);
+        if digest == spec.digest {
+            if marked.is_some_and(|m| m != digest) {
+                self.remark(spec, &there.mano_id).await?;
+            }
+            return Ok(observed(spec, there.mano_id, in_use));
+        }
+        if marked.is_none() {
+            return refuse(
+                "OSM_PACKAGE_FOREIGN",
+                format!(
+                    "OSM has a {} {} with other bytes that is not Mandate's: remove or rename it",
+                    spec.kind, spec.id
+                ),
+            );
+        }
+        self.fill(spec, &there.mano_id, bytes).await?;
+        self.remark(spec, &there.mano_id).await?;
+        self.verified(spec, &there.mano_id, in_use).await
+    }
+
+    async fn verified(
+        &self,
+        spec: &PackageSpec,
+        mano_id: &str,
+        in_use: bool,
+    ) -> Result<ObservedPackage, Trouble> {
+        match self.digest_there(spec.kind, mano_id).await? {
+            d if d == spec.digest => Ok(observed(spec, mano_id.to_owned(), in_use)),
+            d => escalate(
+                "OSM_PACKAGE_DIFFERS",
+                format!(
+                    "OSM gives out {} {} with digest {d}, uploaded was {}: do not use it",
+                    spec.kind, spec.id, spec.digest
+                ),
+            ),
+        }
+    }
+
+    pub(crate) async fn unpackage_step(&self, kind: PackageKind, id: &str) -> Result<Removal, Trouble> {
+        let mut removal = Removal::Gone;
+        for package in self.packages(kind, id).await? {
+            if mark::of_package(kind, &package).is_none() {
+                continue;
+            }
+            match self.client.delete(record(kind, &package.mano_id)).await {
+                Err(e) if e.is_conflict() => removal = Removal::InUse,
+                other => other?,
+            }
+        }
+        Ok(removal)
+    }
+
+    /// Our packages of a kind, by their marks; one call.
+    pub(crate) async fn our_packages(&self, kind: PackageKind) -> Result<Vec<ObservedPackage>, Trouble> {
+        let all: Vec<Package> = self.client.ask(&Call::get(collection(kind))).await?;
+        let ours = |p: Package| {
+            let (_, digest) = mark::of_package(kind, &p).filter(|_| !p.id.is_empty())?;
+            let in_use = p.in_use();
+            Some(ObservedPackage { kind, id: p.id, digest, mano_id: p.mano_id, in_use })
+        };
+        Ok(all.into_iter().filter_map(ours).collect())
+    }
+
+    /// The package of this id, if its digest is this one: by its mark, or when it is not ours by its bytes.
+    pub(crate) async fn used_package(
+        &self,
+        kind: PackageKind,
+        id: &str,
+        digest: &Digest,
+    ) -> Result<Package, Trouble> {
+        let found = self.packages(kind, id).await?.into_iter().find(|p| !p.id.is_empty());
+        let Some(package) = found else {
+            return refuse("OSM_PACKAGE_ABSENT", format!("OSM has no {kind} {id}: ensure it first"));
+        };
+        let there = match mark::of_package(kind, &package) {
+            Some((_, digest)) => digest,
+            None => self.digest_there(kind, &package.mano_id).await?,
+        };
+        match there == *digest {
+            true => Ok(package),
+            false => refuse(
+                "OSM_PACKAGE_ABSENT",
+                format!("OSM's {kind} {id} has digest {there}, not {digest}: ensure it first"),
+            ),
+        }
+    }
+}
+
+impl Package {
+    fn in_use(&self) -> bool {
+        self.admin.usage == "IN_USE"
+    }
+}
+
+fn observed(spec: &PackageSpec, mano_id: String, in_use: bool) -> ObservedPackage {
+    ObservedPackage { kind: spec.kind, id: spec.id.clone(), digest: spec.digest, mano_id, in_use }
+}
