@@ -553,7 +553,11 @@ pub fn conclude(report: &Report) {
         eprintln!(
             "{:>7} ms  {}  {}",
             case.elapsed_ms,
-            if case.outcome.is_ok() { "ok    " } else { "FAILED" },
+            match (&case.outcome, case.skipped) {
+                (Err(_), _) => "FAILED",
+                (Ok(()), Some(_)) => "SKIPPED",
+                (Ok(()), None) => "ok    ",
+            },
             case.name
         );
     }

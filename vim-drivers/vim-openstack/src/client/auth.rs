@@ -72,6 +72,11 @@ impl Session {
         &self.token
     }
 
+    /// Is one of these types in the catalogue?
+    pub(super) fn has(&self, types: &[&str]) -> bool {
+        self.catalogue.iter().any(|e| types.contains(&e.kind.as_str()))
+    }
+
     /// The endpoint of a service in the configured region, ending in a slash.
     pub(super) fn endpoint(&self, service: Service, config: &CloudConfig) -> Result<Url, ApiError> {
         let place = || format!("{} endpoint", service.project());

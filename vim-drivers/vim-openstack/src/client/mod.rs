@@ -11,6 +11,7 @@
 
 mod answer;
 mod auth;
+mod bulk;
 mod version;
 
 use std::{
@@ -134,13 +135,15 @@ pub struct Call {
     body: Option<serde_json::Value>,
     /// Sent although the service has it only from this version on.
     least: Option<Microversion>,
+    /// Asked in this version, although the service has a newer one.
+    most: Option<Microversion>,
 }
 
 impl Call {
     /// A call of a service; `path` is below its endpoint, its parts escaped ([`segment`]).
     #[must_use]
     pub fn new(service: Service, method: Method, path: impl Into<String>) -> Self {
-        Self { service, method, path: path.into(), query: Vec::new(), body: None, least: None }
+        Self { service, method, path: path.into(), query: Vec::new(), body: None, least: None, most: None }
     }
 
     /// GET.
@@ -168,6 +171,13 @@ impl Call {
     #[must_use]
     pub fn least(mut self, version: Microversion) -> Self {
         self.least = Some(version);
+        self
+    }
+
+    /// In the words of this microversion where a newer one means something else.
+    #[must_use]
+    pub fn most(mut self, version: Microversion) -> Self {
+        self.most = Some(version);
         self
     }
 
@@ -301,7 +311,7 @@ impl Client {
         }
         let mut request = self.inner.http.request(call.method.clone(), url);
         request = request.header("X-Auth-Token", session.token()).header(header::ACCEPT, "application/json");
-        if let Some(version) = version {
+        if let Some(version) = version.map(|v| call.most.map_or(v, |most| most.min(v))) {
             request = request
                 .header("OpenStack-API-Version", format!("{} {version}", call.service.catalogue_type()));
         }

@@ -1,0 +1,123 @@
+//! Waiting for the cloud without storming it: the first look when it is likely to be done, then ever more seldom.
+//!
+//! How long boots take is learned from those before. Tests: below.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// First look when nothing is known yet.
+const FIRST: Duration = Duration::from_millis(1500);
+/// Earliest and latest first look.
+const EARLIEST: Duration = Duration::from_millis(250);
+const LATEST: Duration = Duration::from_secs(20);
+/// Pause after the first look, and the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// How long something takes, learned.
+#[derive(Debug, Default)]
+pub(crate) struct Learned(AtomicU64);
+
+impl Learned {
+    /// When to look first: at what it took lately.
+    fn first(&self) -> Duration {
+        match self.0.load(Ordering::Relaxed) {
+            0 => FIRST,
+            ms => Duration::from_millis(ms).clamp(EARLIEST, LATEST),
+        }
+    }
+
+    /// It took so long: a quarter of what is new goes in.
+    fn learn(&self, took: Duration) {
+        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        let before = self.0.load(Ordering::Relaxed);
+        let now = if before == 0 { took } else { before.saturating_mul(3).saturating_add(took) / 4 };
+        self.0.store(now, Ordering::Relaxed);
+    }
+}
+
+/// A wait for one thing.
+#[derive(Debug)]
+pub(crate) struct Pace<'a> {
+    learned: Option<&'a Learned>,
+    begun: Instant,
+    limit: Duration,
+    looks: u32,
+}
+
+impl<'a> Pace<'a> {
+    pub(crate) fn new(limit: Duration, learned: Option<&'a Learned>) -> Self {
+        Self { learned, begun: Instant::now(), limit, looks: 0 }
+    }
+
+    /// Sleeps until the next look; false: the time is over, and there was a last look at its end.
+    pub(crate) async fn next(&mut self) -> bool {
+        let Some(left) = self.limit.checked_sub(self.begun.elapsed()).filter(|l| !l.is_zero()) else {
+            return false;
+        };
+        let pause = match self.looks {
+            0 => self.learned.map_or(PAUSE, Learned::first),
+            n => jitter(grown(n)),
+        };
+        self.looks += 1;
+        tokio::time::sleep(pause.min(left)).await;
+        true
+    }
+
+    /// It is done.
+    pub(crate) fn done(&self) {
+        if let Some(learned) = self.learned {
+            learned.learn(self.begun.elapsed());
+        }
+    }
+
+    pub(crate) fn seconds(&self) -> u64 {
+        self.begun.elapsed().as_secs()
+    }
+}
+
+/// Half as long again each time.
+fn grown(looks: u32) -> Duration {
+    let mut pause = PAUSE;
+    for _ in 1..looks.min(16) {
+        pause = (pause * 3 / 2).min(LONGEST);
+    }
+    pause
+}
+
+/// Half of it is random: who waits for the same does not come at once.
+fn jitter(whole: Duration) -> Duration {
+    whole / 2 + whole / 2 * (getrandom::u32().unwrap_or_default() % 1000) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_a_boot_of_minutes_takes_few_looks() {
+        let (mut looks, mut passed) = (1, FIRST);
+        while passed < Duration::from_secs(300) {
+            let pause = grown(looks);
+            assert!(pause >= PAUSE && pause <= LONGEST);
+            assert!((pause / 2..=pause).contains(&jitter(pause)));
+            passed += pause * 3 / 4;
+            looks += 1;
+        }
+        assert!(looks < 60, "{looks}");
+    }
+
+    #[test]
+    fn what_it_took_lately_is_when_to_look_first() {
+        let learned = Learned::default();
+        assert_eq!(learned.first(), FIRST);
+        learned.learn(Duration::from_secs(4));
+        assert_eq!(learned.first(), Duration::from_secs(4));
+        learned.learn(Duration::from_secs(8));
+        assert_eq!(learned.first(), Duration::from_secs(5));
+        learned.learn(Duration::from_secs(3600));
+        assert_eq!(learned.first(), LATEST);
+    }
+}
