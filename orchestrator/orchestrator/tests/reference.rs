@@ -34,12 +34,13 @@ const SOURCES: [&str; 14] = [
 ];
 
 /// Commands that do without `mandate serve`, by the beginning of their lines.
-const ALONE: [&str; 17] = [
+const ALONE: [&str; 18] = [
     "init",
     "serve",
     "completions",
     "man",
     "cosign",
+    "openstack policy",
     "package lint",
     "package pack",
     "package sign",

@@ -19,6 +19,7 @@ mod ledger;
 mod lint;
 mod meta;
 mod ns;
+mod openstack;
 mod operation;
 mod output;
 mod package;
@@ -151,6 +152,9 @@ enum Command {
     /// Look at sites and register their attestation keys
     #[command(subcommand)]
     Site(site::SiteCommand),
+    /// Have OpenStack's services ask Mandate
+    #[command(subcommand)]
+    Openstack(openstack::OpenstackCommand),
     /// Show, export and verify evidence
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
@@ -201,6 +205,7 @@ fn dispatch(cli: Cli, ui: Ui) -> Result<Exit, Failure> {
         Command::Serve(args) => serve::run(&context, &args),
         Command::Completions(args) => meta::completions(&context, &args),
         Command::Man(args) => meta::man(&context, &args),
+        Command::Openstack(c) => openstack::run(&context, &c),
         other => context::block_on(talk(&context, other))?,
     }
 }
@@ -223,7 +228,11 @@ async fn talk(context: &Context, command: Command) -> Result<Exit, Failure> {
         Command::Cosign(args) => cosign::run(context, &args),
         Command::Governance(c) => governance::run(context, c).await,
         Command::Standing(c) => standing::run(context, c).await,
-        Command::Init(_) | Command::Serve(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
+        Command::Init(_)
+        | Command::Serve(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Openstack(_) => Ok(Exit::Ok),
     }
 }
 

@@ -40,9 +40,13 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<Exit, Failure> {
             if let Some(url) = tcp {
                 document["url"] = url.into();
             }
+            if let Some(address) = reachable.openstack_policy {
+                document["openstack_policy"] = format!("https://{address}").into();
+            }
             let _ = ui.document(&document);
         } else {
-            let also = tcp.map_or_else(String::new, |url| format!(" and {url}"));
+            let gate = reachable.openstack_policy.map(|a| format!("https://{a} for OpenStack's services"));
+            let also: String = tcp.into_iter().chain(gate).map(|url| format!(" and {url}")).collect();
             let _ = ui.print(&format!("mandate serves on {}{also}\n", socket.display()));
         }
     };

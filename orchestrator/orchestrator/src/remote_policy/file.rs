@@ -4,13 +4,15 @@
 //! `(the service's own check) and (rule:mandate_unmanaged or the question)`: who is refused anyway asks nobody, and in an
 //! unmanaged project nobody is asked, whether Mandate answers or not. The service's own check is what the deployment has in
 //! its policy file, or the default together with the deprecated one, which oslo.policy adds only as long as a rule is not in
-//! a file. Nothing here is installed: the file is printed, read and put there by a person.
+//! a file. neutron asks no policy at all about an administrator unless `enforce_new_defaults` is set, so its file is made for
+//! that: it has every rule, each meaning what it means without (an administrator may, and the deprecated default counts).
+//! Nothing here is installed: the file is printed, read and put there by a person.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::{
     config::{CloudPolicy, PolicyConfig},
-    rules::{Rule, Service},
+    rules::{Class, Rule, Service},
 };
 
 /// True for who acts in, and on, no managed project.
@@ -53,9 +55,8 @@ impl PolicyFile<'_> {
     pub fn render(&self) -> String {
         let mut out = self.head();
         let rules = [(UNMANAGED.to_owned(), self.unmanaged()), (OWN_USERS.to_owned(), self.own_users())];
-        let gated = self.service.rules().filter(|r| r.class.gated());
-        let wrapped = gated.map(|rule| (rule.name.to_owned(), self.wrapped(&rule)));
-        for (name, check) in rules.into_iter().chain(wrapped) {
+        let said = self.service.rules().filter_map(|rule| Some((rule.name.to_owned(), self.said(&rule)?)));
+        for (name, check) in rules.into_iter().chain(said) {
             // JSON's strings are YAML's.
             let quoted = |text: &str| serde_json::Value::from(text).to_string();
             let _ = writeln!(out, "{}: {}", quoted(&name), quoted(&check));
@@ -71,11 +72,32 @@ impl PolicyFile<'_> {
             }
         };
         let (service, name) = (self.service, self.name);
+        let must = match self.keeps_meaning() {
+            true => {
+                "# neutron.conf must have `enforce_new_defaults = true` under [oslo_policy]: without it neutron asks no policy\n\
+                 # about an administrator. Every rule is here as it is without, so that it changes nothing else.\n"
+            }
+            false => "",
+        };
         format!(
             "# {service} of the cloud {name}: in managed projects nothing changes without an operation of Mandate.\n\
              # Made by `mandate openstack policy`; it goes to /etc/{service}/policy.d/mandate.yaml and {how}.\n\
-             # Make it again when projects, users or this service's own policy change.\n"
+             # Make it again when projects, users or this service's own policy change.\n{must}"
         )
+    }
+
+    /// Is every rule to be in the file, because `enforce_new_defaults` is set for our sake alone?
+    fn keeps_meaning(&self) -> bool {
+        self.service == Service::Neutron && !self.new_defaults
+    }
+
+    /// What the file says of a rule, if anything.
+    fn said(&self, rule: &Rule) -> Option<String> {
+        match rule.class {
+            class if class.gated() => Some(self.wrapped(rule)),
+            Class::Alias => None,
+            _ => self.keeps_meaning().then(|| self.own(rule)),
+        }
     }
 
     /// Neither the caller's project nor the object's is managed. Positive, because a rule that is not there is false.
@@ -107,6 +129,13 @@ impl PolicyFile<'_> {
 
     /// The check that the service would make without us.
     fn own(&self, rule: &Rule) -> String {
+        match self.keeps_meaning() {
+            true => format!("rule:context_is_admin or ({})", self.check_of(rule)),
+            false => self.check_of(rule),
+        }
+    }
+
+    fn check_of(&self, rule: &Rule) -> String {
         let text = |check: &str| if check.trim().is_empty() { "@".to_owned() } else { check.to_owned() };
         if let Some(check) = self.base.get(rule.name) {
             return text(check);
@@ -150,7 +179,9 @@ mod tests {
         {
             let rules = file(service, asking, &[], false);
             let gated: Vec<_> = service.rules().filter(|r| r.class.gated()).collect();
-            assert_eq!(rules.len(), gated.len() + 2, "{service}");
+            let all = service.rules().filter(|r| r.class != Class::Alias).count();
+            let said = if service == Service::Neutron { all } else { gated.len() };
+            assert_eq!(rules.len(), said + 2, "{service}");
             for rule in gated {
                 let check = &rules[rule.name];
                 assert!(check.contains(" and (rule:mandate_unmanaged or "), "{check}");
@@ -179,9 +210,16 @@ mod tests {
             check.split(" and (rule:mandate_unmanaged").next().unwrap().to_owned()
         };
         let (new, old) = ("role:member and project_id:%(project_id)s", "rule:regular_user");
-        assert_eq!(own(Service::Neutron, "create_network", &[], false), format!("(({new}) or ({old}))"));
+        let admin = "rule:context_is_admin or";
+        assert_eq!(
+            own(Service::Neutron, "create_network", &[], false),
+            format!("({admin} (({new}) or ({old})))")
+        );
         assert_eq!(own(Service::Neutron, "create_network", &[], true), format!("({new})"));
-        assert_eq!(own(Service::Neutron, "create_network", &[("create_network", "")], false), "(@)");
+        let open = [("create_network", "")];
+        assert_eq!(own(Service::Neutron, "create_network", &open, false), format!("({admin} (@))"));
+        let new_neutron = file(Service::Neutron, Asking::Plugin, &[], true);
+        assert!(!new_neutron.contains_key("get_network") && new_neutron.contains_key("create_network"));
         let attach = "os_compute_api:os-attach-interfaces:create";
         let old_name = [("os_compute_api:os-attach-interfaces", "role:net")];
         assert_eq!(own(Service::Nova, attach, &old_name, false), "(role:net)");

@@ -12,6 +12,10 @@ macro_rules! template {
     };
 }
 
+/// neutron's rules: name, class, default, deprecated name and default.
+const NEUTRON_RULES: &str =
+    include_str!("../../../../orchestrator/orchestrator/src/remote_policy/rules/neutron.tsv");
+
 /// Templates that need no words of their own: where to, of which service, from what.
 const PLAIN: [(&str, &str, &str); 10] = [
     ("my.cnf", "", template!("my.cnf")),
@@ -160,15 +164,27 @@ fn frontends(layout: &Layout) -> String {
     APIS.map(one).concat()
 }
 
-/// Empty ones; what a test wrote into them stays.
+/// Empty ones, but for neutron's; what a test wrote into them stays.
 fn policies(layout: &Layout) -> anyhow::Result<()> {
     for (service, ..) in APIS {
         let file = layout.etc(service).join("policy.yaml");
         if !file.exists() {
-            put(&file, "{}\n")?;
+            let rules = if service == "neutron" { neutron_rules() } else { "{}\n".to_owned() };
+            put(&file, &rules)?;
         }
     }
     Ok(())
+}
+
+/// Yoga's rules as they are without `enforce_new_defaults`: the deprecated defaults count, and an administrator may.
+fn neutron_rules() -> String {
+    let rule = |line: &str| {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, class, new, _, old] = fields[..] else { return None };
+        let old = if old == "-" { String::new() } else { format!(" or ({old})") };
+        (class != "alias").then(|| format!("{name:?}: \"rule:context_is_admin or ({new}){old}\"\n"))
+    };
+    NEUTRON_RULES.lines().filter_map(rule).collect()
 }
 
 /// Users with their projects, as OpenStack's own clients read them.

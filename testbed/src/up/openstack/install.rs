@@ -20,6 +20,23 @@ const CONSTRAINTS: &str = include_str!("../../../openstack/constraints.txt");
 const BUILD_CONSTRAINTS: &str = include_str!("../../../openstack/build-constraints.txt");
 /// Where nova looks for drivers, and where ours is put.
 const DRIVER: &str = include_str!("../../../openstack/virt.py");
+/// The check that has the services ask Mandate: what is installed of `packaging/oslo-policy`.
+const PLUGIN: [(&str, &str); 5] = [
+    ("pyproject.toml", include_str!("../../../../packaging/oslo-policy/pyproject.toml")),
+    ("setup.cfg", include_str!("../../../../packaging/oslo-policy/setup.cfg")),
+    (
+        "mandate_oslo_policy/__init__.py",
+        include_str!("../../../../packaging/oslo-policy/mandate_oslo_policy/__init__.py"),
+    ),
+    (
+        "mandate_oslo_policy/connections.py",
+        include_str!("../../../../packaging/oslo-policy/mandate_oslo_policy/connections.py"),
+    ),
+    (
+        "mandate_oslo_policy/question.py",
+        include_str!("../../../../packaging/oslo-policy/mandate_oslo_policy/question.py"),
+    ),
+];
 /// Installs the same as pip, many files at once.
 const INSTALLER: &str = "uv==0.13.8";
 /// Names another Python 3.11 than the one that is found.
@@ -54,6 +71,7 @@ pub fn install(cache: &Path) -> anyhow::Result<()> {
     let venv = cache.join("venv");
     let (stamp, wanted) = (venv.join("installed"), format!("{CONSTRAINTS}{BUILD_CONSTRAINTS}"));
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        plugin(cache, &venv)?;
         return driver(&venv);
     }
     let python = python()?;
@@ -66,19 +84,47 @@ pub fn install(cache: &Path) -> anyhow::Result<()> {
         let path = venv.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display())).map(|()| path)
     };
+    file("build-constraints.txt", BUILD_CONSTRAINTS)?;
+    let mut uv = uv(&venv);
+    uv.arg("--requirements").arg(file("constraints.txt", CONSTRAINTS)?);
+    command::succeed(&mut uv, INSTALL_LIMIT)?;
+    plugin(cache, &venv)?;
+    driver(&venv)?;
+    file("installed", &wanted).map(drop)
+}
+
+/// `uv pip install` into the environment, of what is pinned alone.
+fn uv(venv: &Path) -> Command {
     let mut uv = Command::new(venv.join("bin/uv"));
     uv.args(["pip", "install", "--quiet", "--no-deps", "--python"]).arg(venv.join("bin/python"));
-    uv.arg("--requirements").arg(file("constraints.txt", CONSTRAINTS)?);
-    uv.arg("--build-constraints").arg(file("build-constraints.txt", BUILD_CONSTRAINTS)?);
+    uv.arg("--build-constraints").arg(venv.join("build-constraints.txt"));
     // What pip is told of indexes and certificates is meant for this one too.
     for (pip, uv_name) in [("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_CERT", "SSL_CERT_FILE")] {
         if let (Some(value), None) = (env::var_os(pip), env::var_os(uv_name)) {
             uv.env(uv_name, value);
         }
     }
-    command::succeed(&mut uv, INSTALL_LIMIT)?;
-    driver(&venv)?;
-    file("installed", &wanted).map(drop)
+    uv
+}
+
+/// The services' own check, built of a copy: building leaves files beside the sources.
+fn plugin(cache: &Path, venv: &Path) -> anyhow::Result<()> {
+    let (stamp, wanted) = (venv.join("plugin"), PLUGIN.map(|(_, text)| text).concat());
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    let from = cache.join("plugin");
+    // Absent is as good.
+    let _ = fs::remove_dir_all(&from);
+    for (name, text) in PLUGIN {
+        let path = from.join(name);
+        let dir = path.parent().unwrap_or(&from);
+        let written = fs::create_dir_all(dir).and_then(|()| fs::write(&path, text));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let mut uv = uv(venv);
+    command::succeed(uv.args(["--reinstall-package", "mandate-oslo-policy"]).arg(&from), INSTALL_LIMIT)?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
 }
 
 /// nova loads drivers from its own package only.
