@@ -576,13 +576,14 @@ async fn nothing_changes_in_a_managed_project_without_an_operation() {
     gate.end().await;
     assert_eq!(stage.source.kept().len(), before, "nobody was heard");
 
-    https(&stage, &objects).await;
+    let network = https(&stage, &objects).await;
     stage.uninstall();
+    stage.admin.delete("network", &format!("/v2.0/networks/{network}")).await;
     objects.clear(&stage).await;
 }
 
-/// What the services can ask by themselves, without the plugin.
-async fn https(stage: &Stage, objects: &Objects) {
+/// What the services can ask by themselves, without the plugin; a network that is left.
+async fn https(stage: &Stage, objects: &Objects) -> String {
     stage.install("--https");
     let gate = stage.listen(&stage.config).await;
     refused(objects, &stage.tenant, "tenant, https").await;
@@ -601,7 +602,6 @@ async fn https(stage: &Stage, objects: &Objects) {
     // These it cannot ask for: they are Mandate's users', operation or not.
     let network = json!({"network": {"name": "h"}});
     let network = id(&who.post("network", "/v2.0/networks", network).await["network"]);
-    who.call(Method::DELETE, "network", &format!("/v2.0/networks/{network}"), Value::Null).await;
     gate.end().await;
     let down = who.call(Method::PUT, "network", &port, name).await;
     assert!(!down.status.is_success(), "{}", down.body);
@@ -609,7 +609,7 @@ async fn https(stage: &Stage, objects: &Objects) {
     let down = who.call(Method::POST, "compute", &path, reboot).await;
     assert!(!down.status.is_success(), "{}", down.body);
     println!("https, Mandate down: nova {}", down.status);
-    stage.admin.delete("network", &format!("/v2.0/networks/{network}")).await;
+    network
 }
 
 #[derive(serde::Deserialize)]

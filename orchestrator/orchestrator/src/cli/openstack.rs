@@ -1,6 +1,9 @@
 //! `mandate openstack …`: what the gate inside OpenStack needs in the cloud itself.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -62,7 +65,7 @@ pub fn run(context: &Context, command: &OpenstackCommand) -> Result<Exit, Failur
     let OpenstackCommand::Policy(args) = command;
     let config = configured(context)?;
     let name = chosen(&config, args.cloud.as_deref())?;
-    let base = args.base.as_ref().map(own_rules).transpose()?.unwrap_or_default();
+    let base = args.base.as_deref().map(own_rules).transpose()?.unwrap_or_default();
     let file = PolicyFile {
         config: &config,
         name,
@@ -105,7 +108,7 @@ fn chosen<'c>(config: &'c PolicyConfig, asked: Option<&str>) -> Result<&'c str, 
 }
 
 /// The rules of a policy file, YAML or JSON: names and checks.
-fn own_rules(path: &PathBuf) -> Result<BTreeMap<String, String>, Failure> {
+fn own_rules(path: &Path) -> Result<BTreeMap<String, String>, Failure> {
     let text = files::text(path, files::MAX_DOCUMENT_BYTES)?;
     let read: Result<Option<BTreeMap<String, String>>, _> = serde_saphyr::from_str(&text);
     read.map(Option::unwrap_or_default).map_err(|e| {

@@ -247,5 +247,6 @@ mod tests {
         );
         let glance = file(Service::Glance, Asking::Https, &[], false);
         assert!(glance["delete_image"].ends_with("or rule:mandate_users)"));
+        assert!(glance["add_image"].ends_with("or https://mandate.example:8444/v1/yoga/glance/add_image)"));
     }
 }
