@@ -94,6 +94,9 @@ pub struct PlanClaim {
     /// The service when every step is done; absent: there is none then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<ServiceClaim>,
+    /// Why the service was not to be measured: a verifier shows it, and the objectives are not known to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmeasured: Option<String>,
 }
 
 /// A service as a plan sees it: as much of it as an intent can be held against.

@@ -140,6 +140,19 @@ fn a_refused_measurement_is_told_with_its_failure_and_decides_about_the_sla() {
 }
 
 #[test]
+fn what_could_not_be_measured_is_said_to_whoever_verifies() {
+    let mut op = operation();
+    op.plan.steps.pop();
+    op.told.pop();
+    op.anchor.sla_met = None;
+    op.plan.unmeasured = Some("the functions at site edge-1 cannot be asked".into());
+    let it = op.verify().unwrap();
+    assert_eq!((it.outcome.as_str(), it.slo.len()), ("COMPLETED", 0));
+    let told = it.checks.iter().find(|c| c.name == "plan: not measured").unwrap();
+    assert!(!told.ok && told.detail.contains("cannot be asked"), "{told:?}");
+}
+
+#[test]
 fn a_service_that_was_isolated_is_evidence_too() {
     let mut op = operation();
     op.refuse_attestation();

@@ -181,6 +181,7 @@ const LIES: &[Lie] = &[
         },
         "step 4 is there twice",
     ),
+    (|o| o.plan.unmeasured = Some("it cannot be".into()), "step 4 measures what is said not to be measured"),
     // The outcome and the receipt.
     (|o| o.outcome.state = "FAILED".into(), "it says FAILED, the anchor COMPLETED"),
     (

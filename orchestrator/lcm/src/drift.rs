@@ -40,8 +40,8 @@ pub enum Wanted {
     Compute {
         /// Image.
         image: Digest,
-        /// Configuration document.
-        configuration: Digest,
+        /// Configuration document; `None`: it has none of ours.
+        configuration: Option<Digest>,
         /// Connection points: name, MAC and the link they are on.
         ports: Box<[(String, MacAddr, ObjectKey)]>,
         /// Cut off on purpose.
@@ -135,7 +135,7 @@ impl Wanted {
             Spec::Network(n) => Self::Network(n.mtu, n.interconnect.clone()),
             Spec::Compute(c) => Self::Compute {
                 image: c.image,
-                configuration: Digest::of(c.configuration.as_bytes()),
+                configuration: (!c.configuration.is_empty()).then(|| Digest::of(c.configuration.as_bytes())),
                 ports: c.ports.iter().map(|p| (p.name.clone(), p.mac, p.network.clone())).collect(),
                 isolated,
             },
@@ -160,7 +160,7 @@ impl Wanted {
             }
             (Self::Compute { image, configuration, ports, isolated }, Observed::Compute(o)) => {
                 process(o, *isolated)
-                    .or_else(|| software(o, *isolated, image, configuration))
+                    .or_else(|| software(o, *isolated, image, configuration.as_ref()))
                     .or_else(|| ports.iter().find_map(|p| port(o, p, *isolated)))
             }
             (_, other) => Some((Deviation::Missing, format!("there is {:?} in its place", other.kind()))),
@@ -209,11 +209,12 @@ fn software(
     o: &ObservedCompute,
     isolated: bool,
     image: &Digest,
-    configuration: &Digest,
+    configuration: Option<&Digest>,
 ) -> Option<(Deviation, String)> {
     if o.image != *image {
         return Some((Deviation::ImageChanged, format!("it runs image {}, expected {image}", o.image)));
     }
+    let configuration = configuration?;
     // An isolated instance that does not answer any more says nothing; what it says must be right.
     match o.configuration {
         Some(is) if is != *configuration => Some((

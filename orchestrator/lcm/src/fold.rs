@@ -84,6 +84,7 @@ fn plan_claim(plan: &Plan) -> PlanClaim {
         isolation: listed(&plan.isolation),
         before: plan.before.as_ref().map(service_claim),
         after: plan.after.as_ref().map(service_claim),
+        unmeasured: plan.unmeasured.clone(),
     }
 }
 

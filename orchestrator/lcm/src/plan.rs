@@ -38,6 +38,9 @@ pub struct Plan {
     pub before: Option<NsRecord>,
     /// The service when every step is done, absent on terminate.
     pub after: Option<NsRecord>,
+    /// Why the service is not measured, though its intent promises something; absent: it is, or there is nothing to measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmeasured: Option<String>,
 }
 
 impl Plan {

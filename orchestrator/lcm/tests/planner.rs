@@ -47,6 +47,23 @@ fn deploy_makes_everything_in_order_and_measures_last() {
     assert_eq!(p.isolation[0].id, 13);
 }
 
+/// A VIM of guests that cannot be asked: nothing is attested or measured, and the plan says so.
+#[test]
+fn a_site_of_guests_is_not_measured() {
+    let mut setup = Setup { attested: false, ..Setup::default() };
+    for site in &mut setup.sites {
+        (site.capabilities.functions, site.capabilities.attestation, site.ak) = (false, false, None);
+        site.capabilities.features = vim::Feature::ALL.into();
+    }
+    let p = setup.plan(IntentKind::Deploy(Box::new(deploy())), None).unwrap();
+    let last = p.steps.last().unwrap();
+    assert!(last.what.starts_with("start ") && !last.what.contains("probe"), "{:?}", whats(&p));
+    assert!(p.unmeasured.unwrap().contains("site edge-a"));
+    assert!(p.isolation.is_empty());
+    // A site that does not answer is no site of guests.
+    assert_eq!(deployed().unmeasured, None);
+}
+
 #[test]
 fn the_same_inputs_give_the_same_bytes() {
     assert_eq!(deployed().to_bytes(), deployed().to_bytes());

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trust::Digest;
 
-use super::steps::{ATTEST, ENSURE_COMPUTE};
+use super::steps::{ATTEST, ENSURE_COMPUTE, MEASURE};
 use crate::{
     approval::Approved,
     evidence::{InstanceClaim, PlanClaim, PlannedStep, ServiceClaim},
@@ -26,6 +26,9 @@ pub(super) fn check(plan: &PlanClaim, approved: &Approved) -> Checked {
     let (intent, grant) = (&approved.intent.action, &approved.grant);
     if grant.attestation_required && !matches!(intent, IntentKind::Terminate {} | IntentKind::Isolate(_)) {
         attested_last(plan)?;
+    }
+    if let Some(step) = plan.steps.iter().find(|s| plan.unmeasured.is_some() && s.action == MEASURE) {
+        return Err(format!("step {} measures what is said not to be measured", step.step));
     }
     match intent {
         IntentKind::Deploy(deploy) => {
@@ -286,6 +289,7 @@ mod tests {
             isolation: vec![],
             before: Some(before),
             after: Some(after),
+            unmeasured: None,
         }
     }
 

@@ -274,6 +274,7 @@ pub fn of(w: World, mut chain: Chain, it: &Intent) -> Operation {
             isolation: vec![planned(5, "isolate", "vfw")],
             before: None,
             after: None,
+            unmeasured: None,
         },
         told,
         outcome: OutcomeClaim {

@@ -78,6 +78,7 @@ pub(super) struct Steps<'a> {
     made: BTreeMap<Place, u32>,
     /// The steps that attest the service as it was: nothing is built on what cannot prove itself.
     gate: Vec<u32>,
+    unmeasured: Option<String>,
 }
 
 impl<'a> Steps<'a> {
@@ -98,6 +99,7 @@ impl<'a> Steps<'a> {
             steps: Vec::new(),
             made: BTreeMap::new(),
             gate: Vec::new(),
+            unmeasured: None,
         }
     }
 
@@ -146,6 +148,7 @@ impl<'a> Steps<'a> {
             isolation,
             before: self.before.cloned(),
             after: self.after,
+            unmeasured: self.unmeasured,
         }
     }
 
@@ -196,7 +199,7 @@ impl<'a> Steps<'a> {
             self.make(object);
         }
         self.replace(&after, change);
-        let probe = self.probe()?;
+        let probe = self.probe(&after)?;
         let baseline = self.baseline(&after, probe.as_ref(), change);
         let fresh: Vec<u32> = self.made.values().copied().chain(baseline).collect();
         self.change(&after, &changed, &fresh);
@@ -392,6 +395,10 @@ impl<'a> Steps<'a> {
     /// A balancer whose backends get new instances while it goes on serving: when there is more than one of them.
     fn pool<'o>(&self, after: &'o NsRecord, changed: &[&Object]) -> Option<Pool<'o>> {
         let (object, balancer) = balancer(after)?;
+        // A guest that cannot be told which backends to leave out would be booted anew for each of them.
+        if self.is_mute(&object.site) {
+            return None;
+        }
         let pool = Pool { balancer: object, backends: balancer.backends };
         let old = self.was(object)?;
         let anew = |o: &&&Object| pool.serves(o) && self.was(o).is_some_and(|w| !in_place(w, &o.spec));
@@ -436,11 +443,24 @@ impl<'a> Steps<'a> {
         debug_assert_eq!(after.computes().count(), self.after.iter().flat_map(NsRecord::computes).count());
     }
 
-    fn probe(&mut self) -> Result<Option<Probe>, Refusal> {
+    fn probe(&mut self, after: &NsRecord) -> Result<Option<Probe>, Refusal> {
         let Some((topology, seats)) = self.topology else { return Ok(None) };
         let Some(object) = topology.probe_object(seats)? else { return Ok(None) };
+        let mute = after.computes().map(|o| o.site.as_str()).find(|s| self.is_mute(s));
+        if let Some(mute) = mute {
+            self.unmeasured = Some(format!(
+                "the functions at site {mute} cannot be asked: its VIM runs guests of their own"
+            ));
+            return Ok(None);
+        }
         let step = self.make(&object);
         Ok(Some(Probe { object, step }))
+    }
+
+    /// Does the site run guests that cannot be asked anything? Of a site that does not answer, nothing is concluded.
+    fn is_mute(&self, site: &str) -> bool {
+        let found = self.input.sites.iter().find(|s| s.name == site);
+        found.is_some_and(|s| s.problem.is_none() && !s.capabilities.functions)
     }
 
     /// Flows that begin before anything changes.

@@ -287,6 +287,7 @@ pub struct Setup {
     pub images: Vec<Digest>,
     pub prices: planner::Prices,
     pub site_quotas: BTreeMap<String, ledger_contract::records::ResourceUse>,
+    pub attested: bool,
 }
 
 impl Default for Setup {
@@ -301,6 +302,7 @@ impl Default for Setup {
             images: vec![Digest::of("dp"), Digest::of("dp2")],
             prices: planner::Prices::default(),
             site_quotas: BTreeMap::new(),
+            attested: true,
         }
     }
 }
@@ -334,6 +336,7 @@ impl Setup {
         }
         grant.images = self.images.iter().copied().collect();
         grant.site_quotas = self.site_quotas.clone();
+        grant.attestation_required &= self.attested;
         grant.attestation_keys = self.sites.iter().map(|s| ak(&s.name)).collect();
         let named = format!("op-{}", intent.action.name());
         planner::plan(&Input {
