@@ -8,6 +8,7 @@
 //!
 //! Tests: beside each module; `tests/crashes.rs` enumerates every crash point x every failing step x a second crash.
 
+pub mod compliance;
 pub mod drift;
 pub mod fold;
 pub mod functions;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use attestation::{ReferenceValues, Workload};
 use dataplane_control::traffic::TrafficProfile;
 use ledger_contract::intent::Sla;
+use mano::{PackageKind, PackageSpec, ServiceKey, ServiceSpec};
 use serde::{Deserialize, Serialize};
 use trust::Digest;
 use vim::{CaptureSpec, Kind, ObjectKey, Spec};
@@ -38,6 +39,9 @@ pub struct Plan {
     pub before: Option<NsRecord>,
     /// The service when every step is done, absent on terminate.
     pub after: Option<NsRecord>,
+    /// The MANO that makes the service's instances, by its driver's name; absent: we do, at the VIMs themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mano: Option<String>,
     /// Why the service is not measured, though its intent promises something; absent: it is, or there is nothing to measure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmeasured: Option<String>,
@@ -135,7 +139,14 @@ impl Step {
     /// A removal or a cut without an undo: it can only be tried again.
     #[must_use]
     pub fn forward_only(&self) -> bool {
-        self.undo.is_none() && matches!(self.action, Action::Remove { .. } | Action::Isolate { .. })
+        let removes = matches!(
+            self.action,
+            Action::Remove { .. }
+                | Action::Isolate { .. }
+                | Action::Dissolve { .. }
+                | Action::Offboard { .. }
+        );
+        self.undo.is_none() && removes
     }
 
     /// May it fail without anything else failing? A capture that cannot be had must not keep traffic from being cut;
@@ -199,6 +210,39 @@ pub enum Action {
         /// How long, and how much.
         spec: CaptureSpec,
     },
+    /// Have the MANO hold a package.
+    Onboard {
+        /// Which.
+        package: PackageSpec,
+    },
+    /// Have the MANO forget a package, unless services use it.
+    Offboard {
+        /// Which kind.
+        package: PackageKind,
+        /// Its descriptor's id.
+        id: String,
+    },
+    /// Have the MANO make a service be as specified. Its instances are then taken for ours, each by a step that ensures it.
+    Realize {
+        /// The service.
+        service: ServiceKey,
+        /// What it is to be.
+        spec: Box<ServiceSpec>,
+    },
+    /// Have the MANO make instances of its service anew.
+    Rebuild {
+        /// The service.
+        service: ServiceKey,
+        /// Name of this rebuilding: asked for twice, it is done once.
+        name: String,
+        /// The instances.
+        instances: BTreeSet<ObjectKey>,
+    },
+    /// Have the MANO take its service down.
+    Dissolve {
+        /// The service.
+        service: ServiceKey,
+    },
 }
 
 impl Action {
@@ -218,7 +262,25 @@ impl Action {
             Self::Isolate { .. } => "isolate".into(),
             Self::Announce { .. } => "announce".into(),
             Self::Capture { .. } => "capture".into(),
+            Self::Onboard { .. } => "ensure package".into(),
+            Self::Offboard { .. } => "remove package".into(),
+            Self::Realize { .. } => "ensure service".into(),
+            Self::Rebuild { .. } => "rebuild instances".into(),
+            Self::Dissolve { .. } => "remove service".into(),
         }
+    }
+
+    /// Is it asked of the MANO, not of a site?
+    #[must_use]
+    pub fn of_mano(&self) -> bool {
+        matches!(
+            self,
+            Self::Onboard { .. }
+                | Self::Offboard { .. }
+                | Self::Realize { .. }
+                | Self::Rebuild { .. }
+                | Self::Dissolve { .. }
+        )
     }
 
     /// The object concerned, or empty.
@@ -232,6 +294,11 @@ impl Action {
             | Self::Capture { key, .. } => key.as_str(),
             Self::Measure { probe, .. } => probe.as_str(),
             Self::Attest { .. } => "",
+            Self::Onboard { package } => &package.id,
+            Self::Offboard { id, .. } => id,
+            Self::Realize { service, .. } | Self::Rebuild { service, .. } | Self::Dissolve { service } => {
+                service.as_str()
+            }
         }
     }
 }

@@ -78,6 +78,9 @@ pub struct NsRecord {
     /// Instances whose traffic is cut, by site.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub isolated: BTreeSet<(String, ObjectKey)>,
+    /// The MANO that made its instances, by its driver's name; absent: we did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mano: Option<String>,
     /// Flows that measurements have used. A balancer remembers a flow longer than two operations are apart, so each
     /// measurement takes new ones.
     pub flows: u32,
@@ -107,6 +110,8 @@ struct Written {
     ak: Option<AkRecord>,
     #[serde(default)]
     isolated: BTreeSet<(String, ObjectKey)>,
+    #[serde(default)]
+    mano: Option<String>,
     #[serde(default)]
     flows: u32,
 }
@@ -146,6 +151,7 @@ impl From<Written> for NsRecord {
             leftovers,
             aks,
             isolated: w.isolated,
+            mano: w.mano,
             flows: w.flows,
         }
     }

@@ -75,6 +75,13 @@ impl Case<'_> {
         assert_eq!(names(&world.objects), names(&wanted), "{told}: {:?}", outcome.state);
         let same = wanted.iter().filter(|(p, _)| known(p)).all(|(p, s)| world.objects.get(p) == Some(s));
         assert!(same, "{told}: an object is not as recorded");
+        let record = operation.record();
+        assert_eq!(
+            world.service.is_some(),
+            record.as_ref().is_some_and(|r| r.mano.is_some()),
+            "{told}: the MANO's service"
+        );
+        assert_eq!(world.packages.is_empty(), world.service.is_none(), "{told}: {:?}", world.packages);
         let cut: BTreeSet<Place> =
             operation.record().iter().flat_map(|r| r.isolated.clone()).map(text).collect();
         assert!(
@@ -225,6 +232,11 @@ fn every_plan() -> Vec<(Plan, Vec<Place>, Vec<Place>)> {
     // The firewall hung on the link that is gone.
     let unplugged = [broken.clone(), vec![place(&before, "vfw/vfw/0")]].concat();
     let found = broken_at(&before, &Setup::default(), &missing, &broken);
+    let osm = managed(&["edge-a", "edge-b"]);
+    let by_osm = osm.plan(IntentKind::Deploy(Box::new(deploy())), None).unwrap().after.unwrap();
+    let osm_missing = vec![place(&by_osm, "vlb/backend/1")];
+    let osm_broken = vec![place(&by_osm, "vlb/vlb/0")];
+    let osm_found = broken_at(&by_osm, &osm, &osm_missing, &osm_broken);
     let none = Vec::new;
     vec![
         (plan(IntentKind::Deploy(Box::new(deploy())), None), none(), none()),
@@ -250,6 +262,9 @@ fn every_plan() -> Vec<(Plan, Vec<Place>, Vec<Place>)> {
         (joined.plan(migrate(&["vlb"], &[]), Some(&before)).unwrap(), none(), none()),
         (plan(isolate(vec![], 100), Some(&before)), none(), none()),
         (plan(IntentKind::Terminate {}, Some(&before)), none(), none()),
+        (osm.plan(IntentKind::Deploy(Box::new(deploy())), None).unwrap(), none(), none()),
+        (osm_found.plan(heal(vec![]), Some(&by_osm)).unwrap(), osm_missing, osm_broken),
+        (osm.plan(IntentKind::Terminate {}, Some(&by_osm)).unwrap(), none(), none()),
     ]
 }
 
@@ -277,6 +292,9 @@ enumerations! {
     every_crash_of_migrate_of_one_member: 9, "migrate";
     every_crash_of_isolate: 10, "isolate";
     every_crash_of_terminate: 11, "terminate";
+    every_crash_of_deploy_by_a_mano: 12, "deploy";
+    every_crash_of_heal_by_a_mano: 13, "heal";
+    every_crash_of_terminate_by_a_mano: 14, "terminate";
 }
 
 /// The names of everything in the world that is not as it was before.

@@ -194,6 +194,7 @@ fn nothing_runs_that_was_not_granted_and_no_key_means_no_plan() {
             catalogue: Some(&common::catalogue()),
             sites: &sites(),
             wan: None,
+            mano: None,
             without: &Default::default(),
             last_id: 0,
             before: stands.then_some(&before),

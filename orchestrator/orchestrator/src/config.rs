@@ -1,6 +1,9 @@
 //! The configuration of `mandate serve`: TOML, unknown keys refused, checked as a whole before any socket opens.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +129,93 @@ pub struct SiteConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tee: Option<String>,
     /// This machine as a VIM.
-    pub host: HostSite,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostSite>,
+    /// An OpenStack cloud as a VIM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openstack: Option<OpenStackSite>,
+}
+
+/// A site's VIM: there is exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VimSite<'a> {
+    /// This machine.
+    Host(&'a HostSite),
+    /// An OpenStack cloud.
+    OpenStack(&'a OpenStackSite),
+}
+
+impl SiteConfig {
+    /// Its VIM; an error says what is wrong.
+    pub fn vim(&self) -> Result<VimSite<'_>, &'static str> {
+        match (&self.host, &self.openstack) {
+            (Some(host), None) => Ok(VimSite::Host(host)),
+            (None, Some(cloud)) => Ok(VimSite::OpenStack(cloud)),
+            (None, None) => Err("it has no VIM: write [site.host] or [site.openstack]"),
+            (Some(_), Some(_)) => Err("it has two VIMs: keep [site.host] or [site.openstack]"),
+        }
+    }
+
+    /// Longest that a step at the site may take, s, whatever the limits say: a guest boots, and is deleted when it does not.
+    #[must_use]
+    pub fn step_timeout_s(&self) -> u64 {
+        let boots = |c: &OpenStackSite| c.boot_timeout_s.saturating_mul(2).saturating_add(CLOUD_MARGIN_S);
+        self.openstack.as_ref().map_or(0, boots)
+    }
+
+    /// The TPM of its machine.
+    #[must_use]
+    pub fn tpm(&self) -> Option<&TpmSite> {
+        self.host.as_ref().and_then(|h| h.tpm.as_ref())
+    }
+}
+
+/// The OpenStack VIM of a site: a cloud of `clouds.yaml`, as `openstack` and the SDK read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenStackSite {
+    /// Path of the `clouds.yaml`.
+    pub clouds: PathBuf,
+    /// Name of the cloud in it.
+    pub cloud: String,
+    /// What to give out at most; absent: what the project's quota and the hosts have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<vim::Resources>,
+    /// Longest boot of a guest, s; one that takes longer is deleted.
+    #[serde(default = "default_boot_timeout_s")]
+    pub boot_timeout_s: u64,
+    /// Availability zone of instances that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The network of links that a descriptor calls `mgmt-network` without naming one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management_network: Option<String>,
+    /// The physical network (`provider:physical_network`) that carries SR-IOV ports of links whose descriptor names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical_network: Option<String>,
+    /// Virtual functions that each host has, by physical network: nova does not tell.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub virtual_functions: BTreeMap<String, u32>,
+    /// The physical network that each wide-area network (`[wan]`) is here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub wan: BTreeMap<String, String>,
+}
+
+/// Time beyond two boots (one that fails and its deletion) that a step has: ports, volumes, reading back.
+const CLOUD_MARGIN_S: u64 = 300;
+
+fn default_boot_timeout_s() -> u64 {
+    300
+}
+
+impl OpenStackSite {
+    /// A cloud, all of it.
+    #[must_use]
+    pub fn new(clouds: PathBuf, cloud: String) -> Self {
+        let (capacity, zone, management_network, physical_network) = (None, None, None, None);
+        let (virtual_functions, wan) = (BTreeMap::new(), BTreeMap::new());
+        Self { clouds, cloud, capacity, zone, management_network, physical_network, virtual_functions, wan }
+    }
 }
 
 /// The trusted execution environments that a site may have.
@@ -303,11 +392,14 @@ impl Config {
                     .iter()
                     .any(|p| t.tcti.starts_with(p))
             };
-            if let Some(tpm) = site.host.tpm.as_ref().filter(|t| !known(t)) {
+            if let Err(problem) = site.vim() {
+                return bad(key("vim"), problem);
+            }
+            if let Some(tpm) = site.tpm().filter(|t| !known(t)) {
                 let right = "device:/dev/tpmrm0, swtpm:path=/SOCKET or swtpm:host=HOST,port=PORT";
                 return bad(key("host.tpm.tcti"), &format!("`{}` is no TPM; write {right}", tpm.tcti));
             }
-            if site.host.tpm.as_ref().is_some_and(|t| t.pcr > 15) {
+            if site.tpm().is_some_and(|t| t.pcr > 15) {
                 return bad(key("host.tpm.pcr"), "0 to 15 (software can reset the others)");
             }
         }

@@ -16,10 +16,11 @@ use serde::Deserialize;
 use trust::{Digest, Signer, TrustRoots};
 use vim::{Resources, VimDriver, VnfControl};
 use vim_host::{HostConfig, HostVim, TpmConfig};
+use vim_openstack::{CloudConfig, OpenStackConfig, OpenStackVim};
 
 use crate::{
     artifacts::ArtifactStore,
-    config::{Config, HostSite, SiteConfig, TpmSite},
+    config::{Config, HostSite, OpenStackSite, SiteConfig, TpmSite, VimSite},
     engine::{Engine, KeyAdmin, Parts, Site},
     home::Home,
     journal::Journal,
@@ -51,9 +52,10 @@ pub fn build(
     let sites = config
         .sites
         .iter()
-        .map(|s| Ok((s.name.clone(), site(home, s, &artifacts, telemetry)?)))
+        .map(|s| Ok((s.name.clone(), site(home, s, (&artifacts, ledger.name()), telemetry)?)))
         .collect::<Result<BTreeMap<_, _>>>()?;
-    let parts = Parts { config, roots, ledger: Arc::new(ledger), journal, artifacts, sites, signer };
+    let mano = None;
+    let parts = Parts { config, roots, ledger: Arc::new(ledger), journal, artifacts, sites, mano, signer };
     Ok(Engine::new(parts)?)
 }
 
@@ -61,44 +63,97 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}; a home is made by `mandate init`", path.display()))
 }
 
-fn site(home: &Home, config: &SiteConfig, artifacts: &ArtifactStore, telemetry: &Telemetry) -> Result<Site> {
-    let state_dir = home.site(&config.name);
+fn site(
+    home: &Home,
+    config: &SiteConfig,
+    (artifacts, ledger): (&ArtifactStore, &str),
+    telemetry: &Telemetry,
+) -> Result<Site> {
+    let named = || format!("site `{}` in config.toml", config.name);
+    let (vim, control, keys) = match config.vim().map_err(anyhow::Error::msg).with_context(named)? {
+        VimSite::Host(host) => host_site(home, &config.name, host, artifacts)?,
+        VimSite::OpenStack(cloud) => {
+            openstack_site(home, &config.name, cloud, artifacts).with_context(named)?
+        }
+    };
+    Ok(Site {
+        config: config.clone(),
+        vim: Arc::new(Watched::new(&config.name, telemetry, vim)),
+        control: Arc::new(Watched::new(&config.name, telemetry, control)),
+        keys,
+    })
+}
+
+/// What a site is reached by.
+type Reached = (Arc<dyn VimDriver>, Arc<dyn VnfControl>, Arc<dyn KeyAdmin>);
+
+fn host_site(home: &Home, name: &str, config: &HostSite, artifacts: &ArtifactStore) -> Result<Reached> {
+    let state_dir = home.site(name);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&state_dir)?;
-    let launcher = launcher(&config.host)?;
-    let event_log = event_log(home, config.host.tpm.as_ref())?;
-    let tpm = config.host.tpm.as_ref().map(|t| TpmConfig {
+    let launcher = launcher(config)?;
+    let event_log = event_log(home, config.tpm.as_ref())?;
+    let tpm = config.tpm.as_ref().map(|t| TpmConfig {
         tcti: t.tcti.clone(),
         event_log: event_log.clone(),
         pcr: t.pcr,
         ak_generation: t.ak_generation,
     });
-    let first = config.host.first_uid;
+    let first = config.first_uid;
     let host = HostVim::new(HostConfig {
-        site: machine_wide(home, &config.name),
+        site: machine_wide(home, name),
         state_dir,
-        run_dir: Some(Path::new("/run/mandate").join(machine_wide(home, &config.name))),
+        run_dir: Some(Path::new("/run/mandate").join(machine_wide(home, name))),
         launcher: launcher.clone(),
         tpm,
         capacity: Resources {
-            vcpus: config.host.vcpus,
-            memory_mib: config.host.memory_mib,
-            instances: config.host.instances,
+            vcpus: config.vcpus,
+            memory_mib: config.memory_mib,
+            instances: config.instances,
         },
-        run_as: (first != 0).then(|| first..=first.saturating_add(config.host.instances.saturating_mul(2))),
+        run_as: (first != 0).then(|| first..=first.saturating_add(config.instances.saturating_mul(2))),
         dataplane_arguments: Vec::new(),
         artifacts: Arc::new(artifacts.clone()),
         home: Some(machine_wide(home, "home")),
     })?;
-    let keys = LauncherKeys { site: config.name.clone(), launcher, event_log, tpm: config.host.tpm.clone() };
+    let keys = LauncherKeys { site: name.to_owned(), launcher, event_log, tpm: config.tpm.clone() };
     let host = Arc::new(host);
-    let vim: Arc<dyn VimDriver> = host.clone();
-    let control: Arc<dyn VnfControl> = host;
-    Ok(Site {
-        config: config.clone(),
-        vim: Arc::new(Watched::new(&config.name, telemetry, vim)),
-        control: Arc::new(Watched::new(&config.name, telemetry, control)),
-        keys: Arc::new(keys),
-    })
+    Ok((host.clone(), host, Arc::new(keys)))
+}
+
+fn openstack_site(
+    name: &str,
+    config: &OpenStackSite,
+    (artifacts, ledger): (&ArtifactStore, &str),
+) -> Result<Reached> {
+    let cloud = CloudConfig::from_clouds_yaml(&config.clouds, &config.cloud)?;
+    let made = OpenStackConfig {
+        capacity: config.capacity,
+        wans: config.wan.clone(),
+        virtual_functions: config.virtual_functions.clone(),
+        boot_timeout_s: config.boot_timeout_s,
+        ..OpenStackConfig::new(cloud, name, cloud_wide(name, ledger), Arc::new(artifacts.clone()))
+    };
+    let vim = Arc::new(OpenStackVim::new(made)?);
+    Ok((vim.clone(), vim, Arc::new(NoKeys)))
+}
+
+/// A site's name in its cloud, where another orchestrator may have a site of the same name: whose objects those are. All
+/// orchestrators of one ledger are the same there.
+fn cloud_wide(site: &str, ledger: &str) -> String {
+    format!("{site}-{}", &Digest::of(ledger).hex()[..10])
+}
+
+/// A site whose guests are not attested.
+struct NoKeys;
+
+#[async_trait]
+impl KeyAdmin for NoKeys {
+    async fn attestation_key(&self, _rotate: bool) -> Result<AkRecord, String> {
+        Err("its guests are not attested: it has no TPM of ours".into())
+    }
+    async fn answers(&self) -> Result<(), String> {
+        Err("its guests are not attested".into())
+    }
 }
 
 /// A site's name on this machine, where another home may have a site of the same name. Control sockets are in a

@@ -34,7 +34,8 @@ fn plan() -> Plan {
             concurrent_operations: 2,
             drained: false,
             tee: None,
-            host,
+            host: Some(host),
+            openstack: None,
         }],
         now: NOW,
     }

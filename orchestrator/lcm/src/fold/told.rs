@@ -124,6 +124,8 @@ fn evidence(step: &Step, result: &StepResult) -> Option<Told> {
 fn observed(result: &StepResult) -> Value {
     match result {
         StepResult::Observed { observed } => serde_json::to_value(observed).unwrap_or_default(),
+        StepResult::Package { package } => serde_json::to_value(package).unwrap_or_default(),
+        StepResult::Service { service } => serde_json::to_value(service).unwrap_or_default(),
         StepResult::Captured { capture, size_bytes, frames, dropped } => serde_json::json!({
             "capture": capture, "size_bytes": size_bytes, "frames": frames, "dropped": dropped,
         }),

@@ -229,6 +229,16 @@ pub enum StepResult {
     },
     /// Gone, or cut: nothing more to say.
     Acknowledged {},
+    /// A package, read back from the MANO.
+    Package {
+        /// As it is.
+        package: mano::ObservedPackage,
+    },
+    /// A service, as the MANO says: not the truth, which is read back of its instances.
+    Service {
+        /// As it says.
+        service: Box<mano::ObservedService>,
+    },
     /// An affirming appraisal.
     Attested {
         /// What the attester sent.

@@ -8,6 +8,7 @@
 //! [`topology`](self) resolves descriptors into objects, `siting` says where members go, `steps` puts the difference in
 //! order. Pure: the same inputs give the same plan, byte for byte. Tests: `tests/planner.rs`, `tests/life.rs`.
 
+mod mano;
 mod siting;
 mod steps;
 mod topology;
@@ -34,6 +35,7 @@ use crate::{
     plan::{MAX_STEPS, Plan},
     record::{NsRecord, Object},
 };
+pub use mano::Manager;
 use siting::{Seats, Siting};
 use steps::{Change, Kept, Removal, Steps};
 use topology::Topology;
@@ -88,6 +90,8 @@ pub struct Input<'a> {
     pub sites: &'a [Site],
     /// What joins them; `None`: a service stays within a site.
     pub wan: Option<&'a Wan>,
+    /// Who makes services at some of them; `None`: we do, everywhere.
+    pub mano: Option<&'a Manager>,
     /// The service as it is; absent on deploy.
     pub before: Option<&'a NsRecord>,
     /// Sites that had no room after all, and why ([`crate::Command::Replan`]).
@@ -124,7 +128,7 @@ pub struct Prices {
 #[error("{code}: {detail}")]
 pub struct Refusal {
     /// `NO_SITE`, `UNOBSERVED`, `DESCRIPTOR`, `PARAMETERS`, `SCALE_LIMIT`, `NO_SUCH_SERVICE`, `NO_SUCH_INSTANCE`, `ISOLATED`,
-    /// `PACKAGES`, `ATTESTATION_KEY`, `TEE`, `NO_SEGMENT`, `SITE_QUOTA`, `TOO_LARGE`.
+    /// `MANO`, `PACKAGES`, `ATTESTATION_KEY`, `TEE`, `NO_SEGMENT`, `SITE_QUOTA`, `TOO_LARGE`.
     pub code: &'static str,
     /// What, where, and what to do.
     pub detail: String,
@@ -245,9 +249,11 @@ fn deployment(input: &Input<'_>, deploy: &Deploy) -> Result<Plan, Refusal> {
         instances: counts,
         aks: BTreeMap::new(),
         isolated: BTreeSet::new(),
+        mano: None,
         flows: FLOWS,
     };
-    let after = attested(input, after)?;
+    let mut after = attested(input, after)?;
+    after.mano = mano::manager(input, &after)?;
     Steps::new(input, Some((&topology, &seats)), None, Some(after))
         .refusing(refused)
         .build(&Change::default())
@@ -345,6 +351,14 @@ fn healing(input: &Input<'_>, heal: &Heal) -> Result<Plan, Refusal> {
 
 fn migration(input: &Input<'_>, migrate: &Migrate) -> Result<Plan, Refusal> {
     let before = existing(input)?;
+    if let Some(name) = &before.mano {
+        return refuse(
+            "MANO",
+            format!(
+                "{name} made the service and moves nothing to another VIM: deploy it there, then terminate it here"
+            ),
+        );
+    }
     let topology = Topology::new(input, &before.deploy.vnf_params)?;
     let now = Seats::of(&topology, before)?;
     let moving = movers(before, migrate)?;
@@ -447,7 +461,8 @@ fn attested(input: &Input<'_>, mut record: NsRecord) -> Result<NsRecord, Refusal
     }
     let asked = |name: &String| {
         let site = input.sites.iter().find(|s| s.name == *name);
-        input.before.is_some() || site.is_some_and(|s| s.capabilities.attestation)
+        let mute = site.is_some_and(|s| s.problem.is_none() && !s.capabilities.functions);
+        !mute && (input.before.is_some() || site.is_some_and(|s| s.capabilities.attestation))
     };
     let key = |site: &String| input.grant.attestation_keys.iter().find(|k| k.site == *site).cloned();
     record.aks = sites

@@ -1,5 +1,7 @@
 //! The steps: the difference between two records, in an order in which nothing is built on what is not proven.
 
+mod managed;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use attestation::{AkRecord, ReferenceValues, Workload};
@@ -78,6 +80,8 @@ pub(super) struct Steps<'a> {
     made: BTreeMap<Place, u32>,
     /// The steps that attest the service as it was: nothing is built on what cannot prove itself.
     gate: Vec<u32>,
+    /// The step by which a MANO makes the instances that come after it.
+    realized: Option<u32>,
     unmeasured: Option<String>,
 }
 
@@ -99,6 +103,7 @@ impl<'a> Steps<'a> {
             steps: Vec::new(),
             made: BTreeMap::new(),
             gate: Vec::new(),
+            realized: None,
             unmeasured: None,
         }
     }
@@ -147,6 +152,7 @@ impl<'a> Steps<'a> {
             steps: self.steps,
             isolation,
             before: self.before.cloned(),
+            mano: self.after.as_ref().or(self.before).and_then(|r| r.mano.clone()),
             after: self.after,
             unmeasured: self.unmeasured,
         }
@@ -195,7 +201,14 @@ impl<'a> Steps<'a> {
             let undo = self.was(object).map(|old| ensure(&object.key, old));
             self.alter("reconfigure", object, &object.spec, Vec::new(), undo);
         }
+        self.changeable(&after, &changed)?;
+        let (new, computes): (Vec<&Object>, Vec<&Object>) =
+            new.into_iter().partition(|o| o.spec.kind() != Kind::Compute);
         for object in new {
+            self.make(object);
+        }
+        self.realize(&after)?;
+        for object in computes {
             self.make(object);
         }
         self.replace(&after, change);
@@ -322,14 +335,19 @@ impl<'a> Steps<'a> {
             _ => None,
         });
         let objects = image.into_iter().chain(c.ports.iter().map(|p| &p.network));
-        objects.filter_map(|k| self.made.get(&(object.site.clone(), k.clone()))).copied().collect()
+        let made = objects.filter_map(|k| self.made.get(&(object.site.clone(), k.clone()))).copied();
+        made.chain(self.realized).collect()
     }
 
     /// What is broken, or named: images and links are made good; an instance goes, and comes back as it should be. Those
     /// that still serve go one after the other.
     fn replace(&mut self, after: &NsRecord, change: &Change) {
         let mut serving: BTreeMap<Place, u32> = BTreeMap::new();
+        self.rebuild(after, change);
         for object in &after.objects {
+            if self.is_managed() && object.spec.kind() == Kind::Compute {
+                continue;
+            }
             let place = (object.site.clone(), object.key.clone());
             let Some(deviation) = change.replace.get(&place) else { continue };
             let kind = object.spec.kind();
@@ -545,6 +563,7 @@ impl<'a> Steps<'a> {
         let gone: Vec<&Object> = before.iter().filter(|o| !kept(o)).collect();
         let undoable = self.after.is_some() && change.removal == Removal::Undoable;
         let mut needs: Vec<u32> = self.steps.last().map(|s| s.id).into_iter().collect();
+        needs.extend(self.dissolve());
         for kind in [Kind::Compute, Kind::Network, Kind::Image] {
             let mut stage = Vec::new();
             for object in gone.iter().rev().filter(|o| o.spec.kind() == kind) {
@@ -562,6 +581,7 @@ impl<'a> Steps<'a> {
                 needs = stage;
             }
         }
+        self.offboard(needs);
     }
 
     /// What nobody wants and the steps so far do not remove: what an operation left, and what was found.

@@ -233,7 +233,7 @@ impl<'a> Topology<'a> {
     }
 
     /// A compute; its configuration's generation is the former one's, or one more when the content differs.
-    fn compute(
+    pub(super) fn compute(
         &self,
         counts: &Counts,
         seats: &Seats,
@@ -301,10 +301,23 @@ impl<'a> Topology<'a> {
                 Some(link) => self.internal_key(member, link)?,
                 None => self.external_link(member, vdu, &cpd.id)?,
             };
-            let mac = mac(was, site, key, &cpd.id);
+            let mac = self.mac(was, site, key, &cpd.id);
             ports.push(PortSpec::new(cpd.id.clone(), network, mac));
         }
         Ok(ports)
+    }
+
+    /// The MAC that an instance has at its site, or a new one of its own; where a MANO counts them up, its VDU's first
+    /// instance's and its number.
+    fn mac(&self, was: Option<&Spec>, site: &str, key: &ObjectKey, cpd: &str) -> MacAddr {
+        let found = match was {
+            Some(Spec::Compute(c)) => c.ports.iter().find(|p| p.name == cpd).map(|p| p.mac),
+            _ => None,
+        };
+        found.unwrap_or_else(|| match super::mano::first_of(self.input, site, key) {
+            Some((first, index)) => super::mano::counted(functions::mac_of(site, &first, cpd), index),
+            None => functions::mac_of(site, key, cpd),
+        })
     }
 
     fn external_link(&self, member: &str, vdu: &Vdu, cpd: &str) -> Result<ObjectKey, Refusal> {
@@ -335,7 +348,7 @@ impl<'a> Topology<'a> {
         let weights = &self.params(member).weights;
         let backend = |i: u32| {
             let key = self.instance_key(member, &at.vdu, i)?;
-            let mac = mac(before.and_then(|b| b.spec(site, &key)), site, &key, &at.cpd);
+            let mac = self.mac(before.and_then(|b| b.spec(site, &key)), site, &key, &at.cpd);
             Ok(functions::backend(&key, mac, i, weights))
         };
         (0..n).map(backend).collect()
@@ -347,6 +360,12 @@ impl<'a> Topology<'a> {
             Some(it) => Ok(it),
             None => refuse("DESCRIPTOR", format!("there is no VDU {member}/{vdu}")),
         }
+    }
+
+    /// Name of the interface behind a VDU's connection point, as a MANO calls it.
+    pub(super) fn interface<'b>(&'b self, member: &str, vdu: &str, cpd: &'b str) -> Result<&'b str, Refusal> {
+        let (_, _, vdu) = self.vdu(member, vdu)?;
+        Ok(vdu.cpds.iter().find(|c| c.id == cpd).map_or(cpd, |c| c.id.as_str()))
     }
 
     /// The service access point the probe sits on, and the balancer it measures.
@@ -398,10 +417,10 @@ impl<'a> Topology<'a> {
     fn key(&self, parts: &[&str]) -> Result<ObjectKey, Refusal> {
         object_key(self.ns, parts)
     }
-    fn link_key(&self, link: &str) -> Result<ObjectKey, Refusal> {
+    pub(super) fn link_key(&self, link: &str) -> Result<ObjectKey, Refusal> {
         self.key(&["vl", link])
     }
-    fn internal_key(&self, member: &str, link: &str) -> Result<ObjectKey, Refusal> {
+    pub(super) fn internal_key(&self, member: &str, link: &str) -> Result<ObjectKey, Refusal> {
         self.key(&[member, "vl", link])
     }
     pub(super) fn instance_key(&self, member: &str, vdu: &str, index: u32) -> Result<ObjectKey, Refusal> {
@@ -459,15 +478,6 @@ impl<'a> Segments<'a> {
         self.taken.insert(segment);
         Ok(Interconnect { wan: wan.name.clone(), segment })
     }
-}
-
-/// The MAC that an instance has at its site, or a new one of its own.
-fn mac(was: Option<&Spec>, site: &str, key: &ObjectKey, cpd: &str) -> MacAddr {
-    let found = match was {
-        Some(Spec::Compute(c)) => c.ports.iter().find(|p| p.name == cpd).map(|p| p.mac),
-        _ => None,
-    };
-    found.unwrap_or_else(|| functions::mac_of(site, key, cpd))
 }
 
 pub(super) fn text(configuration: &Configuration) -> String {

@@ -281,6 +281,7 @@ pub struct Setup {
     pub catalogue: Catalogue,
     pub sites: Vec<Site>,
     pub wan: Option<Wan>,
+    pub mano: Option<planner::Manager>,
     pub without: BTreeMap<String, String>,
     pub last_id: u32,
     pub operation: Option<String>,
@@ -296,6 +297,7 @@ impl Default for Setup {
             catalogue: catalogue(),
             sites: sites(),
             wan: None,
+            mano: None,
             without: BTreeMap::new(),
             last_id: 0,
             operation: None,
@@ -346,6 +348,7 @@ impl Setup {
             catalogue: Some(&self.catalogue),
             sites: &self.sites,
             wan: self.wan.as_ref(),
+            mano: self.mano.as_ref(),
             before,
             without: &self.without,
             last_id: self.last_id,
@@ -371,6 +374,25 @@ impl Setup {
         }
         it
     }
+}
+
+/// Two sites of guests, whose services OSM makes at those named.
+pub fn managed(sites: &[&str]) -> Setup {
+    let capabilities = mano::Capabilities {
+        driver: "osm".into(),
+        sites: sites.iter().map(|s| (*s).to_owned()).collect(),
+        heal: true,
+        counts_macs_up: true,
+        day0_fixed: true,
+        ..mano::Capabilities::default()
+    };
+    let mano = Some(planner::Manager { capabilities });
+    let mut setup = Setup { attested: false, mano, ..Setup::default() };
+    for site in &mut setup.sites {
+        (site.capabilities.functions, site.capabilities.attestation, site.ak) = (false, false, None);
+        site.capabilities.features = vim::Feature::ALL.into();
+    }
+    setup
 }
 
 /// What a VIM says of an object that is as it should be.

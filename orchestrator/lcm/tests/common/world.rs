@@ -69,6 +69,9 @@ pub struct World {
     pub created: Vec<(Place, Spec)>,
     pub removed: Vec<Place>,
     pub captures: u32,
+    /// What a MANO was told and has: instances of a service, and packages.
+    pub service: Option<BTreeSet<String>>,
+    pub packages: BTreeSet<String>,
     /// Cut off by an operation before this one.
     cut_before: BTreeSet<Place>,
     hits: u32,
@@ -83,7 +86,10 @@ impl World {
     pub fn of(record: Option<&NsRecord>) -> Self {
         let objects = record.iter().flat_map(|r| objects_of(r)).collect();
         let isolated = record.iter().flat_map(|r| &r.isolated).map(|(s, k)| (s.clone(), k.to_string()));
-        Self { objects, isolated: isolated.collect(), ..Self::default() }
+        let managed = record.filter(|r| r.mano.is_some());
+        let service = managed.map(|r| r.computes().map(|o| o.key.to_string()).collect());
+        let packages = managed.iter().flat_map(|r| r.packages.keys().chain([&r.nsd])).cloned().collect();
+        Self { service, packages, objects, isolated: isolated.collect(), ..Self::default() }
     }
 
     /// What stands, for the next operation.
@@ -96,6 +102,8 @@ impl World {
         let at = |key: &vim::ObjectKey| (site.to_owned(), key.to_string());
         match action {
             Action::Ensure { key, spec } => {
+                let made = self.service.as_ref().is_none_or(|s| s.contains(key.as_str()));
+                assert!(made || spec.kind() != vim::Kind::Compute, "{key} is not made by the MANO");
                 assert!(!self.broken.contains(&at(key)), "{key} is broken and was not removed");
                 let new_instance = match (self.objects.get(&at(key)), &**spec) {
                     (Some(Spec::Compute(o)), Spec::Compute(n)) => o.image != n.image || o.ports != n.ports,
@@ -125,6 +133,26 @@ impl World {
                 let cut_now = self.isolated.contains(&at(key)) && !self.cut_before.contains(&at(key));
                 assert!(!cut_now, "captured after it was cut");
                 self.captures += 1;
+            }
+            Action::Onboard { package } => drop(self.packages.insert(package.id.clone())),
+            Action::Offboard { id, .. } => drop(self.packages.remove(id)),
+            Action::Realize { spec, .. } => {
+                let used = spec.members.values().map(|m| &m.vnfd.id).chain([&spec.nsd.id]);
+                assert!(used.into_iter().all(|id| self.packages.contains(id)), "packages come first");
+                let vdus = spec.members.values().flat_map(|m| m.vdus.values());
+                let some = vdus.flat_map(|v| v.instances.iter().take(v.count as usize));
+                self.service = Some(some.map(|i| i.key.to_string()).collect());
+            }
+            Action::Rebuild { instances, .. } => {
+                let made = self.service.as_ref().expect("a service");
+                assert!(instances.iter().all(|i| made.contains(i.as_str())));
+                self.broken.retain(|(_, key)| !made.contains(key));
+            }
+            Action::Dissolve { .. } => {
+                let gone = self.service.take().unwrap_or_default();
+                self.objects.retain(|(_, key), _| !gone.contains(key));
+                self.broken.retain(|(_, key)| !gone.contains(key));
+                self.isolated.retain(|(_, key)| !gone.contains(key));
             }
             Action::Attest { .. } | Action::Measure { .. } | Action::Announce { .. } => {}
         }

@@ -1,8 +1,9 @@
 //! `mandate init`.
 
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
+use vim::Resources;
 
 use super::{
     args::pair,
@@ -11,7 +12,7 @@ use super::{
     output::{Cell, Paint, Style, Table},
 };
 use crate::{
-    config::{HostSite, SiteConfig, TpmSite},
+    config::{HostSite, OpenStackSite, SiteConfig, TpmSite},
     init::{self, InitError, Made, Plan},
 };
 
@@ -35,11 +36,11 @@ pub struct InitArgs {
     /// Organisation that reads evidence
     #[arg(long, value_name = "ORG", default_value = "auditor")]
     auditor: String,
-    /// Site on this machine; may be repeated
+    /// Site: on this machine, or with clouds and cloud an OpenStack cloud; may be repeated
     /// [default: edge-a=DE,latency-us=2000,cost=10 and edge-b=FR,latency-us=8000,cost=8]
     #[arg(
         long = "site",
-        value_name = "NAME=COUNTRY[,latency-us=N,cost=N,vcpus=N,memory-mib=N,instances=N,first-uid=N]"
+        value_name = "NAME=COUNTRY[,latency-us=N,cost=N,vcpus=N,memory-mib=N,instances=N,first-uid=N,clouds=FILE,cloud=NAME]"
     )]
     sites: Vec<SiteArg>,
     /// TPM 2.0 of a site, for attestation (device:/dev/tpmrm0, swtpm:path=…); may be repeated
@@ -54,7 +55,7 @@ pub struct InitArgs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct SiteArg(SiteConfig);
 
-fn site(name: &str, jurisdiction: &str, latency_us: u64, cost: u32) -> SiteConfig {
+fn site(name: &str, jurisdiction: &str, latency_us: u64, cost: u32, host: HostSite) -> SiteConfig {
     SiteConfig {
         name: name.into(),
         jurisdiction: jurisdiction.into(),
@@ -63,41 +64,68 @@ fn site(name: &str, jurisdiction: &str, latency_us: u64, cost: u32) -> SiteConfi
         concurrent_operations: 2,
         drained: false,
         tee: None,
-        host: HostSite {
-            vcpus: 32,
-            memory_mib: 32_768,
-            instances: 32,
-            first_uid: 0,
-            launcher: None,
-            tpm: None,
-        },
+        host: Some(host),
+        openstack: None,
     }
 }
+
+/// This machine, as large as nobody said otherwise.
+const HOST: HostSite =
+    HostSite { vcpus: 32, memory_mib: 32_768, instances: 32, first_uid: 0, launcher: None, tpm: None };
 
 impl FromStr for SiteArg {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, rest) = pair(text)?;
         let mut parts = rest.split(',');
-        let mut it = site(&name, parts.next().unwrap_or_default(), 5_000, 10);
+        let mut it = site(&name, parts.next().unwrap_or_default(), 5_000, 10, HOST);
+        let (mut host, mut cloud) = (HOST, Cloud::default());
         for part in parts {
             let (key, value) = pair(part)?;
-            let number: u32 = value.parse().map_err(|_| format!("{key}: `{value}` is not a number"))?;
             match key.as_str() {
-                "latency-us" => it.latency_us = u64::from(number),
-                "cost" => it.cost = number,
-                "vcpus" => it.host.vcpus = number,
-                "memory-mib" => it.host.memory_mib = number,
-                "instances" => it.host.instances = number,
-                "first-uid" => it.host.first_uid = number,
+                "clouds" => cloud.clouds = Some(value.into()),
+                "cloud" => cloud.cloud = Some(value),
+                "latency-us" => it.latency_us = number(&key, &value)?.into(),
+                "cost" => it.cost = number(&key, &value)?,
+                "vcpus" => host.vcpus = number(&key, &value)?,
+                "memory-mib" => host.memory_mib = number(&key, &value)?,
+                "instances" => host.instances = number(&key, &value)?,
+                "first-uid" => host.first_uid = number(&key, &value)?,
                 _ => {
                     return Err(format!(
-                        "`{key}` is none of latency-us, cost, vcpus, memory-mib, instances, first-uid"
+                        "`{key}` is none of latency-us, cost, vcpus, memory-mib, instances, first-uid, clouds, cloud"
                     ));
                 }
             }
         }
+        it.openstack = cloud.site(&host)?;
+        it.host = it.openstack.is_none().then_some(host);
         Ok(Self(it))
+    }
+}
+
+fn number(key: &str, value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| format!("{key}: `{value}` is not a number"))
+}
+
+/// Where a site's cloud is.
+#[derive(Default)]
+struct Cloud {
+    clouds: Option<PathBuf>,
+    cloud: Option<String>,
+}
+
+impl Cloud {
+    /// The OpenStack site, when it is one. What was said of its size limits it.
+    fn site(self, size: &HostSite) -> Result<Option<OpenStackSite>, String> {
+        let (clouds, cloud) = match (self.clouds, self.cloud) {
+            (None, None) => return Ok(None),
+            (Some(clouds), Some(cloud)) => (clouds, cloud),
+            _ => return Err("an OpenStack site has both: clouds=FILE (clouds.yaml) and cloud=NAME".into()),
+        };
+        let (vcpus, memory_mib, instances) = (size.vcpus, size.memory_mib, size.instances);
+        let capacity = (*size != HOST).then_some(Resources { vcpus, memory_mib, instances });
+        Ok(Some(OpenStackSite { capacity, ..OpenStackSite::new(clouds, cloud) }))
     }
 }
 
@@ -126,12 +154,12 @@ fn plan(context: &Context, args: &InitArgs) -> Result<Plan, Failure> {
 fn sites(args: &InitArgs) -> Result<Vec<SiteConfig>, Failure> {
     let mut sites: Vec<SiteConfig> = args.sites.iter().map(|s| s.0.clone()).collect();
     if sites.is_empty() {
-        sites = vec![site("edge-a", "DE", 2_000, 10), site("edge-b", "FR", 8_000, 8)];
+        sites = vec![site("edge-a", "DE", 2_000, 10, HOST), site("edge-b", "FR", 8_000, 8, HOST)];
     }
-    for (i, site) in (0u32..).zip(&mut sites) {
+    for (i, host) in (0u32..).zip(sites.iter_mut().filter_map(|s| s.host.as_mut())) {
         // Only root may give instances uids of their own; otherwise they keep ours.
-        if site.host.first_uid == 0 && nix::unistd::geteuid().is_root() {
-            site.host.first_uid = FIRST_UID.saturating_add(i.saturating_mul(UIDS_PER_SITE));
+        if host.first_uid == 0 && nix::unistd::geteuid().is_root() {
+            host.first_uid = FIRST_UID.saturating_add(i.saturating_mul(UIDS_PER_SITE));
         }
     }
     for (name, tcti) in &args.tpms {
@@ -141,7 +169,8 @@ fn sites(args: &InitArgs) -> Result<Vec<SiteConfig>, Failure> {
             Failure::usage("UNKNOWN_SITE", "There is no such site", detail)
                 .hint("name one of them, or add yours with --site NAME=COUNTRY")
         })?;
-        site.host.tpm = Some(TpmSite { tcti: tcti.clone(), pcr: 13, ak_generation: None });
+        let tpm = TpmSite { tcti: tcti.clone(), pcr: 13, ak_generation: None };
+        site.host.get_or_insert(HOST).tpm = Some(tpm);
     }
     Ok(sites)
 }
@@ -172,12 +201,12 @@ fn render(made: &Made, plan: &Plan, style: Style) -> String {
     }
     let mut sites = Table::new(&["SITE", "COUNTRY", "ATTESTATION"], "");
     for site in &plan.sites {
-        let tpm = site.host.tpm.as_ref().map_or("none: no TPM", |t| t.tcti.as_str());
+        let tpm = site.tpm().map_or("none: no TPM", |t| t.tcti.as_str());
         sites.row([Cell::new(Paint::Cyan, &site.name), (&site.jurisdiction).into(), tpm.into()]);
     }
     let home = made.home.display();
     let mut next = format!("  mandate serve --home {home}\n");
-    for site in plan.sites.iter().filter(|s| s.host.tpm.is_some()) {
+    for site in plan.sites.iter().filter(|s| s.tpm().is_some()) {
         next.push_str(&format!(
             "  mandate site enrol {} --as {}/operator --home {home}\n",
             site.name, plan.operator
@@ -203,7 +232,13 @@ mod tests {
     fn a_site_has_a_country_and_numbers() {
         let it: SiteArg = "lab=SE,latency-us=300,vcpus=4".parse().unwrap();
         assert_eq!((it.0.name.as_str(), it.0.jurisdiction.as_str()), ("lab", "SE"));
-        assert_eq!((it.0.latency_us, it.0.host.vcpus, it.0.cost), (300, 4, 10));
+        assert_eq!((it.0.latency_us, it.0.host.unwrap().vcpus, it.0.cost), (300, 4, 10));
+        let it: SiteArg = "lab=SE,clouds=/etc/openstack/clouds.yaml,cloud=lab".parse().unwrap();
+        let cloud = it.0.openstack.unwrap();
+        assert_eq!((cloud.cloud.as_str(), cloud.capacity, it.0.host), ("lab", None, None));
+        let it: SiteArg = "lab=SE,clouds=c.yaml,cloud=lab,vcpus=8".parse().unwrap();
+        assert_eq!(it.0.openstack.unwrap().capacity.unwrap().vcpus, 8);
+        assert!("lab=SE,cloud=lab".parse::<SiteArg>().is_err());
         for bad in ["lab", "lab=", "lab=SE,x=1", "lab=SE,vcpus=-1", "lab=SE,vcpus"] {
             assert!(bad.parse::<SiteArg>().is_err(), "{bad}");
         }

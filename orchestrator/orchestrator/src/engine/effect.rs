@@ -5,21 +5,26 @@ use std::{sync::Arc, time::Duration};
 use attestation::{AttestationResult, ReferenceValues, appraise};
 use dataplane_control::traffic::TrafficProfile;
 use lcm::{
-    Action,
-    drift::Wanted,
+    Action, compliance,
     operation::{Failure, StepResult, Then},
 };
 use ledger_contract::{evidence::objectives, intent::Sla};
+use mano::{Mano, ServiceKey};
 use trust::Digest;
-use vim::{CaptureSpec, DriverError, ObjectKey, Observed, Scope, Spec, VimDriver, VnfControl};
+use vim::{
+    Adoption, CaptureSpec, DriverError, Kind, ObjectKey, Observed, Scope, Spec, VimDriver, VnfControl,
+};
 
 use super::now;
 use crate::artifacts::ArtifactStore;
 
 /// A site's ports, for one effect.
 pub(super) struct Ports {
+    pub(super) site: String,
     pub(super) vim: Arc<dyn VimDriver>,
     pub(super) control: Arc<dyn VnfControl>,
+    /// Who makes the service's instances, when we do not.
+    pub(super) mano: Option<Arc<dyn Mano>>,
     /// Where captures are kept.
     pub(super) artifacts: ArtifactStore,
 }
@@ -59,9 +64,13 @@ struct DriverErrorOf(DriverError);
 async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
     match action {
         Action::Ensure { key, spec } => {
-            let observed = ports.vim.ensure(key, spec).await.map_err(DriverErrorOf)?;
+            let observed = match &ports.mano {
+                Some(mano) if spec.kind() == Kind::Compute => adopted(ports, mano.as_ref(), key, spec).await?,
+                _ => ports.vim.ensure(key, spec).await.map_err(DriverErrorOf)?,
+            };
             // What was read back must be what was asked for: an answer of "done" is not enough.
-            as_specified(spec, &observed).map_err(|why| failure("NOT_AS_SPECIFIED", why, Then::Retry))?;
+            compliance::check(spec, &observed)
+                .map_err(|why| failure("NOT_AS_SPECIFIED", why, Then::Retry))?;
             Ok(StepResult::Observed { observed })
         }
         Action::Remove { key, kind } => {
@@ -81,18 +90,60 @@ async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
             Ok(StepResult::Acknowledged {})
         }
         Action::Capture { key, spec } => capture(ports, key, spec).await,
+        of_mano => match &ports.mano {
+            Some(mano) => orchestrated(mano.as_ref(), of_mano).await,
+            None => Err(failure("NO_MANO", NO_MANO.into(), Then::Escalate)),
+        },
     }
+}
+
+const NO_MANO: &str =
+    "the MANO that makes this service is not configured any more: put [osm] back into config.toml and restart";
+
+/// What is asked of the MANO.
+async fn orchestrated(mano: &dyn Mano, action: &Action) -> Result<StepResult, Failure> {
+    let service = match action {
+        Action::Onboard { package } => {
+            let package = mano.ensure_package(package).await.map_err(DriverErrorOf)?;
+            return Ok(StepResult::Package { package });
+        }
+        Action::Offboard { package, id } => {
+            mano.remove_package(*package, id).await.map_err(DriverErrorOf)?;
+            return Ok(StepResult::Acknowledged {});
+        }
+        Action::Dissolve { service } => {
+            mano.remove_service(service).await.map_err(DriverErrorOf)?;
+            return Ok(StepResult::Acknowledged {});
+        }
+        Action::Realize { service, spec } => mano.ensure_service(service, spec).await,
+        Action::Rebuild { service, name, instances } => mano.heal(service, name, instances).await,
+        other => {
+            let detail = format!("{} is not asked of a MANO", other.name());
+            return Err(failure("INTERNAL", detail, Then::Escalate));
+        }
+    };
+    Ok(StepResult::Service { service: Box::new(service.map_err(DriverErrorOf)?) })
+}
+
+/// Takes an instance that the MANO made for ours, and reads it back from the VIM: the MANO's word is not the truth.
+async fn adopted(ports: &Ports, mano: &dyn Mano, key: &ObjectKey, spec: &Spec) -> Result<Observed, Failure> {
+    let service = ServiceKey::of(key);
+    let found = mano.observe(&mano::Scope::Service(service.clone())).await.map_err(DriverErrorOf)?;
+    let places = found.services.get(&service).and_then(|s| s.objects.get(key));
+    let Some(place) = places.and_then(|p| p.iter().find(|o| o.site == ports.site)) else {
+        let detail = format!("the MANO does not say that it made {key} at site {}", ports.site);
+        return Err(failure("NOT_MADE", detail, Then::Retry));
+    };
+    let adoption = Adoption { key: key.clone(), spec: spec.clone(), id: place.id.clone() };
+    let mut taken = ports.vim.adopt(&[adoption]).await.map_err(DriverErrorOf)?;
+    let lost = || failure("NOT_MADE", format!("{} is not there as {key}", place.id), Then::Retry);
+    taken.remove(key).ok_or_else(lost)
 }
 
 /// Does the VIM know nothing of it, not even a part? Then there is no traffic to cut.
 async fn is_absent(ports: &Ports, key: &ObjectKey) -> bool {
     let seen = ports.vim.observe(&Scope::Service(key.service().to_owned())).await;
     seen.is_ok_and(|i| !i.objects.contains_key(key) && i.extra.iter().all(|s| s.key != *key))
-}
-
-/// What was read back must be what was asked for: an answer of "done" is not enough.
-fn as_specified(spec: &Spec, observed: &Observed) -> Result<(), String> {
-    Wanted::of(spec, false).check(observed).map_err(|(_, detail)| detail)
 }
 
 /// Takes a capture and keeps it: the digest that the evidence names is that of the kept bytes.

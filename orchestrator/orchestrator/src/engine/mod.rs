@@ -46,6 +46,7 @@ use tokio::{
     sync::{Mutex, Notify, Semaphore, watch},
     task::JoinSet,
 };
+use mano::Mano;
 use trust::{Signer, TrustRoots, UnixTime};
 use vim::{VimDriver, VnfControl};
 
@@ -100,6 +101,8 @@ pub struct Parts {
     pub artifacts: ArtifactStore,
     /// Sites by name.
     pub sites: BTreeMap<String, Site>,
+    /// Who makes whole services at the sites that it names; `None`: we make everything ourselves.
+    pub mano: Option<Arc<dyn Mano>>,
     /// Our identity: evidence and anchors are signed with it.
     pub signer: Signer,
 }
@@ -114,6 +117,7 @@ pub struct Engine {
     /// What the packages say that plans were made from.
     verified: Verified,
     sites: BTreeMap<String, Site>,
+    mano: Option<Arc<dyn Mano>>,
     signer: Signer,
     book: RwLock<Book>,
     changes: watch::Sender<u64>,
@@ -209,6 +213,7 @@ impl Engine {
             artifacts: parts.artifacts,
             verified: Verified::default(),
             sites: parts.sites,
+            mano: parts.mano,
             signer: parts.signer,
             book: RwLock::new(Book::new(rate)),
             changes: watch::Sender::new(0),

@@ -227,6 +227,9 @@ impl Engine {
         let looks = self.sites.iter().map(|(name, site)| async move {
             let answer = tokio::time::timeout(PROBE, site.vim.capabilities()).await;
             let (ready, detail) = match answer {
+                Ok(Ok(c)) if !c.functions => {
+                    (true, format!("{} answers; its guests are not attested", c.driver))
+                }
                 Ok(Ok(c)) => match self.attests(name, c.attestation).await {
                     Ok(how) => (true, format!("{} answers; {how}", c.driver)),
                     Err(why) => (false, format!("{} answers; attestation is not possible: {why}", c.driver)),

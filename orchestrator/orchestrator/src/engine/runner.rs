@@ -10,7 +10,7 @@ use lcm::{
     Command, Event, NsRecord, Operation, Plan,
     operation::{Authority, Failure, StepResult},
     placement::Site,
-    planner::{self, Catalogue, Input, Prices, Wan},
+    planner::{self, Catalogue, Input, Manager, Prices, Wan},
 };
 use ledger_contract::{Intent, IntentKind, records::Grant};
 use tokio::{
@@ -22,6 +22,9 @@ use vim::Spec;
 
 use super::{Engine, EngineError, anchor::Anchored, effect, now, now_ms, standing::Late};
 use crate::telemetry::{follow, trace, vim::within};
+
+/// Longest that a step of a MANO may take, s: it makes a whole service, and has a deadline of its own before this.
+const MANO_STEP_S: u64 = 3_600;
 
 /// How a step's effect, or its undoing, ended.
 struct Ended {
@@ -167,13 +170,21 @@ impl Engine {
     ) {
         let step = operation.plan.as_ref().and_then(|p| p.step(id)).cloned();
         let action = step.and_then(|s| if undo { s.undo } else { Some(s.action) });
-        let site = step_site(operation, id).and_then(|s| self.sites.get(s));
-        let ports = site.map(|s| effect::Ports {
+        let site = step_site(operation, id).and_then(|name| Some((name, self.sites.get(name)?)));
+        let managed = operation.plan.as_ref().is_some_and(|p| p.mano.is_some());
+        let ports = site.map(|(name, s)| effect::Ports {
+            site: name.to_owned(),
             vim: s.vim.clone(),
             control: s.control.clone(),
+            mano: self.mano.clone().filter(|_| managed),
             artifacts: self.artifacts.clone(),
         });
-        let limit = Duration::from_secs(self.config.limits.step_timeout_s);
+        let least = self.config.limits.step_timeout_s;
+        let limit = match &action {
+            Some(action) if action.of_mano() => least.max(MANO_STEP_S),
+            _ => least.max(site.map_or(0, |(_, s)| s.config.step_timeout_s())),
+        };
+        let limit = Duration::from_secs(limit);
         let name = trace::attempt(id, attempt, undo);
         let context = follow::step_context(&self.journal, &operation.id, &operation.grant.intent_id, &name);
         effects.spawn(async move {
@@ -249,7 +260,14 @@ impl Engine {
             alpha_permille: configured.alpha_permille,
             sla_penalty_per_us: configured.sla_penalty_per_us,
         };
-        Ok(Survey { before, catalogue, sites, wan, without: BTreeMap::new(), prices })
+        let mano = match &self.mano {
+            Some(mano) => {
+                let asked = mano.capabilities().await;
+                Some(Manager { capabilities: asked.map_err(|e| bad("MANO", e.to_string()))? })
+            }
+            None => None,
+        };
+        Ok(Survey { before, catalogue, sites, wan, mano, without: BTreeMap::new(), prices })
     }
 }
 
@@ -259,6 +277,7 @@ pub(super) struct Survey {
     catalogue: Option<Catalogue>,
     sites: Vec<Site>,
     wan: Option<Wan>,
+    mano: Option<Manager>,
     without: BTreeMap<String, String>,
     prices: Prices,
 }
@@ -274,6 +293,7 @@ impl Survey {
             catalogue: self.catalogue.as_ref(),
             sites: &self.sites,
             wan: self.wan.as_ref(),
+            mano: self.mano.as_ref(),
             before: self.before.as_ref(),
             without: &self.without,
             last_id: 0,

@@ -256,9 +256,13 @@ impl Service for Engine {
             .get(site)
             .ok_or_else(|| Problem::not_found("site", site).hint("see `mandate site list`"))?;
         found.keys.attestation_key(rotate).await.map_err(|e| {
-            if found.config.host.tpm.is_none() {
+            if found.config.tpm().is_none() {
+                let hint = match found.config.openstack {
+                    Some(_) => "only sites of [site.host] attest: services there need no enrolment",
+                    None => "name its TPM under [site.host.tpm] in config.toml and restart",
+                };
                 return Problem::new(409, "NO_TPM", "The site cannot attest", format!("`{site}`: {e}"))
-                    .hint("name its TPM under [site.host.tpm] in config.toml and restart");
+                    .hint(hint);
             }
             Problem::new(502, "ATTESTATION_KEY", "The site's attestation key cannot be had", e)
                 .hint("is the site's TPM there? See [site.host.tpm] in config.toml")

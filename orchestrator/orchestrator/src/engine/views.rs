@@ -227,7 +227,10 @@ impl Timeline<'_> {
             StepResult::Captured { capture, frames, .. } => {
                 what.push_str(&format!(": {frames} frames, kept as {capture}"));
             }
-            StepResult::Observed { .. } | StepResult::Acknowledged {} => {}
+            StepResult::Observed { .. }
+            | StepResult::Acknowledged {}
+            | StepResult::Package { .. }
+            | StepResult::Service { .. } => {}
         }
         self.ended(step, at_ms, "done", what, bundle);
     }

@@ -3,7 +3,7 @@
 //! A call is a span of the step that it is made for: the engine says which through [`within`]. The driver finds the
 //! call's own span in [`vim::trace::current`], to hand on.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use attestation::Evidence;
@@ -13,7 +13,7 @@ use dataplane_control::{
 };
 use trust::Digest;
 use vim::{
-    Capabilities, Capture, CaptureSpec, Changed, Disposition, DriverError, Inventory, Kind, ObjectKey,
+    Adoption, Capabilities, Capture, CaptureSpec, Changed, Disposition, DriverError, Inventory, Kind, ObjectKey,
     Observed, Scope, Spec, VimDriver, VnfControl,
 };
 
@@ -114,6 +114,10 @@ impl VimDriver for Watched<dyn VimDriver> {
     }
     async fn observe(&self, scope: &Scope) -> Result<Inventory, DriverError> {
         self.call("observe", "", self.port.observe(scope)).await
+    }
+    async fn adopt(&self, found: &[Adoption]) -> Result<BTreeMap<ObjectKey, Observed>, DriverError> {
+        let object = found.first().map_or("", |a| a.key.as_str());
+        self.call("adopt", object, self.port.adopt(found)).await
     }
     // It waits for as long as nothing happens: not a call that takes time.
     async fn changed(&self, after: u64) -> Changed {

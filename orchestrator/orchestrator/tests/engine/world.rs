@@ -203,6 +203,7 @@ impl World {
             ledger,
             journal: self.journal(),
             artifacts: ArtifactStore::new(self.home.artifacts()),
+            mano: None,
             sites: self.config.sites.iter().map(site).collect(),
             signer: self.signer("operator", "orchestrator"),
             config: self.config.clone(),
@@ -382,7 +383,8 @@ pub fn plan(now: UnixTime) -> init::Plan {
         concurrent_operations: 5,
         drained: false,
         tee: None,
-        host: host.clone(),
+        host: Some(host.clone()),
+        openstack: None,
     };
     init::Plan {
         ledger: LEDGER.into(),
