@@ -95,6 +95,9 @@ pub struct IntCpd {
     pub internal_link: Option<String>,
     /// `virtual-network-interface-requirement[].virtual-interface.type`, default `PARAVIRT`.
     pub interface_type: String,
+    /// `virtual-network-interface-requirement[].name`, or the connection point's id: what the interface is called to a MANO.
+    #[serde(default)]
+    pub interface: String,
     /// `position` of the interface.
     #[serde(default)]
     pub position: Option<u32>,

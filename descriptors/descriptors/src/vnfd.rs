@@ -385,6 +385,7 @@ impl Vnf<'_, '_> {
             id: id.to_owned(),
             internal_link,
             interface_type: interface_type.unwrap_or("PARAVIRT").to_owned(),
+            interface: text("name").unwrap_or(id).to_owned(),
             position: interface.and_then(|n| self.r.number(n, "position")),
             // One that is none is reported with the others.
             mac: text("mac-address").and_then(|t| t.parse().ok()),

@@ -136,8 +136,8 @@ impl Telling<'_> {
             return refuse("DESCRIPTOR", format!("there is no member {index}"));
         };
         let links = package.vnfd.internal_links.iter().map(|link| {
-            let key = self.topology.internal_key(index, link)?;
-            Ok((link.clone(), self.link(&key)))
+            let key = self.topology.internal_key(index, &link.id)?;
+            Ok((link.id.clone(), self.link(&key)))
         });
         let vdus = package.vnfd.vdus.keys().map(|vdu| Ok((vdu.clone(), self.vdu(index, vdu, package)?)));
         Ok(MemberSpec {

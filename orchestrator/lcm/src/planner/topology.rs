@@ -365,7 +365,7 @@ impl<'a> Topology<'a> {
     /// Name of the interface behind a VDU's connection point, as a MANO calls it.
     pub(super) fn interface<'b>(&'b self, member: &str, vdu: &str, cpd: &'b str) -> Result<&'b str, Refusal> {
         let (_, _, vdu) = self.vdu(member, vdu)?;
-        Ok(vdu.cpds.iter().find(|c| c.id == cpd).map_or(cpd, |c| c.id.as_str()))
+        Ok(vdu.cpds.iter().find(|c| c.id == cpd && !c.interface.is_empty()).map_or(cpd, |c| &c.interface))
     }
 
     /// The service access point the probe sits on, and the balancer it measures.

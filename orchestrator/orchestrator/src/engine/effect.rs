@@ -65,7 +65,9 @@ async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
     match action {
         Action::Ensure { key, spec } => {
             let observed = match &ports.mano {
-                Some(mano) if spec.kind() == Kind::Compute => adopted(ports, mano.as_ref(), key, spec).await?,
+                Some(mano) if spec.kind() == Kind::Compute => {
+                    adopted(ports, mano.as_ref(), key, spec).await?
+                }
                 _ => ports.vim.ensure(key, spec).await.map_err(DriverErrorOf)?,
             };
             // What was read back must be what was asked for: an answer of "done" is not enough.
@@ -97,8 +99,7 @@ async fn apply(ports: &Ports, action: &Action) -> Result<StepResult, Failure> {
     }
 }
 
-const NO_MANO: &str =
-    "the MANO that makes this service is not configured any more: put [osm] back into config.toml and restart";
+const NO_MANO: &str = "the MANO that makes this service is not configured any more: put [osm] back into config.toml and restart";
 
 /// What is asked of the MANO.
 async fn orchestrated(mano: &dyn Mano, action: &Action) -> Result<StepResult, Failure> {

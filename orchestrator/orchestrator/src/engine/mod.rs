@@ -42,11 +42,11 @@ use attestation::AkRecord;
 use lcm::{Event, Operation, operation::Retries};
 use ledger::Ledger;
 use ledger_contract::Constitution;
+use mano::Mano;
 use tokio::{
     sync::{Mutex, Notify, Semaphore, watch},
     task::JoinSet,
 };
-use mano::Mano;
 use trust::{Signer, TrustRoots, UnixTime};
 use vim::{VimDriver, VnfControl};
 

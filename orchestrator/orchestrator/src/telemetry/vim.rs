@@ -13,8 +13,8 @@ use dataplane_control::{
 };
 use trust::Digest;
 use vim::{
-    Adoption, Capabilities, Capture, CaptureSpec, Changed, Disposition, DriverError, Inventory, Kind, ObjectKey,
-    Observed, Scope, Spec, VimDriver, VnfControl,
+    Adoption, Capabilities, Capture, CaptureSpec, Changed, Disposition, DriverError, Inventory, Kind,
+    ObjectKey, Observed, Scope, Spec, VimDriver, VnfControl,
 };
 
 use super::{
