@@ -38,6 +38,9 @@ pub struct Config {
     /// Traces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<TelemetryConfig>,
+    /// Who makes whole services at the sites that it names: Open Source MANO; without it we make everything ourselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub osm: Option<OsmSection>,
     /// Where OpenStack's own policy checks are answered; without it no service is to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub openstack_policy: Option<PolicyConfig>,
@@ -55,6 +58,32 @@ pub struct ApiConfig {
     /// Its key, PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
+}
+
+/// Open Source MANO, by its northbound interface. What is not said here is as its driver has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OsmSection {
+    /// `https://osm.example:9999/osm`.
+    pub url: String,
+    /// Our user there.
+    pub username: String,
+    /// File that holds its password.
+    pub password_file: PathBuf,
+    /// Project, by name or id; absent: `admin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// The CA that certified it, PEM; absent: those that browsers know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cacert: Option<PathBuf>,
+    /// Without TLS: token and password cross the network readable. For one on this machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_plain_http: bool,
+    /// Longest that one of its operations may take, s; absent: 1800.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_s: Option<u64>,
+    /// Our sites and the name of OSM's VIM account for each.
+    pub sites: BTreeMap<String, String>,
 }
 
 /// Where traces go.
@@ -214,7 +243,18 @@ impl OpenStackSite {
     pub fn new(clouds: PathBuf, cloud: String) -> Self {
         let (capacity, zone, management_network, physical_network) = (None, None, None, None);
         let (virtual_functions, wan) = (BTreeMap::new(), BTreeMap::new());
-        Self { clouds, cloud, capacity, zone, management_network, physical_network, virtual_functions, wan }
+        let boot_timeout_s = default_boot_timeout_s();
+        Self {
+            clouds,
+            cloud,
+            capacity,
+            boot_timeout_s,
+            zone,
+            management_network,
+            physical_network,
+            virtual_functions,
+            wan,
+        }
     }
 }
 
@@ -401,6 +441,12 @@ impl Config {
             }
             if site.tpm().is_some_and(|t| t.pcr > 15) {
                 return bad(key("host.tpm.pcr"), "0 to 15 (software can reset the others)");
+            }
+        }
+        for site in self.osm.iter().flat_map(|o| o.sites.keys()) {
+            let found = self.sites.iter().find(|s| s.name == *site);
+            if found.is_none_or(|s| s.openstack.is_none()) {
+                return bad("osm.sites".into(), &format!("`{site}` is no [[site]] of [site.openstack]"));
             }
         }
         if let Some(policy) = &self.openstack_policy {

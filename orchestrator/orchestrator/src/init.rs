@@ -258,6 +258,7 @@ fn write_config(home: &Home, plan: &Plan, policy: Digest) -> Result<(), InitErro
         limits: crate::config::Limits::default(),
         api: None,
         telemetry: None,
+        osm: None,
         openstack_policy: None,
     };
     let body = toml::to_string(&config).map_err(|e| InitError::document("config.toml", e))?;

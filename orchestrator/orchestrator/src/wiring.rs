@@ -11,7 +11,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use attestation::AkRecord;
-use ledger::embedded::{Log, OpenOptions};
+use ledger::{
+    Ledger as _,
+    embedded::{Log, OpenOptions},
+};
+use mano::Mano;
+use mano_osm::{Osm, OsmConfig};
 use serde::Deserialize;
 use trust::{Digest, Signer, TrustRoots};
 use vim::{Resources, VimDriver, VnfControl};
@@ -20,7 +25,7 @@ use vim_openstack::{CloudConfig, OpenStackConfig, OpenStackVim};
 
 use crate::{
     artifacts::ArtifactStore,
-    config::{Config, HostSite, OpenStackSite, SiteConfig, TpmSite, VimSite},
+    config::{Config, HostSite, OpenStackSite, OsmSection, SiteConfig, TpmSite, VimSite},
     engine::{Engine, KeyAdmin, Parts, Site},
     home::Home,
     journal::Journal,
@@ -54,7 +59,7 @@ pub fn build(
         .iter()
         .map(|s| Ok((s.name.clone(), site(home, s, (&artifacts, ledger.name()), telemetry)?)))
         .collect::<Result<BTreeMap<_, _>>>()?;
-    let mano = None;
+    let mano = config.osm.as_ref().map(|section| osm(section, &artifacts)).transpose()?;
     let parts = Parts { config, roots, ledger: Arc::new(ledger), journal, artifacts, sites, mano, signer };
     Ok(Engine::new(parts)?)
 }
@@ -73,7 +78,7 @@ fn site(
     let (vim, control, keys) = match config.vim().map_err(anyhow::Error::msg).with_context(named)? {
         VimSite::Host(host) => host_site(home, &config.name, host, artifacts)?,
         VimSite::OpenStack(cloud) => {
-            openstack_site(home, &config.name, cloud, artifacts).with_context(named)?
+            openstack_site(&config.name, cloud, (artifacts, ledger)).with_context(named)?
         }
     };
     Ok(Site {
@@ -135,6 +140,18 @@ fn openstack_site(
     };
     let vim = Arc::new(OpenStackVim::new(made)?);
     Ok((vim.clone(), vim, Arc::new(NoKeys)))
+}
+
+fn osm(section: &OsmSection, artifacts: &ArtifactStore) -> Result<Arc<dyn Mano>> {
+    let named = || "[osm] in config.toml";
+    let mut said = serde_json::to_value(section).with_context(named)?;
+    // What is absent is as the driver has it.
+    if let Some(said) = said.as_object_mut() {
+        said.retain(|_, value| !value.is_null());
+    }
+    let config: OsmConfig = serde_json::from_value(said).with_context(named)?;
+    let client = mano_osm::client::Client::new(config).with_context(named)?;
+    Ok(Arc::new(Osm::new(client, Arc::new(artifacts.clone()))))
 }
 
 /// A site's name in its cloud, where another orchestrator may have a site of the same name: whose objects those are. All

@@ -8,6 +8,7 @@
 //! [`topology`](self) resolves descriptors into objects, `siting` says where members go, `steps` puts the difference in
 //! order. Pure: the same inputs give the same plan, byte for byte. Tests: `tests/planner.rs`, `tests/life.rs`.
 
+mod fit;
 mod mano;
 mod siting;
 mod steps;

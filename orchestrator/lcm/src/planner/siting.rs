@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ledger_contract::intent::Deploy;
 
-use super::{Counts, Input, Refusal, refuse, topology::Topology};
+use super::{Counts, Input, Refusal, fit, refuse, topology::Topology};
 use crate::{
     placement::{
         Amounts, Budget, Candidate, Connection, Costs, Exclusion, Group, Leg, Link, Member, Path,
@@ -125,7 +125,11 @@ impl<'a> Siting<'a> {
             sites,
             connections: self.connections(),
             affinity: self.together(&members),
-            exclusions: self.exclusions(now, moving),
+            exclusions: self
+                .exclusions(now, moving)
+                .into_iter()
+                .chain(self.misfits(counts, &members, &stays))
+                .collect(),
             costs: Costs { alpha_permille: self.input.prices.alpha_permille, ..Costs::default() },
             ..Problem::default()
         }
@@ -209,6 +213,22 @@ impl<'a> Siting<'a> {
         }
         let members = members.iter().map(|m| (*m).to_owned()).collect();
         vec![Group { name: "one site".into(), members }]
+    }
+
+    /// Sites that lack what a member asks for: each is looked at as if everything were to go there.
+    fn misfits(&self, counts: &Counts, members: &[&str], stays: &impl Fn(&&str) -> bool) -> Vec<Exclusion> {
+        let mut out = Vec::new();
+        for site in self.input.sites {
+            let there = Seats { main: site.name.clone(), members: BTreeMap::new() };
+            // What is wrong with the descriptors is said when the objects are made.
+            let Ok(objects) = self.topology.objects(counts, &there, None) else { return Vec::new() };
+            for member in members.iter().filter(|m| !stays(m)) {
+                if let Some(why) = fit::misfit(site, member, &objects) {
+                    out.push(Exclusion { site: site.name.clone(), member: Some((*member).to_owned()), why });
+                }
+            }
+        }
+        out
     }
 
     /// Where nothing new goes: sites that had no room, and, when moving, where the members are now.

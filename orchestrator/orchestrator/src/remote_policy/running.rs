@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use lcm::{Operation, Plan, Step, operation::StepState, plan::Action};
+use lcm::{NsRecord, Operation, Plan, Step, operation::StepState, plan::Action};
 use vim::{Kind, ObjectKey};
 
 /// What an effect does to its object.
@@ -83,7 +83,7 @@ impl RunningOperation {
             return None;
         }
         let plan = operation.plan.as_ref()?;
-        let open: Vec<Open> = steps(plan).filter_map(|step| open(operation, plan, step)).collect();
+        let open: Vec<Open> = steps(plan).flat_map(|step| open(operation, plan, step)).collect();
         if open.is_empty() {
             return None;
         }
@@ -104,24 +104,53 @@ fn steps(plan: &Plan) -> impl Iterator<Item = &Step> {
     plan.steps.iter().chain(&plan.isolation)
 }
 
-fn open(operation: &Operation, plan: &Plan, step: &Step) -> Option<Open> {
+fn open(operation: &Operation, plan: &Plan, step: &Step) -> Vec<Open> {
+    let Some(action) = under_way(operation, step) else { return Vec::new() };
+    let one = |key: &ObjectKey, kind, effect| {
+        vec![Open { site: plan.site_of(step).to_owned(), key: key.clone(), kind, effect }]
+    };
+    match action {
+        Action::Ensure { key, spec } => one(key, spec.kind(), Effect::Ensure),
+        Action::Remove { key, kind } => one(key, *kind, Effect::Remove),
+        Action::Isolate { key } => one(key, Kind::Compute, Effect::Isolate),
+        // The MANO acts on the service's instances, each at its site.
+        Action::Realize { .. } => instances(plan, Effect::Ensure, |_| true),
+        Action::Rebuild { instances: named, .. } => {
+            let again = instances(plan, Effect::Ensure, |key| named.contains(key));
+            again.into_iter().chain(instances(plan, Effect::Remove, |key| named.contains(key))).collect()
+        }
+        Action::Dissolve { .. } => instances(plan, Effect::Remove, |_| true),
+        // These ask the functions themselves, the MANO's catalogue, or nobody; a capture changes nothing in a cloud.
+        Action::Attest { .. }
+        | Action::Measure { .. }
+        | Action::Announce { .. }
+        | Action::Capture { .. }
+        | Action::Onboard { .. }
+        | Action::Offboard { .. } => Vec::new(),
+    }
+}
+
+/// What of a step is under way: itself, or its undo.
+fn under_way<'a>(operation: &Operation, step: &'a Step) -> Option<&'a Action> {
     // On the way back a failed step is over until it is taken back; for a person nothing is under way.
     let (forward, waits) = (operation.state() == "PROCESSING", operation.state() == "FAILED_TEMP");
-    let action = match operation.step_state(step.id)? {
-        StepState::Started => &step.action,
-        StepState::Failed(_) if forward => &step.action,
-        StepState::Undoing => step.undo.as_ref()?,
-        StepState::UndoFailed(_) if !waits => step.undo.as_ref()?,
-        _ => return None,
-    };
-    let (key, kind, effect) = match action {
-        Action::Ensure { key, spec } => (key, spec.kind(), Effect::Ensure),
-        Action::Remove { key, kind } => (key, *kind, Effect::Remove),
-        Action::Isolate { key } => (key, Kind::Compute, Effect::Isolate),
-        // These ask the functions themselves, or nobody; a capture changes nothing in a cloud.
-        Action::Attest { .. } | Action::Measure { .. } | Action::Announce { .. } | Action::Capture { .. } => {
-            return None;
-        }
-    };
-    Some(Open { site: plan.site_of(step).to_owned(), key: key.clone(), kind, effect })
+    match operation.step_state(step.id)? {
+        StepState::Started => Some(&step.action),
+        StepState::Failed(_) if forward => Some(&step.action),
+        StepState::Undoing => step.undo.as_ref(),
+        StepState::UndoFailed(_) if !waits => step.undo.as_ref(),
+        _ => None,
+    }
+}
+
+/// Instances of the service, before and after.
+fn instances(plan: &Plan, effect: Effect, of: impl Fn(&ObjectKey) -> bool) -> Vec<Open> {
+    let all = plan.before.iter().chain(&plan.after).flat_map(NsRecord::computes);
+    let open = all.filter(|o| of(&o.key)).map(|o| Open {
+        site: o.site.clone(),
+        key: o.key.clone(),
+        kind: Kind::Compute,
+        effect,
+    });
+    open.collect()
 }
