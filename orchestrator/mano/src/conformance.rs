@@ -97,7 +97,7 @@ macro_rules! each {
                 }
             };
             let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-            $report.cases.push(Case { name: stringify!($case), elapsed_ms, outcome });
+            $report.cases.push(Case { name: stringify!($case), elapsed_ms, outcome, skipped: None });
         }
     )+};
 }

@@ -18,14 +18,6 @@ use crate::{
 const NEUTRON: Service = Service::Network;
 /// Beginning of a record's name; the network's id follows.
 const RECORD: &str = "link to ";
-/// Longest name given, characters.
-const MAX_NAME: usize = 63;
-
-/// A name for people.
-pub(crate) fn name_of(key: &ObjectKey) -> String {
-    key.as_str().replace('/', "-").chars().take(MAX_NAME).collect()
-}
-
 /// The network that a record is of.
 pub(crate) fn recorded(group: &Marked) -> Option<&str> {
     group.name.strip_prefix(RECORD)
@@ -220,7 +212,7 @@ impl Site {
         segment: Option<&ProviderSegment>,
     ) -> Result<Network, CloudError> {
         let mut body = json!({
-            "name": name_of(key),
+            "name": key.label(),
             "description": self.marks.of(key),
             "mtu": spec.mtu,
             "admin_state_up": true,
@@ -295,7 +287,7 @@ impl Site {
     ) -> Result<(), CloudError> {
         let body = json!({
             "network_id": network.id,
-            "name": format!("{}-{}", name_of(key), subnet.cidr).chars().take(MAX_NAME).collect::<String>(),
+            "name": format!("{}-{}", key.label(), subnet.cidr),
             "description": self.marks.of(key),
             "ip_version": if subnet.cidr.address.is_ipv4() { 4 } else { 6 },
             "cidr": subnet.cidr.to_string(),

@@ -15,7 +15,7 @@ use crate::{
     cloud::{Marked, Port},
     driver::Site,
     error::CloudError,
-    network::{name_of, recorded},
+    network::recorded,
 };
 
 /// What guards an instance's connection points, by their names.
@@ -208,7 +208,7 @@ impl Site {
                 );
             }
             let body = json!({
-                "name": format!("{}-{}", name_of(key), port.name),
+                "name": format!("{}-{}", key.label(), port.name),
                 "description": self.marks.of(key),
                 "port_id": parent.id,
                 "sub_ports": carried,

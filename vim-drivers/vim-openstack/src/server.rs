@@ -17,7 +17,6 @@ use crate::{
     flavor::Content,
     image::Held,
     marks,
-    network::name_of,
     states::{self, Ensure, Remove},
     wait::{Learned, Pace},
 };

@@ -79,6 +79,15 @@ impl ObjectKey {
         self.0.split('/').next().unwrap_or_default()
     }
 
+    /// A name for systems whose names are free text of 63 characters: the key without slashes, its end replaced by a piece of
+    /// its digest when it is longer. Known before the object is there; unique enough to be looked up by.
+    #[must_use]
+    pub fn label(&self) -> String {
+        const MAX: usize = 63;
+        let flat = self.0.replace('/', "-");
+        if flat.len() <= MAX { flat } else { self.short(&format!("{}-", &flat[..MAX - 11])) }
+    }
+
     /// A short name for systems with narrow names: `prefix` and 10 hexadecimal digits of the key's digest.
     #[must_use]
     pub fn short(&self, prefix: &str) -> String {

@@ -121,11 +121,11 @@ impl NetworkSpec {
         Self { name: name.into(), mtu, interconnect, provider, subnets, existing }
     }
 
-    /// The network's name in a VIM where networks have names: the descriptor's, made unique by the key, so that a MANO can be
-    /// told it before the network is there; of a network that exists already, its own.
+    /// The network's name in a VIM where networks have names, so that a MANO can be told it before the network is there; of one
+    /// that exists already, its own.
     #[must_use]
     pub fn vim_name(&self, key: &ObjectKey) -> String {
-        self.existing.clone().unwrap_or_else(|| key.short(&format!("{}-", self.name)))
+        self.existing.clone().unwrap_or_else(|| key.label())
     }
 
     fn needs(&self) -> BTreeSet<Feature> {

@@ -37,3 +37,13 @@ fn what_is_asked_for_comes_back_as_it_was() {
     assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
     assert_eq!(serde_json::to_string(&Feature::SrIov).unwrap(), r#""sr_iov""#);
 }
+
+#[test]
+fn a_label_is_short_and_tells_keys_apart() {
+    let key = |text: &str| vim::ObjectKey::new(text).unwrap();
+    assert_eq!(key("ns-1/vl/data").label(), "ns-1-vl-data");
+    let (long, longer) = (format!("ns-1/{}", "k".repeat(58)), format!("ns-1/{}", "k".repeat(59)));
+    assert_eq!(key(&long).label().len(), 63);
+    assert_eq!(key(&longer).label().len(), 63);
+    assert_ne!(key(&longer).label(), key(&format!("{longer}x")).label());
+}
