@@ -92,7 +92,7 @@ impl Site {
             ports => ports.iter().map(|p| json!({ "port": p.id })).collect(),
         };
         let mut server = json!({
-            "name": name_of(want.key),
+            "name": want.key.label(),
             "imageRef": order.held.id,
             "flavorRef": flavor,
             "networks": networks,
