@@ -177,7 +177,7 @@ impl Osm {
 /// Our name of an action in OSM's operation: without what the NBI refuses.
 fn cause(action: &str) -> String {
     let clean = action.chars().map(|c| if c.is_control() || "'\"".contains(c) { '-' } else { c });
-    format!("Mandate ").chars().chain(clean).take(255).collect()
+    "Mandate ".chars().chain(clean).take(255).collect()
 }
 
 fn caused(o: &Occurrence, cause: &str) -> bool {

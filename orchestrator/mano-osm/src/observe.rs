@@ -81,7 +81,7 @@ impl Osm {
     ) -> ObservedService {
         let vnfs: Vec<&Vnf> = vnfs.iter().filter(|v| v.service == record.id).collect();
         let own = operations.iter().filter(|o| o.service == record.id);
-        let told = own.clone().find(|o| o.runs()).or_else(|| own.clone().last());
+        let told = own.clone().find(|o| o.runs()).or_else(|| own.clone().next_back());
         ObservedService {
             mano_id: record.id.clone(),
             state: standing(record, told),

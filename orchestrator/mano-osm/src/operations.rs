@@ -22,7 +22,7 @@ use crate::{
 const PATH: &str = "nslcm/v1/ns_lcm_op_occs";
 /// The longest pause between two looks is so many times the first.
 const MAX_PAUSES: u32 = 16;
-/// How long a cancelled operation may take to end.
+/// How long a cancelled operation may take to end; no longer than it may take itself.
 const CANCEL_GRACE: Duration = Duration::from_secs(120);
 
 /// How an operation ended.
@@ -58,7 +58,7 @@ impl Osm {
             return Ok(ended);
         }
         self.cancel(id).await?;
-        match self.watch(id, Instant::now() + CANCEL_GRACE).await? {
+        match self.watch(id, Instant::now() + CANCEL_GRACE.min(self.client.config().deadline())).await? {
             Some(Ended::Failed(words)) => Ok(Ended::Cancelled(words)),
             Some(ended) => Ok(ended),
             None => {

@@ -6,7 +6,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mano::{ObservedPackage, PackageKind, PackageSpec, Removal};
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sha2::{Digest as _, Sha384};
 use trust::Digest;
@@ -89,9 +89,14 @@ impl Osm {
         Ok(marked.into_iter().filter(|p| p.id.is_empty() && ours(p)).collect())
     }
 
-    /// SHA-256 of what OSM gives out.
-    async fn digest_there(&self, kind: PackageKind, mano_id: &str) -> Result<Digest, ApiError> {
-        Ok(Digest::of(self.client.send(&Call::get(content(kind, mano_id)).file()).await?.body))
+    /// SHA-256 of what OSM gives out; none when that is no archive: a descriptor that was uploaded by itself is given out as
+    /// text only, and is not what we uploaded.
+    async fn digest_there(&self, kind: PackageKind, mano_id: &str) -> Result<Option<Digest>, ApiError> {
+        match self.client.send(&Call::get(content(kind, mano_id)).file()).await {
+            Ok(answer) => Ok(Some(Digest::of(answer.body))),
+            Err(e) if e.status() == Some(StatusCode::NOT_ACCEPTABLE) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     async fn fill(&self, spec: &PackageSpec, mano_id: &str, bytes: &[u8]) -> Result<(), Trouble> {
@@ -154,8 +159,8 @@ impl Osm {
     ) -> Result<ObservedPackage, Trouble> {
         let (digest, in_use) = (self.digest_there(spec.kind, &there.mano_id).await?, there.in_use());
         let marked = mark::of_package(spec.kind, &there).map(|(_, digest)| digest);
-        if digest == spec.digest {
-            if marked.is_some_and(|m| m != digest) {
+        if digest == Some(spec.digest) {
+            if marked.is_some_and(|m| m != spec.digest) {
                 self.remark(spec, &there.mano_id).await?;
             }
             return Ok(observed(spec, there.mano_id, in_use));
@@ -181,12 +186,15 @@ impl Osm {
         in_use: bool,
     ) -> Result<ObservedPackage, Trouble> {
         match self.digest_there(spec.kind, mano_id).await? {
-            d if d == spec.digest => Ok(observed(spec, mano_id.to_owned(), in_use)),
+            Some(d) if d == spec.digest => Ok(observed(spec, mano_id.to_owned(), in_use)),
             d => escalate(
                 "OSM_PACKAGE_DIFFERS",
                 format!(
-                    "OSM gives out {} {} with digest {d}, uploaded was {}: do not use it",
-                    spec.kind, spec.id, spec.digest
+                    "OSM gives out {} {} with {}, uploaded was {}: do not use it",
+                    spec.kind,
+                    spec.id,
+                    shown(d),
+                    spec.digest
                 ),
             ),
         }
@@ -229,14 +237,14 @@ impl Osm {
             return refuse("OSM_PACKAGE_ABSENT", format!("OSM has no {kind} {id}: ensure it first"));
         };
         let there = match mark::of_package(kind, &package) {
-            Some((_, digest)) => digest,
+            Some((_, digest)) => Some(digest),
             None => self.digest_there(kind, &package.mano_id).await?,
         };
-        match there == *digest {
+        match there == Some(*digest) {
             true => Ok(package),
             false => refuse(
                 "OSM_PACKAGE_ABSENT",
-                format!("OSM's {kind} {id} has digest {there}, not {digest}: ensure it first"),
+                format!("OSM's {kind} {id} has {}, not {digest}: ensure it first", shown(there)),
             ),
         }
     }
@@ -246,6 +254,10 @@ impl Package {
     fn in_use(&self) -> bool {
         self.admin.usage == "IN_USE"
     }
+}
+
+fn shown(digest: Option<Digest>) -> String {
+    digest.map_or("no archive".to_owned(), |d| d.to_string())
 }
 
 fn observed(spec: &PackageSpec, mano_id: String, in_use: bool) -> ObservedPackage {

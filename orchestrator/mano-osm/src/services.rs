@@ -135,7 +135,12 @@ impl Osm {
         let operations = self.operations(Some(&record.id)).await?;
         if let Some(running) = operations.iter().find(|o| o.runs()) {
             self.no_second(running, &operations).await?;
-            self.ended(wanted.key, running, until).await?;
+            let first = operations.iter().find(|o| o.kind == "instantiate");
+            match first.is_some_and(|first| running.kind == "instantiate" && running.id != first.id) {
+                // One too many, cancelled: how it ends is no matter, what it leaves is seen by the next look.
+                true => drop(self.wait(&running.id, until).await?),
+                false => self.conclude(&running.kind, wanted.key, &running.id, until).await?,
+            }
             return Ok(Round::Acted);
         }
         match standing(&record, operations.last()) {
@@ -169,10 +174,6 @@ impl Osm {
         let made: Made = self.client.ask(call).await?;
         self.conclude(kind, key, &made.id, until).await?;
         Ok(Round::Acted)
-    }
-
-    async fn ended(&self, key: &ServiceKey, running: &Occurrence, until: Instant) -> Result<(), Trouble> {
-        self.conclude(&running.kind, key, &running.id, until).await
     }
 
     /// Waits for an operation; one that fails to build the service is unwound in OSM before that is said.

@@ -62,8 +62,8 @@ pub trait Fixture: Send + Sync {
     /// Is all that [`Self::make_foreign`] made still there, unchanged? It is taken away by this.
     async fn foreign_intact(&mut self) -> Result<bool, String>;
 
-    /// Has the next service that is built fail inside the MANO. False: this MANO cannot be made to.
-    async fn fail_next(&mut self) -> Result<bool, String>;
+    /// Has services that are built fail inside the MANO from now on (or no more). False: this MANO cannot be made to.
+    async fn failing(&mut self, on: bool) -> Result<bool, String>;
 
     /// A new back end over the same MANO, as after a crash of the orchestrator.
     async fn restart(&mut self) -> Result<(), String>;
@@ -380,13 +380,10 @@ async fn a_failed_build_says_so_and_leaves_nothing_that_remove_does_not<F: Fixtu
 ) -> Result<(), String> {
     ground(f).await?;
     let key = service_key("fails")?;
-    if f.fail_next().await? {
-        let error = f
-            .mano()
-            .ensure_service(&key, &f.service(&key, 1))
-            .await
-            .err()
-            .ok_or("a failed build succeeded")?;
+    if f.failing(true).await? {
+        let error = f.mano().ensure_service(&key, &f.service(&key, 1)).await.err();
+        f.failing(false).await?;
+        let error = error.ok_or("a failed build succeeded")?;
         check!(error.disposition != Disposition::Retry, "nothing happened, it says: {error:?}");
         remove(f, &key).await?;
         let residue = f.residue().await?;

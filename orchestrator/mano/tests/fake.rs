@@ -200,8 +200,10 @@ impl Fixture for FakeFixture {
         let there = self.0.mano.package(PackageKind::Vnf, "fw");
         Ok(there.is_none_or(|d| d == Digest::of("foreign") || d == packages().vnf[0].digest))
     }
-    async fn fail_next(&mut self) -> Result<bool, String> {
-        self.0.mano.script(Call::EnsureService, [Fault::Half(Disposition::Compensate)]);
+    async fn failing(&mut self, on: bool) -> Result<bool, String> {
+        if on {
+            self.0.mano.script(Call::EnsureService, [Fault::Half(Disposition::Compensate)]);
+        }
         Ok(true)
     }
     async fn restart(&mut self) -> Result<(), String> {
