@@ -29,6 +29,7 @@ fn tests() -> anyhow::Result<Tally> {
     let mut c = workspace::cargo();
     c.args(["test", "--locked", "--no-fail-fast"]);
     c.args(["--package", "testbed", "--test", "openstack", "--package", "vim-openstack", "--test", "yoga"]);
+    c.args(["--package", "orchestrator", "--test", "openstack_policy"]);
     c.args(["--", "--show-output"]);
     if let Some(clouds) = openstack::clouds()? {
         c.env(CLOUDS, clouds);

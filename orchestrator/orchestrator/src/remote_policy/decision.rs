@@ -2,7 +2,8 @@
 //!
 //! Allowed is what an operation that runs now is doing: asked for by Mandate's own user of that cloud (or by nova's,
 //! about ports), in a managed project, of a class and kind that one of the operation's open effects at that site has, and,
-//! where the target shows a key, on an object of that operation.
+//! where the target shows a key, on an object of that operation. An image belongs to every service whose key it carries: one
+//! that others use too may be changed (a key comes or goes), and is not deleted.
 
 use super::{
     config::CloudPolicy,
@@ -71,7 +72,8 @@ fn refusal(target: &Target, code: &'static str, detail: String) -> Refusal {
 /// Has the operation something open of this kind that this call can be part of, on this object?
 fn fits(cloud: &CloudPolicy, rule: &Rule, target: &Target, operation: &RunningOperation) -> bool {
     let mut open = operation.open.iter().filter(|o| concerns(cloud, rule, o));
-    open.any(|o| target.keys.iter().all(|key| belongs(operation, o, key)))
+    let shared = rule.service == Service::Glance && rule.class != Class::Delete;
+    open.any(|o| shared || target.keys.iter().all(|key| belongs(operation, o, key)))
 }
 
 fn concerns(cloud: &CloudPolicy, rule: &Rule, open: &Open) -> bool {
@@ -203,7 +205,7 @@ mod tests {
     fn a_step_allows_its_own_kind_and_class() {
         let ours = ask("mandate", "p1", "p1", &[]);
         type Case = (&'static [(&'static str, Kind, Effect)], (Service, &'static str), &'static str);
-        let cases: [Case; 12] = [
+        let cases: [Case; 13] = [
             (BOOT, CREATE_PORT, "ALLOWED"),
             (BOOT, (Service::Neutron, "create_network"), "NO_STEP"),
             (BOOT, (Service::Glance, "add_image"), "NO_STEP"),
@@ -231,6 +233,11 @@ mod tests {
                 &[("ns-1/vnf/vdu/0", Kind::Compute, Effect::Isolate)],
                 (Service::Nova, "os_compute_api:servers:delete"),
                 "NO_STEP",
+            ),
+            (
+                &[("ns-1/vnf/vdu/0", Kind::Compute, Effect::Isolate)],
+                (Service::Nova, "os_compute_api:server-metadata:create"),
+                "ALLOWED",
             ),
         ];
         for (open, rule, expected) in cases {
@@ -262,6 +269,16 @@ mod tests {
         assert_eq!(of(CREATE_PORT, &tenants), None, "whoever names a service does not write on its timeline");
         tenants.target.as_asked = true;
         assert_eq!(of(update, &tenants), None);
+    }
+
+    #[test]
+    fn an_image_may_be_of_several_services() {
+        let now = running("edge", &[("ns-1/image/x", Kind::Image, Effect::Ensure)]);
+        let of_two = ask("mandate", "p1", "p1", &["ns-1/image/x", "ns-2/image/x"]);
+        assert_eq!(code((Service::Glance, "modify_image"), &of_two, &now), "ALLOWED", "its key is added");
+        assert_eq!(code((Service::Glance, "delete_image"), &of_two, &now), "FOREIGN_KEY");
+        let own = ask("mandate", "p1", "p1", &["ns-1/image/x"]);
+        assert_eq!(code((Service::Glance, "delete_image"), &own, &now), "ALLOWED");
     }
 
     #[test]

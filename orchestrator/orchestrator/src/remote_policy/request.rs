@@ -4,6 +4,8 @@
 //! What the target says is the service's, partly in the caller's words (a description that is being changed): of it only
 //! ids of projects and keys of ours are read. Bounds: the body's length ([`MAX_BODY_BYTES`]), and serde_json's on depth.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use vim::ObjectKey;
@@ -12,10 +14,10 @@ use vim::ObjectKey;
 pub const MAX_BODY_BYTES: usize = 256 << 10;
 /// Longest id that is taken over, bytes.
 const MAX_ID: usize = 128;
-/// Before the key, in a description.
-const DESCRIPTION: &str = "mandate:";
-/// Before the key, in a tag; and the key of metadata and properties.
-const MARK: &str = "mandate.key";
+/// A mark is `mandate:HOME:KEY`: neutron's objects have it as their description, images as a tag, with `~` for each slash.
+const MARK: &str = "mandate:";
+/// The key of metadata that has a key.
+const KEY: &str = "mandate.key";
 
 /// Who asks the service for something.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -122,14 +124,16 @@ impl Target {
             id: object.into_iter().find(|i| !i.is_empty()).unwrap_or_default(),
             ..Self::default()
         };
-        marks(target).for_each(|mark| it.marked(mark));
+        marks(target).for_each(|mark| it.marked(&mark));
         let changed = target["attributes_to_update"].as_array().into_iter().flatten();
         it.as_asked = changed.filter_map(Value::as_str).any(|a| ["description", "tags"].contains(&a));
         it
     }
 
     fn marked(&mut self, mark: &str) {
-        match ObjectKey::new(mark) {
+        // A home's name and a key have no colon.
+        let key = mark.split_once(':').map_or(mark, |(_home, key)| key);
+        match ObjectKey::new(key) {
             Ok(key) if self.keys.contains(&key) => {}
             Ok(key) => self.keys.push(key),
             Err(_) => self.bad_key = Some(short(mark)),
@@ -137,13 +141,13 @@ impl Target {
     }
 }
 
-/// Whatever says that it is a key of ours: description, tags, metadata, a property of its own.
-fn marks(target: &Value) -> impl Iterator<Item = &str> {
-    let described = target["description"].as_str().and_then(|d| d.strip_prefix(DESCRIPTION));
+/// Whatever says that it is a key of ours: description, tags, metadata.
+fn marks(target: &Value) -> impl Iterator<Item = Cow<'_, str>> {
+    let described = target["description"].as_str().and_then(|d| d.strip_prefix(MARK));
     let tags = target["tags"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let tagged = tags.filter_map(|t| t.strip_prefix(MARK)?.strip_prefix('='));
-    let inner = ["metadata", "extra_properties"].iter().filter_map(|of| target[*of][MARK].as_str());
-    described.into_iter().chain(tagged).chain(inner).chain(target[MARK].as_str())
+    let tagged = tags.filter_map(|t| Some(Cow::from(t.strip_prefix(MARK)?.replace('~', "/"))));
+    let inside = target["metadata"][KEY].as_str();
+    described.into_iter().chain(inside).chain(target[KEY].as_str()).map(Cow::from).chain(tagged)
 }
 
 #[cfg(test)]
@@ -173,14 +177,14 @@ mod tests {
         let key = ObjectKey::new("ns-1/vnf/vdu/0").unwrap();
         for target in [
             json!({"description": "mandate:ns-1/vnf/vdu/0", "id": "x"}),
-            json!({"tags": ["mandate-abc", "mandate.key=ns-1/vnf/vdu/0"]}),
+            json!({"description": "mandate:home-1:ns-1/vnf/vdu/0"}),
+            json!({"tags": ["mandate-abc", "mandate:home-1:ns-1~vnf~vdu~0"]}),
             json!({"metadata": {"mandate.key": "ns-1/vnf/vdu/0"}}),
-            json!({"extra_properties": {"mandate.key": "ns-1/vnf/vdu/0"}}),
-            json!({"mandate.key": "ns-1/vnf/vdu/0", "description": "mandate:ns-1/vnf/vdu/0"}),
+            json!({"mandate.key": "ns-1/vnf/vdu/0", "description": "mandate:home-1:ns-1/vnf/vdu/0"}),
         ] {
             assert_eq!(asked(&target).keys, std::slice::from_ref(&key), "{target}");
         }
-        let two = asked(&json!({"description": "mandate:ns-1/a", "tags": ["mandate.key=ns-2/b"]}));
+        let two = asked(&json!({"description": "mandate:h:ns-1/a", "tags": ["mandate:h:ns-2~b"]}));
         assert_eq!(two.keys.len(), 2);
         let bad = asked(&json!({"description": "mandate:../x"}));
         assert_eq!((bad.keys.len(), bad.bad_key.as_deref()), (0, Some("../x")));
