@@ -178,6 +178,20 @@ pub(crate) struct Port {
     pub host: String,
     #[serde(rename = "binding:profile", default)]
     pub profile: Value,
+    /// Of a port that carries others.
+    #[serde(default)]
+    pub trunk_details: Option<TrunkDetails>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct TrunkDetails {
+    #[serde(default)]
+    pub sub_ports: Vec<Carried>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Carried {
+    pub port_id: String,
 }
 
 fn yes() -> bool {
@@ -197,9 +211,10 @@ impl Port {
         self.profile.get("pci_slot").and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// Carried in a VLAN of another port.
-    pub fn is_subport(&self) -> bool {
-        self.device_owner == "trunk:subport"
+    /// Is it carried in a VLAN of one of these?
+    pub fn is_subport_of<'a>(&self, ports: impl IntoIterator<Item = &'a Port>) -> bool {
+        let carries = |t: &TrunkDetails| t.sub_ports.iter().any(|s| s.port_id == self.id);
+        ports.into_iter().any(|p| p.trunk_details.as_ref().is_some_and(carries))
     }
 }
 

@@ -286,8 +286,10 @@ impl Site {
         if !want.is(server) || !attached {
             return self.replace(want, server).await;
         }
-        let extra: Vec<&Port> =
-            ports.iter().filter(|p| !p.is_subport() && !matched.values().any(|m| m.id == p.id)).collect();
+        let extra: Vec<&Port> = ports
+            .iter()
+            .filter(|p| !p.is_subport_of(ports) && !matched.values().any(|m| m.id == p.id))
+            .collect();
         self.drop_ports(&extra).await?;
         if !want.booted(server) {
             self.reconfigure(want, server).await?;
@@ -318,10 +320,13 @@ impl Site {
             );
             return Err(CloudError::ConfigurationRefused { problem });
         }
+        // The same bytes, by another id where the image was made again meanwhile.
+        let held = self.held_image(want.key.service(), &want.spec.image).await?;
         let mut metadata = server.metadata.clone();
         metadata.insert(marks::CONFIGURATION.into(), want.configuration.to_string());
+        metadata.insert(marks::IMAGE.into(), image_mark(&want.spec.image, &held.id));
         let rebuild = json!({ "rebuild": {
-            "imageRef": server.image_id(),
+            "imageRef": held.id,
             "user_data": want.user_data,
             "metadata": metadata,
         } });
@@ -339,7 +344,7 @@ impl Site {
         mut ports: Vec<Port>,
     ) -> Result<Turn, CloudError> {
         let up = server.mark(marks::ISOLATED).is_empty();
-        let mut pace = Pace::new(self.boot_limit(), None);
+        let mut pace = Pace::new(self.boot_limit(), Some(&self.bindings));
         loop {
             let matched = Self::matched(wanted, &ports, server.adopted());
             self.refuse_unbound(&matched)?;
@@ -348,6 +353,7 @@ impl Site {
             }
             let waiting = up && matched.values().any(|p| p.status != "ACTIVE" || p.vif_type == "unbound");
             if !waiting || !pace.next().await {
+                pace.done();
                 return self.read_back(want, wanted, server, &matched).await;
             }
             ports = self.find_ports(want.key).await?;
@@ -411,7 +417,7 @@ impl Site {
         loop {
             let ports = self.find_ports(key).await?;
             let wrong: Vec<&Port> = ports.iter().filter(|p| p.admin_state_up == on).collect();
-            let waiting = !on && ports.iter().any(|p| !p.is_subport() && p.status != "ACTIVE");
+            let waiting = !on && ports.iter().any(|p| !p.is_subport_of(&ports) && p.status != "ACTIVE");
             if wrong.is_empty() && !waiting {
                 return Ok(());
             }

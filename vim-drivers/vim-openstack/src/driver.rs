@@ -79,6 +79,7 @@ pub(crate) struct Site {
     pub sha512: crate::image::Hashes,
     pub boots: Learned,
     pub rebuilds: Learned,
+    pub bindings: Learned,
     pub deletions: Learned,
 }
 
@@ -142,6 +143,7 @@ impl Site {
             sha512: crate::image::Hashes::default(),
             boots: Learned::default(),
             rebuilds: Learned::default(),
+            bindings: Learned::default(),
             deletions: Learned::default(),
         })
     }
@@ -237,6 +239,11 @@ impl Site {
 
     async fn remove(&self, key: &ObjectKey, kind: Kind) -> Result<(), CloudError> {
         let _key = self.key_lock(key).lock().await;
+        if key.service() == Stray::SERVICE {
+            // A flavor, by its id: nothing else is found without a key.
+            let id = key.as_str().trim_start_matches(Stray::SERVICE).trim_start_matches('/');
+            return self.drop_unused_flavor(id).await;
+        }
         match kind {
             Kind::Image => self.remove_image(key).await,
             Kind::Network => self.remove_network(key).await,

@@ -128,6 +128,14 @@ impl Site {
         Ok(self.client.all(Call::get(NOVA, "flavors/detail").query("is_public", "None"), "flavors").await?)
     }
 
+    /// Ids of ours. Who may not list private flavors has none.
+    pub(crate) async fn own_flavors(&self) -> Result<Vec<String>, CloudError> {
+        let call = Call::get(NOVA, "flavors").query("is_public", "None");
+        let all: Vec<Identified> = self.client.all(call, "flavors").await?;
+        let prefix = self.marks.flavors();
+        Ok(all.into_iter().map(|f| f.id).filter(|id| id.starts_with(&prefix)).collect())
+    }
+
     /// Ours: its name says its content. One without its extra specs, which a crash leaves, gets them.
     async fn make_flavor(&self, content: &Content) -> Result<String, CloudError> {
         let id = format!("{}{}", self.marks.flavors(), &content.digest().hex()[..16]);

@@ -122,6 +122,8 @@ struct Look {
     groups: Vec<ServerGroup>,
     security: Vec<Marked>,
     others: [Vec<Marked>; 3],
+    /// Ids of ours; only when everything is looked at.
+    flavors: Vec<String>,
 }
 
 /// What neutron has beside ports and networks, as strays call it.
@@ -163,8 +165,11 @@ impl Site {
         };
         let others = async {
             match scope {
-                Scope::All => try_join_all(OTHERS.map(|(resource, _)| self.optional(resource, &[]))).await,
-                Scope::Service(_) => Ok(vec![Vec::new(); OTHERS.len()]),
+                Scope::All => {
+                    let others = try_join_all(OTHERS.map(|(resource, _)| self.optional(resource, &[])));
+                    futures::future::try_join(others, self.own_flavors()).await
+                }
+                Scope::Service(_) => Ok((vec![Vec::new(); OTHERS.len()], Vec::new())),
             }
         };
         let first = futures::future::try_join4(
@@ -175,11 +180,11 @@ impl Site {
         );
         let second =
             futures::future::try_join3(self.groups(), self.own::<Marked>("security-groups", &[]), others);
-        let ((servers, ports, networks, images), (groups, security, others)) =
+        let ((servers, ports, networks, images), (groups, security, (others, flavors))) =
             futures::future::try_join(first, second).await?;
         let [a, b, c] = <[Vec<Marked>; 3]>::try_from(others)
             .map_err(|_| CloudError::Internal("a list is missing".into()))?;
-        Ok(Look { servers, ports, networks, images, groups, security, others: [a, b, c] })
+        Ok(Look { servers, ports, networks, images, groups, security, others: [a, b, c], flavors })
     }
 
     /// Networks that links of ours use and that are not ours: those of the project are known already.
@@ -258,8 +263,9 @@ impl Site {
         server: &Server,
     ) -> Observed {
         let mark = self.marks.of(key);
+        let ours: Vec<&Port> = look.ports.iter().filter(|p| p.description == mark).collect();
         let ports: Vec<&Port> =
-            look.ports.iter().filter(|p| p.description == mark && !p.is_subport()).collect();
+            ours.iter().copied().filter(|p| !p.is_subport_of(ours.iter().copied())).collect();
         // Of a network that several services use, this one's key.
         let mut networks: BTreeMap<String, (ObjectKey, u16)> = BTreeMap::new();
         for (id, link, mtu) in links {
@@ -309,6 +315,13 @@ impl Site {
         for (one, what) in tied.chain(others) {
             if let Some(key) = self.marks.read(&one.description).filter(|k| !has(k, Kind::Compute)) {
                 stray(key, Kind::Compute, what, one.id.clone());
+            }
+        }
+        // A server's order may be under way: whoever removes a flavor looks again whether it is used.
+        let used = |id: &String| look.servers.iter().any(|s| s.flavor.original_name == *id);
+        for id in look.flavors.iter().filter(|id| !used(id)) {
+            if let Ok(key) = ObjectKey::new(format!("{}/{id}", Stray::SERVICE)) {
+                stray(key, Kind::Compute, "flavor", id.clone());
             }
         }
         for image in look.images.iter().filter(|i| self.image_digest(i).is_none()) {

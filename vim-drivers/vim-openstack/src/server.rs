@@ -64,11 +64,31 @@ pub(crate) fn is_no_room(fault: &str) -> bool {
     .any(|words| fault.contains(words))
 }
 
+/// nova keeps to itself why each host failed.
+fn explained(fault: String) -> String {
+    match fault.contains("maximum number of retries") {
+        true => format!(
+            "{fault} Each host's reason is in its nova-compute's log: no virtual function left, a port that could not be bound, …"
+        ),
+        false => fault,
+    }
+}
+
 impl Site {
     /// Orders the server; its id. `None`: whether it was is for the next look to say.
     pub(crate) async fn order(&self, order: &Order<'_>) -> Result<Option<String>, CloudError> {
+        let content = Content::of(order.want.spec, order.held.disk_gib);
+        let (flavor, using) = self.flavor(&content).await?;
+        let ordered = self.order_of(order, &flavor).await;
+        drop(using);
+        if ordered.is_err() {
+            self.drop_unused_flavor(&flavor).await?;
+        }
+        ordered
+    }
+
+    async fn order_of(&self, order: &Order<'_>, flavor: &str) -> Result<Option<String>, CloudError> {
         let spec = order.want.spec;
-        let (flavor, _using) = self.flavor(&Content::of(spec, order.held.disk_gib)).await?;
         let _group_lock = match &spec.group {
             Some(group) => Some(self.group_lock(group.key.service()).lock().await),
             None => None,
@@ -77,7 +97,7 @@ impl Site {
             Some(group) => Some(self.ensure_server_group(group).await?),
             None => None,
         };
-        let body = self.order_document(order, &flavor, group.as_ref());
+        let body = self.order_document(order, flavor, group.as_ref());
         match self.client.ask::<Value>(&Call::new(NOVA, Method::POST, "servers").json(&body)).await {
             Ok(answer) => Ok(Some(answer["server"]["id"].as_str().unwrap_or_default().to_owned())),
             Err(e) if e.is_lost() => self.find_lost(order, e).await.map(|()| None),
@@ -179,7 +199,7 @@ impl Site {
             tracing::warn!(site = %self.config.site, key = %want.key, "a server that failed is left: {error}");
         }
         match is_no_room(&fault) {
-            true => CloudError::NoValidHost { problem: fault },
+            true => CloudError::NoValidHost { problem: explained(fault) },
             false => CloudError::ServerFailed { fault, console },
         }
     }

@@ -12,8 +12,9 @@ const FIRST: Duration = Duration::from_millis(1500);
 /// Earliest and latest first look.
 const EARLIEST: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(20);
-/// Pause after the first look, and the longest.
+/// Pause after the first look when nothing is known, the shortest, and the longest.
 const PAUSE: Duration = Duration::from_millis(500);
+const SHORTEST: Duration = Duration::from_millis(150);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// How long something takes, learned.
@@ -21,12 +22,19 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub(crate) struct Learned(AtomicU64);
 
 impl Learned {
-    /// When to look first: at what it took lately.
+    /// What it took lately.
+    fn lately(&self) -> Option<Duration> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
+    }
+
+    /// When to look first: a little before it took lately.
     fn first(&self) -> Duration {
-        match self.0.load(Ordering::Relaxed) {
-            0 => FIRST,
-            ms => Duration::from_millis(ms).clamp(EARLIEST, LATEST),
-        }
+        self.lately().map_or(FIRST, |took| (took * 7 / 8).clamp(EARLIEST, LATEST))
+    }
+
+    /// The pause after that: a part of it, so that little is waited for nothing.
+    fn pause(&self) -> Duration {
+        self.lately().map_or(PAUSE, |took| (took / 16).clamp(SHORTEST, PAUSE))
     }
 
     /// It took so long: a quarter of what is new goes in.
@@ -59,7 +67,7 @@ impl<'a> Pace<'a> {
         };
         let pause = match self.looks {
             0 => self.learned.map_or(PAUSE, Learned::first),
-            n => jitter(grown(n)),
+            n => jitter(grown(self.learned.map_or(PAUSE, Learned::pause), n)),
         };
         self.looks += 1;
         tokio::time::sleep(pause.min(left)).await;
@@ -68,7 +76,7 @@ impl<'a> Pace<'a> {
 
     /// It is done.
     pub(crate) fn done(&self) {
-        if let Some(learned) = self.learned {
+        if let Some(learned) = self.learned.filter(|_| self.looks > 0) {
             learned.learn(self.begun.elapsed());
         }
     }
@@ -79,8 +87,8 @@ impl<'a> Pace<'a> {
 }
 
 /// Half as long again each time.
-fn grown(looks: u32) -> Duration {
-    let mut pause = PAUSE;
+fn grown(first: Duration, looks: u32) -> Duration {
+    let mut pause = first;
     for _ in 1..looks.min(16) {
         pause = (pause * 3 / 2).min(LONGEST);
     }
@@ -100,9 +108,9 @@ mod tests {
     fn pauses_grow_to_a_bound_and_a_boot_of_minutes_takes_few_looks() {
         let (mut looks, mut passed) = (1, FIRST);
         while passed < Duration::from_secs(300) {
-            let pause = grown(looks);
-            assert!(pause >= PAUSE && pause <= LONGEST);
-            assert!((pause / 2..=pause).contains(&jitter(pause)));
+            let pause = grown(SHORTEST, looks);
+            assert!(pause >= SHORTEST && pause <= LONGEST);
+            assert!((pause / 2..=pause).contains(&jitter(pause)), "{looks}");
             passed += pause * 3 / 4;
             looks += 1;
         }
@@ -114,9 +122,12 @@ mod tests {
         let learned = Learned::default();
         assert_eq!(learned.first(), FIRST);
         learned.learn(Duration::from_secs(4));
-        assert_eq!(learned.first(), Duration::from_secs(4));
+        assert_eq!(
+            (learned.first(), learned.pause()),
+            (Duration::from_millis(3500), Duration::from_millis(250))
+        );
         learned.learn(Duration::from_secs(8));
-        assert_eq!(learned.first(), Duration::from_secs(5));
+        assert_eq!(learned.lately(), Some(Duration::from_secs(5)));
         learned.learn(Duration::from_secs(3600));
         assert_eq!(learned.first(), LATEST);
     }

@@ -296,11 +296,11 @@ impl Yoga {
             }
             // A server that is being built.
             6 => {
-                let (vim, key, spec) = (self.vim.clone(), key.clone(), spec.clone());
-                let going = tokio::spawn(async move { vim.ensure(&key, &spec).await });
-                tokio::time::sleep(Duration::from_millis(900)).await;
-                going.abort();
-                self.restart().await?;
+                self.vim.ensure(key, spec).await.map_err(|e| e.to_string())?;
+                let server = self.server_of(key).await?;
+                let port = self.one("ports", key).await?;
+                self.cloud.gone(&id(&server)).await?;
+                self.order(&server, json!([{ "port": port }])).await?;
             }
             _ => return Ok(false),
         }
@@ -309,16 +309,23 @@ impl Yoga {
 
     /// Another server of the same marks.
     async fn double(&self, server: &Value) -> Result<(), String> {
+        let made = self.order(server, json!("none")).await?;
+        self.cloud.becomes(&made, "ACTIVE").await.map(drop)
+    }
+
+    /// Orders a server of the same marks; its id.
+    async fn order(&self, server: &Value, networks: Value) -> Result<String, String> {
         let flavors =
             self.cloud.list(Call::get(NOVA, "flavors").query("is_public", "None"), "flavors").await?;
         let flavor =
             flavors.iter().find(|f| f["name"] == server["flavor"]["original_name"]).ok_or("no flavor")?;
         let body = json!({ "server": {
             "name": server["name"], "imageRef": server["image"]["id"], "flavorRef": flavor["id"],
-            "networks": "none", "metadata": server["metadata"], "tags": server["tags"],
+            "networks": networks, "metadata": server["metadata"], "tags": server["tags"],
+            "user_data": server["OS-EXT-SRV-ATTR:user_data"],
         } });
         let made = self.cloud.post(NOVA, "servers", body).await?;
-        self.cloud.becomes(&text(&made["server"], "id"), "ACTIVE").await.map(drop)
+        Ok(text(&made["server"], "id"))
     }
 
     async fn alter_server(&self, instance: &ObjectKey, way: usize) -> Result<Option<String>, String> {
@@ -548,6 +555,12 @@ impl Fixture for Yoga {
                 let body = json!({ "port_id": id(&port), "sub_ports": [], "description": self.mark(&key("gone/vdu")) });
                 self.cloud.post(NEUTRON, "trunks", json!({ "trunk": body })).await?;
                 "trunk"
+            }
+            6 => {
+                let name = format!("mandate-{}-left", self.home);
+                let body = json!({ "id": name, "name": name, "vcpus": 1, "ram": 64, "disk": 1, "os-flavor-access:is_public": false });
+                self.cloud.post(NOVA, "flavors", json!({ "flavor": body })).await?;
+                "flavor"
             }
             _ => return Ok(None),
         };
