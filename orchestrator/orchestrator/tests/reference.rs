@@ -16,7 +16,7 @@ const BEGIN: &str = "<!-- made: MANDATE_WRITE_REFERENCE=1 cargo test -p orchestr
 const END: &str = "<!-- end -->\n";
 
 /// What says something with a code to somebody.
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "orchestrator/orchestrator",
     "orchestrator/lcm",
     "ledger-bridge/ledger-contract",
@@ -31,6 +31,7 @@ const SOURCES: [&str; 14] = [
     "dataplane/mandate-launcher",
     "vim-drivers/vim",
     "vim-drivers/vim-host",
+    "vim-drivers/vim-openstack",
 ];
 
 /// Commands that do without `mandate serve`, by the beginning of their lines.
@@ -75,7 +76,7 @@ const OF_EVERY_INTENT: [&str; 7] =
     ["service", "tenant", "expires_in", "id", "depends_on", "emergency", "output"];
 
 /// Words in capitals that are no error codes: of others' formats, the environment, headings.
-const OTHERS: [&str; 19] = [
+const OTHERS: [&str; 20] = [
     "CARGO_PKG_VERSION",
     "DESCRIBED_BY",
     "INSTANTIATING",
@@ -88,7 +89,8 @@ const OTHERS: [&str; 19] = [
     "SHA2_256",
     "SIZE_1GB",
     "CARGO_FEATURE_PCAP",
-    "NO_VALID_HOST",
+    "MEMORY_MB",
+    "SOFT_DELETED",
     "TRAFFIC_REFUSED",
     "OUT_DIR",
     "PKG_CONFIG",

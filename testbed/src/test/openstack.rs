@@ -1,5 +1,6 @@
 //! OpenStack Yoga as `cargo testbed up openstack` starts it, asked over TLS for what a driver needs of it
-//! (`tests/openstack.rs`), and by the driver's session (`tests/yoga.rs` of `vim-openstack`). A cloud that was up before stays up.
+//! (`tests/openstack.rs`), and by the driver (`vim-openstack`: `tests/yoga.rs` its session, `tests/conformance.rs` the port's
+//! suite, `tests/scenarios.rs` services). A cloud that was up before stays up.
 
 use std::time::Duration;
 
@@ -28,8 +29,10 @@ pub fn run() -> anyhow::Result<Tally> {
 fn tests() -> anyhow::Result<Tally> {
     let mut c = workspace::cargo();
     c.args(["test", "--locked", "--no-fail-fast"]);
-    c.args(["--package", "testbed", "--test", "openstack", "--package", "vim-openstack", "--test", "yoga"]);
-    c.args(["--package", "orchestrator", "--test", "openstack_policy"]);
+    c.args(["--package", "testbed", "--package", "vim-openstack", "--package", "orchestrator"]);
+    for test in ["openstack", "yoga", "conformance", "scenarios", "openstack_policy"] {
+        c.args(["--test", test]);
+    }
     c.args(["--", "--show-output"]);
     if let Some(clouds) = openstack::clouds()? {
         c.env(CLOUDS, clouds);

@@ -18,6 +18,7 @@ use crate::{
     cloud::{Port, Server},
     driver::Site,
     error::CloudError,
+    flavor::Content,
     marks,
     observe::View,
     port::Wanted,
@@ -241,10 +242,12 @@ impl Site {
         let tied = self.clean(want, ports).await?;
         let ports = if tied { Vec::new() } else { ports.to_vec() };
         let guards = self.make_guards(want.key, want.spec).await?;
-        let ports = self.ensure_ports(want.key, wanted, &ports, &guards).await?;
+        let content = Content::of(want.spec, held.disk_gib);
+        let made = try_join(self.ensure_ports(want.key, wanted, &ports, &guards), self.flavor(&content));
+        let (ports, (flavor, using)) = made.await?;
         self.ensure_trunks(want.key, want.spec, &ports, &Tied::default()).await?;
-        let order = Order { want, held: &held, ports: &ports };
-        let Some(id) = self.order(&order).await? else { return Ok(Turn::Again) };
+        let order = Order { want, held: &held, ports: &ports, flavor, using };
+        let Some(id) = self.order(order).await? else { return Ok(Turn::Again) };
         let server = self.built(want, &id).await?;
         self.finish(want, wanted, &server, self.find_ports(want.key).await?).await
     }

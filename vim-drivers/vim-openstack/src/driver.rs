@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -60,6 +60,8 @@ pub(crate) struct Known {
     pub images: BTreeMap<(String, Digest), Held>,
     pub networks: BTreeMap<ObjectKey, Network>,
     pub flavors: BTreeMap<Digest, String>,
+    /// Contents that the cloud had no flavor of.
+    pub no_flavor_since: BTreeMap<Digest, Instant>,
 }
 
 pub(crate) struct Site {
@@ -159,7 +161,8 @@ impl Site {
     /// Looks at what is remembered, or changes it.
     pub(crate) fn known<T>(&self, f: impl FnOnce(&mut Known) -> T) -> T {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let too_many = known.images.len().max(known.networks.len()).max(known.flavors.len());
+        let flavors = known.flavors.len().max(known.no_flavor_since.len());
+        let too_many = known.images.len().max(known.networks.len()).max(flavors);
         if too_many > MAX_REMEMBERED {
             *known = Known::default();
         }

@@ -4,7 +4,10 @@
 //! Ours is private to the project, named after the digest of its content, and goes when no server uses it. Tests: below; the
 //! conformance suite.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -20,6 +23,8 @@ use crate::{
 };
 
 const NOVA: Service = Service::Compute;
+/// How long a cloud that had no flavor of some content is taken to have none.
+const KEEP: Duration = Duration::from_secs(300);
 
 /// What a flavor is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,10 +119,16 @@ impl Site {
         if let Some(id) = remembered() {
             return Ok((id, using));
         }
-        let all: Vec<Flavor> = self.flavors().await?;
-        let id = match all.into_iter().find(|f| content.is(f)) {
-            Some(found) => found.id,
-            None => self.make_flavor(content).await?,
+        let found = match self.known(|k| k.no_flavor_since.get(&digest).copied()) {
+            Some(at) if at.elapsed() < KEEP => None,
+            _ => self.flavors().await?.into_iter().find(|f| content.is(f)).map(|f| f.id),
+        };
+        let id = match found {
+            Some(found) => found,
+            None => {
+                self.known(|k| k.no_flavor_since.insert(digest, Instant::now()));
+                self.make_flavor(content).await?
+            }
         };
         self.known(|k| k.flavors.insert(digest, id.clone()));
         Ok((id, using))

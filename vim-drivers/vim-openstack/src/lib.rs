@@ -54,8 +54,8 @@
 //! | `STATE_IO` | Retry | an artifact cannot be read |
 //! | `INTERNAL` | Escalate | a defect of this driver |
 //!
-//! Tests: beside the code; `tests/session.rs` and `tests/lost.rs` (a cloud that misbehaves on demand), `tests/conformance.rs`
-//! (the port's suite on a real Yoga) and `tests/scenarios.rs` (SR-IOV, groups, exhaustion, quotas, concurrency, crashes there).
+//! Tests: beside the code; `tests/session.rs` (a cloud that misbehaves on demand), `tests/conformance.rs` (the port's suite on
+//! a real Yoga) and `tests/scenarios.rs` (SR-IOV, groups, exhaustion, quotas, concurrency, crashes there).
 
 mod adopt;
 pub mod client;

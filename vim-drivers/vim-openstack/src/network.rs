@@ -120,11 +120,8 @@ impl Site {
             }
             None => self.make_network(key, spec, segment.as_ref()).await?,
         };
-        self.ensure_subnets(key, &network, &spec.subnets).await?;
-        let network = match spec.subnets.is_empty() && network.subnets.is_empty() {
-            true => network,
-            false => self.network_by_id(&network.id).await?,
-        };
+        let subnets = self.ensure_subnets(key, &network, &spec.subnets).await?;
+        let network = Network { subnets, ..network };
         self.known(|k| k.networks.insert(key.clone(), network.clone()));
         Ok(self.observed_network(&network))
     }
@@ -256,27 +253,31 @@ impl Site {
         key: &ObjectKey,
         network: &Network,
         wanted: &[Subnet],
-    ) -> Result<(), CloudError> {
+    ) -> Result<Vec<String>, CloudError> {
         let found: Vec<cloud::Subnet> = match network.subnets.is_empty() {
             true => Vec::new(),
             false => self.own("subnets", &[("network_id", &network.id)]).await?,
         };
+        let mut ids = Vec::new();
         for subnet in found.iter().filter(|f| !wanted.iter().any(|w| w.cidr.to_string() == f.cidr)) {
-            if self.marks.read(&subnet.description).is_some() {
-                self.drop_one("subnets", &subnet.id).await?;
+            match self.marks.read(&subnet.description) {
+                Some(_) => self.drop_one("subnets", &subnet.id).await?,
+                None => ids.push(subnet.id.clone()),
             }
         }
         for subnet in wanted {
-            match found.iter().find(|f| f.cidr == subnet.cidr.to_string()) {
-                Some(there) if there.gateway_ip == subnet.gateway && there.enable_dhcp == subnet.dhcp => {}
+            ids.push(match found.iter().find(|f| f.cidr == subnet.cidr.to_string()) {
                 Some(there) => {
-                    let body = json!({ "gateway_ip": subnet.gateway, "enable_dhcp": subnet.dhcp });
-                    self.put("subnets", &there.id, "subnet", body).await?;
+                    if there.gateway_ip != subnet.gateway || there.enable_dhcp != subnet.dhcp {
+                        let body = json!({ "gateway_ip": subnet.gateway, "enable_dhcp": subnet.dhcp });
+                        self.put("subnets", &there.id, "subnet", body).await?;
+                    }
+                    there.id.clone()
                 }
                 None => self.make_subnet(key, network, subnet).await?,
-            }
+            });
         }
-        Ok(())
+        Ok(ids)
     }
 
     async fn make_subnet(
@@ -284,7 +285,7 @@ impl Site {
         key: &ObjectKey,
         network: &Network,
         subnet: &Subnet,
-    ) -> Result<(), CloudError> {
+    ) -> Result<String, CloudError> {
         let body = json!({
             "network_id": network.id,
             "name": format!("{}-{}", key.label(), subnet.cidr),
@@ -295,12 +296,12 @@ impl Site {
             "enable_dhcp": subnet.dhcp,
         });
         match self.post::<cloud::Subnet>("subnets", "subnet", body).await {
-            Ok(_) => Ok(()),
+            Ok(made) => Ok(made.id),
             // Carried out after all: there is one of this prefix now, and neutron refuses a second.
             Err(e) if e.is_lost() => {
                 let found: Vec<cloud::Subnet> = self.own("subnets", &[("network_id", &network.id)]).await?;
-                let there = found.iter().any(|f| f.cidr == subnet.cidr.to_string());
-                if there { Ok(()) } else { Err(CloudError::LostAnswer(Box::new(e))) }
+                let there = found.into_iter().find(|f| f.cidr == subnet.cidr.to_string());
+                there.map(|f| f.id).ok_or(CloudError::LostAnswer(Box::new(e)))
             }
             Err(e) if e.kind() == "InvalidInput" || e.kind() == "BadRequest" => {
                 Err(CloudError::BadSpec { problem: e.to_string() })

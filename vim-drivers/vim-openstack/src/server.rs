@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::RwLockReadGuard;
 use vim::GroupPolicy;
 
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
     compute::{Want, image_mark},
     driver::Site,
     error::CloudError,
-    flavor::Content,
     image::Held,
     marks,
     states::{self, Ensure, Remove},
@@ -36,6 +36,9 @@ pub(crate) struct Order<'a> {
     pub held: &'a Held,
     /// In the order of the specification.
     pub ports: &'a [Port],
+    pub flavor: String,
+    /// Keeps the flavor from being deleted until the order is accepted.
+    pub using: RwLockReadGuard<'a, ()>,
 }
 
 pub(crate) fn policy_name(policy: GroupPolicy) -> &'static str {
@@ -76,10 +79,9 @@ fn explained(fault: String) -> String {
 
 impl Site {
     /// Orders the server; its id. `None`: whether it was is for the next look to say.
-    pub(crate) async fn order(&self, order: &Order<'_>) -> Result<Option<String>, CloudError> {
-        let content = Content::of(order.want.spec, order.held.disk_gib);
-        let (flavor, using) = self.flavor(&content).await?;
-        let ordered = self.order_of(order, &flavor).await;
+    pub(crate) async fn order(&self, order: Order<'_>) -> Result<Option<String>, CloudError> {
+        let ordered = self.order_of(&order).await;
+        let Order { flavor, using, .. } = order;
         drop(using);
         if ordered.is_err() {
             self.drop_unused_flavor(&flavor).await?;
@@ -87,7 +89,7 @@ impl Site {
         ordered
     }
 
-    async fn order_of(&self, order: &Order<'_>, flavor: &str) -> Result<Option<String>, CloudError> {
+    async fn order_of(&self, order: &Order<'_>) -> Result<Option<String>, CloudError> {
         let spec = order.want.spec;
         let _group_lock = match &spec.group {
             Some(group) => Some(self.group_lock(group.key.service()).lock().await),
@@ -97,7 +99,7 @@ impl Site {
             Some(group) => Some(self.ensure_server_group(group).await?),
             None => None,
         };
-        let body = self.order_document(order, flavor, group.as_ref());
+        let body = self.order_document(order, group.as_ref());
         match self.client.ask::<Value>(&Call::new(NOVA, Method::POST, "servers").json(&body)).await {
             Ok(answer) => Ok(Some(answer["server"]["id"].as_str().unwrap_or_default().to_owned())),
             Err(e) if e.is_lost() => self.find_lost(order, e).await.map(|()| None),
@@ -105,7 +107,7 @@ impl Site {
         }
     }
 
-    fn order_document(&self, order: &Order<'_>, flavor: &str, group: Option<&ServerGroup>) -> Value {
+    fn order_document(&self, order: &Order<'_>, group: Option<&ServerGroup>) -> Value {
         let (want, spec) = (order.want, order.want.spec);
         let networks = match order.ports {
             [] => json!("none"),
@@ -114,7 +116,7 @@ impl Site {
         let mut server = json!({
             "name": want.key.label(),
             "imageRef": order.held.id,
-            "flavorRef": flavor,
+            "flavorRef": order.flavor,
             "networks": networks,
             "config_drive": true,
             "tags": self.tags(want.key),
