@@ -34,8 +34,8 @@ pub struct Desired {
 pub enum Wanted {
     /// These bytes.
     Image(Digest),
-    /// Up, with this MTU, joined to this segment or to none.
-    Network(u16, Option<Interconnect>),
+    /// Up, with this MTU (`None`: it is somebody else's network, of whatever MTU), joined to this segment or to none.
+    Network(Option<u16>, Option<Interconnect>),
     /// An instance.
     Compute {
         /// Image.
@@ -132,7 +132,7 @@ impl Wanted {
     pub fn of(spec: &Spec, isolated: bool) -> Self {
         match spec {
             Spec::Image(i) => Self::Image(i.digest),
-            Spec::Network(n) => Self::Network(n.mtu, n.interconnect.clone()),
+            Spec::Network(n) => Self::Network(n.existing.is_none().then_some(n.mtu), n.interconnect.clone()),
             Spec::Compute(c) => Self::Compute {
                 image: c.image,
                 configuration: (!c.configuration.is_empty()).then(|| Digest::of(c.configuration.as_bytes())),
@@ -171,12 +171,12 @@ impl Wanted {
 
 fn link(
     up: bool,
-    (mtu, joined): (u16, Option<&Interconnect>),
+    (mtu, joined): (Option<u16>, Option<&Interconnect>),
     (is, found): (u16, Option<&Interconnect>),
 ) -> Option<(Deviation, String)> {
     let wrong = if !up {
         "the link is down".to_owned()
-    } else if mtu != is {
+    } else if let Some(mtu) = mtu.filter(|m| *m != is) {
         format!("its MTU is {is}, expected {mtu}")
     } else if joined != found {
         format!("it is joined to {found:?}, expected {joined:?}")

@@ -303,11 +303,11 @@ impl Action {
     }
 }
 
-/// Reference values of a compute; `None` for anything else.
+/// Reference values of a compute; `None` for anything else, and for a guest: it has no configuration to be measured.
 #[must_use]
 pub fn workload(spec: &Spec) -> Option<Workload> {
     match spec {
-        Spec::Compute(c) => {
+        Spec::Compute(c) if !c.configuration.is_empty() => {
             Some(Workload { image: c.image, configuration: Digest::of(c.configuration.as_bytes()) })
         }
         _ => None,

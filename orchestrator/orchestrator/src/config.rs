@@ -185,6 +185,18 @@ impl SiteConfig {
         }
     }
 
+    /// What it gives where a descriptor names nothing.
+    #[must_use]
+    pub fn defaults(&self) -> lcm::placement::Defaults {
+        let of = |cloud: &OpenStackSite| lcm::placement::Defaults {
+            management_network: cloud.management_network.clone(),
+            physical_network: cloud.physical_network.clone(),
+            external_network: cloud.external_network.clone(),
+            zone: cloud.zone.clone(),
+        };
+        self.openstack.as_ref().map(of).unwrap_or_default()
+    }
+
     /// Longest that a step at the site may take, s, whatever the limits say: a guest boots, and is deleted when it does not.
     #[must_use]
     pub fn step_timeout_s(&self) -> u64 {
@@ -222,6 +234,9 @@ pub struct OpenStackSite {
     /// The physical network (`provider:physical_network`) that carries SR-IOV ports of links whose descriptor names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub physical_network: Option<String>,
+    /// The external network of floating addresses whose descriptor names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_network: Option<String>,
     /// Virtual functions that each host has, by physical network: nova does not tell.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub virtual_functions: BTreeMap<String, u32>,
@@ -241,7 +256,8 @@ impl OpenStackSite {
     /// A cloud, all of it.
     #[must_use]
     pub fn new(clouds: PathBuf, cloud: String) -> Self {
-        let (capacity, zone, management_network, physical_network) = (None, None, None, None);
+        let (capacity, zone, external_network) = (None, None, None);
+        let (management_network, physical_network) = (None, None);
         let (virtual_functions, wan) = (BTreeMap::new(), BTreeMap::new());
         let boot_timeout_s = default_boot_timeout_s();
         Self {
@@ -252,6 +268,7 @@ impl OpenStackSite {
             zone,
             management_network,
             physical_network,
+            external_network,
             virtual_functions,
             wan,
         }

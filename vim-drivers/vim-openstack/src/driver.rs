@@ -208,7 +208,7 @@ impl Site {
             Feature::FloatingIps => extensions.contains("router"),
             Feature::Volumes => volumes,
             Feature::CpuPinning | Feature::HugePages | Feature::Numa | Feature::PciDevices => true,
-            Feature::Subnets | Feature::Groups => true,
+            Feature::Subnets | Feature::Groups | Feature::Guests => true,
         };
         Ok(Feature::ALL.into_iter().filter(has).collect())
     }

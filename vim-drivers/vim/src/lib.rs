@@ -184,11 +184,13 @@ pub enum Feature {
     Groups,
     /// Volumes.
     Volumes,
+    /// Whole guests that it knows nothing about: instances without a configuration document.
+    Guests,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::SrIov,
         Self::PciPassthrough,
         Self::CpuPinning,
@@ -203,6 +205,7 @@ impl Feature {
         Self::FloatingIps,
         Self::Groups,
         Self::Volumes,
+        Self::Guests,
     ];
 }
 
@@ -223,6 +226,7 @@ impl fmt::Display for Feature {
             Self::FloatingIps => "floating addresses",
             Self::Groups => "affinity groups",
             Self::Volumes => "volumes",
+            Self::Guests => "whole guests",
         })
     }
 }

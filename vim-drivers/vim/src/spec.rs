@@ -196,7 +196,8 @@ pub struct ComputeSpec {
     /// Connection points, in the order of the configuration's ports.
     pub ports: Vec<PortSpec>,
     /// The data plane's configuration document, exactly as it is measured. The driver fills no templates: port
-    /// devices in it follow [`port_interface`](crate::port_interface).
+    /// devices in it follow [`port_interface`](crate::port_interface). Empty: a guest that is none of ours, of which
+    /// nothing is measured.
     pub configuration: String,
     /// Root disk, GiB (`size-of-storage`); 0: as large as the image.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -253,6 +254,7 @@ impl ComputeSpec {
             (!hw.pci.is_empty(), Feature::PciDevices),
             (groups, Feature::Groups),
             (!self.volumes.is_empty(), Feature::Volumes),
+            (self.configuration.is_empty(), Feature::Guests),
         ]);
         own.chain(self.ports.iter().flat_map(PortSpec::needs)).collect()
     }

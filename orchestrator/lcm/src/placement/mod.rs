@@ -43,6 +43,6 @@ pub use problem::{
     Malformed, Member, Path, Problem, Rules,
 };
 pub(crate) use single::NO_TEE;
-pub use single::{Demand, NoSite, Placed, Site, place};
+pub use single::{Defaults, Demand, NoSite, Placed, Site, place};
 pub use solver::{Budget, PlacementError, Solver, solve};
 pub use unplaceable::{Cause, Unplaceable};

@@ -33,6 +33,23 @@ pub struct Site {
     /// The trusted execution environment that its operator says it has.
     #[serde(default)]
     pub tee: Option<String>,
+    /// What it has for what descriptors leave open.
+    #[serde(default)]
+    pub defaults: Defaults,
+}
+
+/// What a site gives where a descriptor names nothing, as its operator configured it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// The network of links with `mgmt-network` (OSM: `management_network_name`); absent: one that is named as the link.
+    pub management_network: Option<String>,
+    /// The physical network of links with virtual functions (OSM: `dataplane_physical_net`).
+    pub physical_network: Option<String>,
+    /// The external network of floating addresses.
+    pub external_network: Option<String>,
+    /// Availability zone of new instances.
+    pub zone: Option<String>,
 }
 
 /// Why no site will do.
@@ -197,6 +214,7 @@ mod tests {
             problem: None,
             drained: false,
             tee: None,
+            defaults: Defaults::default(),
         }
     }
 

@@ -118,6 +118,7 @@ mod tests {
             problem: None,
             drained: false,
             tee: None,
+            defaults: crate::placement::Defaults::default(),
         }
     }
 

@@ -5,11 +5,13 @@
 //! what is no longer wanted. Deployment starts from nothing, termination ends there; a migration is new objects at
 //! another site and old ones that go when those are attested and measured; a rollback is an update to what was.
 //!
-//! [`topology`](self) resolves descriptors into objects, `siting` says where members go, `steps` puts the difference in
-//! order. Pure: the same inputs give the same plan, byte for byte. Tests: `tests/planner.rs`, `tests/life.rs`.
+//! [`topology`](self) resolves descriptors into objects, `platform` and `asked` say what they ask of a VIM, `siting` says
+//! where members go, `steps` puts the difference in order. Pure: the same inputs give the same plan, byte for byte. Tests: `tests/planner.rs`, `tests/life.rs`.
 
+mod asked;
 mod fit;
 mod mano;
+mod platform;
 mod siting;
 mod steps;
 mod topology;

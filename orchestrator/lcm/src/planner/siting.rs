@@ -118,13 +118,16 @@ impl<'a> Siting<'a> {
                 site.quota = site.quota.map(|q| q.plus(held));
             }
         }
+        let (mut affinity, anti_affinity) = self.topology.affinity();
+        affinity.extend(self.together(&members));
         Problem {
             members: members.iter().map(member).collect(),
             links: self.links(&members),
             paths: self.paths(&members),
             sites,
             connections: self.connections(),
-            affinity: self.together(&members),
+            affinity,
+            anti_affinity,
             exclusions: self
                 .exclusions(now, moving)
                 .into_iter()
@@ -220,12 +223,22 @@ impl<'a> Siting<'a> {
         let mut out = Vec::new();
         for site in self.input.sites {
             let there = Seats { main: site.name.clone(), members: BTreeMap::new() };
-            // What is wrong with the descriptors is said when the objects are made.
-            let Ok(objects) = self.topology.objects(counts, &there, None) else { return Vec::new() };
+            let objects = match self.topology.objects(counts, &there, None) {
+                Ok(objects) => Some(objects),
+                Err(refusal) if refusal.code == "NO_SITE" => None,
+                // What is wrong with the descriptors is said when the objects are made.
+                Err(_) => return Vec::new(),
+            };
             for member in members.iter().filter(|m| !stays(m)) {
-                if let Some(why) = fit::misfit(site, member, &objects) {
-                    out.push(Exclusion { site: site.name.clone(), member: Some((*member).to_owned()), why });
-                }
+                let why = match &objects {
+                    Some(objects) => fit::misfit(site, member, objects),
+                    None => self.topology.lacking(member, site),
+                };
+                out.extend(why.map(|why| Exclusion {
+                    site: site.name.clone(),
+                    member: Some((*member).to_owned()),
+                    why,
+                }));
             }
         }
         out

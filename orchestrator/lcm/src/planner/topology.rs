@@ -5,27 +5,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use dataplane_control::{Configuration, Function, MacAddr, config::Backend, config::Generator};
 use descriptors::{
     day0::{Day0, Day0Function},
-    model::{CpRef, Member, Vdu},
+    model::{CpRef, IntCpd, Member, Vdu},
 };
 use ledger_contract::intent::{Scale, ScaleDirection, VnfParams};
 use trust::Digest;
-use vim::{ComputeSpec, ImageSpec, Interconnect, NetworkSpec, ObjectKey, PortSpec, Resources, Spec};
+use vim::{ComputeSpec, Interconnect, NetworkSpec, ObjectKey, PortSpec, Resources, Spec, Subport};
 
-use super::{Catalogue, Counts, Input, Refusal, VnfPackage, refuse, siting::Seats};
+use super::{
+    Catalogue, Counts, Input, Refusal, VnfPackage, asked,
+    platform::{self, Ground, Subnets},
+    refuse,
+    siting::Seats,
+};
 use crate::{
     functions::{self, Instance},
     placement::Amounts,
     record::{NsRecord, Object},
 };
 
-/// MTU of every virtual link, bytes.
-const MTU: u16 = 1500;
 /// Size of a measuring probe.
 pub(super) const PROBE: Resources = Resources { vcpus: 1, memory_mib: 256, instances: 1 };
 
 /// The service's descriptors, resolved.
 pub(super) struct Topology<'a> {
-    input: &'a Input<'a>,
+    pub(super) input: &'a Input<'a>,
     pub(super) ns: &'a str,
     service: &'a str,
     pub(super) catalogue: &'a Catalogue,
@@ -173,7 +176,7 @@ impl<'a> Topology<'a> {
         seats: &Seats,
         before: Option<&NsRecord>,
     ) -> Result<Vec<Object>, Refusal> {
-        let mut out = self.images(seats)?;
+        let mut out = self.images(seats, before)?;
         self.links(seats, before, &mut out)?;
         for (member, vdus) in counts {
             let site = seats.of_member(member);
@@ -189,14 +192,15 @@ impl<'a> Topology<'a> {
     }
 
     /// Each image, at every site where a member runs it.
-    fn images(&self, seats: &Seats) -> Result<Vec<Object>, Refusal> {
+    fn images(&self, seats: &Seats, before: Option<&NsRecord>) -> Result<Vec<Object>, Refusal> {
         let mut out = Vec::new();
         let mut seen = BTreeSet::new();
         for (member, (_, package)) in &self.members {
             let site = seats.of_member(member);
             for (id, digest) in &package.images {
                 if seen.insert((site, *digest)) {
-                    let spec = Spec::Image(ImageSpec::new(id.clone(), *digest));
+                    let at = self.ground(site, before);
+                    let spec = Spec::Image(platform::image(id, *digest, package.vnfd.images.get(id), at));
                     let key = self.key(&["image", &digest.short()])?;
                     out.push(Object { site: site.to_owned(), key, spec });
                 }
@@ -207,6 +211,8 @@ impl<'a> Topology<'a> {
 
     fn links(&self, seats: &Seats, before: Option<&NsRecord>, out: &mut Vec<Object>) -> Result<(), Refusal> {
         let mut segments = Segments::new(self.input, before);
+        let mut subnets = Subnets::new(before);
+        self.profiles().for_each(|p| subnets.said(p));
         for link in self.catalogue.nsd.links.keys() {
             let key = self.link_key(link)?;
             let mut sites: BTreeSet<&str> = self.on_link(link).map(|m| seats.of_member(m)).collect();
@@ -215,21 +221,50 @@ impl<'a> Topology<'a> {
             }
             let interconnect = if sites.len() > 1 { Some(segments.of(&key)?) } else { None };
             for site in sites {
-                let spec = Spec::Network(NetworkSpec {
-                    interconnect: interconnect.clone(),
-                    ..NetworkSpec::new(link.clone(), MTU)
-                });
-                out.push(Object { site: site.to_owned(), key: key.clone(), spec });
+                let at = self.ground(site, before);
+                let spec = self.link(link, interconnect.is_some(), at, || subnets.of(site, &key))?;
+                let spec = NetworkSpec { interconnect: interconnect.clone(), ..spec };
+                out.push(Object { site: site.to_owned(), key: key.clone(), spec: Spec::Network(spec) });
             }
         }
         for (member, (_, package)) in &self.members {
+            let site = seats.of_member(member);
+            let at = self.ground(site, before);
             for link in &package.vnfd.internal_links {
-                let spec = Spec::Network(NetworkSpec::new(link.id.clone(), MTU));
-                let site = seats.of_member(member).to_owned();
-                out.push(Object { site, key: self.internal_key(member, &link.id)?, spec });
+                let key = self.internal_key(member, &link.id)?;
+                let spec = asked::internal(package, link).spec(at, || subnets.of(site, &key))?;
+                out.push(Object { site: site.to_owned(), key, spec: Spec::Network(spec) });
             }
         }
         Ok(())
+    }
+
+    /// An instance without its configuration.
+    pub(super) fn bare(
+        &self,
+        (member, vdu_id, index): (&str, &str, u32),
+        key: &ObjectKey,
+        at: Ground<'_>,
+        was: Option<&Spec>,
+    ) -> Result<ComputeSpec, Refusal> {
+        let (_, package, vdu) = self.vdu(member, vdu_id)?;
+        let Some(image) = package.images.get(&vdu.image) else {
+            return refuse(
+                "DESCRIPTOR",
+                format!("{member}/{vdu_id}: image `{}` is not in the package", vdu.image),
+            );
+        };
+        let name = format!("{}-{member}-{vdu_id}-{index}", self.service);
+        Ok(ComputeSpec {
+            ports: self.ports((member, vdu, index), key, at, was)?,
+            disk_gib: if at.guests { vdu.disk_gib } else { 0 },
+            hardware: platform::hardware(&vdu.hardware, &vdu.requests),
+            group: self.group(member, vdu_id, at)?,
+            zone: at.zone(&vdu.requests, was),
+            volumes: platform::volumes(vdu),
+            user_data: vdu.day0.clone().filter(|_| at.guests),
+            ..ComputeSpec::new(name, *image, vdu.vcpus, vdu.memory_mib)
+        })
     }
 
     /// A compute; its configuration's generation is the former one's, or one more when the content differs.
@@ -243,24 +278,20 @@ impl<'a> Topology<'a> {
         let (_, package, vdu) = self.vdu(member, vdu_id)?;
         let key = self.instance_key(member, vdu_id, index)?;
         let label = format!("{member}/{vdu_id}");
-        let Some(day0) = package.day0.get(vdu_id) else {
-            return refuse(
-                "DESCRIPTOR",
-                format!("{label}: its cloud-init has no `mandate` section, so its function is unknown"),
-            );
-        };
-        let Some(image) = package.images.get(&vdu.image) else {
-            return refuse("DESCRIPTOR", format!("{label}: image `{}` is not in the package", vdu.image));
-        };
         let site = seats.of_member(member);
+        let at = self.ground(site, before);
         let was = before.and_then(|b| b.spec(site, &key));
-        let ports = self.ports(member, vdu, &key, site, was)?;
+        let Some(day0) = package.day0.get(vdu_id) else {
+            return self.guest((member, vdu_id, index), &key, (at, before.is_some()), was);
+        };
+        let bare = self.bare((member, vdu_id, index), &key, at, was)?;
+        let ports = bare.ports.iter().enumerate();
         let mut instance = Instance {
             key: &key,
             label,
             vdu,
             day0,
-            ports: ports.iter().enumerate().map(|(i, p)| functions::port(i, &p.name, p.mac)).collect(),
+            ports: ports.map(|(i, p)| functions::port(i, &p.name, p.mac)).collect(),
             params: self.params(member),
             index,
             backends: self.backends(counts, (member, site), day0, before)?,
@@ -275,49 +306,101 @@ impl<'a> Topology<'a> {
             instance.generation = instance.generation.saturating_add(1);
             document = text(&instance.configuration().map_err(bad)?);
         }
-        Ok(ComputeSpec {
-            ports,
-            configuration: document,
-            ..ComputeSpec::new(
-                format!("{}-{member}-{vdu_id}-{index}", self.service),
-                *image,
-                vdu.vcpus,
-                vdu.memory_mib,
-            )
-        })
+        Ok(ComputeSpec { configuration: document, ..bare })
+    }
+
+    /// An instance that is none of our functions: the VIM boots it with its own cloud-init.
+    fn guest(
+        &self,
+        instance: (&str, &str, u32),
+        key: &ObjectKey,
+        (at, placed): (Ground<'_>, bool),
+        was: Option<&Spec>,
+    ) -> Result<ComputeSpec, Refusal> {
+        let (member, vdu, _) = instance;
+        // When a service is placed, siting says which sites boot none.
+        if !at.guests && placed {
+            return refuse(
+                "DESCRIPTOR",
+                format!(
+                    "{member}/{vdu}: its cloud-init has no `mandate` section, so its function is unknown, and its site boots no guests"
+                ),
+            );
+        }
+        if *self.params(member) != NO_PARAMS {
+            return refuse(
+                "PARAMETERS",
+                format!(
+                    "vnf_params name `{member}`, whose VDU {vdu} is a guest: its rules and services are its own"
+                ),
+            );
+        }
+        self.bare(instance, key, at, was)
     }
 
     fn ports(
         &self,
-        member: &str,
-        vdu: &Vdu,
+        (member, vdu, index): (&str, &Vdu, u32),
         key: &ObjectKey,
-        site: &str,
+        at: Ground<'_>,
         was: Option<&Spec>,
     ) -> Result<Vec<PortSpec>, Refusal> {
+        let (m, package, _) = self.vdu(member, &vdu.id)?;
         let mut ports = Vec::with_capacity(vdu.cpds.len());
-        for cpd in &vdu.cpds {
-            let network = match &cpd.internal_link {
-                Some(link) => self.internal_key(member, link)?,
-                None => self.external_link(member, vdu, &cpd.id)?,
-            };
-            let mac = self.mac(was, site, key, &cpd.id);
-            ports.push(PortSpec::new(cpd.id.clone(), network, mac));
+        for cpd in platform::interfaces(vdu, at) {
+            let mac = self.mac(was, at, key, cpd, index);
+            let bare = PortSpec::new(cpd.id.clone(), self.network_of(member, vdu, cpd)?, mac);
+            let outside =
+                package.vnfd.external_cps.iter().filter(|(_, c)| c.vdu == vdu.id && c.cpd == cpd.id);
+            let outside: Vec<&String> =
+                outside.map(|(id, _)| id).filter(|id| m.links.contains_key(*id)).collect();
+            let said = outside.iter().find_map(|id| m.addresses.get(*id)).map_or(&[][..], Vec::as_slice);
+            let floating = outside.iter().any(|id| m.floating.contains(*id));
+            let port = platform::port(bare, cpd, &vdu.requests, (at, index), (said, floating))?;
+            ports.push(PortSpec {
+                subports: self.subports((member, vdu, index), cpd, (key, at), was)?,
+                ..port
+            });
         }
         Ok(ports)
     }
 
-    /// The MAC that an instance has at its site, or a new one of its own; where a MANO counts them up, its VDU's first
-    /// instance's and its number.
-    fn mac(&self, was: Option<&Spec>, site: &str, key: &ObjectKey, cpd: &str) -> MacAddr {
-        let found = match was {
-            Some(Spec::Compute(c)) => c.ports.iter().find(|p| p.name == cpd).map(|p| p.mac),
-            _ => None,
-        };
-        found.unwrap_or_else(|| match super::mano::first_of(self.input, site, key) {
-            Some((first, index)) => super::mano::counted(functions::mac_of(site, &first, cpd), index),
-            None => functions::mac_of(site, key, cpd),
+    /// The MAC that an instance has at its site, or the one that its descriptor gives it, or a new one of its own; where a
+    /// MANO counts them up, its VDU's first instance's and its number.
+    fn mac(&self, was: Option<&Spec>, at: Ground<'_>, key: &ObjectKey, cpd: &IntCpd, index: u32) -> MacAddr {
+        let said = || platform::said_mac(cpd, at, index);
+        had_mac(was, &cpd.id).or_else(said).unwrap_or_else(|| {
+            match super::mano::first_of(self.input, at.site, key) {
+                Some((first, index)) => {
+                    super::mano::counted(functions::mac_of(at.site, &first, &cpd.id), index)
+                }
+                None => functions::mac_of(at.site, key, &cpd.id),
+            }
         })
+    }
+
+    /// The connection points that one carries in VLANs.
+    fn subports(
+        &self,
+        (member, vdu, index): (&str, &Vdu, u32),
+        carrier: &IntCpd,
+        (key, at): (&ObjectKey, Ground<'_>),
+        was: Option<&Spec>,
+    ) -> Result<Vec<Subport>, Refusal> {
+        let Some(asked) = vdu.requests.ports.get(&carrier.id) else { return Ok(Vec::new()) };
+        let carried = vdu.cpds.iter().filter_map(|c| Some((c, *asked.subports.get(&c.id)?)));
+        let subport = |(cpd, vlan): (&IntCpd, u16)| {
+            let network = self.network_of(member, vdu, cpd)?;
+            Ok(Subport { name: cpd.id.clone(), network, vlan, mac: self.mac(was, at, key, cpd, index) })
+        };
+        carried.map(subport).collect()
+    }
+
+    fn network_of(&self, member: &str, vdu: &Vdu, cpd: &IntCpd) -> Result<ObjectKey, Refusal> {
+        match &cpd.internal_link {
+            Some(link) => self.internal_key(member, link),
+            None => self.external_link(member, vdu, &cpd.id),
+        }
     }
 
     fn external_link(&self, member: &str, vdu: &Vdu, cpd: &str) -> Result<ObjectKey, Refusal> {
@@ -348,10 +431,26 @@ impl<'a> Topology<'a> {
         let weights = &self.params(member).weights;
         let backend = |i: u32| {
             let key = self.instance_key(member, &at.vdu, i)?;
-            let mac = self.mac(before.and_then(|b| b.spec(site, &key)), site, &key, &at.cpd);
+            let was = before.and_then(|b| b.spec(site, &key));
+            let mac =
+                self.backend_mac(was, (member, &at.vdu, &at.cpd, i), self.ground(site, before), &key)?;
             Ok(functions::backend(&key, mac, i, weights))
         };
         (0..n).map(backend).collect()
+    }
+
+    fn backend_mac(
+        &self,
+        was: Option<&Spec>,
+        (member, vdu, cpd, index): (&str, &str, &str, u32),
+        at: Ground<'_>,
+        key: &ObjectKey,
+    ) -> Result<MacAddr, Refusal> {
+        let (_, _, vdu) = self.vdu(member, vdu)?;
+        match vdu.cpds.iter().find(|c| c.id == cpd) {
+            Some(cpd) => Ok(self.mac(was, at, key, cpd, index)),
+            None => refuse("DESCRIPTOR", format!("{member}/{}: it has no int-cpd `{cpd}`", vdu.id)),
+        }
     }
 
     fn vdu(&self, member: &str, vdu: &str) -> Result<(&Member, &VnfPackage, &Vdu), Refusal> {
@@ -414,7 +513,7 @@ impl<'a> Topology<'a> {
             .map(|(m, _)| self.params(m))
     }
 
-    fn key(&self, parts: &[&str]) -> Result<ObjectKey, Refusal> {
+    pub(super) fn key(&self, parts: &[&str]) -> Result<ObjectKey, Refusal> {
         object_key(self.ns, parts)
     }
     pub(super) fn link_key(&self, link: &str) -> Result<ObjectKey, Refusal> {
@@ -478,6 +577,12 @@ impl<'a> Segments<'a> {
         self.taken.insert(segment);
         Ok(Interconnect { wan: wan.name.clone(), segment })
     }
+}
+
+fn had_mac(was: Option<&Spec>, cpd: &str) -> Option<MacAddr> {
+    let Some(Spec::Compute(c)) = was else { return None };
+    let subports = || c.ports.iter().flat_map(|p| &p.subports).find(|s| s.name == cpd).map(|s| s.mac);
+    c.ports.iter().find(|p| p.name == cpd).map(|p| p.mac).or_else(subports)
 }
 
 pub(super) fn text(configuration: &Configuration) -> String {

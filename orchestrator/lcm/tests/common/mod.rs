@@ -14,7 +14,7 @@ use descriptors::{
 };
 use lcm::{
     NsRecord, Plan,
-    placement::{Connection, Site},
+    placement::{Connection, Defaults, Site},
     planner::{self, Catalogue, Input, Refusal, VnfPackage, Wan},
 };
 use ledger_contract::{
@@ -198,6 +198,7 @@ pub fn sites() -> Vec<Site> {
         problem: None,
         drained: false,
         tee: None,
+        defaults: Defaults::default(),
     };
     vec![site("edge-a", 2), site("edge-b", 3)]
 }

@@ -423,6 +423,7 @@ impl Engine {
                 problem,
                 drained: site.config.drained,
                 tee: site.config.tee.clone(),
+                defaults: site.config.defaults(),
             }
         });
         futures::future::join_all(looks).await

@@ -340,12 +340,14 @@ pub(super) fn as_made(spec: &Spec, half: bool, isolated: bool) -> Observed {
                 network: Some(p.network.clone()),
                 binding: None,
             };
+            // A guest has none.
+            let configured = !half && !compute.configuration.is_empty();
             let mut observed = ObservedCompute {
                 state: ComputeState::Active,
                 process: if half { ProcessState::Gone } else { ProcessState::Answers },
                 image: compute.image,
-                configuration: (!half).then(|| Configuration::digest(compute.configuration.as_bytes())),
-                generation: (!half).then(|| generation(spec)),
+                configuration: configured.then(|| Configuration::digest(compute.configuration.as_bytes())),
+                generation: configured.then(|| generation(spec)),
                 ports: compute.ports.iter().map(|p| (p.name.clone(), p.mac)).collect(),
                 links: compute.ports.iter().map(|p| (p.name.clone(), link(p))).collect(),
                 whereabouts: None,
