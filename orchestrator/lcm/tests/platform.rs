@@ -46,10 +46,11 @@ fn catalogue(edit: impl Fn(&str) -> String) -> Catalogue {
 }
 
 fn setup(edit: impl Fn(&str) -> String) -> Setup {
-    let mut it = Setup { catalogue: catalogue(edit), images: vec![Digest::of("fw")], ..Setup::default() };
+    let images = vec![Digest::of("fw")];
+    let mut it = Setup { catalogue: catalogue(edit), images, attested: false, ..Setup::default() };
     for site in &mut it.sites {
         site.capabilities.driver = "openstack".into();
-        site.capabilities.functions = false;
+        (site.capabilities.functions, site.capabilities.attestation, site.ak) = (false, false, None);
         site.capabilities.features = Feature::ALL.into();
     }
     it
