@@ -121,11 +121,10 @@ fn the_shipped_service_on_openstack() {
 #[test]
 fn a_site_names_what_a_descriptor_leaves_open() {
     let bare = |t: &str| {
-        let t = t.replace("        physical-network: physnet2\n", "").replace(
+        t.replace("        physical-network: physnet2\n", "").replace(
             "      virtual-link-desc: outside\n\n",
             "      virtual-link-desc: outside\n      floating-ip-required: true\n\n",
-        );
-        t
+        )
     };
     let mut it = setup(bare);
     let refused = try_plan(&it).unwrap_err();

@@ -134,7 +134,6 @@ impl<'a> Siting<'a> {
                 .chain(self.misfits(counts, &members, &stays))
                 .collect(),
             costs: Costs { alpha_permille: self.input.prices.alpha_permille, ..Costs::default() },
-            ..Problem::default()
         }
     }
 
