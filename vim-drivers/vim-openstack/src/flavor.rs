@@ -20,6 +20,7 @@ use crate::{
     cloud::{Flavor, Identified},
     driver::Site,
     error::CloudError,
+    marks,
 };
 
 const NOVA: Service = Service::Compute;
@@ -134,9 +135,13 @@ impl Site {
         Ok((id, using))
     }
 
-    /// Every flavor that may be used.
-    pub(crate) async fn flavors(&self) -> Result<Vec<Flavor>, CloudError> {
-        Ok(self.client.all(Call::get(NOVA, "flavors/detail").query("is_public", "None"), "flavors").await?)
+    /// Every flavor that may be used: not those of other homes, which go when no server of theirs needs them.
+    async fn flavors(&self) -> Result<Vec<Flavor>, CloudError> {
+        let ours = self.marks.flavors();
+        let usable = |f: &Flavor| !f.id.starts_with(marks::FLAVORS) || f.id.starts_with(&ours);
+        let all: Vec<Flavor> =
+            self.client.all(Call::get(NOVA, "flavors/detail").query("is_public", "None"), "flavors").await?;
+        Ok(all.into_iter().filter(usable).collect())
     }
 
     /// Ids of ours. Who may not list private flavors has none.

@@ -34,6 +34,9 @@ pub(crate) const IMAGE_DIGEST: &str = "mandate_digest";
 /// Property of an image: what glance's own hash of them must be.
 pub(crate) const IMAGE_SHA512: &str = "mandate_sha512";
 
+/// Beginning of every home's flavors' ids.
+pub(crate) const FLAVORS: &str = "mandate-";
+
 /// Longest name of a home, characters: with the longest key a mark has 241 of neutron's 255.
 pub(crate) const MAX_HOME: usize = 32;
 
@@ -80,7 +83,7 @@ impl Marks {
 
     /// Beginning of our flavors' ids.
     pub(crate) fn flavors(&self) -> String {
-        format!("mandate-{}-", self.home)
+        format!("{FLAVORS}{}-", self.home)
     }
 }
 
