@@ -51,7 +51,7 @@ fn our_packages_are_whole_and_deployable() {
 
 #[test]
 fn sources_lint_clean_but_for_the_placeholder() {
-    for name in ["vfw_vnf", "vlb_vnf", "secure_edge_ns"] {
+    for name in ["vfw_vnf", "vlb_vnf", "secure_edge_ns", "sriov_fw_vnf", "sriov_edge_ns"] {
         let found = descriptors::lint::source(&source(name)).diagnostics;
         assert!(found.iter().all(|d| d.code == descriptors::Code::Placeholder), "{found:?}");
     }
@@ -59,6 +59,23 @@ fn sources_lint_clean_but_for_the_placeholder() {
     let text = "#cloud-config\nmandate: {function: reflector, ports: {port: nowhere}}\n";
     broken.files.insert("cloud_init/backend.cfg".into(), text.into());
     assert!(descriptors::lint::source(&broken).diagnostics.iter().any(|d| d.code == descriptors::Code::Day0));
+}
+
+/// The example for OpenStack: a guest of a disk image, with what it asks of its site.
+#[test]
+fn the_guest_is_packed_with_its_disk() {
+    let w = world();
+    let mut images = inputs(&w, IMAGE).images;
+    let image = images.pop_first().unwrap().1;
+    let packed =
+        pack(&source("sriov_fw_vnf"), &PackInputs { images: [("fw-image".to_owned(), image)].into() });
+    let package = open(&packed.unwrap()).unwrap();
+    assert_eq!(package.diagnostics, []);
+    assert_eq!(package.day0("fw"), None, "none of our functions is in it");
+    let vdu = &package.descriptor.vnfd().unwrap().vdus["fw"];
+    assert!(vdu.requests.ports["outside"].trusted && vdu.day0.is_some());
+    let ns = open(&pack(&source("sriov_edge_ns"), &PackInputs::default()).unwrap()).unwrap();
+    assert_eq!(ns.diagnostics, []);
 }
 
 #[test]
