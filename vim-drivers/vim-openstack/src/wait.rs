@@ -8,12 +8,12 @@ use std::{
 };
 
 /// First look when nothing is known yet.
-const FIRST: Duration = Duration::from_millis(1500);
+const FIRST: Duration = Duration::from_secs(3);
 /// Earliest and latest first look.
 const EARLIEST: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(20);
 /// Pause after the first look when nothing is known, the shortest, and the longest.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(150);
 const LONGEST: Duration = Duration::from_secs(10);
 
