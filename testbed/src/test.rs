@@ -6,6 +6,7 @@
 
 mod api;
 mod openstack;
+mod osm;
 mod output;
 pub mod systemd;
 
@@ -42,6 +43,7 @@ const PARTS: &[(&str, &str)] = &[
     ("systemd", "mandate serve under systemd and cgroup v2, in a guest"),
     ("wan", "one service on several sites, moved under traffic"),
     ("openstack", "OpenStack Yoga, started and asked"),
+    ("osm", "the OSM back end, on an NBI or on what was recorded of one"),
 ];
 
 /// Parts that are run when they are named: a guest takes minutes to make, and is slow where it is emulated.
@@ -112,6 +114,7 @@ fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
         "systemd" => systemd::run(),
         "wan" => scenario(Play::Wan),
         "openstack" => openstack::run(),
+        "osm" => osm::run(),
         _ => anyhow::bail!("no part `{part}`"),
     }
 }

@@ -16,9 +16,10 @@ const BEGIN: &str = "<!-- made: MANDATE_WRITE_REFERENCE=1 cargo test -p orchestr
 const END: &str = "<!-- end -->\n";
 
 /// What says something with a code to somebody.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 16] = [
     "orchestrator/orchestrator",
     "orchestrator/lcm",
+    "orchestrator/mano-osm",
     "ledger-bridge/ledger-contract",
     "ledger-bridge/trust",
     "ledger-bridge/ledger",
@@ -76,7 +77,16 @@ const OF_EVERY_INTENT: [&str; 7] =
     ["service", "tenant", "expires_in", "id", "depends_on", "emergency", "output"];
 
 /// Words in capitals that are no error codes: of others' formats, the environment, headings.
-const OTHERS: [&str; 20] = [
+const OTHERS: [&str; 29] = [
+    "NOT_INSTANTIATED",
+    "IN_USE",
+    "CHANGE_VNFPKG",
+    "SCALE_VNF",
+    "SCALE_OUT",
+    "SCALE_IN",
+    "PARTIALLY_COMPLETED",
+    "FAILED_TEMP",
+    "ROLLED_BACK",
     "CARGO_PKG_VERSION",
     "DESCRIBED_BY",
     "INSTANTIATING",
