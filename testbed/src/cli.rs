@@ -85,6 +85,8 @@ pub enum Play {
     Main,
     /// One service on two sites, a member of which moves to a third under a client's traffic.
     Wan,
+    /// The main job on OpenStack (`cargo testbed up openstack` first).
+    Cloud,
     /// A home with packages and signed intents, for a guest.
     #[value(skip)]
     Guest,
@@ -96,6 +98,7 @@ impl Play {
         match self {
             Self::Main => "main",
             Self::Wan => "wan",
+            Self::Cloud => "cloud",
             Self::Guest => "guest",
         }
     }

@@ -1,6 +1,7 @@
 //! What happens, in order. Each step is what one of the users does, and what must come of it.
 
 mod attacks;
+mod cloud;
 mod crash;
 mod ending;
 mod guest;
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     cli::{DemoOptions, Play},
     interrupt, ui,
-    up::SITES,
+    up::{SITES, openstack::Seen},
 };
 
 /// The tenant whose services these are.
@@ -44,6 +45,8 @@ pub struct Story {
     step: Option<ui::Step>,
     /// What was on the machine when nothing was deployed.
     empty: Traces,
+    /// What was in the cloud before.
+    cloud: Seen,
     /// What one service is, as the first was found.
     one: Traces,
     /// The first service.
@@ -76,6 +79,7 @@ fn plot(play: Play) -> (&'static [Act], &'static [(&'static str, &'static str)])
     match play {
         Play::Main => (ACTS, MAIN_SITES),
         Play::Wan => (wan::ACTS, wan::SITES),
+        Play::Cloud => (cloud::ACTS, cloud::SITES),
         Play::Guest => (guest::ACTS, guest::SITES),
     }
 }
@@ -127,11 +131,12 @@ impl Story {
             report: Report::default(),
             json: options.json,
             keep: options.keep,
-            attests: options.play != Play::Guest,
+            attests: !matches!(options.play, Play::Guest | Play::Cloud),
             acts,
             sites,
             step: None,
             empty: Traces::default(),
+            cloud: Seen::default(),
             one: Traces::default(),
             first: None,
             approvals: Vec::new(),

@@ -1,11 +1,12 @@
 //! OpenStack Yoga as `cargo testbed up openstack` starts it, asked over TLS for what a driver needs of it
-//! (`tests/openstack.rs`), and by the driver (`vim-openstack`: `tests/yoga.rs` its session, `tests/conformance.rs` the port's
-//! suite, `tests/scenarios.rs` services). A cloud that was up before stays up.
+//! (`tests/openstack.rs`), by the driver (`vim-openstack`: `tests/yoga.rs` its session, `tests/conformance.rs` the port's
+//! suite, `tests/scenarios.rs` services), and by the whole of the product (`demo --play cloud`). A cloud that was up before
+//! stays up.
 
 use std::time::Duration;
 
 use super::{Tally, output};
-use crate::{ui, up::openstack, workspace};
+use crate::{cli::Play, ui, up::openstack, workspace};
 
 /// The tests wait for real boots.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -19,7 +20,11 @@ pub fn run() -> anyhow::Result<Tally> {
         return Ok(Tally::skipped());
     }
     let before = openstack::clouds()?.is_some();
-    let tally = openstack::up().and_then(|()| tests());
+    let tally = openstack::up().and_then(|()| {
+        let mut tally = tests()?;
+        tally += super::scenario(Play::Cloud)?;
+        Ok(tally)
+    });
     if !before && let Err(e) = openstack::down() {
         ui::error(&e);
     }

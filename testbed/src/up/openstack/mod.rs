@@ -20,6 +20,7 @@ mod process;
 mod ready;
 mod seed;
 mod services;
+mod view;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -34,6 +35,7 @@ use crate::{
 };
 
 pub use install::available;
+pub use view::{Seen, View};
 
 /// The longest `up`, from nothing on a slow line.
 const LOCK_LIMIT: Duration = Duration::from_secs(1500);
