@@ -140,6 +140,21 @@ fn a_refused_measurement_is_told_with_its_failure_and_decides_about_the_sla() {
 }
 
 #[test]
+fn where_an_instance_was_found_is_shown() {
+    let mut op = operation();
+    let observed = &mut op.step(1).observed;
+    observed["whereabouts"] = serde_json::json!({ "host": "compute-1", "group": { "satisfied": true } });
+    observed["links"] = serde_json::json!({
+        "mgmt": { "binding": { "vif_type": "ovs" } },
+        "sr": { "binding": { "vif_type": "hw_veb", "pci_slot": "0000:81:10.1" } },
+    });
+    let it = op.verify().unwrap();
+    let told = it.checks.iter().find(|c| c.name == "step 2, ensure compute vfw").unwrap();
+    let wanted = "DONE: on compute-1, mgmt ovs, sr hw_veb 0000:81:10.1, its group satisfied";
+    assert_eq!((told.ok, told.detail.as_str()), (true, wanted));
+}
+
+#[test]
 fn what_could_not_be_measured_is_said_to_whoever_verifies() {
     let mut op = operation();
     op.plan.steps.pop();

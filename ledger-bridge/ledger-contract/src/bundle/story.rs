@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use trust::{
     Digest, Envelope,
     statement::{Statement, predicate_type},
@@ -349,7 +350,11 @@ impl<'a> Story<'a> {
             let digest = named.ok_or("it does not say which capture was taken")?;
             return Ok(Detail::new(format!("{DONE}: capture {digest}")));
         }
-        Ok(Detail { ok: claim.state == DONE || claim.state == UNDONE, ..Detail::new(claim.state.clone()) })
+        let text = match read_back(&claim.observed).filter(|_| claim.state == DONE) {
+            Some(place) => format!("{DONE}: {place}"),
+            None => claim.state.clone(),
+        };
+        Ok(Detail { ok: claim.state == DONE || claim.state == UNDONE, ..Detail::new(text) })
     }
 
     /// What was found stored or running is one of the images that the grant names.
@@ -629,6 +634,23 @@ fn interventions(claim: &OutcomeClaim) -> Vec<BundleCheck> {
 }
 
 /// What a line says, for a person.
+/// Where an instance was found, and how its connection points are bound there; `None`: the VIM does not tell.
+fn read_back(observed: &Value) -> Option<String> {
+    let host = observed.pointer("/whereabouts/host")?.as_str()?;
+    let bound = |(name, link): (&String, &Value)| {
+        let binding = link.get("binding")?;
+        let text = |key: &str| binding.get(key).and_then(Value::as_str);
+        let device = text("pci_slot").map_or_else(String::new, |slot| format!(" {slot}"));
+        Some(format!("{name} {}{device}", text("vif_type")?))
+    };
+    let links = observed.get("links").and_then(Value::as_object);
+    let ports: Vec<String> = links.into_iter().flatten().filter_map(bound).collect();
+    let group = observed.pointer("/whereabouts/group/satisfied").and_then(Value::as_bool);
+    let apart =
+        group.map_or("", |kept| if kept { ", its group satisfied" } else { ", its group not satisfied" });
+    Some(format!("on {host}, {}{apart}", ports.join(", ")))
+}
+
 struct Detail {
     /// Which line it is; empty: its predicate type says it all.
     what: String,
