@@ -27,6 +27,8 @@ mod faults;
 mod gate;
 #[path = "engine/life.rs"]
 mod life;
+#[path = "engine/mano.rs"]
+mod mano;
 #[path = "engine/order.rs"]
 mod order;
 #[path = "engine/outage.rs"]

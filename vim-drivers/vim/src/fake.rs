@@ -13,7 +13,7 @@ mod state;
 mod timer;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::Poll,
@@ -32,8 +32,9 @@ use trust::Digest;
 use self::state::State;
 pub(crate) use self::timer::Sleep;
 use crate::{
-    Capabilities, Capture, CaptureSpec, Changed, ComputeSpec, Disposition, DriverError, Enforced, Feature,
-    Interconnect, Inventory, Kind, ObjectKey, Observed, Resources, Scope, Spec, Stray, VimDriver, VnfControl,
+    Adoption, Capabilities, Capture, CaptureSpec, Changed, ComputeSpec, Disposition, DriverError, Enforced,
+    Feature, Interconnect, Inventory, Kind, ObjectKey, Observed, Resources, Scope, Spec, Stray, VimDriver,
+    VnfControl,
 };
 
 /// A call of the two ports.
@@ -45,6 +46,8 @@ pub enum Call {
     Remove,
     /// [`VimDriver::observe`]; scripted without a key.
     Observe,
+    /// [`VimDriver::adopt`].
+    Adopt,
     /// [`VnfControl::status`].
     Status,
     /// [`VnfControl::attest`]; scripted without a key.
@@ -133,6 +136,21 @@ impl FakeVim {
         wans.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&self.state));
         self.wans = Some(Arc::clone(wans));
         self
+    }
+
+    /// From now on it runs guests that cannot be asked, as a cloud does.
+    pub fn run_guests(&self) {
+        self.lock().guests = true;
+    }
+
+    /// Somebody else made these instances of a service, and no others: they can be adopted. What was adopted and is not among
+    /// them is gone.
+    pub fn made_elsewhere(&self, service: &str, instances: BTreeSet<ObjectKey>) {
+        let mut state = self.lock();
+        let before = state.elsewhere.insert(service.to_owned(), instances.clone()).unwrap_or_default();
+        for gone in before.difference(&instances) {
+            state.remove(gone, Kind::Compute);
+        }
     }
 
     /// Calls are counted, not listed: for long runs.
@@ -406,14 +424,17 @@ impl Fault {
 #[async_trait]
 impl VimDriver for FakeVim {
     async fn capabilities(&self) -> Result<Capabilities, DriverError> {
-        let attestation = self.lock().attest.is_some();
+        let (guests, attests) = {
+            let state = self.lock();
+            (state.guests, state.attest.is_some())
+        };
         Ok(Capabilities {
             driver: "fake".into(),
-            attestation,
+            attestation: attests && !guests,
             inter_site_links: self.wans.is_some(),
             capture: true,
             enforced: Enforced { why_not: "a fake runs nothing".into(), ..Enforced::default() },
-            functions: true,
+            functions: !guests,
             features: Feature::ALL.into(),
         })
     }
@@ -459,6 +480,24 @@ impl VimDriver for FakeVim {
         };
         let extra = state.strays.iter().filter(|s| scope.contains(&s.key)).cloned().collect();
         Ok(Inventory { total: self.total, used: state.used, objects, extra, hosts: Default::default() })
+    }
+
+    async fn adopt(&self, found: &[Adoption]) -> Result<BTreeMap<ObjectKey, Observed>, DriverError> {
+        let mut out = BTreeMap::new();
+        for Adoption { key, spec, id } in found {
+            let fault = self.enter(Call::Adopt, Some(key)).await;
+            fault.before(key, "adopt")?;
+            let mut state = self.lock();
+            if !state.elsewhere.get(key.service()).is_some_and(|made| made.contains(key)) {
+                let reason = format!("nobody made {id}");
+                return Err(error(key, "adopt", "NOT_ADOPTABLE", &reason, Disposition::Retry));
+            }
+            state.ensure(key, spec, false)?;
+            out.extend(state.objects.get(key).map(|o| (key.clone(), o.observed.clone())));
+            drop(state);
+            fault.after(key, "adopt")?;
+        }
+        Ok(out)
     }
 
     async fn changed(&self, after: u64) -> Changed {

@@ -30,6 +30,10 @@ pub(super) struct State {
     pub calls: Vec<(Call, Option<ObjectKey>)>,
     pub counts: BTreeMap<Call, u64>,
     pub used: Resources,
+    /// It runs guests that cannot be asked.
+    pub guests: bool,
+    /// What somebody else made, by service.
+    pub elsewhere: BTreeMap<String, BTreeSet<ObjectKey>>,
     pub attest: Option<Arc<AnswerAttest>>,
     pub traffic: Option<Arc<AnswerTraffic>>,
     pub wakers: Vec<Waker>,
