@@ -157,15 +157,13 @@ impl Story {
         Ok(format!("killed with {half}; then {seen}"))
     }
 
-    /// What asks for attestation finds no site.
+    /// What must be attested is not approved where nothing can be.
     pub(super) fn unattested(&mut self) -> anyhow::Result<String> {
         let params = self.params();
-        let (id, signed) = self.intent(TENANT, &self.deployment("edge-3", &params, "1h"))?;
-        self.submit(&signed)?;
-        let operation = self.anchored(&id)?;
-        let problem = text(&operation, "problem")?;
-        ensure!(operation["state"] == "ROLLED_BACK" && problem.contains("attestation"), "{operation}");
-        Ok(problem)
+        let (_, signed) = self.intent(TENANT, &self.deployment("edge-3", &params, "1h"))?;
+        let refusal = self.stage.mandate.refused(&["intent", "submit", &signed.display().to_string()])?;
+        ensure!(refusal.detail.contains("attestation key"), "{}: {}", refusal.code, refusal.detail);
+        Ok(refusal.code)
     }
 
     pub(super) fn terminate_in_cloud(&mut self) -> anyhow::Result<String> {
