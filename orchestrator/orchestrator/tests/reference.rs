@@ -77,7 +77,7 @@ const OF_EVERY_INTENT: [&str; 7] =
     ["service", "tenant", "expires_in", "id", "depends_on", "emergency", "output"];
 
 /// Words in capitals that are no error codes: of others' formats, the environment, headings.
-const OTHERS: [&str; 29] = [
+const OTHERS: [\&str; 32] = [
     "NOT_INSTANTIATED",
     "IN_USE",
     "CHANGE_VNFPKG",
@@ -87,6 +87,9 @@ const OTHERS: [&str; 29] = [
     "PARTIALLY_COMPLETED",
     "FAILED_TEMP",
     "ROLLED_BACK",
+    "DISK_GB",
+    "PREFER_LARGE",
+    "SIZE_2MB",
     "CARGO_PKG_VERSION",
     "DESCRIBED_BY",
     "INSTANTIATING",
@@ -149,7 +152,7 @@ fn arguments(command: &Command, intent: bool) -> String {
     }
     words
         .join(" ")
-        .replace("COUNTRY[,latency-us=N,cost=N,vcpus=N,memory-mib=N,instances=N,first-uid=N]", "COUNTRY[,…]")
+        .replace("COUNTRY[,latency-us=N,cost=N,vcpus=N,memory-mib=N,instances=N,first-uid=N,clouds=FILE,cloud=NAME]", "COUNTRY[,…]")
         .replace('|', "\\|")
 }
 
