@@ -77,7 +77,7 @@ const OF_EVERY_INTENT: [&str; 7] =
     ["service", "tenant", "expires_in", "id", "depends_on", "emergency", "output"];
 
 /// Words in capitals that are no error codes: of others' formats, the environment, headings.
-const OTHERS: [\&str; 32] = [
+const OTHERS: [&str; 32] = [
     "NOT_INSTANTIATED",
     "IN_USE",
     "CHANGE_VNFPKG",
