@@ -34,7 +34,7 @@ pub struct Desired {
 pub enum Wanted {
     /// These bytes.
     Image(Digest),
-    /// Up, with this MTU (`None`: it is somebody else's network, of whatever MTU), joined to this segment or to none.
+    /// Up, with this MTU (`None`: of whatever MTU: it is somebody else's network, or nobody said), joined to this segment or to none.
     Network(Option<u16>, Option<Interconnect>),
     /// An instance.
     Compute {
@@ -132,7 +132,10 @@ impl Wanted {
     pub fn of(spec: &Spec, isolated: bool) -> Self {
         match spec {
             Spec::Image(i) => Self::Image(i.digest),
-            Spec::Network(n) => Self::Network(n.existing.is_none().then_some(n.mtu), n.interconnect.clone()),
+            Spec::Network(n) => {
+                let ours = n.existing.is_none().then_some(n.mtu);
+                Self::Network(ours.filter(|mtu| *mtu != 0), n.interconnect.clone())
+            }
             Spec::Compute(c) => Self::Compute {
                 image: c.image,
                 configuration: (!c.configuration.is_empty()).then(|| Digest::of(c.configuration.as_bytes())),

@@ -211,9 +211,11 @@ impl Site {
         let mut body = json!({
             "name": key.label(),
             "description": self.marks.of(key),
-            "mtu": spec.mtu,
             "admin_state_up": true,
         });
+        if spec.mtu != 0 {
+            body["mtu"] = json!(spec.mtu);
+        }
         if spec.subnets.is_empty() {
             body["port_security_enabled"] = json!(false);
         }
@@ -237,10 +239,14 @@ impl Site {
     /// What may be changed of a network that is there.
     async fn amend(&self, found: Network, spec: &NetworkSpec) -> Result<Network, CloudError> {
         let guarded = !spec.subnets.is_empty();
-        if found.admin_state_up && found.mtu == spec.mtu && found.port_security_enabled == guarded {
+        let sized = spec.mtu == 0 || found.mtu == spec.mtu;
+        if found.admin_state_up && sized && found.port_security_enabled == guarded {
             return Ok(found);
         }
-        let mut body = json!({ "admin_state_up": true, "mtu": spec.mtu });
+        let mut body = json!({ "admin_state_up": true });
+        if !sized {
+            body["mtu"] = json!(spec.mtu);
+        }
         if found.port_security_enabled != guarded {
             body["port_security_enabled"] = json!(guarded);
         }

@@ -96,7 +96,7 @@ impl ImageSpec {
 pub struct NetworkSpec {
     /// Name in the descriptor.
     pub name: String,
-    /// MTU, bytes.
+    /// MTU, bytes; 0: as the VIM gives, for sites of guests. An overlay has less room than what carries it.
     pub mtu: u16,
     /// The same link at other sites, joined to this one; absent: a link of this site alone. Only for sites whose
     /// [`Capabilities::inter_site_links`](crate::Capabilities::inter_site_links) says so.

@@ -132,7 +132,8 @@ impl Link<'_> {
         }
         let said = self.profile.subnet.as_ref().map(subnet_of);
         let subnets = said.or_else(|| if self.joined { None } else { subnet() }).into_iter().collect();
-        let mtu = self.profile.mtu.unwrap_or(MTU);
+        // What nobody said, the cloud knows: its overlays have less than what carries them.
+        let mtu = self.profile.mtu.unwrap_or_default();
         Ok(NetworkSpec { provider, subnets, ..NetworkSpec::new(self.id, mtu) })
     }
 }
