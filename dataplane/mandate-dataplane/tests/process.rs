@@ -228,8 +228,9 @@ fn firewall(generation: u64, rules: u32) -> Configuration {
 const LARGE: [(u32, u32); 2] = [(10_000, 5), (100_000, 2)];
 
 /// The part of the time to the answer that swapping a configuration in, or saying what runs, may keep the packet thread
-/// from its packets. Compiling one takes more than half of that time; a swap, or a status, measured 1/3,000 to 1/700.
-const PACKET_THREAD_SHARE: u64 = 100;
+/// from its packets. Compiling one takes more than half of that time; a swap, or a status, measured 1/3,000 to 1/700, and
+/// 1/60 where every status was interrupted by others on the same cores.
+const PACKET_THREAD_SHARE: u64 = 25;
 
 /// Time that the packet thread spent on commands so far, µs.
 fn command_us(process: &mut Process) -> u64 {
