@@ -8,7 +8,7 @@ use std::{
 };
 
 /// First look when nothing is known yet.
-const FIRST: Duration = Duration::from_secs(3);
+const FIRST: Duration = Duration::from_millis(1_500);
 /// Earliest and latest first look.
 const EARLIEST: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(20);
@@ -37,12 +37,14 @@ impl Learned {
         self.lately().map_or(PAUSE, |took| (took / 16).clamp(SHORTEST, PAUSE))
     }
 
-    /// It took so long: a quarter of what is new goes in.
-    fn learn(&self, took: Duration) {
+    /// It took so long: half of what is new goes in. What was done at the first look was done before that, nobody knows how
+    /// long: who took the look's time for its own would look ever later than need be.
+    fn learn(&self, took: Duration, at_first: bool) {
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        let took = if at_first { took / 4 * 3 } else { took };
         let before = self.0.load(Ordering::Relaxed);
-        let now = if before == 0 { took } else { before.saturating_mul(3).saturating_add(took) / 4 };
-        self.0.store(now, Ordering::Relaxed);
+        let now = if before == 0 { took } else { before.saturating_add(took) / 2 };
+        self.0.store(now.max(1), Ordering::Relaxed);
     }
 }
 
@@ -77,7 +79,7 @@ impl<'a> Pace<'a> {
     /// It is done.
     pub(crate) fn done(&self) {
         if let Some(learned) = self.learned.filter(|_| self.looks > 0) {
-            learned.learn(self.begun.elapsed());
+            learned.learn(self.begun.elapsed(), self.looks == 1);
         }
     }
 
@@ -121,14 +123,25 @@ mod tests {
     fn what_it_took_lately_is_when_to_look_first() {
         let learned = Learned::default();
         assert_eq!(learned.first(), FIRST);
-        learned.learn(Duration::from_secs(4));
+        learned.learn(Duration::from_secs(4), false);
         assert_eq!(
             (learned.first(), learned.pause()),
             (Duration::from_millis(3500), Duration::from_millis(250))
         );
-        learned.learn(Duration::from_secs(8));
-        assert_eq!(learned.lately(), Some(Duration::from_secs(5)));
-        learned.learn(Duration::from_secs(3600));
+        learned.learn(Duration::from_secs(8), false);
+        assert_eq!(learned.lately(), Some(Duration::from_secs(6)));
+        learned.learn(Duration::from_secs(3600), false);
         assert_eq!(learned.first(), LATEST);
+    }
+
+    /// Whatever came before: when it always is there at the first look, looks come earlier, down to the earliest.
+    #[test]
+    fn what_is_done_at_the_first_look_is_looked_for_earlier() {
+        let learned = Learned::default();
+        learned.learn(Duration::from_secs(20), false);
+        for _ in 0..40 {
+            learned.learn(learned.first(), true);
+        }
+        assert_eq!(learned.first(), EARLIEST);
     }
 }
