@@ -6,15 +6,15 @@
 mod clouds;
 
 use std::{
-    fmt, fs,
+    fs,
     path::{Path, PathBuf},
 };
 
+pub(crate) use http_peer::bad;
+use http_peer::encrypted;
+pub use http_peer::{BadConfig, Secret};
 use reqwest::Url;
 use serde::Deserialize;
-
-/// Longest secret that is read, bytes.
-const MAX_SECRET_BYTES: u64 = 4096;
 
 /// A cloud as configured, one section of a site.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -75,32 +75,6 @@ pub enum Auth {
     },
 }
 
-/// A secret, and where it is from.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "PathBuf")]
-pub enum Secret {
-    /// A file with nothing else in it, read each time: who rotates it need not restart us.
-    File(PathBuf),
-    /// As it stood in a `clouds.yaml`.
-    Given(String),
-}
-
-impl From<PathBuf> for Secret {
-    fn from(path: PathBuf) -> Self {
-        Self::File(path)
-    }
-}
-
-/// Never the secret itself.
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "in {}", path.display()),
-            Self::Given(_) => f.write_str("given"),
-        }
-    }
-}
-
 fn default_domain() -> String {
     "Default".to_owned()
 }
@@ -130,20 +104,6 @@ impl Interface {
     }
 }
 
-/// What is wrong with a configuration, and in which field.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("OpenStack, {field}: {problem}")]
-pub struct BadConfig {
-    /// Field.
-    pub field: &'static str,
-    /// What is wrong, and what to do.
-    pub problem: String,
-}
-
-pub(crate) fn bad<T>(field: &'static str, problem: impl Into<String>) -> Result<T, BadConfig> {
-    Err(BadConfig { field, problem: problem.into() })
-}
-
 impl CloudConfig {
     /// The Identity API's base, ending in `/v3/`.
     pub fn identity(&self) -> Result<Url, BadConfig> {
@@ -156,30 +116,7 @@ impl CloudConfig {
 
     /// May this endpoint be asked?
     pub(crate) fn allowed(&self, url: &Url) -> Result<(), String> {
-        match url.scheme() {
-            "https" => Ok(()),
-            "http" if self.allow_plain_http => Ok(()),
-            "http" => Err(format!(
-                "{url} is not TLS, and our token would cross the network readable: use an https endpoint, or say \
-                 allow_plain_http = true"
-            )),
-            other => Err(format!("{url}: `{other}` is neither https nor http")),
-        }
-    }
-}
-
-impl Secret {
-    /// The secret; of a file without the newline that editors leave.
-    pub(crate) fn read(&self, field: &'static str) -> Result<String, BadConfig> {
-        let path = match self {
-            Self::Given(secret) => return Ok(secret.clone()),
-            Self::File(path) => path,
-        };
-        let text = text(field, path, MAX_SECRET_BYTES)?;
-        match text.trim_end_matches(['\r', '\n']) {
-            "" => bad(field, format!("{} is empty", path.display())),
-            secret => Ok(secret.to_owned()),
-        }
+        encrypted(url, ("allow_plain_http", self.allow_plain_http))
     }
 }
 
@@ -226,20 +163,5 @@ mod tests {
                 "auth_url"
             );
         }
-    }
-
-    #[test]
-    fn secrets_are_one_line_of_a_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("secret");
-        let secret = Secret::File(path.clone());
-        assert!(secret.read("password_file").is_err());
-        fs::write(&path, "\n").unwrap();
-        assert!(secret.read("password_file").unwrap_err().problem.contains("is empty"));
-        fs::write(&path, "s3cr3t \n").unwrap();
-        assert_eq!(secret.read("password_file").unwrap(), "s3cr3t ");
-        fs::write(&path, vec![b'a'; 5000]).unwrap();
-        assert!(secret.read("password_file").is_err());
-        assert_eq!(format!("{:?}", Secret::Given("s3cr3t".into())), "given");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use futures::StreamExt as _;
+use http_peer::Unread;
 use reqwest::{Response, StatusCode, header};
 use serde_json::Value;
 
@@ -110,7 +110,7 @@ impl ApiError {
 
     /// Of a request that was sent, as far as it got.
     pub(super) fn sent(call: String, error: &reqwest::Error) -> Self {
-        let problem = chain(error);
+        let problem = http_peer::chain(error);
         let fault = match error.is_connect() || error.is_builder() {
             true => Fault::Unreachable { problem },
             false => Fault::Lost { problem },
@@ -188,19 +188,6 @@ impl ApiError {
     }
 }
 
-/// An error with what is behind it, once each.
-fn chain(error: &dyn std::error::Error) -> String {
-    let (mut out, mut next) = (error.to_string(), error.source());
-    while let Some(it) = next {
-        let text = it.to_string();
-        if !out.contains(&text) {
-            out = format!("{out}: {text}");
-        }
-        next = it.source();
-    }
-    out
-}
-
 /// The answer, when it is a success.
 pub(super) async fn checked(answer: Response, call: &Call) -> Result<Response, ApiError> {
     if answer.status().is_success() {
@@ -224,16 +211,13 @@ pub(super) async fn checked(answer: Response, call: &Call) -> Result<Response, A
 
 /// At most so many bytes of an answer.
 pub(super) async fn bounded(answer: Response, most: usize, call: &Call) -> Result<Vec<u8>, ApiError> {
-    let (mut out, mut stream) = (Vec::new(), answer.bytes_stream());
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| ApiError::sent(call.place(), &e))?;
-        if out.len() + chunk.len() > most {
-            let problem = format!("more than {most} bytes");
-            return Err(ApiError::new(call.place(), Fault::Unreadable { problem }));
-        }
-        out.extend_from_slice(&chunk);
-    }
-    Ok(out)
+    http_peer::bounded(answer, most).await.map_err(|e| {
+        let fault = match e {
+            Unread::Lost(problem) => Fault::Lost { problem },
+            Unread::TooLong(_) => Fault::Unreadable { problem: e.to_string() },
+        };
+        ApiError::new(call.place(), fault)
+    })
 }
 
 /// Name and words of an error, from whichever of the services' forms it has.

@@ -15,7 +15,6 @@ mod bulk;
 mod version;
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,16 +23,14 @@ use std::{
 };
 
 use reqwest::{Method, StatusCode, Url, header};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Mutex;
 
 pub use answer::{ApiError, Fault};
+pub use http_peer::segment;
 pub use version::Microversion;
 
-use crate::config::{BadConfig, CloudConfig, bad};
+use crate::config::{BadConfig, CloudConfig};
 use auth::Session;
 
 /// Times that a call which certainly did nothing is made in all.
@@ -190,33 +187,12 @@ impl Call {
     }
 }
 
-/// One part of a path, escaped: what others named never becomes a path of its own.
-#[must_use]
-pub fn segment(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
 impl Client {
     /// A session that asks nothing yet.
     pub fn new(config: CloudConfig) -> Result<Self, BadConfig> {
         let identity = config.identity()?;
         let timeout = Duration::from_secs(config.timeout_s.clamp(1, 600));
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(&config)?)
-            .timeout(timeout)
-            .connect_timeout(timeout.min(Duration::from_secs(10)))
-            // A token goes to the endpoints of the catalogue and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("mandate/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .or_else(|e| bad("auth_url", format!("no HTTP client: {e}")))?;
+        let http = http_peer::client(config.cacert.as_deref(), "cacert", timeout)?;
         let inner = Inner {
             config,
             identity,
@@ -288,7 +264,8 @@ impl Client {
             if !harmless || tries >= MAX_TRIES {
                 return Err(error);
             }
-            let pause = error.retry_after().unwrap_or_else(|| backoff(tries)).min(MAX_PAUSE);
+            let pause =
+                error.retry_after().unwrap_or_else(|| http_peer::backoff(PAUSE, tries)).min(MAX_PAUSE);
             tracing::debug!(call = call.place(), %error, pause_ms = pause.as_millis(), "asked again");
             tokio::time::sleep(pause).await;
             tries += 1;
@@ -326,55 +303,5 @@ impl Client {
     fn count(&self, service: Service) {
         let at = Service::ALL.iter().position(|s| *s == service).unwrap_or_default();
         self.inner.calls[at].fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// The pause before try `tries + 1`: doubled each time, and half of it random, so that many who failed together do not come
-/// together.
-fn backoff(tries: u32) -> Duration {
-    let whole = PAUSE * 2_u32.saturating_pow(tries.saturating_sub(1).min(8));
-    let random = getrandom::u32().unwrap_or_default() % 1000;
-    whole / 2 + whole / 2 * random / 1000
-}
-
-fn tls(config: &CloudConfig) -> Result<ClientConfig, BadConfig> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .or_else(|e| bad("cacert", format!("TLS: {e}")))?;
-    let Some(path) = &config.cacert else {
-        let builder = builder.with_platform_verifier().or_else(|e| {
-            bad("cacert", format!("this machine's trusted CAs: {e}; name the cloud's CA file"))
-        })?;
-        return Ok(builder.with_no_client_auth());
-    };
-    let pem = fs::read(path).or_else(|e| bad("cacert", format!("{}: {e}", path.display())))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.or_else(|e| bad("cacert", format!("{}: {e}", path.display())))?;
-        roots.add(certificate).or_else(|e| bad("cacert", format!("{}: {e}", path.display())))?;
-    }
-    if roots.is_empty() {
-        return bad("cacert", format!("{} has no certificate (PEM)", path.display()));
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_one_part_of_a_path() {
-        assert_eq!(segment("a-b_1"), "a-b_1");
-        assert_eq!(segment("../x?y#z"), "%2E%2E%2Fx%3Fy%23z");
-        assert_eq!(segment("ü"), "%C3%BC");
-    }
-
-    #[test]
-    fn pauses_grow_and_are_bounded() {
-        for tries in 1..40 {
-            let whole = PAUSE * 2_u32.pow(tries.min(9) - 1);
-            assert!((whole / 2..=whole).contains(&backoff(tries)), "{tries}");
-        }
     }
 }
