@@ -63,7 +63,7 @@ impl Site {
             add(marks::IMAGE_DIGEST, &spec.digest.to_string()),
             add(marks::IMAGE_SHA512, &sha512),
         ]);
-        self.client.patch(Service::Image, &path, &patch).await?;
+        self.client.tell(&Call::new(Service::Image, Method::PATCH, path.clone()).patch(patch)).await?;
         let tag = format!("{path}/tags/{}", segment(&self.marks.image_tag(key)));
         self.client.tell(&Call::new(Service::Image, Method::PUT, tag)).await?;
         Ok(Observed::Image { digest: spec.digest })

@@ -162,7 +162,7 @@ impl Site {
             Ensure::Act(_) if !want.is(server) => self.replace(want, server).await,
             Ensure::Act(action) => {
                 self.act(&server.id, json!({ action: null })).await?;
-                self.settled_after(server, &self.rebuilds).await?;
+                self.settled(server, &self.rebuilds).await?;
                 Ok(Turn::Again)
             }
             Ensure::Keep => self.keep(want, wanted, server, &found.ports).await,
@@ -334,7 +334,7 @@ impl Site {
             "metadata": metadata,
         } });
         self.act(&server.id, rebuild).await?;
-        self.settled_after(server, &self.rebuilds).await?;
+        self.settled(server, &self.rebuilds).await?;
         Ok(())
     }
 
@@ -405,7 +405,9 @@ impl Site {
         match on {
             true => {
                 let body = json!({ "metadata": { (marks::ISOLATED): "true" } });
-                self.client.tell(&Call::new(NOVA, reqwest::Method::POST, path).json(&body)).await?;
+                self.client
+                    .tell(&Call::new(NOVA, reqwest::Method::POST, path).json(&body).repeatable())
+                    .await?;
             }
             false => self.client.delete(NOVA, format!("{path}/{}", marks::ISOLATED)).await?,
         }

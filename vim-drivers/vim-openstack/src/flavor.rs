@@ -164,15 +164,14 @@ impl Site {
             "disk": content.disk_gib,
             "os-flavor-access:is_public": false,
         } });
-        let made = self.client.ask::<Value>(&Call::new(NOVA, Method::POST, "flavors").json(&body)).await;
-        match made {
-            Ok(_) => {}
-            Err(e) if e.is_conflict() || e.is_lost() => {}
-            Err(e) => return Err(e.into()),
-        }
+        // Its id is ours: made already is as good as made now, also by a call whose answer was lost.
+        let made = self.client.tell(&Call::new(NOVA, Method::POST, "flavors").json(&body).repeatable()).await;
+        made.or_else(|e| if e.is_conflict() { Ok(()) } else { Err(e) })?;
         if !content.specs.is_empty() {
             let path = format!("flavors/{}/os-extra_specs", segment(&id));
-            let call = Call::new(NOVA, Method::POST, path).json(&json!({ "extra_specs": content.specs }));
+            let call = Call::new(NOVA, Method::POST, path)
+                .json(&json!({ "extra_specs": content.specs }))
+                .repeatable();
             if let Err(e) = self.client.tell(&call).await {
                 // A flavor that cannot have them is none of ours.
                 let _gone = self.client.delete(NOVA, format!("flavors/{}", segment(&id))).await;

@@ -200,7 +200,8 @@ impl Site {
     }
 
     async fn send(&self, id: &str, path: &Path) -> Result<(), CloudError> {
-        match self.client.upload(GLANCE, &format!("images/{id}/file"), path).await {
+        let call = Call::new(GLANCE, Method::PUT, format!("images/{id}/file")).file(path);
+        match self.client.tell(&call).await {
             // Whether it arrived is read from its hash.
             Err(e) if e.is_conflict() || e.is_lost() => Ok(()),
             other => Ok(other?),

@@ -67,6 +67,7 @@ mod error;
 mod flavor;
 mod group;
 mod image;
+mod looks;
 mod marks;
 mod network;
 mod observe;

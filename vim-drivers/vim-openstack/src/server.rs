@@ -172,10 +172,10 @@ impl Site {
 
     /// Waits until it is built. One that failed or takes too long is deleted; its console's last words are kept.
     pub(crate) async fn built(&self, want: &Want<'_>, id: &str) -> Result<Server, CloudError> {
-        let mut pace = Pace::new(self.boot_limit(), Some(&self.boots));
+        let mut watch = self.watch(Some(want.key), id, self.boot_limit(), &self.boots);
         loop {
-            let waited = pace.next().await;
-            let Some(server) = self.server(id).await? else {
+            let look = watch.next().await?;
+            let Some(server) = look.server else {
                 return Err(CloudError::ServerFailed {
                     fault: "it was deleted while it was built".into(),
                     console: String::new(),
@@ -183,11 +183,11 @@ impl Site {
             };
             let verdict = states::verdict(&server.status, server.task.as_deref());
             match verdict.ensure {
-                Ensure::Wait if waited => {}
-                Ensure::Wait => return Err(self.stuck(server, pace.seconds()).await),
+                Ensure::Wait if !look.last => {}
+                Ensure::Wait => return Err(self.stuck(server, watch.seconds()).await),
                 Ensure::Replace => return Err(self.failed(want, server).await),
                 _ => {
-                    pace.done();
+                    watch.done();
                     return Ok(server);
                 }
             }
@@ -240,20 +240,18 @@ impl Site {
 
     /// Waits until nothing goes on with it.
     pub(crate) async fn settled(&self, server: &Server, learned: &Learned) -> Result<(), CloudError> {
-        let mut pace = Pace::new(self.boot_limit(), Some(learned));
-        while pace.next().await {
-            let Some(now) = self.server(&server.id).await? else { return Ok(()) };
+        let mut watch = self.watch_server(server, self.boot_limit(), learned);
+        loop {
+            let look = watch.next().await?;
+            let Some(now) = look.server else { return Ok(()) };
             if states::verdict(&now.status, now.task.as_deref()).ensure != Ensure::Wait {
-                pace.done();
+                watch.done();
                 return Ok(());
             }
+            if look.last {
+                return Err(self.stuck(now, watch.seconds()).await);
+            }
         }
-        Err(self.stuck(server.clone(), pace.seconds()).await)
-    }
-
-    /// The same, after something was asked of it.
-    pub(crate) async fn settled_after(&self, server: &Server, learned: &Learned) -> Result<(), CloudError> {
-        self.settled(server, learned).await
     }
 
     /// Deletes it, and waits until it is gone and placement knows.
@@ -264,18 +262,18 @@ impl Site {
             Remove::Delete => self.client.delete(NOVA, format!("servers/{}", server.id)).await?,
             Remove::ForceDelete => self.act(&server.id, json!({ "forceDelete": null })).await?,
         }
-        let mut pace = Pace::new(self.delete_limit(), Some(&self.deletions));
+        let mut watch = self.watch_server(server, self.delete_limit(), &self.deletions);
         loop {
-            let waited = pace.next().await;
-            match self.server(&server.id).await? {
+            let look = watch.next().await?;
+            match look.server {
                 None => break,
                 Some(now) if now.status == "SOFT_DELETED" => {
                     self.act(&server.id, json!({ "forceDelete": null })).await?;
                 }
-                Some(now) if !waited => {
+                Some(now) if look.last => {
                     return Err(CloudError::RemoveStuck {
                         id: server.id.clone(),
-                        seconds: pace.seconds(),
+                        seconds: watch.seconds(),
                         status: now.status,
                         host: now.host.unwrap_or_else(|| "no host".to_owned()),
                     });
@@ -283,7 +281,8 @@ impl Site {
                 Some(_) => {}
             }
         }
-        pace.done();
+        watch.done();
+        drop(watch);
         self.released(&server.id).await?;
         self.drop_unused_flavor(&server.flavor.original_name).await
     }

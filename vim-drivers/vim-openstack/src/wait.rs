@@ -55,25 +55,45 @@ pub(crate) struct Pace<'a> {
     begun: Instant,
     limit: Duration,
     looks: u32,
+    /// When the next one is, once that is known.
+    due: Option<Instant>,
 }
 
 impl<'a> Pace<'a> {
     pub(crate) fn new(limit: Duration, learned: Option<&'a Learned>) -> Self {
-        Self { learned, begun: Instant::now(), limit, looks: 0 }
+        Self { learned, begun: Instant::now(), limit, looks: 0, due: None }
     }
 
-    /// Sleeps until the next look; false: the time is over, and there was a last look at its end.
+    /// Sleeps until the next look; false: the time is over, and there was a last look at its end. It may be given up and called
+    /// again.
     pub(crate) async fn next(&mut self) -> bool {
-        let Some(left) = self.limit.checked_sub(self.begun.elapsed()).filter(|l| !l.is_zero()) else {
+        let end = self.begun + self.limit;
+        if Instant::now() >= end {
             return false;
-        };
-        let pause = match self.looks {
-            0 => self.learned.map_or(PAUSE, Learned::first),
-            n => jitter(grown(self.learned.map_or(PAUSE, Learned::pause), n)),
-        };
-        self.looks += 1;
-        tokio::time::sleep(pause.min(left)).await;
+        }
+        let due = self.due(Instant::now()).min(end);
+        tokio::time::sleep_until(due.into()).await;
+        self.looked();
         true
+    }
+
+    fn due(&mut self, now: Instant) -> Instant {
+        *self.due.get_or_insert_with(|| now + pause(self.learned, self.looks))
+    }
+
+    fn looked(&mut self) {
+        (self.due, self.looks) = (None, self.looks + 1);
+    }
+
+    /// Somebody looked for all: the next look is a pause from now, if it is not later anyway.
+    pub(crate) fn seen_by_another(&mut self) {
+        self.put_off(Instant::now());
+    }
+
+    fn put_off(&mut self, now: Instant) {
+        let before = self.due(now);
+        self.looked();
+        self.due = Some(self.due(now).max(before));
     }
 
     /// It is done.
@@ -85,6 +105,14 @@ impl<'a> Pace<'a> {
 
     pub(crate) fn seconds(&self) -> u64 {
         self.begun.elapsed().as_secs()
+    }
+}
+
+/// Before the look after so many.
+fn pause(learned: Option<&Learned>, looks: u32) -> Duration {
+    match looks {
+        0 => learned.map_or(PAUSE, Learned::first),
+        n => jitter(grown(learned.map_or(PAUSE, Learned::pause), n)),
     }
 }
 
@@ -132,6 +160,41 @@ mod tests {
         assert_eq!(learned.lately(), Some(Duration::from_secs(6)));
         learned.learn(Duration::from_secs(3600), false);
         assert_eq!(learned.first(), LATEST);
+    }
+
+    /// Many that wait at once cost few looks more than one: whoever looks puts all others off.
+    #[test]
+    fn a_look_for_all_puts_everybody_off() {
+        let learned = Learned::default();
+        let looks = |n: u64| {
+            let start = Instant::now();
+            let mut all: Vec<Pace<'_>> = (0..n).map(|_| Pace::new(LONGEST, Some(&learned))).collect();
+            // They begin one after the other, as orders do.
+            for (k, one) in (0..).zip(&mut all) {
+                one.due(start + Duration::from_millis(37 * k));
+            }
+            let mut count = 0;
+            loop {
+                let dues: Vec<Instant> = all.iter_mut().map(|p| p.due(start)).collect();
+                let first = (0..all.len()).min_by_key(|at| dues[*at]).unwrap_or_default();
+                let now = dues[first];
+                if now > start + Duration::from_secs(8) {
+                    return count;
+                }
+                count += 1;
+                for (at, one) in all.iter_mut().enumerate() {
+                    match at == first {
+                        true => {
+                            one.looked();
+                            one.due(now);
+                        }
+                        false => one.put_off(now),
+                    }
+                }
+            }
+        };
+        let (one, many) = (looks(1), looks(40));
+        assert!((3..12).contains(&one) && many <= 3 * one, "one: {one} looks, forty: {many}");
     }
 
     /// Whatever came before: when it always is there at the first look, looks come earlier, down to the earliest.

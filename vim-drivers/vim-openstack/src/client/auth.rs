@@ -9,7 +9,7 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ApiError, Call, Client, Fault, Service, answer};
+use super::{ApiError, Call, Client, Fault, Service, again, answer};
 use crate::config::{Auth, CloudConfig, Secret};
 
 /// A token is renewed so long before it expires: longer than any one call takes.
@@ -166,7 +166,18 @@ impl Client {
         if let Some(session) = held.as_ref().filter(|s| Instant::now() < s.until) {
             return Ok(Arc::clone(session));
         }
-        let session = Arc::new(self.login().await?);
+        let mut tries = 1;
+        let session = loop {
+            match self.login().await {
+                Ok(session) => break Arc::new(session),
+                // A token that nobody got changes nothing.
+                Err(error) => match again(&error, true, tries) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(error),
+                },
+            }
+            tries += 1;
+        };
         *held = Some(Arc::clone(&session));
         Ok(session)
     }

@@ -2,11 +2,11 @@
 
 use std::{path::Path, time::Duration};
 
-use reqwest::{Method, header};
+use reqwest::{RequestBuilder, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{ApiError, Call, Client, Fault, Service, answer};
+use super::{ApiError, Call, Client, Fault, Service};
 
 /// Entries asked for at a time: nova and glance give no more.
 const PAGE: usize = 1000;
@@ -41,47 +41,24 @@ impl Client {
         Err(unreadable(format!("more than {MAX_PAGES} pages")))
     }
 
-    /// Sends a file as the content of something; once.
-    pub(crate) async fn upload(&self, service: Service, path: &str, file: &Path) -> Result<(), ApiError> {
-        let call = Call::new(service, Method::PUT, path);
-        let trouble = |e: std::io::Error| {
-            let problem = format!("{}: {e}", file.display());
-            ApiError::new(call.place(), Fault::Unreachable { problem })
-        };
-        let content = tokio::fs::File::open(file).await.map_err(trouble)?;
-        let length = content.metadata().await.map_err(trouble)?.len();
-        let session = self.session().await?;
-        let url = self.endpoint(service).await?.join(path).map_err(|e| {
-            ApiError::new(call.place(), Fault::Unreadable { problem: format!("its URL: {e}") })
-        })?;
-        self.count(service);
-        let request = self.inner.http.put(url).timeout(UPLOAD).header("X-Auth-Token", session.token());
-        let request = request
-            .header(header::CONTENT_TYPE, "application/octet-stream")
-            .header(header::CONTENT_LENGTH, length)
-            .body(content);
-        let answer = request.send().await.map_err(|e| ApiError::sent(call.place(), &e))?;
-        answer::checked(answer, &call).await.map(drop)
-    }
-
-    /// Changes an image: JSON patch, in glance's own form.
-    pub(crate) async fn patch(&self, service: Service, path: &str, patch: &Value) -> Result<(), ApiError> {
-        let call = Call::new(service, Method::PATCH, path);
-        let session = self.session().await?;
-        let url = self.endpoint(service).await?.join(path).map_err(|e| {
-            ApiError::new(call.place(), Fault::Unreadable { problem: format!("its URL: {e}") })
-        })?;
-        self.count(service);
-        let request = self.inner.http.patch(url).header("X-Auth-Token", session.token());
-        let request = request
-            .header(header::CONTENT_TYPE, "application/openstack-images-v2.1-json-patch")
-            .body(patch.to_string());
-        let answer = request.send().await.map_err(|e| ApiError::sent(call.place(), &e))?;
-        answer::checked(answer, &call).await.map(drop)
-    }
-
     /// Does the catalogue have one of these types?
     pub(crate) async fn has(&self, types: &[&str]) -> Result<bool, ApiError> {
         Ok(self.session().await?.has(types))
     }
+}
+
+/// The file as a request's content.
+pub(super) async fn with_file(
+    request: RequestBuilder,
+    file: &Path,
+    call: &Call,
+) -> Result<RequestBuilder, ApiError> {
+    let trouble = |e: std::io::Error| {
+        let problem = format!("{}: {e}", file.display());
+        ApiError::new(call.place(), Fault::Unreachable { problem })
+    };
+    let content = tokio::fs::File::open(file).await.map_err(trouble)?;
+    let length = content.metadata().await.map_err(trouble)?.len();
+    let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
+    Ok(request.timeout(UPLOAD).header(header::CONTENT_LENGTH, length).body(content))
 }

@@ -15,6 +15,7 @@ mod bulk;
 mod version;
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -39,6 +40,8 @@ const MAX_TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause that an answer may ask for: who waits longer waits in the engine.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// glance's name of a JSON patch.
+const PATCH: &str = "application/openstack-images-v2.1-json-patch";
 /// Longest answer that is read, bytes: a list of ten thousand servers with everything.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -122,6 +125,17 @@ struct Inner {
     calls: [AtomicU64; 5],
 }
 
+/// What a call carries.
+#[derive(Debug, Clone)]
+enum Content {
+    Nothing,
+    Json(serde_json::Value),
+    /// JSON patch, in glance's own form.
+    Patch(serde_json::Value),
+    /// A file's bytes.
+    File(PathBuf),
+}
+
 /// One call.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -129,7 +143,9 @@ pub struct Call {
     method: Method,
     path: String,
     query: Vec<(String, String)>,
-    body: Option<serde_json::Value>,
+    body: Content,
+    /// A second time changes nothing, although it is a POST.
+    repeatable: bool,
     /// Sent although the service has it only from this version on.
     least: Option<Microversion>,
     /// Asked in this version, although the service has a newer one.
@@ -140,7 +156,9 @@ impl Call {
     /// A call of a service; `path` is below its endpoint, its parts escaped ([`segment`]).
     #[must_use]
     pub fn new(service: Service, method: Method, path: impl Into<String>) -> Self {
-        Self { service, method, path: path.into(), query: Vec::new(), body: None, least: None, most: None }
+        let path = path.into();
+        let (query, body) = (Vec::new(), Content::Nothing);
+        Self { service, method, path, query, body, repeatable: false, least: None, most: None }
     }
 
     /// GET.
@@ -160,7 +178,26 @@ impl Call {
     #[must_use]
     pub fn json(mut self, body: &impl Serialize) -> Self {
         // What cannot be encoded is a defect, and the service refuses `null`.
-        self.body = Some(serde_json::to_value(body).unwrap_or_default());
+        self.body = Content::Json(serde_json::to_value(body).unwrap_or_default());
+        self
+    }
+
+    /// With a JSON patch of an image.
+    pub(crate) fn patch(mut self, patch: serde_json::Value) -> Self {
+        self.body = Content::Patch(patch);
+        self
+    }
+
+    /// With the bytes of a file; it may take an hour.
+    pub(crate) fn file(mut self, file: &Path) -> Self {
+        self.body = Content::File(file.to_owned());
+        self
+    }
+
+    /// It says who or what it makes: a second time finds it, or sets the same again.
+    #[must_use]
+    pub fn repeatable(mut self) -> Self {
+        self.repeatable = true;
         self
     }
 
@@ -179,12 +216,24 @@ impl Call {
     }
 
     fn idempotent(&self) -> bool {
-        matches!(self.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE)
+        self.repeatable || matches!(self.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE)
     }
 
     fn place(&self) -> String {
         format!("{} {} {}", self.service.project(), self.method, self.path)
     }
+}
+
+/// Before a call is made again: the pause; `None`: it is not.
+fn again(error: &ApiError, idempotent: bool, tries: u32) -> Option<Duration> {
+    let same_again = matches!(error.fault, Fault::Unreadable { .. });
+    let harmless = error.did_nothing() || idempotent && error.is_lost() && !same_again;
+    if !harmless || tries >= MAX_TRIES {
+        return None;
+    }
+    let pause = error.retry_after().unwrap_or_else(|| http_peer::backoff(PAUSE, tries)).min(MAX_PAUSE);
+    tracing::debug!(%error, pause_ms = pause.as_millis(), "asked again");
+    Some(pause)
 }
 
 impl Client {
@@ -259,15 +308,10 @@ impl Client {
                 self.forget().await;
                 continue;
             }
-            let same_again = matches!(error.fault, Fault::Unreadable { .. });
-            let harmless = error.did_nothing() || (call.idempotent() && error.is_lost() && !same_again);
-            if !harmless || tries >= MAX_TRIES {
-                return Err(error);
+            match again(&error, call.idempotent(), tries) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
             }
-            let pause =
-                error.retry_after().unwrap_or_else(|| http_peer::backoff(PAUSE, tries)).min(MAX_PAUSE);
-            tracing::debug!(call = call.place(), %error, pause_ms = pause.as_millis(), "asked again");
-            tokio::time::sleep(pause).await;
             tries += 1;
         }
     }
@@ -292,9 +336,12 @@ impl Client {
             request = request
                 .header("OpenStack-API-Version", format!("{} {version}", call.service.catalogue_type()));
         }
-        if let Some(body) = &call.body {
-            request = request.json(body);
-        }
+        request = match &call.body {
+            Content::Nothing => request,
+            Content::Json(body) => request.json(body),
+            Content::Patch(patch) => request.header(header::CONTENT_TYPE, PATCH).body(patch.to_string()),
+            Content::File(file) => bulk::with_file(request, file, call).await?,
+        };
         self.count(call.service);
         let answer = request.send().await.map_err(|e| ApiError::sent(call.place(), &e))?;
         answer::bounded(answer::checked(answer, call).await?, MAX_ANSWER_BYTES, call).await

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod lossy;
+
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -573,28 +575,7 @@ impl Fixture for Yoga {
     }
 
     async fn residue(&mut self) -> Result<Vec<String>, String> {
-        let mut out = Vec::new();
-        let say = |what: &str, o: &Value| format!("{what} {} {}", id(o), text(o, "name"));
-        out.extend(self.servers().await?.iter().map(|s| say("server", s)));
-        let mark = format!("mandate:{}:", self.home);
-        for resource in
-            ["networks", "subnets", "ports", "security-groups", "qos/policies", "trunks", "floatingips"]
-        {
-            let member = resource.rsplit('/').next().unwrap_or(resource).replace('-', "_");
-            let all = self.cloud.own(resource, &member).await?;
-            out.extend(
-                all.iter().filter(|o| text(o, "description").starts_with(&mark)).map(|o| say(resource, o)),
-            );
-        }
-        let images = Call::get(GLANCE, "images").query("mandate_home", &self.home);
-        out.extend(self.cloud.list(images, "images").await?.iter().map(|o| say("image", o)));
-        let groups = self.cloud.list(Call::get(NOVA, "os-server-groups"), "server_groups").await?;
-        out.extend(groups.iter().filter(|o| text(o, "name").starts_with(&mark)).map(|o| say("group", o)));
-        let flavors =
-            self.cloud.list(Call::get(NOVA, "flavors").query("is_public", "None"), "flavors").await?;
-        let prefix = format!("mandate-{}-", self.home);
-        out.extend(flavors.iter().filter(|o| id(o).starts_with(&prefix)).map(|o| say("flavor", o)));
-        Ok(out)
+        residue(&self.cloud, &self.home).await
     }
 
     async fn close(mut self) -> Result<(), String> {
@@ -616,6 +597,32 @@ impl Fixture for Yoga {
         }
         Ok(())
     }
+}
+
+/// Everything in the project that carries a home's mark: what it is, its id, its name.
+pub async fn residue(cloud: &Cloud, home: &str) -> Result<Vec<String>, String> {
+    let mut out = Vec::new();
+    let say = |what: &str, o: &Value| format!("{what} {} {}", id(o), text(o, "name"));
+    let servers = cloud.list(Call::get(NOVA, "servers/detail"), "servers").await?;
+    out.extend(servers.iter().filter(|s| s["metadata"]["mandate.home"] == home).map(|s| say("server", s)));
+    let mark = format!("mandate:{home}:");
+    for resource in
+        ["networks", "subnets", "ports", "security-groups", "qos/policies", "trunks", "floatingips"]
+    {
+        let member = resource.rsplit('/').next().unwrap_or(resource).replace('-', "_");
+        let all = cloud.own(resource, &member).await?;
+        out.extend(
+            all.iter().filter(|o| text(o, "description").starts_with(&mark)).map(|o| say(resource, o)),
+        );
+    }
+    let images = Call::get(GLANCE, "images").query("mandate_home", home);
+    out.extend(cloud.list(images, "images").await?.iter().map(|o| say("image", o)));
+    let groups = cloud.list(Call::get(NOVA, "os-server-groups"), "server_groups").await?;
+    out.extend(groups.iter().filter(|o| text(o, "name").starts_with(&mark)).map(|o| say("group", o)));
+    let flavors = cloud.list(Call::get(NOVA, "flavors").query("is_public", "None"), "flavors").await?;
+    let prefix = format!("mandate-{home}-");
+    out.extend(flavors.iter().filter(|o| id(o).starts_with(&prefix)).map(|o| say("flavor", o)));
+    Ok(out)
 }
 
 /// Sends an image's bytes; the session sends only documents.
