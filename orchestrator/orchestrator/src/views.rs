@@ -415,6 +415,9 @@ pub struct AttemptView {
     /// Why it failed, `CODE: detail`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Calls of the VIM's and the MANO's APIs that it took; none where they are not called over a network.
+    #[serde(default)]
+    pub calls: u32,
 }
 
 /// A step of an operation's plan.

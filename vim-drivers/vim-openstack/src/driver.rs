@@ -87,6 +87,12 @@ pub(crate) struct Site {
     pub deletions: Learned,
 }
 
+/// What every cloud has that this driver speaks with.
+fn always(feature: &Feature) -> bool {
+    use Feature::{CpuPinning, Groups, Guests, HugePages, Numa, PciDevices, Subnets};
+    matches!(feature, CpuPinning | HugePages | Numa | PciDevices | Subnets | Groups | Guests)
+}
+
 impl OpenStackVim {
     /// Takes the site; nothing is asked of the cloud before the first call.
     ///
@@ -115,6 +121,7 @@ impl OpenStackVim {
         if let Some(traceparent) = &context {
             tracing::info!(site = self.site.config.site, key, operation, %traceparent, "called");
         }
+        let f = vim::calls::counted(vim::calls::current(), f);
         let result = match tokio::spawn(vim::trace::within(context, f)).await {
             Ok(result) => result,
             Err(e) => Err(CloudError::Internal(e.to_string())),
@@ -210,15 +217,14 @@ impl Site {
             Feature::Trunks => extensions.contains("trunk"),
             Feature::FloatingIps => extensions.contains("router"),
             Feature::Volumes => volumes,
-            Feature::CpuPinning | Feature::HugePages | Feature::Numa | Feature::PciDevices => true,
-            Feature::Subnets | Feature::Groups | Feature::Guests => true,
+            other => always(other),
         };
         Ok(Feature::ALL.into_iter().filter(has).collect())
     }
 
     /// Refuses what the cloud lacks.
     async fn refuse_unsupported(&self, spec: &Spec) -> Result<(), CloudError> {
-        let needs = spec.needs();
+        let needs: BTreeSet<Feature> = spec.needs().into_iter().filter(|f| !always(f)).collect();
         if needs.is_empty() {
             return Ok(());
         }

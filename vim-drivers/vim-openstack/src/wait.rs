@@ -8,7 +8,7 @@ use std::{
 };
 
 /// First look when nothing is known yet.
-const FIRST: Duration = Duration::from_millis(1_500);
+const FIRST: Duration = Duration::from_secs(2);
 /// Earliest and latest first look.
 const EARLIEST: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(20);
@@ -125,9 +125,9 @@ fn grown(first: Duration, looks: u32) -> Duration {
     pause
 }
 
-/// Half of it is random: who waits for the same does not come at once.
+/// A quarter of it is random: who waits for the same does not come at once.
 fn jitter(whole: Duration) -> Duration {
-    whole / 2 + whole / 2 * (getrandom::u32().unwrap_or_default() % 1000) / 1000
+    whole / 4 * 3 + whole / 4 * (getrandom::u32().unwrap_or_default() % 1000) / 1000
 }
 
 #[cfg(test)]
@@ -140,7 +140,7 @@ mod tests {
         while passed < Duration::from_secs(300) {
             let pause = grown(SHORTEST, looks);
             assert!(pause >= SHORTEST && pause <= LONGEST);
-            assert!((pause / 2..=pause).contains(&jitter(pause)), "{looks}");
+            assert!((pause / 4 * 3..=pause).contains(&jitter(pause)), "{looks}");
             passed += pause * 3 / 4;
             looks += 1;
         }

@@ -7,6 +7,7 @@
 //! Drivers share this port and its conformance suite, not code: [`conformance`] is run on every implementation,
 //! [`fake`] is the one that fails on demand.
 
+pub mod calls;
 pub mod conformance;
 pub mod fake;
 mod observed;

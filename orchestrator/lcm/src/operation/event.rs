@@ -73,6 +73,9 @@ pub enum Event {
         result: Box<StepResult>,
         /// Wall clock, ms.
         at_ms: u64,
+        /// Calls of the VIM's and the MANO's APIs that the attempt took.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        calls: u32,
     },
     /// It failed, or nobody knows.
     Failed {
@@ -82,6 +85,9 @@ pub enum Event {
         failure: Failure,
         /// Wall clock, ms.
         at_ms: u64,
+        /// Calls of the VIM's and the MANO's APIs that the attempt took.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        calls: u32,
     },
     /// A step is about to be taken back.
     UndoStarted {
@@ -98,6 +104,9 @@ pub enum Event {
         step: u32,
         /// Wall clock, ms.
         at_ms: u64,
+        /// Calls of the VIM's and the MANO's APIs that the attempt took.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        calls: u32,
     },
     /// Taking it back failed.
     UndoFailed {
@@ -107,6 +116,9 @@ pub enum Event {
         failure: Failure,
         /// Wall clock, ms.
         at_ms: u64,
+        /// Calls of the VIM's and the MANO's APIs that the attempt took.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        calls: u32,
     },
     /// The grant ran out in mid-operation: no new step forward.
     Expired {
@@ -172,6 +184,12 @@ pub enum Event {
         /// Wall clock, ms.
         at_ms: u64,
     },
+}
+
+/// Serde's question about what need not be written.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// What an operation runs under.

@@ -407,13 +407,13 @@ impl Runner {
             let (site, it) = placed(operation, step);
             let event = if undo {
                 match self.world.undo((step, &site), it.undo.as_ref().unwrap(), self.fault) {
-                    Ok(()) => Event::Undone { step, at_ms },
-                    Err(failure) => Event::UndoFailed { step, failure, at_ms },
+                    Ok(()) => Event::Undone { step, at_ms, calls: 1 },
+                    Err(failure) => Event::UndoFailed { step, failure, at_ms, calls: 1 },
                 }
             } else {
                 match self.world.attempt((step, &site), &it.action, self.fault) {
-                    Ok(result) => Event::Done { step, result: Box::new(result), at_ms },
-                    Err(failure) => Event::Failed { step, failure, at_ms },
+                    Ok(result) => Event::Done { step, result: Box::new(result), at_ms, calls: 1 },
+                    Err(failure) => Event::Failed { step, failure, at_ms, calls: 1 },
                 }
             };
             self.append(operation, event)?;

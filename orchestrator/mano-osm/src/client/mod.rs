@@ -324,6 +324,7 @@ impl Client {
     async fn exchange(&self, call: &Call, request: reqwest::RequestBuilder) -> Result<Answer, ApiError> {
         let at = Resource::ALL.iter().position(|r| *r == Resource::of(&call.path)).unwrap_or_default();
         self.inner.calls[at].fetch_add(1, Ordering::Relaxed);
+        vim::calls::made();
         let answer = request.send().await.map_err(|e| ApiError::sent(call.place(), &e))?;
         answer::read(answer, MAX_ANSWER_BYTES, call).await
     }

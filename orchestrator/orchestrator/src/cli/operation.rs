@@ -127,6 +127,10 @@ fn render(shown: &Shown, style: Style) -> String {
     ] {
         facts.row([Cell::new(Paint::Dim, name), value]);
     }
+    let calls: u32 = steps.iter().flat_map(|s| &s.attempts).map(|a| a.calls).sum();
+    if calls > 0 {
+        facts.row([Cell::new(Paint::Dim, "API calls"), calls.into()]);
+    }
     for (n, left) in o.leftovers.iter().enumerate() {
         let name = if n == 0 { "left" } else { "" };
         facts.row([Cell::new(Paint::Dim, name), Cell::new(Paint::Yellow, left)]);
@@ -151,7 +155,8 @@ fn render(shown: &Shown, style: Style) -> String {
 }
 
 fn step_table(steps: &[StepView]) -> Table {
-    let mut table = Table::new(&[">STEP", "WHAT", "STATE", ">TRIES", ">TOOK", "PROBLEM"], "no plan yet");
+    let mut table =
+        Table::new(&[">STEP", "WHAT", "STATE", ">TRIES", ">CALLS", ">TOOK", "PROBLEM"], "no plan yet");
     for s in steps {
         let last = s.attempts.last();
         let took = last.and_then(|a| a.ended_ms.map(|end| end.saturating_sub(a.started_ms)));
@@ -168,6 +173,7 @@ fn step_table(steps: &[StepView]) -> Table {
             (&s.what).into(),
             Cell::new(paint, &s.state),
             s.attempts.len().into(),
+            s.attempts.iter().map(|a| a.calls).sum::<u32>().into(),
             took.map_or_else(|| "-".into(), |ms| duration(ms).into()),
             Cell::new(Paint::Dim, short(problem.unwrap_or_default())),
         ]);
@@ -197,6 +203,7 @@ mod tests {
             started_ms: 1_000,
             ended_ms: Some(1_250),
             problem: problem.map(Into::into),
+            calls: 3,
         };
         let shown = Shown {
             operation: OperationView {
@@ -228,15 +235,16 @@ mod tests {
         assert_eq!(
             render(&shown, Style { color: false, unicode: false }),
             "op-1\n\
-             action   deploy\n\
-             state    FAILED_TEMP\n\
-             intent   i-1\n\
-             service  ns-1\n\
-             site     edge-a\n\
-             problem  step 2 (start b): TIMEOUT: no answer\n\
-             left     ns-1/a\n         ns-1/b\n\n\
-             STEP  WHAT         STATE    TRIES    TOOK  PROBLEM\n   \
-             1  make link a  undoing      2  250 ms  BUSY: in use\n\n\
+             action     deploy\n\
+             state      FAILED_TEMP\n\
+             intent     i-1\n\
+             service    ns-1\n\
+             site       edge-a\n\
+             problem    step 2 (start b): TIMEOUT: no answer\n\
+             API calls  6\n\
+             left       ns-1/a\n           ns-1/b\n\n\
+             STEP  WHAT         STATE    TRIES  CALLS    TOOK  PROBLEM\n   \
+             1  make link a  undoing      2      6  250 ms  BUSY: in use\n\n\
              to be decided: mandate operation retry|rollback|fail op-1 --reason …\n"
         );
     }

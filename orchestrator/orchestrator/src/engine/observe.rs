@@ -64,20 +64,23 @@ fn attempts(events: &[Event]) -> BTreeMap<u32, Vec<AttemptView>> {
         let (step, begun, ended) = match event {
             Event::Started { step, attempt, at_ms } => (step, Some((*attempt, *at_ms, false)), None),
             Event::UndoStarted { step, attempt, at_ms } => (step, Some((*attempt, *at_ms, true)), None),
-            Event::Done { step, at_ms, .. } | Event::Undone { step, at_ms } => {
-                (step, None, Some((*at_ms, None)))
+            Event::Done { step, at_ms, calls, .. } | Event::Undone { step, at_ms, calls } => {
+                (step, None, Some((*at_ms, *calls, None)))
             }
-            Event::Failed { step, failure, at_ms } | Event::UndoFailed { step, failure, at_ms } => {
-                (step, None, Some((*at_ms, Some(format!("{}: {}", failure.code, failure.detail)))))
+            Event::Failed { step, failure, at_ms, calls }
+            | Event::UndoFailed { step, failure, at_ms, calls } => {
+                let problem = format!("{}: {}", failure.code, failure.detail);
+                (step, None, Some((*at_ms, *calls, Some(problem))))
             }
             _ => continue,
         };
         let of_step = out.entry(*step).or_default();
         if let Some((number, started_ms, undo)) = begun {
-            of_step.push(AttemptView { number, undo, started_ms, ended_ms: None, problem: None });
+            of_step.push(AttemptView { number, undo, started_ms, ended_ms: None, problem: None, calls: 0 });
         }
-        if let (Some((at_ms, problem)), Some(last)) = (ended, of_step.last_mut()) {
+        if let (Some((at_ms, calls, problem)), Some(last)) = (ended, of_step.last_mut()) {
             last.ended_ms = Some(at_ms);
+            last.calls = calls;
             last.problem = problem;
         }
     }

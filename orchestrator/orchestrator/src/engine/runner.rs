@@ -31,6 +31,7 @@ struct Ended {
     step: u32,
     undo: bool,
     outcome: Result<StepResult, Failure>,
+    calls: u32,
 }
 
 impl Engine {
@@ -188,12 +189,16 @@ impl Engine {
         let name = trace::attempt(id, attempt, undo);
         let context = follow::step_context(&self.journal, &operation.id, &operation.grant.intent_id, &name);
         effects.spawn(async move {
+            let calls = vim::calls::Count::default();
             let outcome = match (action, ports) {
-                (Some(action), Some(ports)) => within(context, effect::take(&ports, &action, limit)).await,
+                (Some(action), Some(ports)) => {
+                    let effect = within(context, effect::take(&ports, &action, limit));
+                    vim::calls::counted(Some(calls.clone()), effect).await
+                }
                 (None, _) => Ok(StepResult::Acknowledged {}),
                 (_, None) => Err(effect::no_site()),
             };
-            Ended { step: id, undo, outcome }
+            Ended { step: id, undo, outcome, calls: calls.get() }
         });
     }
 
@@ -382,11 +387,11 @@ async fn sleep(pause: Option<u64>) {
 }
 
 fn event_of(ended: Ended) -> Event {
-    let (step, at_ms) = (ended.step, now_ms());
+    let (step, at_ms, calls) = (ended.step, now_ms(), ended.calls);
     match (ended.undo, ended.outcome) {
-        (false, Ok(result)) => Event::Done { step, result: Box::new(result), at_ms },
-        (false, Err(failure)) => Event::Failed { step, failure, at_ms },
-        (true, Ok(_)) => Event::Undone { step, at_ms },
-        (true, Err(failure)) => Event::UndoFailed { step, failure, at_ms },
+        (false, Ok(result)) => Event::Done { step, result: Box::new(result), at_ms, calls },
+        (false, Err(failure)) => Event::Failed { step, failure, at_ms, calls },
+        (true, Ok(_)) => Event::Undone { step, at_ms, calls },
+        (true, Err(failure)) => Event::UndoFailed { step, failure, at_ms, calls },
     }
 }

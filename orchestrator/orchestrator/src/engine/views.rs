@@ -161,15 +161,15 @@ impl Timeline<'_> {
             Event::Started { step, at_ms, .. } | Event::UndoStarted { step, at_ms, .. } => {
                 self.started.insert(*step, *at_ms);
             }
-            Event::Done { step, result, at_ms } => self.done(*step, result, *at_ms, bundle),
-            Event::Failed { step, failure, at_ms } => {
+            Event::Done { step, result, at_ms, .. } => self.done(*step, result, *at_ms, bundle),
+            Event::Failed { step, failure, at_ms, .. } => {
                 let what = format!("{}: {}: {}", self.what(*step), failure.code, failure.detail);
                 self.ended(*step, *at_ms, "failed", what, bundle);
             }
-            Event::Undone { step, at_ms } => {
+            Event::Undone { step, at_ms, .. } => {
                 self.ended(*step, *at_ms, "undone", format!("took back: {}", self.what(*step)), bundle);
             }
-            Event::UndoFailed { step, failure, at_ms } => {
+            Event::UndoFailed { step, failure, at_ms, .. } => {
                 let what = format!("could not take back {}: {}", self.what(*step), failure.detail);
                 self.ended(*step, *at_ms, "failed", what, bundle);
             }

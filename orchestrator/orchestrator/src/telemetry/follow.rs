@@ -182,21 +182,21 @@ impl Fold {
                 let why = Some(format!("{code}: {detail}"));
                 self.span(id, open, "plan", open.accepted_ms, *at_ms, why);
             }
-            Event::Done { step, result, at_ms } => {
+            Event::Done { step, result, at_ms, .. } => {
                 if matches!(**result, StepResult::Attested { .. }) {
                     metrics.attestation("");
                 }
                 self.step(id, open, (*step, false), "done", *at_ms, None);
             }
-            Event::Failed { step, failure, at_ms } => {
+            Event::Failed { step, failure, at_ms, .. } => {
                 if let Some(code) = failure.code.strip_prefix("ATTESTATION_") {
                     metrics.attestation(code);
                 }
                 let why = Some(format!("{}: {}", failure.code, failure.detail));
                 self.step(id, open, (*step, false), "failed", *at_ms, why);
             }
-            Event::Undone { step, at_ms } => self.step(id, open, (*step, true), "undone", *at_ms, None),
-            Event::UndoFailed { step, failure, at_ms } => {
+            Event::Undone { step, at_ms, .. } => self.step(id, open, (*step, true), "undone", *at_ms, None),
+            Event::UndoFailed { step, failure, at_ms, .. } => {
                 let why = Some(format!("{}: {}", failure.code, failure.detail));
                 self.step(id, open, (*step, true), "undo_failed", *at_ms, why);
             }

@@ -350,5 +350,6 @@ impl Client {
     fn count(&self, service: Service) {
         let at = Service::ALL.iter().position(|s| *s == service).unwrap_or_default();
         self.inner.calls[at].fetch_add(1, Ordering::Relaxed);
+        vim::calls::made();
     }
 }
