@@ -16,6 +16,7 @@ mod config;
 pub mod day0;
 mod error;
 mod mark;
+mod notify;
 mod observe;
 mod operations;
 mod packages;
@@ -27,6 +28,7 @@ mod translate;
 pub use admin::{Enabled, VimAccount};
 pub use config::OsmConfig;
 pub use http_peer::{BadConfig, Secret};
+pub use notify::{Callback, MAX_NOTIFICATION_BYTES};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,13 +55,24 @@ pub struct Osm {
     busy: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// VIM account -> its name, as last seen.
     names: Mutex<BTreeMap<String, String>>,
+    /// Who waits for an operation's end.
+    bells: notify::Bells,
+    /// Whom OSM tells when one ends.
+    told: Mutex<Option<notify::Told>>,
 }
 
 impl Osm {
     /// A back end over this session; packages' bytes come from `artifacts`. Asks nothing yet.
     #[must_use]
     pub fn new(client: Client, artifacts: Arc<dyn Artifacts>) -> Self {
-        Self { client, artifacts, busy: Mutex::default(), names: Mutex::default() }
+        Self {
+            client,
+            artifacts,
+            busy: Mutex::default(),
+            names: Mutex::default(),
+            bells: notify::Bells::default(),
+            told: Mutex::default(),
+        }
     }
 
     /// The session, for its count of calls.

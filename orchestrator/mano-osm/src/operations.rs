@@ -2,14 +2,13 @@
 //!
 //! Looks come further and further apart, with jitter. An NBI that does not answer in between (it restarts) is looked at again until
 //! the deadline. An operation that is gone has ended: with `autoremove`, which others may use, the NBI takes the operation
-//! away with its service. Notifications are not used: they would need an address of ours that OSM can reach, they carry
-//! `N/A` for ids, and a lost one would still have to be looked for.
+//! away with its service. A notification ([`crate::notify`]) is a reason to look at once.
 
 use std::time::{Duration, Instant};
 
 use mano::{Operation, OperationKind, OperationState};
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::timeout;
 use vim::Disposition;
 
 use crate::{
@@ -74,8 +73,11 @@ impl Osm {
     async fn watch(&self, id: &str, until: Instant) -> Result<Option<Ended>, Trouble> {
         let first = self.client.config().poll();
         let mut pause = first;
+        let bell = self.bells.of(id);
         loop {
-            sleep(http_peer::jittered(pause).min(until.saturating_duration_since(Instant::now()))).await;
+            let pause_now = http_peer::jittered(pause).min(until.saturating_duration_since(Instant::now()));
+            // Rung or not, it is looked.
+            let _ = timeout(pause_now, bell.heard()).await;
             match self
                 .client
                 .find::<Occurrence>(&Call::get(format!("{PATH}/{}", http_peer::segment(id))))

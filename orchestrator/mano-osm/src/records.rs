@@ -35,6 +35,29 @@ pub(crate) struct AccountAdmin {
     pub(crate) detail: String,
 }
 
+/// `nslcm/v1/subscriptions`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Subscription {
+    #[serde(rename = "_id")]
+    pub(crate) id: String,
+    #[serde(rename = "CallbackUri", default, deserialize_with = "lax")]
+    pub(crate) callback: String,
+    #[serde(default, deserialize_with = "lax")]
+    pub(crate) filter: SubscriptionFilter,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct SubscriptionFilter {
+    #[serde(rename = "nsInstanceSubscriptionFilter", default, deserialize_with = "lax")]
+    pub(crate) instances: InstancesFilter,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct InstancesFilter {
+    #[serde(rename = "nsdIds", default, deserialize_with = "lax")]
+    pub(crate) nsds: Vec<String>,
+}
+
 /// `vnfpkgm/v1/vnf_packages`, `nsd/v1/ns_descriptors`: the descriptor itself, and `_admin`.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Package {

@@ -159,8 +159,16 @@ impl Osm {
     }
 
     async fn instantiate(&self, wanted: &Wanted<'_>, id: &str, until: Instant) -> Result<Round, Trouble> {
+        let nsd = &wanted.found.nsd.mano_id;
+        self.have_told(nsd).await;
         let call = Call::post(format!("{}/instantiate", path(id)), &wanted.request.body);
-        self.start("instantiate", wanted.key, &call, until).await
+        let made: Made = self.client.ask(&call).await?;
+        let bell = self.bells.of(&made.id);
+        let ended = self.conclude("instantiate", wanted.key, &made.id, until).await;
+        if !bell.rang() {
+            self.not_told(nsd);
+        }
+        ended.map(|()| Round::Acted)
     }
 
     /// Starts an operation and waits for its end.

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::remote_policy::PolicyConfig;
+use crate::{osm_notifications::NotificationsConfig, remote_policy::PolicyConfig};
 
 /// `config.toml` in the home directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,9 @@ pub struct OsmSection {
     pub deadline_s: Option<u64>,
     /// Our sites and the name of OSM's VIM account for each.
     pub sites: BTreeMap<String, String>,
+    /// Where it notifies us; absent: its operations are only looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notifications: Option<NotificationsConfig>,
 }
 
 /// Where traces go.
@@ -465,6 +468,10 @@ impl Config {
             if found.is_none_or(|s| s.openstack.is_none()) {
                 return bad("osm.sites".into(), &format!("`{site}` is no [[site]] of [site.openstack]"));
             }
+        }
+        if let Some(notifications) = self.osm.as_ref().and_then(|o| o.notifications.as_ref()) {
+            let checked = notifications.check();
+            checked.or_else(|(key, problem)| bad(format!("osm.notifications.{key}"), problem))?;
         }
         if let Some(policy) = &self.openstack_policy {
             let sites = seen.iter().map(|s| s.as_str()).collect();

@@ -33,7 +33,7 @@ use crate::{
     config::{ApiConfig, Config},
     engine::{Engine, EngineError},
     home::Home,
-    remote_policy,
+    osm_notifications, remote_policy,
     service::Service as _,
     telemetry::{Telemetry, follow, otlp},
     wiring,
@@ -55,6 +55,8 @@ pub struct Reachable {
     pub tcp: Option<std::net::SocketAddr>,
     /// Where OpenStack's policy checks are answered, if configured.
     pub openstack_policy: Option<std::net::SocketAddr>,
+    /// Where OSM's notifications are taken, if configured.
+    pub osm_notifications: Option<std::net::SocketAddr>,
 }
 
 /// Runs the orchestrator until SIGTERM or SIGINT; `ready` is called once it answers.
@@ -95,7 +97,8 @@ async fn serve(
     let limit = Duration::from_secs(config.limits.step_timeout_s) + DRAIN_MARGIN;
     let (api_config, operator) = (config.api.clone(), config.operator.clone());
     let policy_config = config.openstack_policy.clone();
-    let engine = wiring::build(home, config, options, &telemetry)?;
+    let notifications = config.osm.as_ref().and_then(|o| o.notifications.clone());
+    let wiring::Built { engine, osm } = wiring::build(home, config, options, &telemetry)?;
     let (drain, draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
 
@@ -116,12 +119,17 @@ async fn serve(
         Some(config) => Some((config.clone(), remote_policy::server::listen(config).await?)),
         None => None,
     };
+    let told = match notifications.zip(osm) {
+        Some((config, osm)) => Some(osm_notifications::Listener::bind(&config, osm).await?),
+        None => None,
+    };
     let asked = gate
         .as_ref()
         .map(|(config, listener)| reload::Gate { config: config.clone(), renewal: listener.renewal() });
     let reachable = Reachable {
         tcp: tcp.as_ref().map(tls::TlsListener::address),
         openstack_policy: gate.as_ref().map(|(_, listener)| listener.address()),
+        osm_notifications: told.as_ref().and_then(|listener| listener.address().ok()),
     };
     let mut servers = vec![tokio::spawn(api.clone().serve_unix(unix))];
     servers.extend(tcp.map(|listener| tokio::spawn(api.serve_tls(listener))));
@@ -130,9 +138,10 @@ async fn serve(
         let gate = remote_policy::Gate::new(config, engine.clone(), telemetry.metrics.clone());
         tokio::spawn(gate.serve(listener, stopped.clone()))
     }));
+    servers.extend(told.map(|listener| tokio::spawn(listener.serve(stopped.clone()))));
     let follower = tokio::spawn(follow::run(engine.clone(), telemetry.clone(), stopped));
     let mut work = tokio::spawn(engine.clone().run(draining));
-    let told = async {
+    let recovered = async {
         engine.recovered().await;
         ready(&reachable);
         tell(&[NotifyState::Ready]);
@@ -145,7 +154,7 @@ async fn serve(
         _ = terminate.recv() => None,
         _ = tokio::signal::ctrl_c() => None,
         ended = &mut work => Some(ended),
-        () = told => None,
+        () = recovered => None,
     };
     tell(&[NotifyState::Stopping, NotifyState::Status("effects in flight end and are journaled")]);
     tracing::info!(limit_s = limit.as_secs(), "stopping: nothing new is taken, effects in flight end");

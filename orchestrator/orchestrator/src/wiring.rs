@@ -35,13 +35,16 @@ use crate::{
 /// How long a freshly issued attestation key record is valid: 90 days, as short-lived certificates are.
 const AK_VALIDITY_S: u64 = 90 * 24 * 3600;
 
+/// What [`build`] made.
+pub struct Built {
+    /// The engine.
+    pub engine: Arc<Engine>,
+    /// OSM, where it is configured: what it notifies us of is for this.
+    pub osm: Option<Arc<Osm>>,
+}
+
 /// Puts the engine together; the home must have been made by `mandate init`.
-pub fn build(
-    home: &Home,
-    config: Config,
-    options: OpenOptions,
-    telemetry: &Telemetry,
-) -> Result<Arc<Engine>> {
+pub fn build(home: &Home, config: Config, options: OpenOptions, telemetry: &Telemetry) -> Result<Built> {
     let roots: TrustRoots = serde_json::from_slice(&read(&home.trust())?)
         .with_context(|| format!("{}: not a set of trust roots", home.trust().display()))?;
     let artifacts = ArtifactStore::new(home.artifacts());
@@ -59,9 +62,10 @@ pub fn build(
         .iter()
         .map(|s| Ok((s.name.clone(), site(home, s, (&artifacts, ledger.name()), telemetry)?)))
         .collect::<Result<BTreeMap<_, _>>>()?;
-    let mano = config.osm.as_ref().map(|section| osm(section, &artifacts)).transpose()?;
+    let osm = config.osm.as_ref().map(|section| osm(section, &artifacts)).transpose()?;
+    let mano = osm.clone().map(|osm| osm as Arc<dyn Mano>);
     let parts = Parts { config, roots, ledger: Arc::new(ledger), journal, artifacts, sites, mano, signer };
-    Ok(Engine::new(parts)?)
+    Ok(Built { engine: Engine::new(parts)?, osm })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -142,12 +146,12 @@ fn openstack_site(
     Ok((vim.clone(), vim, Arc::new(NoKeys)))
 }
 
-fn osm(section: &OsmSection, artifacts: &ArtifactStore) -> Result<Arc<dyn Mano>> {
+fn osm(section: &OsmSection, artifacts: &ArtifactStore) -> Result<Arc<Osm>> {
     let named = || "[osm] in config.toml";
     let mut said = serde_json::to_value(section).with_context(named)?;
     // What is absent is as the driver has it.
     if let Some(said) = said.as_object_mut() {
-        said.retain(|_, value| !value.is_null());
+        said.retain(|key, value| key != "notifications" && !value.is_null());
     }
     let config: OsmConfig = serde_json::from_value(said).with_context(named)?;
     let client = mano_osm::client::Client::new(config).with_context(named)?;

@@ -43,10 +43,15 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<Exit, Failure> {
             if let Some(address) = reachable.openstack_policy {
                 document["openstack_policy"] = format!("https://{address}").into();
             }
+            if let Some(address) = reachable.osm_notifications {
+                document["osm_notifications"] = format!("http://{address}").into();
+            }
             let _ = ui.document(&document);
         } else {
             let gate = reachable.openstack_policy.map(|a| format!("https://{a} for OpenStack's services"));
-            let also: String = tcp.into_iter().chain(gate).map(|url| format!(" and {url}")).collect();
+            let told = reachable.osm_notifications.map(|a| format!("http://{a} for OSM's notifications"));
+            let also: String =
+                tcp.into_iter().chain(gate).chain(told).map(|url| format!(" and {url}")).collect();
             let _ = ui.print(&format!("mandate serves on {}{also}\n", socket.display()));
         }
     };
