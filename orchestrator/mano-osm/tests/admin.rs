@@ -5,6 +5,7 @@
 mod common;
 
 use common::{World, world::ACCOUNT};
+use mano::conformance::Fixture as _;
 use serde_json::json;
 
 const CLUSTER: &str = "mandate-t-cluster";
@@ -27,6 +28,5 @@ async fn a_cluster_is_made_once_and_goes() {
     w.osm.remove_cluster(CLUSTER).await.unwrap();
     w.osm.remove_cluster(CLUSTER).await.unwrap();
     assert!(w.list("admin/v1/k8sclusters").await.iter().all(|c| c["name"] != CLUSTER));
-    let mut w = w;
     w.close().await.unwrap();
 }
