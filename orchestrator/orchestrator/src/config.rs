@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use osm_gateway::GatewayConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{osm_notifications::NotificationsConfig, remote_policy::PolicyConfig};
@@ -41,6 +42,9 @@ pub struct Config {
     /// Who makes whole services at the sites that it names: Open Source MANO; without it we make everything ourselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub osm: Option<OsmSection>,
+    /// Where OSM's own clients are answered; without it they talk to OSM alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub osm_gateway: Option<GatewayConfig>,
     /// Where OpenStack's own policy checks are answered; without it no service is to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub openstack_policy: Option<PolicyConfig>,
@@ -472,6 +476,12 @@ impl Config {
         if let Some(notifications) = self.osm.as_ref().and_then(|o| o.notifications.as_ref()) {
             let checked = notifications.check();
             checked.or_else(|(key, problem)| bad(format!("osm.notifications.{key}"), problem))?;
+        }
+        if let Some(gateway) = &self.osm_gateway {
+            if self.osm.is_none() {
+                return bad("osm_gateway".into(), "there is no OSM behind it: write [osm]");
+            }
+            gateway.check().or_else(|(key, problem)| bad(key, &problem))?;
         }
         if let Some(policy) = &self.openstack_policy {
             let sites = seen.iter().map(|s| s.as_str()).collect();

@@ -260,6 +260,7 @@ fn write_config(home: &Home, plan: &Plan, policy: Digest) -> Result<(), InitErro
         telemetry: None,
         osm: None,
         openstack_policy: None,
+        osm_gateway: None,
     };
     let body = toml::to_string(&config).map_err(|e| InitError::document("config.toml", e))?;
     let text = format!(

@@ -9,6 +9,7 @@
 
 mod decided;
 mod feed;
+mod gateway;
 mod mitigations;
 mod refused;
 mod replies;
@@ -149,6 +150,7 @@ impl Journal {
         decided::prepare(&connection)?;
         rows::prepare(&connection)?;
         refused::prepare(&connection)?;
+        gateway::prepare(&connection)?;
         Ok(Self { connection: Mutex::new(connection), timed: None })
     }
 

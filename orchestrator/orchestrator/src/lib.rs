@@ -13,6 +13,7 @@ pub mod engine;
 pub mod home;
 pub mod init;
 pub mod journal;
+pub mod osm_gateway;
 pub mod osm_notifications;
 pub mod problem;
 pub mod record;

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use ::osm_gateway::Gateway;
 use anyhow::{Context as _, Result, bail};
 use ledger::embedded::OpenOptions;
 use sd_notify::NotifyState;
@@ -33,7 +34,7 @@ use crate::{
     config::{ApiConfig, Config},
     engine::{Engine, EngineError},
     home::Home,
-    osm_notifications, remote_policy,
+    osm_gateway, osm_notifications, remote_policy,
     service::Service as _,
     telemetry::{Telemetry, follow, otlp},
     wiring,
@@ -57,6 +58,8 @@ pub struct Reachable {
     pub openstack_policy: Option<std::net::SocketAddr>,
     /// Where OSM's notifications are taken, if configured.
     pub osm_notifications: Option<std::net::SocketAddr>,
+    /// Where OSM's clients are answered, if configured: with TLS, or without.
+    pub osm_gateway: Option<(bool, std::net::SocketAddr)>,
 }
 
 /// Runs the orchestrator until SIGTERM or SIGINT; `ready` is called once it answers.
@@ -98,6 +101,7 @@ async fn serve(
     let (api_config, operator) = (config.api.clone(), config.operator.clone());
     let policy_config = config.openstack_policy.clone();
     let notifications = config.osm.as_ref().and_then(|o| o.notifications.clone());
+    let gateway_config = config.osm_gateway.clone().zip(config.osm.clone());
     let wiring::Built { engine, osm } = wiring::build(home, config, options, &telemetry)?;
     let (drain, draining) = watch::channel(false);
     let (stop, stopped) = watch::channel(false);
@@ -126,10 +130,28 @@ async fn serve(
     let asked = gate
         .as_ref()
         .map(|(config, listener)| reload::Gate { config: config.clone(), renewal: listener.renewal() });
+    let gateway = match &gateway_config {
+        Some((config, osm)) => {
+            let behind = osm_gateway::Behind::new(engine.clone(), telemetry.metrics.clone());
+            let gateway = Gateway::new(config.clone(), &osm_gateway::upstream(osm), behind.clone())?;
+            Some((behind, gateway, osm_gateway::listen(config).await?))
+        }
+        None => None,
+    };
+    let renewed_gateway =
+        gateway_config.as_ref().zip(gateway.as_ref()).and_then(|((config, _), (_, _, door))| match door {
+            osm_gateway::Door::Tls(listener) => {
+                Some(reload::OsmGateway { config: config.clone(), renewal: listener.renewal() })
+            }
+            osm_gateway::Door::Plain(_) => None,
+        });
     let reachable = Reachable {
         tcp: tcp.as_ref().map(tls::TlsListener::address),
         openstack_policy: gate.as_ref().map(|(_, listener)| listener.address()),
         osm_notifications: told.as_ref().and_then(|listener| listener.address().ok()),
+        osm_gateway: gateway
+            .as_ref()
+            .and_then(|(_, _, door)| Some((matches!(door, osm_gateway::Door::Tls(_)), door.address()?))),
     };
     let mut servers = vec![tokio::spawn(api.clone().serve_unix(unix))];
     servers.extend(tcp.map(|listener| tokio::spawn(api.serve_tls(listener))));
@@ -139,6 +161,9 @@ async fn serve(
         tokio::spawn(gate.serve(listener, stopped.clone()))
     }));
     servers.extend(told.map(|listener| tokio::spawn(listener.serve(stopped.clone()))));
+    servers.extend(
+        gateway.map(|(behind, gateway, door)| tokio::spawn(behind.serve(gateway, door, stopped.clone()))),
+    );
     let follower = tokio::spawn(follow::run(engine.clone(), telemetry.clone(), stopped));
     let mut work = tokio::spawn(engine.clone().run(draining));
     let recovered = async {
@@ -147,7 +172,11 @@ async fn serve(
         tell(&[NotifyState::Ready]);
         tokio::join!(
             report(engine.clone()),
-            reload::follow(reload::Reloaded { tls: renewed, gate: asked }, engine.clone(), hang_up)
+            reload::follow(
+                reload::Reloaded { tls: renewed, gate: asked, osm: renewed_gateway },
+                engine.clone(),
+                hang_up
+            )
         );
     };
     let early = tokio::select! {

@@ -31,6 +31,8 @@ const TABLE: &[(&str, &[&str])] = &[
     // the orchestrator
     ("mano", &["vim", "dataplane-control"]),
     ("mano-osm", &["mano", "vim", "dataplane-control", "http-peer"]),
+    // the gate inside OSM: it knows neither engine nor VIM
+    ("osm-gateway", &["ledger-contract", "http-peer"]),
     ("lcm", &["ledger-contract", "descriptors", "vim", "mano", "dataplane-control", "attestation"]),
     (
         "orchestrator",
@@ -45,6 +47,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "vim-kubevirt",
             "mano",
             "mano-osm",
+            "osm-gateway",
             "descriptors",
             "dataplane-control",
             "attestation",

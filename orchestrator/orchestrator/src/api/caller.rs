@@ -25,6 +25,8 @@ pub enum Peer {
     Local,
     /// TCP, with the certificate (DER) that the handshake proved possession of.
     Certificate(Arc<[u8]>),
+    /// TCP, without a certificate: nobody to this API.
+    Unknown,
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
@@ -53,6 +55,7 @@ impl Caller {
     pub fn of(peer: &Peer, service: &dyn Service, now: UnixTime) -> Result<Self, Problem> {
         match peer {
             Peer::Local => Ok(Self::Operator),
+            Peer::Unknown => Err(refused("the connection shows no certificate".into())),
             Peer::Certificate(der) => {
                 service.member(der, now).map(|who| Self::Member(Box::new(who), der.clone())).map_err(refused)
             }

@@ -125,7 +125,30 @@ pub fn server_for(
     Ok(config)
 }
 
-/// Connections whose client has proven its certificate.
+/// TLS for a server that knows its clients by what they send; TLS 1.2 too, for clients that are as old as what they talk to.
+pub fn server_for_anybody(certificate_pem: &[u8], key_pem: &[u8]) -> Result<ServerConfig, TlsError> {
+    let bad = |what: &str, reason: String| TlsError::Material { what: what.to_owned(), reason };
+    let (chain, key) = identity(certificate_pem, key_pem)?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad("TLS", e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|e| bad("the server's certificate", e.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Whom connections are counted for, and who the peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// The certificate: no connection without one.
+    ByCertificate,
+    /// The address: there are no certificates.
+    ByAddress,
+}
+
+/// Connections whose client has proven its certificate, or of anybody ([`TlsListener::bind_for_anybody`]).
 #[derive(Debug)]
 pub struct TlsListener {
     ready: mpsc::Receiver<(Held, Peer)>,
@@ -163,12 +186,25 @@ impl TlsListener {
 
     /// Listens; each certificate has up to `of_one` connections.
     pub async fn bind_for(address: &str, config: ServerConfig, of_one: usize) -> Result<Self, TlsError> {
+        Self::bound(address, config, (of_one, Known::ByCertificate)).await
+    }
+
+    /// Listens for clients without certificates; each address has up to `of_one` connections.
+    pub async fn bind_for_anybody(
+        address: &str,
+        config: ServerConfig,
+        of_one: usize,
+    ) -> Result<Self, TlsError> {
+        Self::bound(address, config, (of_one, Known::ByAddress)).await
+    }
+
+    async fn bound(address: &str, config: ServerConfig, who: (usize, Known)) -> Result<Self, TlsError> {
         let failed = |source| TlsError::Listen { address: address.to_owned(), source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         let (send, ready) = mpsc::channel(ARRIVALS);
         let renewal = Renewal(Arc::new(RwLock::new(TlsAcceptor::from(Arc::new(config)))));
-        tokio::spawn(accept(listener, renewal.clone(), send, of_one));
+        tokio::spawn(accept(listener, renewal.clone(), send, who));
         Ok(Self { ready, address: bound, renewal })
     }
 
@@ -186,7 +222,12 @@ impl TlsListener {
 }
 
 /// Until nobody takes connections any more.
-async fn accept(listener: TcpListener, renewal: Renewal, ready: mpsc::Sender<(Held, Peer)>, of_one: usize) {
+async fn accept(
+    listener: TcpListener,
+    renewal: Renewal,
+    ready: mpsc::Sender<(Held, Peer)>,
+    (of_one, known): (usize, Known),
+) {
     let turns = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     let places = Places::default();
     loop {
@@ -207,14 +248,19 @@ async fn accept(listener: TcpListener, renewal: Renewal, ready: mpsc::Sender<(He
             drop(turn);
             match shaken {
                 Ok(Ok(stream)) => {
-                    let Some(certificate) = certificate_of(&stream) else { return };
-                    let Some(place) = Place::take(&places, &certificate, of_one) else {
+                    let (who, peer) = match known {
+                        Known::ByCertificate => {
+                            let Some(certificate) = certificate_of(&stream) else { return };
+                            (certificate.clone(), Peer::Certificate(certificate))
+                        }
+                        Known::ByAddress => (from.ip().to_string().as_bytes().into(), Peer::Unknown),
+                    };
+                    let Some(place) = Place::take(&places, &who, of_one) else {
                         tracing::info!(%from, "too many connections");
                         return;
                     };
                     // Closed: the server has stopped.
-                    let _ =
-                        ready.send((Held { stream, _place: place }, Peer::Certificate(certificate))).await;
+                    let _ = ready.send((Held { stream, _place: place }, peer)).await;
                 }
                 Ok(Err(error)) => tracing::info!(%from, %error, "no TLS"),
                 Err(_) => tracing::info!(%from, "the TLS handshake took too long"),

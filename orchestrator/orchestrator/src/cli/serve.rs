@@ -46,18 +46,27 @@ pub fn run(context: &Context, args: &ServeArgs) -> Result<Exit, Failure> {
             if let Some(address) = reachable.osm_notifications {
                 document["osm_notifications"] = format!("http://{address}").into();
             }
+            if let Some((tls, address)) = reachable.osm_gateway {
+                document["osm_gateway"] = format!("{}://{address}/osm", scheme(tls)).into();
+            }
             let _ = ui.document(&document);
         } else {
             let gate = reachable.openstack_policy.map(|a| format!("https://{a} for OpenStack's services"));
             let told = reachable.osm_notifications.map(|a| format!("http://{a} for OSM's notifications"));
-            let also: String =
-                tcp.into_iter().chain(gate).chain(told).map(|url| format!(" and {url}")).collect();
+            let osm = reachable.osm_gateway;
+            let osm = osm.map(|(tls, a)| format!("{}://{a}/osm for OSM's clients", scheme(tls)));
+            let others = gate.into_iter().chain(told).chain(osm);
+            let also: String = tcp.into_iter().chain(others).map(|url| format!(" and {url}")).collect();
             let _ = ui.print(&format!("mandate serves on {}{also}\n", socket.display()));
         }
     };
     let options = OpenOptions { accept_clock: args.accept_clock };
     crate::serve::run(&context.home, config, options, ready).map_err(|e| failed(&e))?;
     Ok(Exit::Ok)
+}
+
+fn scheme(tls: bool) -> &'static str {
+    if tls { "https" } else { "http" }
 }
 
 fn failed(error: &anyhow::Error) -> Failure {

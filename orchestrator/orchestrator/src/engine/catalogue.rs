@@ -159,6 +159,24 @@ impl Engine {
         entry.map(|e| e.record().map_err(|e| Problem::internal("LEDGER_STATE", e))).transpose()
     }
 
+    /// The record of a registered package.
+    pub async fn registered_package(&self, digest: &Digest) -> Result<Option<PackageRecord>, Problem> {
+        self.registered(digest).await
+    }
+
+    /// Has the MANO hold a package; its id there.
+    pub async fn onboard(&self, package: &mano::PackageSpec) -> Result<String, Problem> {
+        let Some(mano) = &self.mano else {
+            return Err(Problem::new(409, "NO_MANO", "There is no MANO", "no [osm] is configured")
+                .hint("name OSM under [osm] in config.toml"));
+        };
+        let made = mano.ensure_package(package).await;
+        made.map(|package| package.mano_id).map_err(|e| {
+            let status = if e.disposition == vim::Disposition::Retry { 503 } else { 409 };
+            Problem::new(status, &e.code, "The package was not onboarded", e.to_string())
+        })
+    }
+
     pub(super) async fn list_packages(&self) -> Result<Vec<PackageView>, Problem> {
         let records = self.package_records().await?;
         Ok(records

@@ -8,6 +8,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use ::osm_gateway::GatewayConfig;
 use anyhow::{Context as _, Result};
 use rustls::ServerConfig;
 use sd_notify::NotifyState;
@@ -20,6 +21,7 @@ use crate::{
     config::ApiConfig,
     engine::Engine,
     home::Home,
+    osm_gateway,
     remote_policy::{self, PolicyConfig},
 };
 
@@ -37,10 +39,17 @@ pub(super) struct Gate {
     pub renewal: Renewal,
 }
 
+/// The listener of the gate inside OSM.
+pub(super) struct OsmGateway {
+    pub config: GatewayConfig,
+    pub renewal: Renewal,
+}
+
 /// Everything that is read again.
 pub(super) struct Reloaded {
     pub tls: Option<Tls>,
     pub gate: Option<Gate>,
+    pub osm: Option<OsmGateway>,
 }
 
 /// `trust.json`, as it is now.
@@ -85,7 +94,7 @@ fn asked(it: &Reloaded, engine: &Engine) {
     begins.extend(NotifyState::monotonic_usec_now().ok());
     tell(&begins);
     let status = match renew_all(it, engine) {
-        Ok(0) => "nothing to reload: neither [api] nor [openstack_policy] is configured; config.toml is read at a start"
+        Ok(0) => "nothing to reload: none of [api], [openstack_policy] and [osm_gateway] is configured; config.toml is read at a start"
             .to_owned(),
         Ok(1) => "reloaded: certificate, key and CAs of the TLS listener".to_owned(),
         Ok(_) => "reloaded: certificates, keys and CAs of the TLS listeners".to_owned(),
@@ -106,11 +115,17 @@ fn asked(it: &Reloaded, engine: &Engine) {
 fn renew_all(it: &Reloaded, engine: &Engine) -> Result<usize> {
     let gate = it.gate.as_ref().map(|gate| remote_policy::server::material(&gate.config));
     let gate = gate.transpose().context("[openstack_policy]")?;
+    let osm = it.osm.as_ref().map(|gateway| osm_gateway::material(&gateway.config));
+    let osm = osm.transpose().context("[osm_gateway]")?.flatten();
     it.tls.as_ref().map(|tls| renew(tls, engine)).transpose()?;
     if let (Some(to), Some(material)) = (&it.gate, gate) {
         to.renewal.replace(material);
     }
-    Ok(usize::from(it.tls.is_some()) + usize::from(it.gate.is_some()))
+    if let (Some(to), Some(material)) = (&it.osm, osm) {
+        to.renewal.replace(material);
+    }
+    let all = [it.tls.is_some(), it.gate.is_some(), it.osm.is_some()];
+    Ok(all.into_iter().filter(|there| *there).count())
 }
 
 fn by_ledger(tls: Option<&Tls>, engine: &Engine) {

@@ -61,6 +61,9 @@ pub struct Metrics {
     journal_seconds: Histogram,
     policy_checks: Family<Labels<3>, Counter>,
     policy_seconds: Seconds<1>,
+    gateway_requests: Family<Labels<2>, Counter>,
+    gateway_seconds: Seconds<1>,
+    gateway_refused: Family<Labels<2>, Counter>,
     /// Spans that no collector took.
     pub spans_dropped: Counter,
     /// Spans that a collector took.
@@ -92,6 +95,9 @@ impl Default for Metrics {
             journal_seconds: commits(),
             policy_checks: Family::default(),
             policy_seconds: Family::new_with_constructor(answers),
+            gateway_requests: Family::default(),
+            gateway_seconds: Family::new_with_constructor(seconds),
+            gateway_refused: Family::default(),
             spans_dropped: Counter::default(),
             spans_exported: Counter::default(),
             open: Family::default(),
@@ -131,6 +137,17 @@ impl Metrics {
         r.register("policy_checks", about, self.policy_checks.clone());
         let about = "From a policy check's arrival to its answer";
         r.register_with_unit("policy_check_duration", about, Unit::Seconds, self.policy_seconds.clone());
+        let about = "Requests of OSM's clients, by what became of them";
+        r.register("osm_gateway_requests", about, self.gateway_requests.clone());
+        let about = "Time to the first byte of an answer to a client of OSM's";
+        r.register_with_unit(
+            "osm_gateway_request_duration",
+            about,
+            Unit::Seconds,
+            self.gateway_seconds.clone(),
+        );
+        let about = "Requests of OSM's clients that were refused, by managed project and code";
+        r.register("osm_gateway_refused", about, self.gateway_refused.clone());
         r.register("trace_spans_exported", "Spans that a collector took", self.spans_exported.clone());
         r.register("trace_spans_dropped", "Spans that no collector took", self.spans_dropped.clone());
         r.register("operations_open", "Operations that are not anchored", self.open.clone());
@@ -217,6 +234,19 @@ impl Metrics {
         self.policy_checks.get_or_create(&labels).inc();
         let labels = [("service", service.to_owned())];
         self.policy_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// An answered request of a client of OSM's.
+    pub fn gateway_request(&self, kind: &'static str, status: u16, took: Duration) {
+        let labels = [("kind", kind.to_owned()), ("status", status.to_string())];
+        self.gateway_requests.get_or_create(&labels).inc();
+        self.gateway_seconds.get_or_create(&[("kind", kind.to_owned())]).observe(took.as_secs_f64());
+    }
+
+    /// A refused one.
+    pub fn gateway_refused(&self, project: &str, code: &str) {
+        let labels = [self.value("project", project), self.value("code", code)];
+        self.gateway_refused.get_or_create(&labels).inc();
     }
 
     /// Where the journal's commits are observed.
