@@ -3,9 +3,10 @@
 //! The programs that measure are examples and tests of the crates concerned, built as releases; this runs them one
 //! after the other, reads their answers and judges. It ends with 0 when every bar was held, 1 when one was missed, and 2
 //! when a figure could not be had: that is neither.
-//! Tests: `bench/report.rs`, `bench/control.rs`.
+//! Tests: `bench/report.rs`, `bench/control.rs`, `bench/policy.rs`.
 
 mod control;
+mod policy;
 mod report;
 
 use std::{
@@ -24,7 +25,8 @@ pub const NOT_MEASURED: u8 = 2;
 /// The subcommand.
 pub fn main(options: &BenchOptions) -> anyhow::Result<ExitCode> {
     let report = match options.subject {
-        Subject::Control => control::run(options)?,
+        Subject::Control => control::run(options, control::PARTS)?,
+        Subject::Policy => control::run(options, policy::PARTS)?,
     };
     let text = match options.json {
         true => serde_json::to_string(&report)?,

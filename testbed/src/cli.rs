@@ -130,4 +130,6 @@ pub struct BenchOptions {
 pub enum Subject {
     /// The control plane.
     Control,
+    /// The gate inside OpenStack.
+    Policy,
 }

@@ -25,12 +25,19 @@ const BUILD_LIMIT: Duration = Duration::from_secs(2400);
 const RUN_LIMIT: Duration = Duration::from_secs(3600);
 
 /// How much of everything.
-struct Sizes {
+pub struct Sizes {
     decisions: u32,
     entries: u32,
     deploys: u32,
     intents: u32,
     services: u32,
+}
+
+impl Sizes {
+    /// Not `--quick`.
+    pub fn promised(&self) -> bool {
+        self.entries == PROMISED.entries
+    }
 }
 
 const PROMISED: Sizes =
@@ -43,11 +50,12 @@ const FAIR: f64 = 980.0;
 /// there of it stay in memory (and in the embedded ledger's state), the operations do not.
 const FLAT_MIB: f64 = 160.0;
 
-type Rows = anyhow::Result<Vec<Row>>;
-type Part = fn(&Sizes, &Path) -> Rows;
+pub type Rows = anyhow::Result<Vec<Row>>;
+/// Measures something.
+pub type Part = fn(&Sizes, &Path) -> Rows;
 
 /// What is measured, in order.
-const PARTS: &[(&str, Part)] = &[
+pub const PARTS: &[(&str, Part)] = &[
     ("the embedded ledger", ledger),
     ("deployments and their evidence", deploys),
     ("a burst of intents", burst),
@@ -57,14 +65,14 @@ const PARTS: &[(&str, Part)] = &[
 ];
 
 /// Builds, measures, judges.
-pub fn run(options: &BenchOptions) -> anyhow::Result<Report> {
+pub fn run(options: &BenchOptions, parts: &[(&str, Part)]) -> anyhow::Result<Report> {
     let machine = Machine::here();
     let sizes = if options.quick { &QUICK } else { &PROMISED };
     let dir = workspace::state_dir()?.join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let bar = progress();
+    let bar = progress(parts.len());
     let mut rows = Vec::new();
-    for (what, part) in PARTS {
+    for (what, part) in parts {
         interrupt::check()?;
         let step = Step::begin(what);
         let measured = part(sizes, &dir);
@@ -82,12 +90,12 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<Report> {
     Ok(Report::new(options.quick, machine, rows))
 }
 
-fn progress() -> ProgressBar {
+fn progress(parts: usize) -> ProgressBar {
     if !ui::is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{bar:30.cyan} {pos} of {len} measured, {elapsed}");
-    ProgressBar::new(PARTS.len() as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    ProgressBar::new(parts as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn first_line(e: &anyhow::Error) -> &'static str {
@@ -98,7 +106,7 @@ fn first_line(e: &anyhow::Error) -> &'static str {
 }
 
 /// Runs an example as a release and reads the JSON document that it ends with.
-fn example(package: &str, name: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+pub fn example(package: &str, name: &str, arguments: &[&str]) -> anyhow::Result<Value> {
     let build = ["build", "--locked", "--release", "-p", package, "--example", name];
     command::succeed(workspace::cargo().args(build), BUILD_LIMIT)?;
     let metadata = workspace::Metadata::load(&workspace::root()?)?;
@@ -109,7 +117,7 @@ fn example(package: &str, name: &str, arguments: &[&str]) -> anyhow::Result<Valu
 }
 
 /// A number in an answer; absent is not zero.
-fn at(answer: &Value, pointer: &str) -> Option<f64> {
+pub fn at(answer: &Value, pointer: &str) -> Option<f64> {
     answer.pointer(pointer).and_then(Value::as_f64)
 }
 

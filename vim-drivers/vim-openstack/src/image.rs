@@ -28,8 +28,8 @@ use crate::{
 const GLANCE: Service = Service::Image;
 /// Bytes hashed at a time.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Times that an image is made in one call, when what was sent did not arrive.
-const MAX_TRIES: u32 = 2;
+/// Looks of one call: one that is lost when it is made, repaired when it is found, and one more.
+const MAX_TRIES: u32 = 4;
 const GIB: u64 = 1 << 30;
 
 /// An image that a service holds.
@@ -132,11 +132,13 @@ impl Site {
             }
             let (whole, broken): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|i| self.image_digest(i) == Some(spec.digest));
-            for image in broken {
-                self.repair_or_delete(&image, spec).await?;
+            for image in &broken {
+                self.repair_or_delete(image, spec).await?;
             }
             let image = match whole.into_iter().next() {
                 Some(image) => image,
+                // What was repaired is looked at before another is made.
+                None if !broken.is_empty() => continue,
                 None => match self.make_image(key, spec).await {
                     // Found by its marks in the next turn.
                     Err(CloudError::LostAnswer(_)) => continue,

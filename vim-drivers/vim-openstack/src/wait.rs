@@ -8,7 +8,7 @@ use std::{
 };
 
 /// First look when nothing is known yet.
-const FIRST: Duration = Duration::from_secs(2);
+const FIRST: Duration = Duration::from_secs(3);
 /// Earliest and latest first look.
 const EARLIEST: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(20);

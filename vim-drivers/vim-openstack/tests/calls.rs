@@ -16,7 +16,7 @@ use vim_openstack::{OpenStackConfig, OpenStackVim};
 /// Calls of a deployment: at most two for each resource, and so many more.
 const BESIDE: usize = 6;
 /// Looks that a boot takes on a machine that has nothing else to do.
-const QUICK: usize = 3;
+const QUICK: usize = 2;
 /// Services deployed one after the other, of so many instances each.
 const SIZES: [usize; 4] = [1, 1, 4, 12];
 

@@ -178,6 +178,10 @@ impl Asked {
         format!("https://{}/v1/{cloud}/{service}/{rule}", self.address)
     }
 
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
     pub fn client(&self, who: &Issued) -> Client {
         let pem = format!("{}{}", who.certificate_pem, who.key_pem);
         builder().identity(Identity::from_pem(pem.as_bytes()).unwrap()).build().unwrap()
