@@ -4,18 +4,13 @@
 //! ([`made`]), whatever becomes of it. Who spawns a task carries the count over: [`current`], then [`counted`]. It is for people
 //! who look for the cause of load: no driver may decide anything by it.
 
-use std::{
-    cell::RefCell,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    task::{Context, Poll},
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
-thread_local! {
-    static CURRENT: RefCell<Option<Count>> = const { RefCell::new(None) };
+tokio::task_local! {
+    static CURRENT: Count;
 }
 
 /// A count of calls; clones share it.
@@ -33,45 +28,20 @@ impl Count {
 /// What is being counted here, if anything.
 #[must_use]
 pub fn current() -> Option<Count> {
-    CURRENT.with_borrow(Clone::clone)
+    CURRENT.try_with(Clone::clone).ok()
 }
 
 /// A call is made, for whatever is being counted here.
 pub fn made() {
-    CURRENT.with_borrow(|current| {
-        if let Some(count) = current {
-            count.0.fetch_add(1, Ordering::Relaxed);
-        }
-    });
+    // Nothing is being counted: nobody asked.
+    let _ = CURRENT.try_with(|count| count.0.fetch_add(1, Ordering::Relaxed));
 }
 
 /// Runs a future with its calls counted, on whichever threads it is polled.
-pub fn counted<F: Future>(count: Option<Count>, future: F) -> Counted<F> {
-    Counted { count, future: Box::pin(future) }
-}
-
-/// A future whose calls are counted.
-#[derive(Debug)]
-pub struct Counted<F> {
-    count: Option<Count>,
-    future: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for Counted<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let _restored = Restore(CURRENT.replace(self.count.clone()));
-        self.future.as_mut().poll(cx)
-    }
-}
-
-/// Puts back what was current, also when the future panics.
-struct Restore(Option<Count>);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        CURRENT.set(self.0.take());
+pub async fn counted<F: Future>(count: Option<Count>, future: F) -> F::Output {
+    match count {
+        Some(count) => CURRENT.scope(count, future).await,
+        None => future.await,
     }
 }
 
