@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::{try_join, try_join3};
+use futures::future::{join, try_join, try_join3};
 use serde_json::{Value, json};
 use trust::Digest;
 use vim::{ComputeSpec, Disposition, ObjectKey, Observed};
@@ -243,8 +243,9 @@ impl Site {
         let ports = if tied { Vec::new() } else { ports.to_vec() };
         let guards = self.make_guards(want.key, want.spec).await?;
         let content = Content::of(want.spec, held.disk_gib);
-        let made = try_join(self.ensure_ports(want.key, wanted, &ports, &guards), self.flavor(&content));
-        let (ports, (flavor, using)) = made.await?;
+        // Both are heard to the end: a port whose making is given up on the way would come when nobody looks for it any more.
+        let made = join(self.ensure_ports(want.key, wanted, &ports, &guards), self.flavor(&content)).await;
+        let (ports, (flavor, using)) = (made.0?, made.1?);
         self.ensure_trunks(want.key, want.spec, &ports, &Tied::default()).await?;
         let order = Order { want, held: &held, ports: &ports, flavor, using };
         let Some(id) = self.order(order).await? else { return Ok(Turn::Again) };

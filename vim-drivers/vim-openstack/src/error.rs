@@ -69,6 +69,10 @@ pub(crate) enum CloudError {
     NetworkUnknown { name: String },
     #[error("ports are still on network {id}: remove their instances first")]
     NetworkInUse { id: String },
+    #[error(
+        "{what} {id} is in use still, by a port that came late or is not ours: it is tried again; if that does not end, look whose port has it"
+    )]
+    StillInUse { what: &'static str, id: String },
     #[error("the key names {found} already: remove that, or use another key")]
     KeyInUse { found: &'static str },
     #[error("the segment is in use: {problem}; give every link a segment of its own")]
@@ -128,6 +132,7 @@ impl CloudError {
             Self::NetworkAbsent { .. } => ("NETWORK_ABSENT", Compensate),
             Self::NetworkUnknown { .. } => ("NETWORK_UNKNOWN", Elsewhere),
             Self::NetworkInUse { .. } => ("NETWORK_IN_USE", Retry),
+            Self::StillInUse { .. } => ("STILL_IN_USE", Retry),
             Self::KeyInUse { .. } => ("KEY_IN_USE", Compensate),
             Self::SegmentInUse { .. } => ("SEGMENT_IN_USE", Compensate),
             Self::NoWan { .. } => ("NO_WAN", Elsewhere),

@@ -214,18 +214,20 @@ impl Site {
                 all => self.post::<Vec<Port>>("ports", "ports", documents(all).into()).await,
             }
         };
-        let single = try_join_all(documents(&single).into_iter().map(one));
-        let (mut made, single) =
-            futures::future::try_join(many, single).await.map_err(|e| match e.kind() {
-                "NetworkNotFound" => {
-                    self.known(|k| k.networks.clear());
-                    CloudError::NetworkAbsent { network: missing[0].spec.network.clone() }
-                }
-                "InvalidIpForNetwork" | "InvalidIpForSubnet" | "InvalidInput" | "BadRequest" => {
-                    CloudError::BadSpec { problem: e.to_string() }
-                }
-                _ => e.into(),
-            })?;
+        let single = join_all(documents(&single).into_iter().map(one));
+        // Both are heard to the end: what is given up on the way would come when nobody looks for it any more.
+        let (many, single) = futures::future::join(many, single).await;
+        let both = many.and_then(|made| Ok((made, single.into_iter().collect::<Result<Vec<_>, _>>()?)));
+        let (mut made, single) = both.map_err(|e| match e.kind() {
+            "NetworkNotFound" => {
+                self.known(|k| k.networks.clear());
+                CloudError::NetworkAbsent { network: missing[0].spec.network.clone() }
+            }
+            "InvalidIpForNetwork" | "InvalidIpForSubnet" | "InvalidInput" | "BadRequest" => {
+                CloudError::BadSpec { problem: e.to_string() }
+            }
+            _ => e.into(),
+        })?;
         made.extend(single);
         // In the order asked for, whatever the answer's.
         let by_mac = |w: &&Wanted<'_>| {

@@ -263,16 +263,24 @@ impl Site {
     pub(crate) async fn drop_after_ports(&self, tied: &Tied) -> Result<(), CloudError> {
         let groups = async {
             for group in &tied.groups {
-                self.drop_one("security-groups", &group.id).await?;
+                self.drop_used("security-groups", "security group", group).await?;
             }
             Ok::<_, CloudError>(())
         };
         let policies = async {
             for policy in &tied.policies {
-                self.drop_one("qos/policies", &policy.id).await?;
+                self.drop_used("qos/policies", "QoS policy", policy).await?;
             }
             Ok(())
         };
         try_join(groups, policies).await.map(drop)
+    }
+
+    /// A port whose making was given up may come after its like were deleted.
+    async fn drop_used(&self, resource: &str, what: &'static str, it: &Marked) -> Result<(), CloudError> {
+        match self.drop_one(resource, &it.id).await {
+            Err(e) if e.is_conflict() => Err(CloudError::StillInUse { what, id: it.id.clone() }),
+            other => Ok(other?),
+        }
     }
 }

@@ -88,6 +88,8 @@ struct Seen {
     counts: BTreeMap<String, usize>,
     plan: BTreeMap<Named, Loss>,
     lost: Vec<(Named, Loss)>,
+    /// Status and task that servers are said to have.
+    pretended: Option<(String, Value)>,
 }
 
 struct Inner {
@@ -149,6 +151,26 @@ impl Lossy {
     /// What was lost.
     pub fn lost(&self) -> Vec<(Named, Loss)> {
         self.0.seen.lock().unwrap().lost.clone()
+    }
+
+    /// From now on nova is heard to say that every server has this status and task; `None`: what it really says.
+    pub fn pretend(&self, status: Option<(&str, Value)>) {
+        let mut seen = self.0.seen.lock().unwrap();
+        seen.pretended = status.map(|(status, task)| (status.to_owned(), task));
+    }
+
+    fn pretended(&self, body: &Bytes) -> Option<Bytes> {
+        let (status, task) = self.0.seen.lock().unwrap().pretended.clone()?;
+        let mut found: Value = serde_json::from_slice(body).ok()?;
+        let one = |server: &mut Value| {
+            if server["status"].is_string() {
+                server["status"] = Value::String(status.clone());
+                server["OS-EXT-STS:task_state"] = task.clone();
+            }
+        };
+        one(&mut found["server"]);
+        found["servers"].as_array_mut().into_iter().flatten().for_each(one);
+        Some(found.to_string().into())
     }
 
     fn see(&self, shape: String) -> Option<Loss> {
@@ -276,6 +298,8 @@ async fn forward(it: &Lossy, method: Method, url: &str, headers: &HeaderMap, bod
     let (status, mut headers) = (sent.status(), sent.headers().clone());
     let Ok(body) = sent.bytes().await else { return answer(502) };
     let body = if token { it.rewritten(&body) } else { body };
+    let servers = url.contains("/v2.1/servers/") && !url.contains("/action");
+    let body = if servers { it.pretended(&body).unwrap_or(body) } else { body };
     for hop in [header::CONTENT_LENGTH, header::CONNECTION, header::TRANSFER_ENCODING] {
         headers.remove(hop);
     }
