@@ -29,7 +29,7 @@ use crate::{
     marks::Marks,
     room::Inventories,
     settings::OpenStackConfig,
-    wait::Learned,
+    wait::{LATE, Learned},
 };
 
 /// Locks over all keys; two keys that share one wait for each other, no more.
@@ -242,11 +242,16 @@ impl Site {
             });
         }
         self.refuse_unsupported(spec).await?;
-        match spec {
+        let made = match spec {
             Spec::Image(image) => self.ensure_image(key, image).await,
             Spec::Network(network) => self.ensure_network(key, network).await,
             Spec::Compute(compute) => self.ensure_compute(key, compute).await,
+        };
+        if matches!(made, Err(CloudError::LostAnswer(_))) {
+            // Whoever asks again at once would look for it too early.
+            tokio::time::sleep(LATE).await;
         }
+        made
     }
 
     async fn remove(&self, key: &ObjectKey, kind: Kind) -> Result<(), CloudError> {

@@ -23,6 +23,7 @@ use crate::{
     driver::Site,
     error::CloudError,
     marks,
+    wait::LATE,
 };
 
 const GLANCE: Service = Service::Image;
@@ -135,13 +136,22 @@ impl Site {
             for image in &broken {
                 self.repair_or_delete(image, spec).await?;
             }
-            let image = match whole.into_iter().next() {
+            let mut whole = whole.into_iter();
+            let first = whole.next();
+            // A second one, of a call that was carried out long after it was given up, goes unless somebody else refers to it.
+            for double in whole.filter(|i| self.image_keys(i).all(|k| k == *key)) {
+                self.release(key, &double).await?;
+            }
+            let image = match first {
                 Some(image) => image,
                 // What was repaired is looked at before another is made.
                 None if !broken.is_empty() => continue,
                 None => match self.make_image(key, spec).await {
                     // Found by its marks in the next turn.
-                    Err(CloudError::LostAnswer(_)) => continue,
+                    Err(CloudError::LostAnswer(_)) => {
+                        tokio::time::sleep(LATE).await;
+                        continue;
+                    }
                     other => other?,
                 },
             };

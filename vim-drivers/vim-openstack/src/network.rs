@@ -13,6 +13,7 @@ use crate::{
     cloud::{self, Marked, Network},
     driver::Site,
     error::CloudError,
+    wait::LATE,
 };
 
 const NEUTRON: Service = Service::Network;
@@ -85,11 +86,21 @@ impl Site {
         Ok(network)
     }
 
-    /// The network that was made for a link. Of two, which only two orchestrators of one home could make, always the same one.
+    /// The network that was made for a link. Of two, which a call makes that was carried out long after it was given up, always
+    /// the same one; the other goes, unless somebody is on it.
     async fn made_link(&self, key: &ObjectKey) -> Result<Option<Network>, CloudError> {
         let mut found: Vec<Network> = self.own("networks", &[("description", &self.marks.of(key))]).await?;
-        found.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(found.into_iter().next())
+        // That with subnets, which was gone on with.
+        found.sort_by(|a, b| (a.subnets.is_empty(), &a.id).cmp(&(b.subnets.is_empty(), &b.id)));
+        let first = (!found.is_empty()).then(|| found.remove(0));
+        for double in found {
+            tracing::warn!(site = %self.config.site, %key, network = double.id, "a second network of the key is deleted");
+            match self.drop_network(&double.id).await {
+                Err(CloudError::NetworkInUse { .. }) => {}
+                other => other?,
+            }
+        }
+        Ok(first)
     }
 
     async fn record(&self, key: &ObjectKey) -> Result<Option<Marked>, CloudError> {
@@ -228,7 +239,10 @@ impl Site {
         }
         match self.post("networks", "network", body).await {
             Ok(network) => Ok(network),
-            Err(e) if e.is_lost() => self.made_link(key).await?.ok_or(CloudError::LostAnswer(Box::new(e))),
+            Err(e) if e.is_lost() => {
+                tokio::time::sleep(LATE).await;
+                self.made_link(key).await?.ok_or(CloudError::LostAnswer(Box::new(e)))
+            }
             Err(e) if ["VlanIdInUse", "FlatNetworkInUse", "NoNetworkAvailable"].contains(&e.kind()) => {
                 Err(CloudError::SegmentInUse { problem: e.to_string() })
             }
@@ -305,6 +319,7 @@ impl Site {
             Ok(made) => Ok(made.id),
             // Carried out after all: there is one of this prefix now, and neutron refuses a second.
             Err(e) if e.is_lost() => {
+                tokio::time::sleep(LATE).await;
                 let found: Vec<cloud::Subnet> = self.own("subnets", &[("network_id", &network.id)]).await?;
                 let there = found.into_iter().find(|f| f.cidr == subnet.cidr.to_string());
                 there.map(|f| f.id).ok_or(CloudError::LostAnswer(Box::new(e)))

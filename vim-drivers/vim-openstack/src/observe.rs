@@ -226,7 +226,7 @@ impl Site {
     ) -> BTreeMap<ObjectKey, Observed> {
         let mut sorted: Vec<&Network> = look.networks.iter().collect();
         // Of two of one key the first, as `ensure` has it.
-        sorted.sort_by(|a, b| b.id.cmp(&a.id));
+        sorted.sort_by(|a, b| (b.subnets.is_empty(), &b.id).cmp(&(a.subnets.is_empty(), &a.id)));
         let own = sorted
             .into_iter()
             .filter_map(|n| Some((self.marks.read(&n.description)?, self.observed_network(n))));

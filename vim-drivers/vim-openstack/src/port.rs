@@ -223,6 +223,8 @@ impl Site {
                 self.known(|k| k.networks.clear());
                 CloudError::NetworkAbsent { network: missing[0].spec.network.clone() }
             }
+            // One of ours that was given up came meanwhile: the next turn finds it.
+            "MacAddressInUse" => CloudError::LostAnswer(Box::new(e)),
             "InvalidIpForNetwork" | "InvalidIpForSubnet" | "InvalidInput" | "BadRequest" => {
                 CloudError::BadSpec { problem: e.to_string() }
             }

@@ -17,6 +17,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(150);
 const LONGEST: Duration = Duration::from_secs(10);
 
+/// A call whose answer was lost may be carried out after that: so long it is waited before it is looked for. What comes even later
+/// is found by its mark, at the next look or when it is removed.
+pub(crate) const LATE: Duration = Duration::from_secs(2);
+
 /// How long something takes, learned.
 #[derive(Debug, Default)]
 pub(crate) struct Learned(AtomicU64);

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Cloud, NEUTRON, NOVA, Raw, TwoImages, clouds, config, home, id, text};
+use common::{Cloud, NEUTRON, NOVA, Raw, TwoImages, clouds, config, home, id, residue, text};
 use dataplane_control::MacAddr;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ use vim::{
     PageSize, PortSecurity, PortSpec, ProviderSegment, Qos, Scope, SecurityRule, Spec, Subnet, Subport,
     VimDriver as _, Vnic,
 };
-use vim_openstack::{Call, OpenStackConfig, OpenStackVim, Service};
+use vim_openstack::{Auth, Call, Client, OpenStackConfig, OpenStackVim, Service};
 
 static ONE_AT_A_TIME: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
 
@@ -45,8 +45,18 @@ impl Site {
 
     fn with(clouds: &Path, f: impl FnOnce(OpenStackConfig) -> OpenStackConfig) -> Self {
         let (images, home) = (TwoImages::make(), home());
-        let vim = OpenStackVim::new(f(config(clouds, &home, &images))).unwrap();
-        Self { vim, cloud: Cloud::of(clouds, "mandate"), images, home }
+        let config = f(config(clouds, &home, &images));
+        let cloud = Cloud(Client::new(config.cloud.clone()).unwrap());
+        Self { vim: OpenStackVim::new(config).unwrap(), cloud, images, home }
+    }
+
+    /// In another project.
+    fn of_project(clouds: &Path, project: &str) -> Self {
+        Self::with(clouds, |mut c| {
+            let Auth::Password { project_name, .. } = &mut c.cloud.auth else { panic!() };
+            project.clone_into(project_name);
+            c
+        })
     }
 
     async fn image(&self, service: &str) {
@@ -234,6 +244,35 @@ async fn what_cannot_be_there_goes_elsewhere_and_leaves_nothing() {
     let ports = site.cloud.own("ports", "ports").await.unwrap();
     let mark = format!("mandate:{}:room/vf2", site.home);
     assert!(ports.iter().all(|p| text(p, "description") != mark), "what failed left its ports");
+    site.clear().await;
+    assert_eq!(site.cloud.used().await.unwrap(), used, "placement");
+}
+
+/// A whole device, whose MAC address is its own; there is one on each host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_device_keeps_its_own_mac_address() {
+    let clouds = cloud!();
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let site = Site::new(&clouds);
+    let used = site.cloud.used().await.unwrap();
+    site.image("whole").await;
+    let fast = site.network("whole", "fast", vlan("physnet2", segment(3))).await;
+    let spec = |n: u8| site.compute(1, vec![port("a", &fast, Vnic::DirectPhysical, n)]);
+    let made = site.make("whole/one", spec(1)).await.unwrap();
+    assert_eq!(made.state, ComputeState::Active, "{made:?}");
+    let binding = made.links["a"].binding.clone().unwrap();
+    assert_eq!((binding.vnic, binding.vif_type.as_str()), (Vnic::DirectPhysical, "hostdev_physical"));
+    assert!(binding.pci_slot.as_ref().is_some_and(|s| s.ends_with(":00.0")), "{binding:?}");
+    let asked = spec(1).ports[0].mac;
+    assert_ne!(made.ports["a"], asked, "the device's, not ours");
+    let again = site.make("whole/one", spec(1)).await.unwrap();
+    assert_eq!(again, made, "found as it is, with another address than asked for");
+    let seen = site.vim.observe(&Scope::All).await.unwrap();
+    assert_eq!(seen.objects[&key("whole/one")], Observed::Compute(made.clone()));
+    let other = site.make("whole/two", spec(2)).await.unwrap();
+    assert_ne!(other.whereabouts.unwrap().host, made.whereabouts.unwrap().host);
+    let third = code(site.make("whole/three", spec(3)).await);
+    assert_eq!((third.0.as_str(), third.1), ("NO_VALID_HOST", Disposition::Elsewhere), "{}", third.2);
     site.clear().await;
     assert_eq!(site.cloud.used().await.unwrap(), used, "placement");
 }
@@ -426,7 +465,11 @@ async fn what_a_mano_made_becomes_ours_when_it_is_what_was_asked_for() {
 async fn twenty_services_of_two_tenants_at_once_and_cycles_without_a_leak() {
     let clouds = cloud!();
     let _alone = ONE_AT_A_TIME.lock().await;
-    let sites = [Site::new(&clouds), Site::new(&clouds)];
+    let sites = [Site::new(&clouds), Site::of_project(&clouds, "tenant-b")];
+    let projects =
+        futures::future::join_all(sites.iter().map(|s| async { s.cloud.0.project_id().await.unwrap() }))
+            .await;
+    assert_ne!(projects[0], projects[1]);
     let used = sites[0].cloud.used().await.unwrap();
     let deploy = |site: usize, n: usize| {
         let site = &sites[site];
@@ -445,7 +488,14 @@ async fn twenty_services_of_two_tenants_at_once_and_cycles_without_a_leak() {
     let done = futures::future::join_all(all).await;
     let failed: Vec<_> = done.iter().filter_map(|r| r.as_ref().err()).collect();
     assert!(failed.is_empty(), "{failed:?}");
-    println!("20 services of two homes at once: {:.1} s", start.elapsed().as_secs_f64());
+    println!("20 services of two projects at once: {:.1} s", start.elapsed().as_secs_f64());
+    // Nobody sees the other's.
+    for site in &sites {
+        let seen = site.vim.observe(&Scope::All).await.unwrap();
+        let servers = seen.objects.values().filter(|o| o.kind() == Kind::Compute).count();
+        assert_eq!(servers, 10, "{:?}", seen.objects.keys());
+        assert!(seen.extra.is_empty(), "{:?}", seen.extra);
+    }
     futures::future::join_all(sites.iter().map(Site::clear)).await;
     let cycles: usize = std::env::var("SCENARIO_CYCLES").ok().and_then(|v| v.parse().ok()).unwrap_or(8);
     let lane = |lane: usize| {
@@ -460,11 +510,37 @@ async fn twenty_services_of_two_tenants_at_once_and_cycles_without_a_leak() {
             }
         }
     };
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), held());
     futures::future::join_all((0..4).map(lane)).await;
-    println!("{cycles} cycles: {:.1} s", start.elapsed().as_secs_f64());
+    let after = held();
+    println!(
+        "{cycles} cycles: {:.1} s; memory {} KiB, then {} KiB; {} open files, then {}",
+        start.elapsed().as_secs_f64(),
+        before.0,
+        after.0,
+        before.1,
+        after.1
+    );
+    assert!(after.0 < before.0 + MORE_KIB && after.1 < before.1 + MORE_FILES, "{before:?}, {after:?}");
     futures::future::join_all(sites.iter().map(Site::clear)).await;
+    for (site, project) in sites.iter().zip(&projects) {
+        let left = residue(&site.cloud, &site.home).await.unwrap();
+        assert!(left.is_empty(), "{project}: {left:?}");
+    }
     assert_eq!(sites[0].cloud.used().await.unwrap(), used, "placement");
+}
+
+/// What cycles may add to this process's memory: what is remembered of services is bounded, and an allocator keeps some.
+const MORE_KIB: u64 = 16 * 1024;
+/// And to its open files: connections that are kept.
+const MORE_FILES: usize = 24;
+
+/// Memory of this process, KiB, and its open files, sockets among them.
+fn held() -> (u64, usize) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    let kib = line.split_whitespace().next().unwrap().parse().unwrap();
+    (kib, std::fs::read_dir("/proc/self/fd").unwrap().count())
 }
 
 /// The same service by the driver and by the bare calls that it takes, in turns.

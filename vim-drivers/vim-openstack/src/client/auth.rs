@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -159,6 +159,17 @@ fn lifetime(issued: &str, expires: &str) -> Option<Duration> {
     u64::try_from(seconds(expires)? - seconds(issued)?).ok().map(Duration::from_secs)
 }
 
+/// keystone answers 404 to an application credential that is gone: who asked for something else is not to take that for
+/// the absence of it.
+fn unauthorised(mut error: ApiError) -> ApiError {
+    if let Fault::Refused { status, .. } = &mut error.fault
+        && *status == StatusCode::NOT_FOUND
+    {
+        *status = StatusCode::UNAUTHORIZED;
+    }
+    error
+}
+
 impl Client {
     /// The session; got when there is none or it ends soon. Who asks at the same time waits for the same one.
     pub(super) async fn session(&self) -> Result<Arc<Session>, ApiError> {
@@ -197,7 +208,7 @@ impl Client {
         let sent = Instant::now();
         let answer = self.inner.http.post(url).json(&body).send().await;
         let answer = answer.map_err(|e| ApiError::sent(call.place(), &e))?;
-        let answer = answer::checked(answer, &call).await?;
+        let answer = answer::checked(answer, &call).await.map_err(unauthorised)?;
         let token = answer.headers().get("X-Subject-Token").and_then(|v| v.to_str().ok()).map(str::to_owned);
         let unreadable = |problem: &str| error(Fault::Unreadable { problem: problem.to_owned() });
         let token = token.ok_or_else(|| unreadable("no X-Subject-Token"))?;
