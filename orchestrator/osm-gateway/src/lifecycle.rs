@@ -161,12 +161,21 @@ impl Gateway {
             return Err(Refused::not_carried(field, "the NS was created with another one"));
         }
         let params = row.request.clone();
-        if let Some((op, _)) = own.operations.iter().find(|(op, s)| op.kind == "instantiate" && !s.is_over())
-        {
-            return match op.params == params && op.user == call.m.caller.user {
-                true => Ok(call.accepted(op, &own.row.name)),
-                false => Err(conflict(&own, "instantiate", "it is being instantiated with other parameters")),
-            };
+        let since = self.port.now_ms().saturating_sub(REPETITION_MS);
+        let last = own.operations.iter().rev().find(|(op, _)| op.kind == "instantiate");
+        if let Some((op, state)) = last.filter(|(_, s)| !s.is_over() || own.lives()) {
+            let same = op.params == params && op.user == call.m.caller.user && op.at_ms >= since;
+            match same && !state.state.starts_with("FAILED") {
+                true => return Ok(call.accepted(op, &own.row.name)),
+                false if !state.is_over() => {
+                    return Err(conflict(
+                        &own,
+                        "instantiate",
+                        "it is being instantiated with other parameters",
+                    ));
+                }
+                false => {}
+            }
         }
         if own.lives() || own.current().is_some() {
             return Err(conflict(&own, "instantiate", "it is already instantiated"));
@@ -475,10 +484,8 @@ impl Gateway {
             autoremove: order.autoremove,
             hidden: false,
         };
-        // What nobody made here has no record to keep.
-        let kept = self.port.record(&record.id)?.is_some() || order.kind == "instantiate";
-        let before = kept.then_some(before);
-        self.port.put_operation(&op, kept.then_some(&record))?;
+        // From its first operation on a service that nobody made here has a record too.
+        self.port.put_operation(&op, Some(&record))?;
         let (gateway, asked) = (self.clone(), op.clone());
         let mut decided = tokio::spawn(async move { gateway.decide(asked).await });
         match tokio::time::timeout(DECISION_WAIT, &mut decided).await {
@@ -491,7 +498,7 @@ impl Gateway {
                     without(&refusal(&op.intent_id, &decision), &decision.code),
                 );
                 let told = OpRow { hidden: true, decision: Some(decision), ..op };
-                self.port.put_operation(&told, before.as_ref())?;
+                self.port.put_operation(&told, Some(&before))?;
                 Err(refused)
             }
             Ok(Ok(Err(trouble))) => {
@@ -502,10 +509,8 @@ impl Gateway {
                     rule: "none".into(),
                     detail: trouble.detail.clone(),
                 };
-                self.port.put_operation(
-                    &OpRow { hidden: true, decision: Some(decision), ..op },
-                    before.as_ref(),
-                )?;
+                self.port
+                    .put_operation(&OpRow { hidden: true, decision: Some(decision), ..op }, Some(&before))?;
                 Err(trouble.into())
             }
             Ok(Err(ended)) => {
