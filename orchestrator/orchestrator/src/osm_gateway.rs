@@ -11,6 +11,7 @@ use ::osm_gateway::{
     Upstream,
 };
 use async_trait::async_trait;
+use axum::serve::ListenerExt as _;
 use ledger_contract::records::{PackageKind, PackageRecord};
 use tokio::{net::TcpListener, sync::watch};
 use trust::{Digest, Envelope};
@@ -117,7 +118,11 @@ impl Behind {
         let server = async move {
             match door {
                 Door::Tls(listener) => axum::serve(listener, router).with_graceful_shutdown(stopped).await,
-                Door::Plain(listener) => axum::serve(listener, router).with_graceful_shutdown(stopped).await,
+                Door::Plain(listener) => {
+                    // An answer is a few writes: nothing to wait for.
+                    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+                    axum::serve(listener, router).with_graceful_shutdown(stopped).await
+                }
             }
         };
         let outbox = gateway.outbox(stop.clone());

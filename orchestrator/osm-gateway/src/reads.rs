@@ -30,8 +30,10 @@ use crate::{
 
 /// Records of ours that are asked for in one call.
 const NAMES_AT_ONCE: usize = 20;
-/// Rendered records that wait to be sent.
-const WAITING: usize = 16;
+/// Pieces of an answer that wait to be sent.
+const WAITING: usize = 4;
+/// As large is a piece at least, bytes: small records go together.
+const PIECE: usize = 32 << 10;
 
 /// What is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,7 +206,7 @@ impl Gateway {
         let form = Form::of(headers);
         let (gateway, headers) = (self.clone(), headers.clone());
         tokio::spawn(async move {
-            let mut out = Out { form, first: true, send };
+            let mut out = Out { form, first: true, piece: String::new(), send };
             // An error breaks the answer off: a list that ends early must not look like a short one.
             if let Err(error) = gateway.write(first, view, &others, &headers, &mut out).await {
                 tracing::warn!(%error, "a list broke off");
@@ -419,19 +421,26 @@ async fn each(answer: Answer, mut seen: impl FnMut(&Value)) -> Result<(), Refuse
 struct Out {
     form: Form,
     first: bool,
+    piece: String,
     send: mpsc::Sender<std::io::Result<Bytes>>,
 }
 
 impl Out {
-    async fn text(&mut self, text: String) -> Result<(), Refused> {
+    async fn text(&mut self, text: &str) -> Result<(), Refused> {
+        self.piece.push_str(text);
+        if self.piece.len() >= PIECE { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), Refused> {
+        let piece = Bytes::from(std::mem::take(&mut self.piece));
         // Nobody listens: there is nothing left to do.
         let gone = |_| Refused::new(503, codes::BUSY, "the client is gone");
-        self.send.send(Ok(Bytes::from(text))).await.map_err(gone)
+        self.send.send(Ok(piece)).await.map_err(gone)
     }
 
     async fn begin(&mut self) -> Result<(), Refused> {
         let text = if self.form == Form::Json { "[" } else { "---\n" };
-        self.text(text.to_owned()).await
+        self.text(text).await
     }
 
     async fn item(&mut self, record: &Value) -> Result<(), Refused> {
@@ -440,15 +449,16 @@ impl Out {
             Form::Yaml => reply::yaml(&Value::Array(vec![record.clone()])),
         };
         self.first = false;
-        self.text(text).await
+        self.text(&text).await
     }
 
     async fn end(&mut self) -> Result<(), Refused> {
         let text = match (self.form, self.first) {
             (Form::Json, _) => "]\n",
             (Form::Yaml, true) => "[]\n",
-            (Form::Yaml, false) => return Ok(()),
+            (Form::Yaml, false) => "",
         };
-        self.text(text.to_owned()).await
+        self.text(text).await?;
+        self.flush().await
     }
 }
