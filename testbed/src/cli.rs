@@ -87,6 +87,8 @@ pub enum Play {
     Wan,
     /// The main job on OpenStack (`cargo testbed up openstack` first).
     Cloud,
+    /// Twenty services of five tenants at once, there.
+    Crowd,
     /// A home with packages and signed intents, for a guest.
     #[value(skip)]
     Guest,
@@ -99,6 +101,7 @@ impl Play {
             Self::Main => "main",
             Self::Wan => "wan",
             Self::Cloud => "cloud",
+            Self::Crowd => "crowd",
             Self::Guest => "guest",
         }
     }
@@ -114,7 +117,7 @@ pub struct TestOptions {
 /// What is measured, and how much of it.
 #[derive(Debug, Args)]
 pub struct BenchOptions {
-    /// `control`: gate, ledger, engine, evidence and observation.
+    /// `control`: gate, ledger, engine, evidence and observation; `policy`: the gate inside OpenStack.
     #[arg(value_enum)]
     pub subject: Subject,
     /// One JSON document on stdout instead of the table.

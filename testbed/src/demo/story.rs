@@ -3,6 +3,7 @@
 mod attacks;
 mod cloud;
 mod crash;
+mod crowd;
 mod ending;
 mod guest;
 mod life;
@@ -80,6 +81,7 @@ fn plot(play: Play) -> (&'static [Act], &'static [(&'static str, &'static str)])
         Play::Main => (ACTS, MAIN_SITES),
         Play::Wan => (wan::ACTS, wan::SITES),
         Play::Cloud => (cloud::ACTS, cloud::SITES),
+        Play::Crowd => (crowd::ACTS, cloud::SITES),
         Play::Guest => (guest::ACTS, guest::SITES),
     }
 }
@@ -131,7 +133,7 @@ impl Story {
             report: Report::default(),
             json: options.json,
             keep: options.keep,
-            attests: !matches!(options.play, Play::Guest | Play::Cloud),
+            attests: !matches!(options.play, Play::Guest | Play::Cloud | Play::Crowd),
             acts,
             sites,
             step: None,

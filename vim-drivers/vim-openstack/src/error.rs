@@ -70,7 +70,7 @@ pub(crate) enum CloudError {
     #[error("ports are still on network {id}: remove their instances first")]
     NetworkInUse { id: String },
     #[error(
-        "{what} {id} is in use still, by a port that came late or is not ours: it is tried again; if that does not end, look whose port has it"
+        "{what} {id} is in use still, by what came late or is not ours: it is tried again; if that does not end, look what uses it"
     )]
     StillInUse { what: &'static str, id: String },
     #[error("the key names {found} already: remove that, or use another key")]

@@ -40,7 +40,7 @@
 //! | `NETWORK_ABSENT` | Compensate | a port's virtual link is not there |
 //! | `NETWORK_UNKNOWN` | Elsewhere | the cloud has no network of that name |
 //! | `NETWORK_IN_USE` | Retry | removed, or to be another segment, before its instances are gone |
-//! | `STILL_IN_USE` | Retry | a security group or QoS policy of an instance is on a port that came late |
+//! | `STILL_IN_USE` | Retry | a port, security group or QoS policy of an instance is used by what came late |
 //! | `KEY_IN_USE` | Compensate | the key names an object of another kind |
 //! | `SEGMENT_IN_USE` | Compensate | another network has the segment |
 //! | `NO_WAN` | Elsewhere | a link to be joined to a wide-area network that is not mapped here |

@@ -274,10 +274,13 @@ impl Site {
         let results = join_all(ports.iter().map(|p| self.drop_one("ports", &p.id))).await;
         for (port, result) in ports.iter().zip(results) {
             match result {
-                // A subport, or the parent of a trunk: after the trunk.
+                // A subport, or the parent of a trunk, one that came late: after the trunk.
+                Err(e) if e.is_conflict() && !port.device_owner.starts_with("compute:") => {
+                    return Err(CloudError::StillInUse { what: "port", id: port.id.clone() });
+                }
                 Err(e) if e.is_conflict() => {
-                    let other = if port.device_id.is_empty() { "a trunk" } else { port.device_id.as_str() };
-                    return Err(CloudError::PortTaken { port: port.id.clone(), other: other.to_owned() });
+                    let other = port.device_id.clone();
+                    return Err(CloudError::PortTaken { port: port.id.clone(), other });
                 }
                 other => other?,
             }

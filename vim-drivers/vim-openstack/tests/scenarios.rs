@@ -21,10 +21,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use vim::{
-    AddressPair, Adoption, ComputeSpec, ComputeState, CpuPolicy, Disposition, DriverError, Group,
+    AddressPair, Adoption, ComputeSpec, ComputeState, CpuPolicy, Disposition, DriverError, Feature, Group,
     GroupPolicy, Hardware, ImageSpec, Kind, NetworkSpec, NetworkType, ObjectKey, Observed, ObservedCompute,
     PageSize, PortSecurity, PortSpec, ProviderSegment, Qos, Scope, SecurityRule, Spec, Subnet, Subport,
-    VimDriver as _, Vnic,
+    VimDriver as _, Vnic, VolumeSpec,
 };
 use vim_openstack::{Auth, Call, Client, OpenStackConfig, OpenStackVim, Service};
 
@@ -275,6 +275,25 @@ async fn a_whole_device_keeps_its_own_mac_address() {
     assert_eq!((third.0.as_str(), third.1), ("NO_VALID_HOST", Disposition::Elsewhere), "{}", third.2);
     site.clear().await;
     assert_eq!(site.cloud.used().await.unwrap(), used, "placement");
+}
+
+/// The testbed's cloud has no cinder: what asks for a volume goes elsewhere before anything is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_where_there_is_no_cinder_goes_elsewhere() {
+    let clouds = cloud!();
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let site = Site::new(&clouds);
+    if site.vim.capabilities().await.unwrap().features.contains(&Feature::Volumes) {
+        eprintln!("SKIPPED: this cloud has cinder");
+        return;
+    }
+    site.image("disk").await;
+    let volumes = vec![VolumeSpec { name: "data".into(), size_gib: 1 }];
+    let (code, disposition, reason) =
+        code(site.make("disk/vdu", ComputeSpec { volumes, ..site.compute(1, vec![]) }).await);
+    assert_eq!((code.as_str(), disposition), ("UNSUPPORTED_FEATURE", Disposition::Elsewhere), "{reason}");
+    assert!(reason.contains("volume"), "{reason}");
+    site.clear().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

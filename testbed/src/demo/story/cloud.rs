@@ -52,7 +52,7 @@ impl Story {
     }
 
     /// What is there beyond what was before.
-    fn in_cloud(&self) -> anyhow::Result<Seen> {
+    pub(super) fn in_cloud(&self) -> anyhow::Result<Seen> {
         let mut seen = View::new()?.look()?;
         seen.servers.retain(|s| !self.cloud.servers.contains(s));
         for (now, before) in [
@@ -67,7 +67,7 @@ impl Story {
         Ok(seen)
     }
 
-    fn cloud_deployment<'a>(&self, name: &'a str, params: &'a str) -> Vec<&'a str> {
+    pub(super) fn cloud_deployment<'a>(&self, name: &'a str, params: &'a str) -> Vec<&'a str> {
         let mut line = self.deployment(name, params, "1h");
         for word in &mut line {
             // Guests of a cloud are not attested: this one need not be.
