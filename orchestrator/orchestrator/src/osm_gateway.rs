@@ -40,6 +40,7 @@ pub struct Behind {
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
     refusals: Refusals,
+    draining: watch::Receiver<bool>,
 }
 
 /// Where clients connect to.
@@ -101,8 +102,8 @@ pub fn upstream(section: &OsmSection) -> Upstream {
 impl Behind {
     /// The engine, for the gateway.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { engine, metrics, refusals: Refusals::default() })
+    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>, draining: watch::Receiver<bool>) -> Arc<Self> {
+        Arc::new(Self { engine, metrics, refusals: Refusals::default(), draining })
     }
 
     /// Serves until `stop`, then keeps the last refusals.
@@ -311,6 +312,10 @@ impl Orchestrator for Behind {
 
     fn answered(&self, kind: &'static str, status: u16, took: Duration) {
         self.metrics.gateway_request(kind, status, took);
+    }
+
+    fn draining(&self) -> bool {
+        *self.draining.borrow()
     }
 
     fn now_ms(&self) -> u64 {

@@ -132,7 +132,8 @@ async fn serve(
         .map(|(config, listener)| reload::Gate { config: config.clone(), renewal: listener.renewal() });
     let gateway = match &gateway_config {
         Some((config, osm)) => {
-            let behind = osm_gateway::Behind::new(engine.clone(), telemetry.metrics.clone());
+            let behind =
+                osm_gateway::Behind::new(engine.clone(), telemetry.metrics.clone(), draining.clone());
             let gateway = Gateway::new(config.clone(), &osm_gateway::upstream(osm), behind.clone())?;
             Some((behind, gateway, osm_gateway::listen(config).await?))
         }

@@ -15,6 +15,8 @@ mod nbi;
 #[allow(dead_code, reason = "shared with tests/engine.rs")]
 mod world;
 
+#[path = "osm_gateway/cli.rs"]
+mod cli;
 #[path = "osm_gateway/clients.rs"]
 mod clients;
 #[path = "osm_gateway/faults.rs"]

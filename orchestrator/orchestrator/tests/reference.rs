@@ -16,10 +16,11 @@ const BEGIN: &str = "<!-- made: MANDATE_WRITE_REFERENCE=1 cargo test -p orchestr
 const END: &str = "<!-- end -->\n";
 
 /// What says something with a code to somebody.
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 17] = [
     "orchestrator/orchestrator",
     "orchestrator/lcm",
     "orchestrator/mano-osm",
+    "orchestrator/osm-gateway",
     "ledger-bridge/ledger-contract",
     "ledger-bridge/trust",
     "ledger-bridge/ledger",

@@ -72,7 +72,11 @@ impl Fields {
                     return Err(Refused::not_carried(&format!("?{deep}"), "say it in the document"));
                 }
                 _ => {
-                    let value = yaml(value).unwrap_or_else(|_| Value::String(value.clone()));
+                    let value = match value.to_ascii_lowercase().as_str() {
+                        "true" => Value::Bool(true),
+                        "false" => Value::Bool(false),
+                        _ => yaml(value).unwrap_or_else(|_| Value::String(value.clone())),
+                    };
                     self.map.insert(name.clone(), value);
                 }
             }

@@ -360,8 +360,8 @@ impl Gateway {
     ) -> Result<Response, Refused> {
         self.signer(call.m)?;
         let mut fields = document(call.headers, call.body)?.with_query(&call.asked.query)?;
-        // The client says it again in its query, as text.
-        if fields.take("autoremove").is_some_and(|v| v == false || v == "false") {
+        // Some clients say it again in their query.
+        if fields.take("autoremove").is_some_and(|v| v == false) {
             return Err(Refused::not_carried(
                 "autoremove",
                 "this call removes the record: terminate by POST ns_instances/{id}/terminate",

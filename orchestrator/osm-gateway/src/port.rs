@@ -198,6 +198,8 @@ pub trait Orchestrator: Send + Sync + 'static {
     fn refused(&self, call: RefusedCall);
     /// An answered request: what kind it was (`read`, `intent`, `passed`, …) and the answer's status.
     fn answered(&self, kind: &'static str, status: u16, took: std::time::Duration);
+    /// Is it stopping? Then nothing new is taken.
+    fn draining(&self) -> bool;
     /// Wall clock, ms.
     fn now_ms(&self) -> u64;
 }

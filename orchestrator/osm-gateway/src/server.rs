@@ -112,6 +112,10 @@ impl Gateway {
         let Some(m) = self.managed(&caller) else {
             return ("passed", self.unmanaged(&caller, asked, headers, body).await);
         };
+        if self.port.draining() {
+            let detail = "the orchestrator is stopping; nothing new is taken: try again";
+            return ("refused", Err(Refused::new(503, codes::BUSY, detail)));
+        }
         if is_form(headers) {
             let detail =
                 "a form's fields would be parameters of the URL: send JSON, YAML or the package itself";

@@ -1,4 +1,5 @@
-//! The OSM back end: on a real NBI where `OSM_NBI_URL` names one, else on what was recorded of one (`mano-osm`'s `tests/`).
+//! The OSM back end, and the gate before OSM: on a real NBI where `OSM_NBI_URL` names one, else on what was recorded of one
+//! (`mano-osm`'s `tests/`) and on one that breaks on demand (`tests/osm_gateway.rs`).
 
 use std::{env, time::Duration};
 
@@ -22,5 +23,12 @@ pub fn run() -> anyhow::Result<Tally> {
     let mut c = workspace::cargo();
     c.args(["test", "--locked", "--no-fail-fast", "--package", "mano-osm", "--package", "mano"]);
     c.args(["--", "--show-output", "--test-threads", "1"]);
-    output::run(&mut c, LIMIT)
+    let mut tally = output::run(&mut c, LIMIT)?;
+    for gate in [&["osm-gateway"][..], &["orchestrator", "--test", "osm_gateway"]] {
+        let mut c = workspace::cargo();
+        c.args(["test", "--locked", "--no-fail-fast", "--package"]).args(gate);
+        c.args(["--", "--show-output", "--test-threads", "2"]);
+        tally += output::run(&mut c, LIMIT)?;
+    }
+    Ok(tally)
 }

@@ -42,7 +42,10 @@ pub struct Run {
     pub life: Life,
     pub url: String,
     pub metrics: Arc<Metrics>,
+    /// Where the same is behind TLS.
+    pub tls: SocketAddr,
     stop: watch::Sender<bool>,
+    served_too: JoinHandle<std::io::Result<()>>,
     served: JoinHandle<std::io::Result<()>>,
 }
 
@@ -174,7 +177,8 @@ impl Setup {
     pub async fn start_of(&mut self, parts: Parts) {
         let life = Life::of(parts);
         let metrics = Arc::<Metrics>::default();
-        let behind = Behind::new(life.engine.clone(), metrics.clone());
+        let (stop, stopped) = watch::channel(false);
+        let behind = Behind::new(life.engine.clone(), metrics.clone(), stopped.clone());
         let upstream = Upstream {
             url: self.nbi(),
             cacert: None,
@@ -184,9 +188,19 @@ impl Setup {
         let gateway = Gateway::new(self.config(), &upstream, behind.clone()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(false);
+        let tls = self.tls().await;
+        let at = tls.address().unwrap();
+        let served_too = tokio::spawn(behind.clone().serve(gateway.clone(), tls, stopped.clone()));
         let served = tokio::spawn(behind.serve(gateway, Door::Plain(listener), stopped));
-        self.run = Some(Run { life, url: format!("http://{address}/osm"), metrics, stop, served });
+        let url = format!("http://{address}/osm");
+        self.run = Some(Run { life, url, metrics, tls: at, stop, served_too, served });
+    }
+
+    /// With the orchestrator's own certificate.
+    async fn tls(&self) -> Door {
+        let (key, certificate) = self.world.home.identity("operator", "orchestrator");
+        let config = GatewayConfig { certificate: Some(certificate), key: Some(key), ..self.config() };
+        orchestrator::osm_gateway::listen(&config).await.unwrap()
     }
 
     /// As after `kill -9`, or SIGTERM: the journal is what is left.
@@ -194,6 +208,7 @@ impl Setup {
         let run = self.run.take().unwrap();
         run.stop.send_replace(true);
         run.served.await.unwrap().unwrap();
+        run.served_too.await.unwrap().unwrap();
         run.life.end().await;
     }
 
