@@ -78,7 +78,7 @@ const OF_EVERY_INTENT: [&str; 7] =
     ["service", "tenant", "expires_in", "id", "depends_on", "emergency", "output"];
 
 /// Words in capitals that are no error codes: of others' formats, the environment, headings.
-const OTHERS: [&str; 32] = [
+const OTHERS: [&str; 42] = [
     "NOT_INSTANTIATED",
     "IN_USE",
     "CHANGE_VNFPKG",
@@ -111,6 +111,16 @@ const OTHERS: [&str; 32] = [
     "NOT_OVER",
     "CAP_NET_RAW",
     "INJECTED",
+    "BAD_GATEWAY",
+    "BAD_REQUEST",
+    "GATEWAY_TIMEOUT",
+    "INTERNAL_SERVER_ERROR",
+    "NOT_IMPLEMENTED",
+    "REQUEST_ENTITY_TOO_LARGE",
+    "SERVICE_UNAVAILABLE",
+    "SET_PROJECT",
+    "UNPROCESSABLE_ENTITY",
+    "UNSUPPORTED_MEDIA_TYPE",
 ];
 
 fn root() -> PathBuf {
