@@ -89,6 +89,8 @@ pub enum Play {
     Cloud,
     /// Twenty services of five tenants at once, there.
     Crowd,
+    /// The same, its instances made by an OSM (`OSM_NBI_URL`) that reaches that cloud.
+    Osm,
     /// A home with packages and signed intents, for a guest.
     #[value(skip)]
     Guest,
@@ -102,6 +104,7 @@ impl Play {
             Self::Wan => "wan",
             Self::Cloud => "cloud",
             Self::Crowd => "crowd",
+            Self::Osm => "osm",
             Self::Guest => "guest",
         }
     }

@@ -137,6 +137,9 @@ pub struct SwImage {
     pub image: String,
     /// `checksum.hash` with `checksum.algorithm` `sha-256`.
     pub sha256: Option<Digest>,
+    /// Place in `sw-image-desc`, from 0.
+    #[serde(default)]
+    pub index: usize,
     /// `disk-format`; empty in models of earlier versions.
     #[serde(default)]
     pub disk_format: String,

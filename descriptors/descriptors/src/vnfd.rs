@@ -6,6 +6,7 @@ mod images;
 
 use std::collections::{BTreeMap, HashMap};
 
+use dataplane_control::day0 as delivery;
 pub(crate) use images::PLACEHOLDER;
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     },
     parse::{Names, Reader, Within},
     schema::{boolean, clip, thousandths},
-    yaml::Node,
+    yaml::{Mark, Node},
 };
 
 /// SOL006's default of `virtual-memory.size`: 1 GiB.
@@ -385,8 +386,7 @@ impl Vnf<'_, '_> {
         for (i, node) in root.items("vdu").iter().enumerate() {
             let vdu = node.str("id").and_then(|id| vnfd.vdus.get(id));
             let Some((vdu, text)) = vdu.and_then(|v| Some((v, v.day0.as_deref()?))) else { continue };
-            let checked = day0::read(text).and_then(|section| section.check(vdu, vnfd));
-            let Err(e) = checked else { continue };
+            let checked = day0::read(text).and_then(|section| section.check(vdu, vnfd).map(|()| section));
             let (key, at) = match (node.get("cloud-init"), node.get("cloud-init-file")) {
                 (Some(inline), _) => ("cloud-init", inline.at),
                 (None, Some(named)) => ("cloud-init-file", named.at),
@@ -394,10 +394,33 @@ impl Vnf<'_, '_> {
             };
             let file = node.str("cloud-init-file").filter(|_| key == "cloud-init-file");
             let place = file.map_or_else(String::new, |f| format!("cloud_init/{}: ", clip(f)));
-            self.r
-                .lint
-                .error(Code::Day0, &format!("{path}/vdu/{i}/{key}"), at, format!("{place}{e}"))
-                .hint("correct the VDU's cloud-init");
+            let path = format!("{path}/vdu/{i}/{key}");
+            match checked {
+                Ok(section) => self.check_template(section.function.is_some(), text, (&path, at, &place)),
+                Err(e) => {
+                    let lint = &mut self.r.lint;
+                    lint.error(Code::Day0, &path, at, format!("{place}{e}"))
+                        .hint("correct the VDU's cloud-init");
+                }
+            }
+        }
+    }
+
+    /// OSM renders a cloud-init as Jinja2, Mandate fills in the configuration document: the same must come of both.
+    fn check_template(&mut self, configured: bool, text: &str, (path, at, place): (&str, Mark, &str)) {
+        if configured && !delivery::asks(text) {
+            let message = format!("{place}the VDU has a function and its configuration is nowhere written");
+            let hint = format!(
+                "have `write_files` write {} with `encoding: b64` and `content: '{}'`: OSM has no other way to give it",
+                delivery::PATH,
+                delivery::EXPRESSION
+            );
+            self.r.lint.warning(Code::Day0, path, at, message).hint(hint);
+        }
+        if let Some(other) = delivery::foreign(text) {
+            let message = format!("{place}`{}` is for OSM's Jinja2 alone", clip(other));
+            let hint = "without OSM the guest gets it as it stands: write it out, or wrap it in a script";
+            self.r.lint.warning(Code::Day0, path, at, message).hint(hint);
         }
     }
 

@@ -7,30 +7,17 @@
 //! instantiation, when it scales out and when it heals. So:
 //!
 //! - the parameter `mandate_day0` is a list: the documents by count-index, each in base64, whose alphabet survives escaping;
-//! - the file picks its own: `{{ mandate_day0[OSM.count_index] }}` ([`CLOUD_INIT`]).
+//! - the file picks its own ([`dataplane_control::day0`]), as it does where Mandate boots the server itself.
 //!
 //! The parameters are kept with the service: scaling out cannot bring new ones. Documents of instances to come are therefore given
 //! at once ([`mano::VduSpec::instances`] beyond its count), and one beyond them fails in the LCM before anything is made.
 //!
 //! Read from NBI `_format_additional_params`, LCM `_instantiate_ng_ro` and `scale`, RO `_parse_jinja2` and
-//! `_process_recreate_vdu_params`. Run: `tests/nbi.rs` has the NBI take the list and give it back.
+//! `_process_recreate_vdu_params`. Run: `tests/nbi.rs` has the NBI take the list and give it back; on a whole OSM, `cargo testbed test osm`.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mano::VduSpec;
 use serde_json::{Value, json};
-
-/// Name of the parameter.
-pub const PARAMETER: &str = "mandate_day0";
-
-/// A `cloud_init` file that puts an instance's own document where the data plane looks for it.
-pub const CLOUD_INIT: &str = "#cloud-config
-write_files:
-- path: /etc/mandate/dataplane.json
-  owner: root:root
-  permissions: '0600'
-  encoding: b64
-  content: {{ mandate_day0[OSM.count_index] }}
-";
 
 /// The parameter's value; none when no instance has a document.
 pub(crate) fn parameter(vdu: &VduSpec) -> Option<Value> {

@@ -1,11 +1,14 @@
 //! Packages: verified before they are uploaded, uploaded in one piece, read back byte for byte.
 //!
+//! What OSM's record says of the images is overridden with the upload, as `osm vnfpkg-create --override` does: the bytes stay as they
+//! were signed.
+//!
 //! OSM checks neither `checksums.txt` nor a SOL004 manifest, so what it holds is only known by reading it. A record is made
 //! with our mark first (`userDefinedData`) and filled then: a record without content that carries our mark is the rest of
 //! a call that was cut off, and is filled or removed. Chunks are not used: the NBI loses the first when it refuses the second.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use mano::{ObservedPackage, PackageKind, PackageSpec, Removal};
+use mano::{NamedImage, ObservedPackage, PackageKind, PackageSpec, Removal};
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sha2::{Digest as _, Sha384};
@@ -112,7 +115,13 @@ impl Osm {
         };
         let digest = format!("sha-384={}", STANDARD.encode(Sha384::digest(bytes)));
         let upload = Upload { content_type, bytes: bytes.to_vec(), digest };
-        let call = Call::new(Method::PUT, content(spec.kind, mano_id)).upload(upload);
+        let mut call = Call::new(Method::PUT, content(spec.kind, mano_id)).upload(upload);
+        for NamedImage { index, name } in &spec.images {
+            // The record says otherwise than the bytes: RO looks for an image by `checksum`, which it compares with the MD5 that
+            // the VIM has, before it looks for `image`, a name. An empty value takes a key away.
+            call = call.query(format!("sw-image-desc.{index}.image"), name.as_str());
+            call = call.query(format!("sw-image-desc.{index}.checksum"), "");
+        }
         self.client.tell(&call).await.map_err(Trouble::from)
     }
 
@@ -159,7 +168,14 @@ impl Osm {
     ) -> Result<ObservedPackage, Trouble> {
         let (digest, in_use) = (self.digest_there(spec.kind, &there.mano_id).await?, there.in_use());
         let marked = mark::of_package(spec.kind, &there).map(|(_, digest)| digest);
-        if digest == Some(spec.digest) {
+        if digest == Some(spec.digest) && !there.finds(spec) && marked.is_none() {
+            let reason = format!(
+                "OSM's {} {} is not Mandate's and does not name its images as they are at the VIM: remove it there",
+                spec.kind, spec.id
+            );
+            return refuse("OSM_PACKAGE_FOREIGN", reason);
+        }
+        if digest == Some(spec.digest) && there.finds(spec) {
             if marked.is_some_and(|m| m != spec.digest) {
                 self.remark(spec, &there.mano_id).await?;
             }
@@ -251,6 +267,14 @@ impl Osm {
 }
 
 impl Package {
+    /// Does its record name the images by which RO will find them?
+    fn finds(&self, spec: &PackageSpec) -> bool {
+        let named = |n: &NamedImage| {
+            self.images.get(n.index).is_some_and(|i| i.image == n.name && i.checksum.is_none())
+        };
+        spec.images.iter().all(named)
+    }
+
     fn in_use(&self) -> bool {
         self.admin.usage == "IN_USE"
     }

@@ -72,6 +72,17 @@ pub(crate) struct Package {
     pub(crate) df: Vec<Flavour>,
     #[serde(default, deserialize_with = "lax")]
     pub(crate) vdu: Vec<Vdu>,
+    #[serde(rename = "sw-image-desc", default, deserialize_with = "lax")]
+    pub(crate) images: Vec<SwImage>,
+}
+
+/// `sw-image-desc` of a VNFD: what RO looks for.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct SwImage {
+    #[serde(default, deserialize_with = "lax")]
+    pub(crate) image: String,
+    #[serde(default)]
+    pub(crate) checksum: Option<Value>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

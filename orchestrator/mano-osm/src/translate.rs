@@ -25,6 +25,7 @@ use std::{
     net::IpAddr,
 };
 
+use dataplane_control::day0::PARAMETER;
 use mano::{LinkSpec, MemberSpec, ServiceKey, ServiceSpec, SiteLink, VduSpec};
 use serde_json::{Map, Value, json};
 
@@ -354,7 +355,7 @@ fn parameters(index: &str, member: &MemberSpec, found: &Found) -> Result<Option<
     for (id, vdu) in &member.vdus {
         // A VDU's parameters replace the VNF's: it gets both.
         let mut all: Map<String, Value> = member.parameters.clone().into_iter().collect();
-        all.extend(day0::parameter(vdu).map(|documents| (day0::PARAMETER.to_owned(), documents)));
+        all.extend(day0::parameter(vdu).map(|documents| (PARAMETER.to_owned(), documents)));
         if !all.is_empty() {
             vdus.push(json!({ "vdu_id": id, "additionalParams": all }));
         }

@@ -108,6 +108,19 @@ pub struct PackageSpec {
     pub id: String,
     /// SHA-256 of the package file's bytes.
     pub digest: Digest,
+    /// What its images are called at the VIMs: they are made there before the MANO needs them, and a VIM knows no SHA-256 by
+    /// which it could find them. The package's bytes stay as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<NamedImage>,
+}
+
+/// An image of a VNFD at the VIMs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedImage {
+    /// Place in `sw-image-desc`, from 0.
+    pub index: usize,
+    /// Its name at the VIMs.
+    pub name: String,
 }
 
 /// A package that a service refers to.

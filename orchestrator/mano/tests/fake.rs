@@ -16,7 +16,7 @@ use trust::Digest;
 use vim::{Disposition, DriverError, ObjectKey};
 
 fn package(kind: PackageKind, id: &str, bytes: &str) -> PackageSpec {
-    PackageSpec { kind, id: id.into(), digest: Digest::of(bytes) }
+    PackageSpec { kind, id: id.into(), digest: Digest::of(bytes), images: Vec::new() }
 }
 
 fn packages() -> Packages {

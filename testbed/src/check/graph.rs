@@ -19,7 +19,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("ledger-chaincode", &["ledger-contract"]),
     // what providers upload
     ("supply", &[]),
-    ("descriptors", &["supply"]),
+    ("descriptors", &["supply", "dataplane-control"]),
     // clients of foreign HTTP APIs
     ("http-peer", &[]),
     // infrastructure

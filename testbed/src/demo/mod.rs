@@ -6,6 +6,7 @@
 
 mod client;
 pub mod mandate;
+mod nbi;
 mod replay;
 mod report;
 mod stage;
@@ -29,8 +30,10 @@ use crate::{
     workspace,
 };
 
+pub use nbi::Nbi;
 pub use report::Report;
 pub use stage::down_all;
+pub use story::osm_account;
 
 /// Set for the process inside the user namespace: everything is installed and built.
 const INSIDE: &str = "MANDATE_TESTBED_INSIDE";

@@ -7,10 +7,13 @@ mod crowd;
 mod ending;
 mod guest;
 mod life;
+mod osm;
 mod refusals;
 mod service;
 mod setup;
 mod wan;
+
+pub use osm::account as osm_account;
 
 use anyhow::Context as _;
 use serde_json::Value;
@@ -48,6 +51,10 @@ pub struct Story {
     empty: Traces,
     /// What was in the cloud before.
     cloud: Seen,
+    /// Does an OSM make the services?
+    by_osm: bool,
+    /// What was in OSM before.
+    osm_before: Vec<String>,
     /// What one service is, as the first was found.
     one: Traces,
     /// The first service.
@@ -82,6 +89,7 @@ fn plot(play: Play) -> (&'static [Act], &'static [(&'static str, &'static str)])
         Play::Wan => (wan::ACTS, wan::SITES),
         Play::Cloud => (cloud::ACTS, cloud::SITES),
         Play::Crowd => (crowd::ACTS, cloud::SITES),
+        Play::Osm => (osm::ACTS, cloud::SITES),
         Play::Guest => (guest::ACTS, guest::SITES),
     }
 }
@@ -133,12 +141,14 @@ impl Story {
             report: Report::default(),
             json: options.json,
             keep: options.keep,
-            attests: !matches!(options.play, Play::Guest | Play::Cloud | Play::Crowd),
+            attests: !matches!(options.play, Play::Guest | Play::Cloud | Play::Crowd | Play::Osm),
             acts,
             sites,
             step: None,
             empty: Traces::default(),
             cloud: Seen::default(),
+            osm_before: Vec::new(),
+            by_osm: options.play == Play::Osm,
             one: Traces::default(),
             first: None,
             approvals: Vec::new(),

@@ -96,6 +96,11 @@ impl<'a> Want<'a> {
     /// Was it booted with this configuration?
     fn booted(&self, server: &Server) -> bool {
         match &server.user_data {
+            // Whoever else booted it wraps the same document in words of its own.
+            Some(data) if server.adopted() => {
+                self.document.is_none()
+                    || userdata::decode(data).is_some_and(|found| found.digest == self.configuration)
+            }
             Some(data) => Some(data) == self.user_data.as_ref(),
             // Only administrators see it.
             None => server.mark(marks::CONFIGURATION) == self.configuration.to_string(),

@@ -224,7 +224,7 @@ impl Site {
         let mut out: Map<String, Value> =
             spec.properties.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
         let own = json!({
-            "name": format!("{}-{}", spec.name, spec.digest.short()),
+            "name": spec.vim_name(),
             "container_format": "bare",
             "disk_format": spec.disk_format.as_deref().unwrap_or("raw"),
             "visibility": "private",

@@ -1,22 +1,21 @@
-//! What a server is booted with: the VDU's own cloud-init and the data plane's configuration document, in one MIME message that
-//! cloud-init understands; and the document read out of it again.
+//! What a server is booted with: the VDU's own cloud-init with the data plane's configuration document where it asks for it
+//! ([`dataplane_control::day0`]), or beside it in one MIME message; and the document read out of it again, whoever booted the
+//! server.
 //!
-//! The document is a file in the guest, [`PATH`], which nothing but its bytes decides: the digest of what is read back is the
+//! The document is a file in the guest, [`day0::PATH`], which nothing but its bytes decides: the digest of what is read back is the
 //! digest of what the server was booted with. The same input gives the same bytes. Tests: below.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use dataplane_control::Configuration;
+use dataplane_control::{Configuration, day0};
+use serde::Deserialize;
 use trust::Digest;
 
 use crate::error::CloudError;
 
-/// Where the guest finds its configuration document.
-pub(crate) const PATH: &str = "/etc/mandate/configuration.json";
 /// Longest user data that nova takes, bytes of Base64.
 const MAX_BYTES: usize = 65_535;
-/// The line before the document, in our part.
-const MARK: &str = "#mandate configuration";
-const CONTENT: &str = "    content: ";
+/// First line of what cloud-init takes for its own configuration.
+const CLOUD_CONFIG: &str = "#cloud-config";
 
 /// A configuration document that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +30,8 @@ pub(crate) fn encode(configuration: &str, own: Option<&str>) -> Result<Option<St
         ("", None) => return Ok(None),
         ("", Some(own)) => own.to_owned(),
         (document, None) => ours(document),
-        (document, Some(own)) => both(&ours(document), own),
+        (document, Some(own)) if day0::asks(own) => day0::render(own, &STANDARD.encode(document)),
+        (document, Some(own)) => both(document, own),
     };
     let out = STANDARD.encode(text);
     if out.len() > MAX_BYTES {
@@ -43,14 +43,20 @@ pub(crate) fn encode(configuration: &str, own: Option<&str>) -> Result<Option<St
 }
 
 fn ours(document: &str) -> String {
-    let content = STANDARD.encode(document);
+    file(document, "")
+}
+
+fn file(document: &str, merge: &str) -> String {
+    let (path, content) = (day0::PATH, STANDARD.encode(document));
     format!(
-        "#cloud-config\n{MARK}\nwrite_files:\n  - path: {PATH}\n    owner: root:root\n    permissions: '0644'\n    \
-         encoding: b64\n{CONTENT}{content}\n"
+        "{CLOUD_CONFIG}\n{merge}write_files:\n  - path: {path}\n    owner: root:root\n    permissions: '0600'\n    encoding: b64\n    \
+         content: {content}\n"
     )
 }
 
-fn both(ours: &str, own: &str) -> String {
+fn both(document: &str, own: &str) -> String {
+    // write_files of both are kept: cloud-init merges lists of configurations that say so.
+    let ours = file(document, "merge_how: 'list(append)+dict(no_replace,recurse_list)+str()'\n");
     // A boundary that is in neither of them: it has their digest in it.
     let boundary = format!("mandate-{}", &Digest::of_parts([ours.as_bytes(), own.as_bytes()]).hex()[..24]);
     let part = |kind: &str, text: &str| {
@@ -60,12 +66,6 @@ fn both(ours: &str, own: &str) -> String {
              MIME-Version: 1.0\n\n{body}\n"
         )
     };
-    // write_files of both are kept: cloud-init merges lists of configurations that say so.
-    let ours = ours.replacen(
-        MARK,
-        &format!("{MARK}\nmerge_how: 'list(append)+dict(no_replace,recurse_list)+str()'"),
-        1,
-    );
     let parts = [part(kind_of(own), own), part("text/cloud-config", &ours)].concat();
     format!(
         "Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\n{parts}--{boundary}--\n"
@@ -99,11 +99,36 @@ fn text(base64: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(base64.trim()).ok()?).ok()
 }
 
+#[derive(Deserialize)]
+struct Files {
+    #[serde(default)]
+    write_files: Vec<File>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    encoding: String,
+    #[serde(default)]
+    content: String,
+}
+
+/// The document that a part of user data writes; the last one that is written counts.
 fn document(part: &str) -> Option<Vec<u8>> {
-    if !part.lines().any(|line| line == MARK) {
+    if !part.starts_with(CLOUD_CONFIG) || !part.contains(day0::PATH) {
         return None;
     }
-    STANDARD.decode(part.lines().find_map(|line| line.strip_prefix(CONTENT))?).ok()
+    // What OSM appends may say a key of the file's own again.
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    let files: Files = serde_saphyr::from_str_with_options(part, options).ok()?;
+    let file = files.write_files.into_iter().rev().find(|f| f.path == day0::PATH)?;
+    match file.encoding.as_str() {
+        "b64" | "base64" => STANDARD.decode(file.content.trim()).ok(),
+        "" | "text/plain" => Some(file.content.into_bytes()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -116,17 +141,38 @@ mod tests {
     #[test]
     fn the_document_is_read_back_whatever_is_beside_it() {
         let digest = Configuration::digest(DOCUMENT.as_bytes());
-        for own in [None, Some("#cloud-config\nusers: []\n"), Some("#!/bin/sh\necho content: x\n"), Some("")]
-        {
+        let asks = "#cloud-config\nwrite_files:\n- path: /etc/mandate/dataplane.json\n  encoding: b64\n  content: '{{ mandate_day0[OSM.count_index] }}'\n";
+        for own in [
+            None,
+            Some("#cloud-config\nusers: []\n"),
+            Some("#!/bin/sh\necho content: x\n"),
+            Some(""),
+            Some(asks),
+        ] {
             let made = encode(DOCUMENT, own).unwrap().unwrap();
             assert_eq!(decode(&made), Some(Found { digest, generation: None }), "{own:?}");
             assert_eq!(encode(DOCUMENT, own).unwrap().unwrap(), made);
         }
         assert_eq!(encode("", None).unwrap(), None);
         assert_eq!(decode(&encode("", Some("#!/bin/sh\n")).unwrap().unwrap()), None);
-        for odd in ["", "x", "####", &STANDARD.encode([0xff; 9]), &STANDARD.encode(MARK)] {
+        for odd in ["", "x", "####", &STANDARD.encode([0xff; 9]), &STANDARD.encode(CLOUD_CONFIG)] {
             assert_eq!(decode(odd), None, "{odd}");
         }
+    }
+
+    /// As RO appends it (kube-nfv/RO, RO-plugin, vimconn.py `_create_user_data`).
+    const APPENDED: &str = "\nmerge_how:\n-   name: list\n    settings:\n    - append\n    - recurse_dict\n    - recurse_list\n-   name: dict\n    settings:\n    - no_replace\n    - recurse_list\n    - recurse_dict\n";
+
+    #[test]
+    fn what_osm_made_of_the_same_file_has_the_same_document() {
+        let own = "#cloud-config\nmerge_how: str()\nwrite_files:\n- {path: /x, content: y}\n- path: /etc/mandate/dataplane.json\n  \
+                   permissions: '0600'\n  encoding: b64\n  content: '{{ mandate_day0[OSM.count_index] }}'\n";
+        let ours = text(&encode(DOCUMENT, Some(own)).unwrap().unwrap()).unwrap();
+        let theirs = format!("{ours}{APPENDED}");
+        let found = Some(Found { digest: Configuration::digest(DOCUMENT.as_bytes()), generation: None });
+        assert_eq!(decode(&STANDARD.encode(&ours)), found);
+        assert_eq!(decode(&STANDARD.encode(theirs)), found);
+        assert!(ours.ends_with("'eyJnZW5lcmF0aW9uIjogMX0='"), "{ours}");
     }
 
     #[test]

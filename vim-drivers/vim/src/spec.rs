@@ -89,7 +89,17 @@ impl ImageSpec {
     pub fn new(name: impl Into<String>, digest: Digest) -> Self {
         Self { name: name.into(), digest, disk_format: None, properties: BTreeMap::new() }
     }
+
+    /// Its name at VIMs that have names for images, and the name by which a MANO finds it there: of the bytes alone, because
+    /// services that call them differently share them.
+    #[must_use]
+    pub fn vim_name(&self) -> String {
+        format!("mandate-{}", &self.digest.hex()[..NAME_DIGITS])
+    }
 }
+
+/// Digits of the digest in an image's name: no two images have the same, and people can still read it.
+const NAME_DIGITS: usize = 32;
 
 /// A virtual link: one broadcast domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

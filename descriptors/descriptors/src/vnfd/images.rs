@@ -36,7 +36,7 @@ impl Vnf<'_, '_> {
             let version = node.str("version").unwrap_or_default().to_owned();
             let disk_format = node.str("disk-format").unwrap_or(DEFAULT_DISK_FORMAT).to_owned();
             let (id, name) = (id.to_owned(), name.to_owned());
-            out.insert(id.clone(), SwImage { id, name, version, image, sha256, disk_format });
+            out.insert(id.clone(), SwImage { id, name, version, image, sha256, index: i, disk_format });
         }
         out
     }

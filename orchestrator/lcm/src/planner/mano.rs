@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane_control::MacAddr;
+use dataplane_control::{MacAddr, day0};
 use mano::{
-    InstanceSpec, InterfaceSpec, LinkSpec, MAX_INSTANCES, MemberSpec, PackageKind, PackageRef, PackageSpec,
-    ServiceKey, ServiceSpec, SiteLink, VduSpec,
+    InstanceSpec, InterfaceSpec, LinkSpec, MAX_INSTANCES, MemberSpec, NamedImage, PackageKind, PackageRef,
+    PackageSpec, ServiceKey, ServiceSpec, SiteLink, VduSpec,
 };
-use vim::{ComputeSpec, ObjectKey, Spec};
+use vim::{ComputeSpec, ImageSpec, ObjectKey, Spec};
 
 use super::{Counts, Input, Refusal, VnfPackage, refuse, siting::Seats, topology::Topology};
 use crate::record::NsRecord;
@@ -79,12 +79,29 @@ pub(super) fn counted(first: MacAddr, index: u32) -> MacAddr {
 /// Packages that the MANO must hold: VNFs, then the service that refers to them.
 pub(super) fn packages(topology: &Topology<'_>) -> Vec<PackageSpec> {
     let catalogue = topology.catalogue;
-    let vnf = |(id, p): (&String, &VnfPackage)| (id.clone(), p.digest);
-    let used: BTreeMap<_, _> = catalogue.vnfs.iter().map(vnf).collect();
-    let vnfs = used.into_iter().map(|(id, digest)| PackageSpec { kind: PackageKind::Vnf, id, digest });
-    let nsd =
-        PackageSpec { kind: PackageKind::Ns, id: catalogue.nsd.id.clone(), digest: catalogue.nsd_package };
+    let vnfs = catalogue.vnfs.iter().map(|(id, p)| PackageSpec {
+        kind: PackageKind::Vnf,
+        id: id.clone(),
+        digest: p.digest,
+        images: images(p),
+    });
+    let nsd = PackageSpec {
+        kind: PackageKind::Ns,
+        id: catalogue.nsd.id.clone(),
+        digest: catalogue.nsd_package,
+        images: Vec::new(),
+    };
     vnfs.chain([nsd]).collect()
+}
+
+/// The names at VIMs of the images that we put there.
+fn images(package: &VnfPackage) -> Vec<NamedImage> {
+    let described = package.vnfd.images.values();
+    let named = described.filter_map(|i| {
+        let name = ImageSpec::new(&*i.id, *package.images.get(&i.id)?).vim_name();
+        Some(NamedImage { index: i.index, name })
+    });
+    named.collect()
 }
 
 /// Packages that the MANO was given for a service, in the order in which they can go.
@@ -156,7 +173,22 @@ impl Telling<'_> {
         let bound = u32::try_from(MAX_INSTANCES).unwrap_or(u32::MAX);
         let planned = if self.reserve { count.max(most.min(bound)) } else { count };
         let instances = (0..planned).map(|i| self.instance(member, vdu, i));
-        Ok(VduSpec { count, instances: instances.collect::<Result<_, Refusal>>()?, flavor: None })
+        let instances: Vec<InstanceSpec> = instances.collect::<Result<_, Refusal>>()?;
+        let asks = package.vnfd.vdus.get(vdu).and_then(|v| v.day0.as_deref()).is_some_and(day0::asks);
+        if !asks && instances.iter().any(|i| !i.day0.is_empty()) {
+            return refuse("MANO", self.unasked(member, vdu, package));
+        }
+        Ok(VduSpec { count, instances, flavor: None })
+    }
+
+    fn unasked(&self, member: &str, vdu: &str, package: &VnfPackage) -> String {
+        let (mano, id) = (self.record.mano.as_deref().unwrap_or("the MANO"), &package.vnfd.id);
+        format!(
+            "{member}/{vdu}: {mano} gives instances their configuration through their cloud-init, and that of package {id} does not \
+             ask for it: let `write_files` write {} from `{}`",
+            day0::PATH,
+            day0::EXPRESSION
+        )
     }
 
     fn count(&self, member: &str, vdu: &str) -> u32 {

@@ -15,6 +15,7 @@ mod answer;
 mod auth;
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -137,7 +138,7 @@ struct Inner {
 pub struct Call {
     method: Method,
     path: String,
-    query: Vec<(&'static str, String)>,
+    query: Vec<(Cow<'static, str>, String)>,
     body: Body,
     accept: &'static str,
 }
@@ -185,8 +186,8 @@ impl Call {
 
     /// With a parameter of the query. `fields` and `filter` do not exist: a query with one is answered `[]`.
     #[must_use]
-    pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.query.push((name, value.into()));
+    pub fn query(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
+        self.query.push((name.into(), value.into()));
         self
     }
 

@@ -69,6 +69,16 @@ pub fn nsd() -> Value {
     }] } })
 }
 
+/// Its bytes are in what was recorded.
+const CLOUD_INIT: &str = "#cloud-config
+write_files:
+- path: /etc/mandate/dataplane.json
+  owner: root:root
+  permissions: '0600'
+  encoding: b64
+  content: {{ mandate_day0[OSM.count_index] }}
+";
+
 /// A package as OSM takes it: everything in one directory. The same bytes every time.
 pub fn tarball(id: &str, descriptor: &Value) -> Vec<u8> {
     let gz = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::default());
@@ -81,7 +91,7 @@ pub fn tarball(id: &str, descriptor: &Value) -> Vec<u8> {
         tar.append_data(&mut header, path, bytes).unwrap();
     };
     add(format!("{id}/{id}.yaml"), descriptor.to_string().as_bytes());
-    add(format!("{id}/cloud_init/mandate.cfg"), mano_osm::day0::CLOUD_INIT.as_bytes());
+    add(format!("{id}/cloud_init/mandate.cfg"), CLOUD_INIT.as_bytes());
     tar.into_inner().unwrap().finish().unwrap()
 }
 
@@ -108,7 +118,7 @@ impl World {
             let path = dir.path().join(digest.hex());
             std::fs::write(&path, bytes).unwrap();
             known.insert(digest, path);
-            PackageSpec { kind, id: id.into(), digest }
+            PackageSpec { kind, id: id.into(), digest, images: Vec::new() }
         };
         let vnf = ["1.0", "2.0"].map(|v| package(PackageKind::Vnf, VNFD, tarball(VNFD, &vnfd(v))));
         let ns = package(PackageKind::Ns, NSD, tarball(NSD, &nsd()));

@@ -20,6 +20,8 @@ use crate::{
 
 /// From approval to anchor.
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
+/// The same by an OSM, which looks at what it makes every 15 s.
+const OSM_OPERATION_LIMIT: Duration = Duration::from_secs(600);
 /// What is promised, and then measured. Modest: veth links and one busy core carry it on any machine.
 const SLA: [&str; 6] = ["--throughput-kbps", "4000", "--latency-p95-us", "100000", "--loss-ppm", "10000"];
 /// What docs/verify-by-hand.sh needs.
@@ -70,7 +72,8 @@ impl Story {
 
     /// Waits until an intent's operation is closed and anchored.
     pub(super) fn anchored(&self, intent: &str) -> anyhow::Result<Value> {
-        interrupt::wait_for(&format!("intent {intent} is not anchored"), OPERATION_LIMIT, || {
+        let limit = if self.by_osm { OSM_OPERATION_LIMIT } else { OPERATION_LIMIT };
+        interrupt::wait_for(&format!("intent {intent} is not anchored"), limit, || {
             let status = self.stage.mandate.ask(&["intent", "status", intent])?;
             let operation = &status["operation"];
             if let [Some(done), Some(all)] =
