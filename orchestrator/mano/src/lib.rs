@@ -21,7 +21,7 @@ pub use observed::{
 };
 pub use spec::{
     BadKey, BadSpec, InstanceSpec, InterfaceSpec, LinkSpec, MAX_INSTANCES, MAX_MEMBERS, MemberSpec,
-    PackageKind, PackageRef, PackageSpec, ServiceKey, ServiceSpec, SiteLink, VduSpec,
+    NamedImage, PackageKind, PackageRef, PackageSpec, ServiceKey, ServiceSpec, SiteLink, VduSpec,
 };
 
 use std::collections::BTreeSet;

@@ -257,7 +257,12 @@ impl Orchestrator for Behind {
             PackageKind::Vnf => mano::PackageKind::Vnf,
             PackageKind::Ns => mano::PackageKind::Ns,
         };
-        let spec = mano::PackageSpec { kind, id: package.descriptor_id.clone(), digest: package.digest };
+        let spec = mano::PackageSpec {
+            kind,
+            id: package.descriptor_id.clone(),
+            digest: package.digest,
+            images: Vec::new(),
+        };
         self.engine.onboard(&spec).await.map_err(trouble)
     }
 
