@@ -81,6 +81,10 @@ pub struct NsRecord {
     /// The MANO that made its instances, by its driver's name; absent: we did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mano: Option<String>,
+    /// Day-0 documents that the MANO was given when it made the service, by instance, those in reserve too: it boots what it makes
+    /// anew with these for ever, and we with what is wanted by then.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: BTreeMap<ObjectKey, String>,
     /// Flows that measurements have used. A balancer remembers a flow longer than two operations are apart, so each
     /// measurement takes new ones.
     pub flows: u32,
@@ -112,6 +116,8 @@ struct Written {
     isolated: BTreeSet<(String, ObjectKey)>,
     #[serde(default)]
     mano: Option<String>,
+    #[serde(default)]
+    told: BTreeMap<ObjectKey, String>,
     #[serde(default)]
     flows: u32,
 }
@@ -152,6 +158,7 @@ impl From<Written> for NsRecord {
             aks,
             isolated: w.isolated,
             mano: w.mano,
+            told: w.told,
             flows: w.flows,
         }
     }

@@ -102,16 +102,38 @@ fn a_termination_begins_with_the_service_and_ends_with_its_packages() {
     assert!(p.steps.iter().all(lcm::plan::Step::forward_only));
 }
 
+/// The balancer hears of its new backend by another boot of ours; the MANO is told what it was told first.
+#[test]
+fn a_scaling_is_the_manos_and_its_configuration_is_ours() {
+    let setup = managed(&["edge-a", "edge-b"]);
+    let deployed = deployed(&setup);
+    let before = deployed.after.unwrap();
+    let p = setup.plan(scale(1, ScaleOut), Some(&before)).unwrap();
+    let whats = whats(&p);
+    assert!(whats.iter().any(|w| w.starts_with("start vlb/backend/2")), "{whats:?}");
+    assert!(whats.last().unwrap().starts_with("reconfigure vlb/vlb/0"), "{whats:?}");
+    let told = |p: &lcm::plan::Step| match &p.action {
+        Action::Realize { spec, .. } => (**spec).clone(),
+        other => panic!("{other:?}"),
+    };
+    let changed = p.steps.iter().find(|s| s.what.starts_with("change the service")).unwrap();
+    let (first, then) = (told(&deployed.steps[7]), told(changed));
+    assert_eq!(first.fixed_digest(), then.fixed_digest(), "nothing that it cannot change has changed");
+    let after = p.after.unwrap();
+    assert_eq!((after.told.len(), &after.told), (before.told.len(), &before.told));
+    assert!(after.told.len() > after.computes().count(), "those in reserve too");
+}
+
 #[test]
 fn what_it_cannot_do_is_refused_before_anything_is_done() {
     let setup = managed(&["edge-a", "edge-b"]);
     let before = deployed(&setup).after.unwrap();
-    // The balancer would have to be told of its new backends.
-    let refusal = setup.plan(scale(1, ScaleOut), Some(&before)).unwrap_err();
-    assert_eq!(refusal.code, "MANO");
-    assert!(refusal.detail.contains("vlb/vlb/0"), "{refusal}");
     let refusal = setup.plan(migrate(&[], &["edge-b"]), Some(&before)).unwrap_err();
     assert_eq!(refusal.code, "MANO");
+    let mut silent = managed(&["edge-a", "edge-b"]);
+    silent.catalogue.vnfs.values_mut().for_each(|p| p.vnfd.vdus.values_mut().for_each(|v| v.day0 = None));
+    let refusal = silent.plan(IntentKind::Deploy(Box::new(deploy())), None).unwrap_err();
+    assert!(refusal.detail.contains("does not ask for it"), "{refusal}");
     // A site of its own and one of ours.
     let only = managed(&["edge-b"]);
     assert_eq!(deployed(&only).mano, None, "edge-a is cheaper, and ours");

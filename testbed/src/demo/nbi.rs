@@ -33,8 +33,6 @@ pub struct Nbi {
 /// What became of a VIM account.
 #[derive(Debug)]
 pub struct Account {
-    /// Its id.
-    pub id: String,
     /// Could OSM use it?
     pub enabled: bool,
     /// OSM's words.
@@ -102,11 +100,7 @@ impl Nbi {
             let one = self.ask("GET", &format!("admin/v1/vim_accounts/{id}"), &Value::Null)?;
             let state = one["_admin"]["operationalState"].as_str().unwrap_or_default();
             let detail = one["_admin"]["detailed-status"].as_str().unwrap_or_default().to_owned();
-            Ok((state != "PROCESSING").then(|| Account {
-                id: id.clone(),
-                enabled: state == "ENABLED",
-                detail,
-            }))
+            Ok((state != "PROCESSING").then(|| Account { enabled: state == "ENABLED", detail }))
         })
     }
 

@@ -1,15 +1,25 @@
 //! The OSM back end, and the gate before OSM: on a real NBI where `OSM_NBI_URL` names one, else on what was recorded of one
-//! (`mano-osm`'s `tests/`) and on one that breaks on demand (`tests/osm_gateway.rs`).
+//! (`mano-osm`'s `tests/`) and on one that breaks on demand (`tests/osm_gateway.rs`). Where `OSM_REACHES_TESTBED` says that it is a
+//! whole OSM whose LCM and RO reach this machine, also the main job, end to end: that OSM makes services on the testbed's OpenStack
+//! (`demo --play osm`).
 
 use std::{env, time::Duration};
 
 use super::{Tally, output};
-use crate::{ui, workspace};
+use crate::{
+    cli::Play,
+    demo::{self, Nbi},
+    ui,
+    up::openstack,
+    workspace,
+};
 
 /// A real NBI's operations take their time, and every call of it is lost once.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Where the tests look for an NBI.
 const NBI: &str = "OSM_NBI_URL";
+/// Says that it is no NBI alone.
+const WHOLE: &str = "OSM_REACHES_TESTBED";
 
 /// Runs it.
 pub fn run() -> anyhow::Result<Tally> {
@@ -30,5 +40,35 @@ pub fn run() -> anyhow::Result<Tally> {
         c.args(["--", "--show-output", "--test-threads", "2"]);
         tally += output::run(&mut c, LIMIT)?;
     }
+    tally += whole()?;
     Ok(tally)
+}
+
+/// The main job by a whole OSM, on the testbed's cloud.
+fn whole() -> anyhow::Result<Tally> {
+    let skipped = |why: &str| {
+        ui::say(&format!("SKIPPED: no service made by a whole OSM: {why}"));
+        Ok(Tally::skipped())
+    };
+    let Some(osm) = Nbi::named()? else { return skipped(&format!("set {NBI}, and {WHOLE}=1")) };
+    if env::var_os(WHOLE).is_none() {
+        return skipped(&format!(
+            "set {WHOLE}=1 if this OSM's LCM and RO reach OpenStack on 127.0.0.1 of this machine"
+        ));
+    }
+    if let Some(why) = openstack::available() {
+        return skipped(&why);
+    }
+    let before = openstack::clouds()?.is_some();
+    let tally = openstack::up().and_then(|()| {
+        let tried = osm.make_account(&demo::osm_account()?)?;
+        match tried.enabled {
+            true => super::scenario(Play::Osm),
+            false => skipped(&format!("OSM cannot use the testbed's cloud: {}", tried.detail)),
+        }
+    });
+    if !before && let Err(e) = openstack::down() {
+        ui::error(&e);
+    }
+    tally
 }

@@ -107,7 +107,7 @@ impl Site {
             return Err(not(format!("server {id} was booted from image {image}, not from {}", spec.image)));
         }
         self.refuse_other_size(spec, &server)?;
-        self.refuse_other_configuration(&want, &server)?;
+        let booted = Self::refuse_other_configuration(&want, &server)?;
         refuse_tied(spec)?;
         let wanted = self.wanted(spec).await?;
         let ports: Vec<Port> = self.own("ports", &[("device_id", id)]).await?;
@@ -116,6 +116,10 @@ impl Site {
             self.put("ports", &port.id, "port", body).await?;
         }
         self.mark_server(&want, &server).await?;
+        if !booted && let Some(marked) = self.server(id).await? {
+            // A MANO boots what it makes with what it was told first.
+            self.reboot(&want, &marked).await?;
+        }
         self.ensure_compute(key, spec).await
     }
 
@@ -138,12 +142,14 @@ impl Site {
         }
     }
 
-    fn refuse_other_configuration(&self, want: &Want<'_>, server: &Server) -> Result<(), CloudError> {
+    /// Was it booted with the configuration? One of the same instance that is another is put right; anything else is not ours.
+    fn refuse_other_configuration(want: &Want<'_>, server: &Server) -> Result<bool, CloudError> {
+        let Some(wanted) = &want.document else { return Ok(true) };
         let found = server.user_data.as_deref().and_then(userdata::decode);
-        match (&want.document, found) {
-            (Some(_), Some(found)) if found.digest == want.configuration => Ok(()),
-            (None, _) => Ok(()),
-            (Some(_), found) => Err(not(format!(
+        match found {
+            Some(found) if found.digest == want.configuration => Ok(true),
+            Some(found) if found.instance.as_deref() == Some(wanted.instance.as_str()) => Ok(false),
+            found => Err(not(format!(
                 "server {} was booted with {}, not with {}",
                 server.id,
                 found.map_or_else(|| "no configuration".to_owned(), |f| f.digest.to_string()),

@@ -320,7 +320,7 @@ impl Site {
     async fn reconfigure(&self, want: &Want<'_>, server: &Server) -> Result<(), CloudError> {
         let running = server.user_data.as_deref().and_then(userdata::decode);
         let new = want.document.as_ref().map(|d| d.generation);
-        if let (Some(new), Some(old)) = (new, running.and_then(|r| r.generation))
+        if let (Some(new), Some(old)) = (new, running.as_ref().and_then(|r| r.generation))
             && new <= old
             && running.is_some_and(|r| r.digest != want.configuration)
         {
@@ -329,6 +329,11 @@ impl Site {
             );
             return Err(CloudError::ConfigurationRefused { problem });
         }
+        self.reboot(want, server).await
+    }
+
+    /// The same server with the document wanted, whatever it had.
+    pub(crate) async fn reboot(&self, want: &Want<'_>, server: &Server) -> Result<(), CloudError> {
         // The same bytes, by another id where the image was made again meanwhile.
         let held = self.held_image(want.key.service(), &want.spec.image).await?;
         let mut metadata = server.metadata.clone();

@@ -56,8 +56,8 @@ impl View {
             _ => ComputeState::Down,
         };
         let document = server.user_data.as_deref().map(userdata::decode);
-        let configuration = match document {
-            Some(found) => found.map(|f| f.digest),
+        let configuration = match &document {
+            Some(found) => found.as_ref().map(|f| f.digest),
             None => server.mark(marks::CONFIGURATION).parse().ok(),
         };
         let mac = |p: &&Port| Some((p.name.clone(), p.mac_address.parse::<MacAddr>().ok()?));

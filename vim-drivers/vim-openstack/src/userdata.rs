@@ -18,9 +18,11 @@ const MAX_BYTES: usize = 65_535;
 const CLOUD_CONFIG: &str = "#cloud-config";
 
 /// A configuration document that was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
     pub digest: Digest,
+    /// Whose it is.
+    pub instance: Option<String>,
     pub generation: Option<u64>,
 }
 
@@ -91,8 +93,13 @@ pub(crate) fn decode(user_data: &str) -> Option<Found> {
         true => text.lines().filter_map(self::text).find_map(|part| document(&part)),
     };
     let document = document?;
-    let generation = Configuration::parse(&document).ok().map(|c| c.generation);
-    Some(Found { digest: Configuration::digest(&document), generation })
+    let digest = Configuration::digest(&document);
+    let read = Configuration::parse(&document).ok();
+    Some(Found {
+        digest,
+        generation: read.as_ref().map(|c| c.generation),
+        instance: read.map(|c| c.instance),
+    })
 }
 
 fn text(base64: &str) -> Option<String> {
@@ -150,7 +157,7 @@ mod tests {
             Some(asks),
         ] {
             let made = encode(DOCUMENT, own).unwrap().unwrap();
-            assert_eq!(decode(&made), Some(Found { digest, generation: None }), "{own:?}");
+            assert_eq!(decode(&made), Some(Found { digest, generation: None, instance: None }), "{own:?}");
             assert_eq!(encode(DOCUMENT, own).unwrap().unwrap(), made);
         }
         assert_eq!(encode("", None).unwrap(), None);
@@ -169,7 +176,11 @@ mod tests {
                    permissions: '0600'\n  encoding: b64\n  content: '{{ mandate_day0[OSM.count_index] }}'\n";
         let ours = text(&encode(DOCUMENT, Some(own)).unwrap().unwrap()).unwrap();
         let theirs = format!("{ours}{APPENDED}");
-        let found = Some(Found { digest: Configuration::digest(DOCUMENT.as_bytes()), generation: None });
+        let found = Some(Found {
+            digest: Configuration::digest(DOCUMENT.as_bytes()),
+            generation: None,
+            instance: None,
+        });
         assert_eq!(decode(&STANDARD.encode(&ours)), found);
         assert_eq!(decode(&STANDARD.encode(theirs)), found);
         assert!(ours.ends_with("'eyJnZW5lcmF0aW9uIjogMX0='"), "{ours}");

@@ -51,6 +51,13 @@ pub(super) fn manager(input: &Input<'_>, record: &NsRecord) -> Result<Option<Str
     }
 }
 
+/// The day-0 documents in what a MANO is told.
+pub(super) fn documents(spec: &ServiceSpec) -> BTreeMap<ObjectKey, String> {
+    let vdus = spec.members.values().flat_map(|m| m.vdus.values());
+    let instances = vdus.flat_map(|v| &v.instances).filter(|i| !i.day0.is_empty());
+    instances.map(|i| (i.key.clone(), i.day0.clone())).collect()
+}
+
 /// What an operation would have to change about instances that a MANO made, and it cannot.
 pub(super) fn unchangeable(mano: &str, objects: &[&crate::record::Object]) -> Refusal {
     let names: Vec<&str> = objects.iter().map(|o| o.key.as_str()).collect();
@@ -211,7 +218,8 @@ impl Telling<'_> {
             let address = port.addresses.first().copied();
             interfaces.insert(name.to_owned(), InterfaceSpec { mac: port.mac, address });
         }
-        Ok(InstanceSpec { key, interfaces, day0: compute.configuration })
+        let told = self.record.told.get(&key).cloned();
+        Ok(InstanceSpec { key, interfaces, day0: told.unwrap_or(compute.configuration) })
     }
 
     fn counts(&self) -> Counts {

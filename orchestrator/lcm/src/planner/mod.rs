@@ -253,6 +253,7 @@ fn deployment(input: &Input<'_>, deploy: &Deploy) -> Result<Plan, Refusal> {
         aks: BTreeMap::new(),
         isolated: BTreeSet::new(),
         mano: None,
+        told: BTreeMap::new(),
         flows: FLOWS,
     };
     let mut after = attested(input, after)?;

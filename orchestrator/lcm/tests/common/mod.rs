@@ -389,6 +389,8 @@ pub fn managed(sites: &[&str]) -> Setup {
     };
     let mano = Some(planner::Manager { capabilities });
     let mut setup = Setup { attested: false, mano, ..Setup::default() };
+    let vdus = setup.catalogue.vnfs.values_mut().flat_map(|p| p.vnfd.vdus.values_mut());
+    vdus.for_each(|v| v.day0 = Some(dataplane_control::day0::EXPRESSION.into()));
     for site in &mut setup.sites {
         (site.capabilities.functions, site.capabilities.attestation, site.ak) = (false, false, None);
         site.capabilities.features = vim::Feature::ALL.into();

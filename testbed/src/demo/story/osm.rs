@@ -16,7 +16,7 @@ pub(super) const ACTS: &[Act] = &[
     ("operator: start the orchestrator", Story::serve),
     ("provider: pack, sign and register three packages", Story::packages),
     ("tenant: deploy by OSM, read back, anchored", Story::deploy_to_cloud),
-    ("OSM has one service, and the guests have their configuration", Story::made_by_osm),
+    ("OSM has one service of that name, and says that it runs", Story::made_by_osm),
     ("anybody: delete a server; it comes back by itself", Story::heal_in_cloud),
     ("tenant: one more backend, and one less", Story::scale_by_osm),
     ("crash: kill the orchestrator in mid-deploy", Story::crash_in_cloud),

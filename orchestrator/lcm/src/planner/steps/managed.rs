@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 
 use vim::{Kind, ObjectKey};
 
-use super::{Change, Steps, ensure, short};
+use super::{Change, Steps, ensure, in_place, short};
 use crate::{
     drift::Deviation,
     plan::Action,
     planner::{
         Refusal,
-        mano::{Telling, given, key, packages, unchangeable},
+        mano::{Telling, documents, given, key, packages, unchangeable},
     },
     record::{NsRecord, Object},
 };
@@ -24,12 +24,26 @@ impl Steps<'_> {
         self.after.as_ref().or(self.before).is_some_and(|r| r.mano.is_some())
     }
 
-    /// Is what differs something that can be changed where it is?
+    /// Is what differs something that can be changed where it is? A configuration is: another boot of the same instance, which is
+    /// ours by then, as anywhere.
     pub(super) fn changeable(&self, after: &NsRecord, changed: &[&Object]) -> Result<(), Refusal> {
-        match &after.mano {
-            Some(mano) if !changed.is_empty() => Err(unchangeable(mano, changed)),
-            _ => Ok(()),
+        let Some(mano) = &after.mano else { return Ok(()) };
+        let anew = |o: &&&Object| self.was(o).is_none_or(|old| !in_place(old, &o.spec));
+        let anew: Vec<&Object> = changed.iter().filter(anew).copied().collect();
+        if !anew.is_empty() {
+            return Err(unchangeable(mano, &anew));
         }
+        let Some(other) =
+            self.before.and_then(|b| after.packages.iter().find(|(id, d)| b.packages.get(*id) != Some(d)))
+        else {
+            return Ok(());
+        };
+        let detail = format!(
+            "{mano} would make the instances of {} anew without their addresses and configuration: deploy the revision as a service \
+             of its own",
+            other.0
+        );
+        Err(Refusal { code: "MANO", detail })
     }
 
     /// The service, made or changed by its MANO, when its instances are others than before; before it, its packages.
@@ -43,6 +57,11 @@ impl Steps<'_> {
         let same = |b: &&NsRecord| b.instances == after.instances && b.packages == after.packages;
         if self.before.is_some_and(|b| same(&b)) {
             return Ok(());
+        }
+        if let (None, Action::Realize { spec, .. }) = (self.before, told(after)?)
+            && let Some(record) = &mut self.after
+        {
+            record.told = documents(&spec);
         }
         let (action, undo) = match self.before {
             None => (told(after)?, Action::Dissolve { service: key(&after.id)? }),
