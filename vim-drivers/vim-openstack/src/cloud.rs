@@ -12,6 +12,8 @@ pub(crate) struct Server {
     pub status: String,
     #[serde(rename = "OS-EXT-STS:task_state", default)]
     pub task: Option<String>,
+    #[serde(default)]
+    pub name: String,
     #[serde(rename = "OS-EXT-SRV-ATTR:host", default)]
     pub host: Option<String>,
     #[serde(rename = "OS-EXT-AZ:availability_zone", default)]

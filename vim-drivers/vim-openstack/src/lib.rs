@@ -79,6 +79,7 @@ mod security;
 mod server;
 mod settings;
 mod states;
+mod sweep;
 mod userdata;
 mod wait;
 

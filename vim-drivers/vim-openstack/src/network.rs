@@ -342,7 +342,12 @@ impl Site {
         self.known(|k| k.networks.remove(key));
         let found: Vec<Network> = self.own("networks", &[("description", &self.marks.of(key))]).await?;
         for network in found {
-            self.drop_network(&network.id).await?;
+            match self.drop_network(&network.id).await {
+                Err(CloudError::NetworkInUse { .. }) if self.sweep(key, &network.id).await? => {
+                    self.drop_network(&network.id).await?;
+                }
+                other => other?,
+            }
         }
         // Also what a security group of this key is a record of, and nothing else.
         if let Some(record) = self.record(key).await? {

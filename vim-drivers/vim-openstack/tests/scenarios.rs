@@ -480,6 +480,50 @@ async fn what_a_mano_made_becomes_ours_when_it_is_what_was_asked_for() {
     site.cloud.delete(NOVA, &format!("flavors/{flavor}")).await.unwrap();
 }
 
+/// Its record is gone: a server of a service of ours that nobody took for ours goes with the link, and one of somebody else's does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_mano_left_goes_with_the_link() {
+    let clouds = cloud!();
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let site = Site::new(&clouds);
+    site.image("left").await;
+    let net = site.network("left", "net", None).await;
+    let networks = Call::get(NEUTRON, "networks").query("name", NetworkSpec::new("net", 1500).vim_name(&net));
+    let network = id(&site.cloud.list(networks, "networks").await.unwrap()[0]);
+    let images = Call::get(common::GLANCE, "images").query("mandate_home", &site.home);
+    let image = id(&site.cloud.list(images, "images").await.unwrap()[0]);
+    let body =
+        json!({ "flavor": { "name": format!("osm-{}", site.home), "vcpus": 1, "ram": 1024, "disk": 1 } });
+    let flavor = id(&site.cloud.post(NOVA, "flavors", body).await.unwrap()["flavor"]);
+    let mut made = Vec::new();
+    for name in ["left-vfw-vfw-0", "leftover-1"] {
+        let body = json!({ "port": { "network_id": network, "name": "eth0" } });
+        let port = id(&site.cloud.post(NEUTRON, "ports", body).await.unwrap()["port"]);
+        let body = json!({ "server": { "name": name, "imageRef": image, "flavorRef": flavor, "networks": [{ "port": port }] } });
+        let server = text(&site.cloud.post(NOVA, "servers", body).await.unwrap()["server"], "id");
+        site.cloud.becomes(&server, "ACTIVE").await.unwrap();
+        made.push((server, port));
+    }
+    let refused = site.vim.remove(&net, Kind::Network).await.unwrap_err();
+    assert_eq!(refused.code, "NETWORK_IN_USE", "{refused}");
+    let names: Vec<String> = site
+        .cloud
+        .list(Call::get(NOVA, "servers"), "servers")
+        .await
+        .unwrap()
+        .iter()
+        .map(|s| text(s, "name"))
+        .collect();
+    assert!(!names.contains(&"left-vfw-vfw-0".into()) && names.contains(&"leftover-1".into()), "{names:?}");
+    let ports = site.cloud.own("ports", "ports").await.unwrap();
+    let there = |port: &str| ports.iter().any(|p| id(p) == port);
+    assert!(!there(&made[0].1) && there(&made[1].1), "a port of RO's goes with its server, another's stays");
+    site.cloud.delete(NOVA, &format!("servers/{}", made[1].0)).await.unwrap();
+    site.cloud.delete(NEUTRON, &format!("ports/{}", made[1].1)).await.unwrap();
+    site.clear().await;
+    site.cloud.delete(NOVA, &format!("flavors/{flavor}")).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_services_of_two_tenants_at_once_and_cycles_without_a_leak() {
     let clouds = cloud!();

@@ -96,7 +96,7 @@ impl Story {
     pub(super) fn scale_by_osm(&mut self) -> anyhow::Result<String> {
         let out = self.scale_in_cloud()?;
         let mut line = service::scale_by("edge-1", "1").to_vec();
-        line.extend(["--direction", "in"]);
+        line.push("--in");
         let (operation, _) = self.carried_out(&line)?;
         self.verified(&text(&operation, "id")?)?;
         Ok(out)
