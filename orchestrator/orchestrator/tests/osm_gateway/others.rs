@@ -57,8 +57,10 @@ async fn a_token_that_was_deleted_is_nobodys_at_once() {
     assert_eq!(alice.post("nslcm/v1/ns_instances", &setup.ns("edge-1")).await.0, StatusCode::CREATED);
     let token = alice.token.clone();
     assert!(alice.delete(&format!("admin/v1/tokens/{token}")).await.0.is_success());
-    assert_eq!(alice.post("nslcm/v1/ns_instances", &setup.ns("edge-2")).await.0, StatusCode::UNAUTHORIZED);
-    assert_eq!(alice.get_any("nslcm/v1/ns_instances").await.0, StatusCode::UNAUTHORIZED);
+    let refused = alice.post("nslcm/v1/ns_instances", &setup.ns("edge-2")).await;
+    assert_eq!(refused.0, StatusCode::UNAUTHORIZED, "{}", refused.1);
+    let refused = alice.get_any("nslcm/v1/ns_instances").await;
+    assert_eq!(refused.0, StatusCode::UNAUTHORIZED, "{}", refused.1);
     setup.stop().await;
 }
 
