@@ -78,7 +78,7 @@ const OF_EVERY_INTENT: [&str; 7] =
     ["service", "tenant", "expires_in", "id", "depends_on", "emergency", "output"];
 
 /// Words in capitals that are no error codes: of others' formats, the environment, headings.
-const OTHERS: [&str; 42] = [
+const OTHERS: [&str; 44] = [
     "NOT_INSTANTIATED",
     "IN_USE",
     "CHANGE_VNFPKG",
@@ -112,6 +112,8 @@ const OTHERS: [&str; 42] = [
     "CAP_NET_RAW",
     "INJECTED",
     "BAD_GATEWAY",
+    "LENGTH_REQUIRED",
+    "REQUEST_TIMEOUT",
     "BAD_REQUEST",
     "GATEWAY_TIMEOUT",
     "INTERNAL_SERVER_ERROR",

@@ -77,6 +77,8 @@ fn name(status: u16) -> &'static str {
         404 => "NOT_FOUND",
         405 => "METHOD_NOT_ALLOWED",
         409 => "CONFLICT",
+        408 => "REQUEST_TIMEOUT",
+        411 => "LENGTH_REQUIRED",
         413 => "REQUEST_ENTITY_TOO_LARGE",
         415 => "UNSUPPORTED_MEDIA_TYPE",
         422 => "UNPROCESSABLE_ENTITY",

@@ -144,6 +144,20 @@ async fn a_project_that_nobody_manages_notices_nothing() {
             StatusCode::METHOD_NOT_ALLOWED
         );
     }
+    // OSM's server would take what is in such a body for the next request.
+    let hidden =
+        format!("POST /osm/nslcm/v1/ns_instances HTTP/1.1\r\nAuthorization: Bearer {}\r\n\r\n", carol.token);
+    let chunked = || {
+        let hidden = hidden.clone();
+        reqwest::Body::wrap_stream(futures::stream::once(async move { Ok::<_, std::io::Error>(hidden) }))
+    };
+    let answer = Client::send(carol.request(Method::POST, "admin/v1/vim_accounts").body(chunked())).await;
+    refused(&answer, 411, "OSM_GATEWAY_REQUEST");
+    for _ in 0..5 {
+        // A verb without a body goes on without one: the connection is as good as before.
+        Client::send(carol.request(Method::DELETE, "admin/v1/vim_accounts/nobodys").body(chunked())).await;
+        assert_eq!(carol.get_any("admin/v1/vim_accounts").await.0, StatusCode::OK);
+    }
     for query in ["ADMIN", "ADMIN=True", "SET_PROJECT=gw", "a=b;ADMIN=x"] {
         let answer = carol.post(&format!("admin/v1/vim_accounts?{query}"), &vim).await;
         refused(&answer, 401, "OSM_GATEWAY_ADMIN_REACH");
