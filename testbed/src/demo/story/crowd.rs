@@ -3,7 +3,12 @@
 //!
 //! Not in `cargo testbed test`: eighty servers take minutes of two processors.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 
@@ -23,6 +28,8 @@ const TENANTS: [&str; 5] = ["acme", "globex", "initech", "hooli", "umbrella"];
 const SERVICES: [&str; 4] = ["edge-1", "edge-2", "edge-3", "edge-4"];
 /// Instances of each.
 const INSTANCES: usize = 4;
+/// For all of them to be carried out.
+const LIMIT: Duration = Duration::from_secs(900);
 /// What must not be answered: the status in a line of the services' logs.
 const OURS: [&str; 2] = ["429", "500"];
 
@@ -55,7 +62,7 @@ impl Story {
         }
         let mut operations = Vec::new();
         for (id, _) in &signed {
-            let operation = self.anchored(id)?;
+            let operation = self.anchored_within(id, LIMIT)?;
             service::completed(&operation)?;
             operations.push(text(&operation, "id")?);
         }

@@ -73,6 +73,11 @@ impl Story {
     /// Waits until an intent's operation is closed and anchored.
     pub(super) fn anchored(&self, intent: &str) -> anyhow::Result<Value> {
         let limit = if self.by_osm { OSM_OPERATION_LIMIT } else { OPERATION_LIMIT };
+        self.anchored_within(intent, limit)
+    }
+
+    /// The same, with more time.
+    pub(super) fn anchored_within(&self, intent: &str, limit: Duration) -> anyhow::Result<Value> {
         interrupt::wait_for(&format!("intent {intent} is not anchored"), limit, || {
             let status = self.stage.mandate.ask(&["intent", "status", intent])?;
             let operation = &status["operation"];
