@@ -33,11 +33,19 @@ pub fn run() -> anyhow::Result<Tally> {
     let mut c = workspace::cargo();
     c.args(["test", "--locked", "--no-fail-fast", "--package", "mano-osm", "--package", "mano"]);
     c.args(["--", "--show-output", "--test-threads", "1"]);
+    // Their VIM is none, which an NBI alone believes and a whole OSM tries.
+    let replayed = env::var_os(WHOLE).is_some();
+    if replayed {
+        c.env_remove(NBI);
+    }
     let mut tally = output::run(&mut c, LIMIT)?;
     for gate in [&["osm-gateway"][..], &["orchestrator", "--test", "osm_gateway"]] {
         let mut c = workspace::cargo();
         c.args(["test", "--locked", "--no-fail-fast", "--package"]).args(gate);
         c.args(["--", "--show-output", "--test-threads", "2"]);
+        if replayed {
+            c.env_remove(NBI);
+        }
         tally += output::run(&mut c, LIMIT)?;
     }
     tally += whole()?;
