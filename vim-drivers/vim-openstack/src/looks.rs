@@ -127,11 +127,15 @@ impl Watch<'_> {
             }
             // The sender goes with this.
             Ok(()) = self.seen.changed() => {
+                // Seen by `changed`, and new nevertheless.
+                self.seen.mark_changed();
                 self.pace.seen_by_another();
                 false
             }
         };
-        let sight = self.seen.borrow_and_update().clone();
+        // Only what is new: who waits alone now was among others before.
+        let new = self.seen.has_changed().unwrap_or_default();
+        let sight = self.seen.borrow_and_update().clone().filter(|_| new);
         let server = match sight {
             Some(Sight::There(server)) => Some(*server),
             _ => self.site.server(&self.id).await?,

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// First look when nothing is known yet.
-const FIRST: Duration = Duration::from_secs(3);
+const FIRST: Duration = Duration::from_millis(1_500);
 /// Earliest and latest first look.
 const EARLIEST: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(20);
@@ -45,9 +45,12 @@ impl Learned {
     /// long: who took the look's time for its own would look ever later than need be.
     fn learn(&self, took: Duration, at_first: bool) {
         let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
-        let took = if at_first { took / 4 * 3 } else { took };
         let before = self.0.load(Ordering::Relaxed);
-        let now = if before == 0 { took } else { before.saturating_add(took) / 2 };
+        let now = match (at_first, before) {
+            (true, _) => took / 4 * 3,
+            (false, 0) => took,
+            (false, before) => before.saturating_add(took) / 2,
+        };
         self.0.store(now.max(1), Ordering::Relaxed);
     }
 }
