@@ -198,10 +198,11 @@ impl Site {
 
     /// All servers of a key.
     pub(crate) async fn servers_of(&self, key: &ObjectKey) -> Result<Vec<Server>, CloudError> {
-        let tags = format!("{},{}", self.marks.tag(), key_tag(key));
-        let found: Vec<Server> =
-            self.client.all(Call::get(NOVA, "servers/detail").query("tags", tags), "servers").await?;
-        Ok(found.into_iter().filter(|s| self.is_of(s, key)).collect())
+        let list = |keys: Vec<ObjectKey>| async move {
+            let tags: Vec<String> = keys.iter().map(key_tag).collect();
+            self.tagged(&tags).await
+        };
+        self.servers.find(key, list, |s, key| self.is_of(s, key)).await
     }
 
     pub(crate) fn is_of(&self, server: &Server, key: &ObjectKey) -> bool {

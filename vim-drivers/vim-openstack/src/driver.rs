@@ -22,8 +22,9 @@ use vim::{
 
 use crate::{
     client::{Call, Calls, Client, Service},
-    cloud::Network,
+    cloud::{Network, Port, Server},
     error::CloudError,
+    gather::Gather,
     image::Held,
     looks::Looks,
     marks::Marks,
@@ -81,6 +82,8 @@ pub(crate) struct Site {
     pub inventories: Inventories,
     pub sha512: crate::image::Hashes,
     pub looks: Looks,
+    pub servers: Gather<Server>,
+    pub ports: Gather<Port>,
     pub boots: Learned,
     pub rebuilds: Learned,
     pub bindings: Learned,
@@ -153,6 +156,8 @@ impl Site {
             inventories: Inventories::default(),
             sha512: crate::image::Hashes::default(),
             looks: Looks::default(),
+            servers: Gather::default(),
+            ports: Gather::default(),
             boots: Learned::default(),
             rebuilds: Learned::default(),
             bindings: Learned::default(),

@@ -66,6 +66,7 @@ mod config;
 mod driver;
 mod error;
 mod flavor;
+mod gather;
 mod group;
 mod image;
 mod looks;

@@ -111,7 +111,7 @@ impl Site {
     }
 
     /// Servers with one of these tags.
-    async fn tagged(&self, tags: &[String]) -> Result<Vec<Server>, CloudError> {
+    pub(crate) async fn tagged(&self, tags: &[String]) -> Result<Vec<Server>, CloudError> {
         let call = Call::get(Service::Compute, "servers/detail").query("tags", self.marks.tag());
         Ok(self.client.all(call.query("tags-any", tags.join(",")), "servers").await?)
     }

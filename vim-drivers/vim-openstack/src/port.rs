@@ -135,7 +135,12 @@ impl Wanted<'_> {
 impl Site {
     /// Everything marked as a port of this instance.
     pub(crate) async fn find_ports(&self, key: &ObjectKey) -> Result<Vec<Port>, CloudError> {
-        self.own("ports", &[("description", &self.marks.of(key))]).await
+        let list = |keys: Vec<ObjectKey>| async move {
+            let marks: Vec<String> = keys.iter().map(|k| self.marks.of(k)).collect();
+            let filter: Vec<(&str, &str)> = marks.iter().map(|m| ("description", m.as_str())).collect();
+            self.own("ports", &filter).await
+        };
+        self.ports.find(key, list, |p: &Port, key| p.description == self.marks.of(key)).await
     }
 
     /// The ports that a specification asks for, with the networks they are on; one list for all that are not remembered.
