@@ -108,6 +108,7 @@ fn looking_at(world: &World, catalogue: lcm::planner::Catalogue) -> Setup {
 
 struct Told {
     outcome: Outcome,
+    isolates: bool,
     record: Option<NsRecord>,
     world: World,
 }
@@ -139,7 +140,7 @@ fn carry_out(plan: Plan, world: &World, m: Option<Move>) -> Told {
             plan.action
         );
     }
-    Told { outcome, record, world: runner.world }
+    Told { isolates: plan.action == "isolate", outcome, record, world: runner.world }
 }
 
 proptest! {
@@ -148,13 +149,18 @@ proptest! {
     fn nothing_that_stands_is_ever_forgotten(moves in moves()) {
         let first = Setup::joined().plan(IntentKind::Deploy(Box::new(deploy())), None).unwrap();
         let mut now = carry_out(first, &World::default(), None);
+        let mut limited = false;
         for m in moves {
             let Some(record) = now.record.clone() else { break };
             let mut world = now.world.later();
             let action = action_of(m, &mut world);
-            let limited = now.outcome.state == FinalState::Failed;
+            // As the ledger has it: what failed or is isolated can be healed, isolated and terminated.
+            limited = match now.outcome.state {
+                FinalState::Completed => now.isolates,
+                FinalState::Failed => true,
+                FinalState::RolledBack => limited || now.outcome.isolated,
+            };
             if limited && !matches!(action, IntentKind::Heal(_) | IntentKind::Isolate(_)) {
-                // The ledger would refuse it.
                 continue;
             }
             let newer = match &action {
