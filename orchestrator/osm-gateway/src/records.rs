@@ -28,7 +28,7 @@ impl OpState {
         self.state != "PROCESSING"
     }
 
-    /// Of an intent that was decided (or not yet) and of the operation that carries it out (or none yet).
+    /// `decision` is none while the ledger has not decided, `progress` none while no operation carries the intent out.
     pub(crate) fn of(intent: &str, decision: Option<&Decision>, progress: Option<&Progress>) -> Self {
         let under_way = |detail: String| Self { state: "PROCESSING", detail, error: None, since_ms: 0 };
         let failed = |state, error: String, since_ms| Self {
