@@ -3,7 +3,7 @@
 //! How long boots take is learned from those before. Tests: below.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,37 +21,56 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// is found by its mark, at the next look or when it is removed.
 pub(crate) const LATE: Duration = Duration::from_secs(2);
 
-/// How long something takes, learned.
+/// Looks in a row that found it done before they come ever faster down.
+const SURE: u32 = 3;
+
+/// When to look first for something, learned: a little later than it mostly takes. A look too early costs its answer and a pause,
+/// several times what it costs to look a little late.
 #[derive(Debug, Default)]
-pub(crate) struct Learned(AtomicU64);
+pub(crate) struct Learned(Mutex<Lately>);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Lately {
+    first: Option<Duration>,
+    /// First looks in a row that found it done.
+    found: u32,
+    /// One did not: it is known about how long it takes.
+    missed: bool,
+}
 
 impl Learned {
-    /// What it took lately.
-    fn lately(&self) -> Option<Duration> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|ms| *ms > 0).map(Duration::from_millis)
+    fn lately(&self) -> Lately {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When to look first: a little before it took lately.
     fn first(&self) -> Duration {
-        self.lately().map_or(FIRST, |took| (took * 7 / 8).clamp(EARLIEST, LATEST))
+        self.lately().first.map_or(FIRST, |first| first.clamp(EARLIEST, LATEST))
     }
 
     /// The pause after that: a part of it, so that little is waited for nothing.
     fn pause(&self) -> Duration {
-        self.lately().map_or(PAUSE, |took| (took / 16).clamp(SHORTEST, PAUSE))
+        self.lately().first.map_or(PAUSE, |first| (first / 16).clamp(SHORTEST, PAUSE))
     }
 
-    /// It took so long: half of what is new goes in. What was done at the first look was done before that, nobody knows how
-    /// long: who took the look's time for its own would look ever later than need be.
+    /// It took so long, as far as anybody saw. What was done at the first look was done before that, nobody knows how long: the
+    /// next look is a little earlier, and ever more so while it is found done. What was not was done at some
+    /// time between two looks: a quarter of the way there, and half of it where it took far longer.
     fn learn(&self, took: Duration, at_first: bool) {
-        let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
-        let before = self.0.load(Ordering::Relaxed);
-        let now = match (at_first, before) {
-            (true, _) => took / 4 * 3,
-            (false, 0) => took,
-            (false, before) => before.saturating_add(took) / 2,
+        let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A look's answer takes its time, too: when it was asked counts.
+        let asked = lately.first.unwrap_or(FIRST).min(LATEST);
+        let (first, found) = match at_first {
+            true => {
+                let part = 32 >> if lately.missed { lately.found.saturating_sub(SURE).min(3) } else { 3 };
+                (asked - asked / part, lately.found + 1)
+            }
+            false => {
+                let late = took.saturating_sub(asked);
+                (asked + late / if late < asked { 4 } else { 2 }, 0)
+            }
         };
-        self.0.store(now.max(1), Ordering::Relaxed);
+        let (first, missed) = (Some(first.clamp(EARLIEST, 2 * LATEST)), lately.missed || !at_first);
+        *lately = Lately { first, found, missed };
     }
 }
 
@@ -139,6 +158,7 @@ fn jitter(whole: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -161,10 +181,10 @@ mod tests {
         learned.learn(Duration::from_secs(4), false);
         assert_eq!(
             (learned.first(), learned.pause()),
-            (Duration::from_millis(3500), Duration::from_millis(250))
+            (Duration::from_millis(2750), Duration::from_micros(171_875))
         );
-        learned.learn(Duration::from_secs(8), false);
-        assert_eq!(learned.lately(), Some(Duration::from_secs(6)));
+        learned.learn(Duration::from_secs(3), false);
+        assert_eq!(learned.first(), Duration::from_micros(2_812_500));
         learned.learn(Duration::from_secs(3600), false);
         assert_eq!(learned.first(), LATEST);
     }
@@ -213,5 +233,33 @@ mod tests {
             learned.learn(learned.first(), true);
         }
         assert_eq!(learned.first(), EARLIEST);
+    }
+
+    /// Boots that take a second, more or less: looked for once, seldom twice, and not long after they are done.
+    #[test]
+    fn what_takes_about_as_long_as_ever_is_looked_for_once_and_soon() {
+        const ANSWER: u64 = 80;
+        let learned = Learned::default();
+        let mut random = 7_u64;
+        let (mut looks, mut waited) = (0, 0);
+        for turn in 0..220 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let takes = 950 + (random >> 33) % 100;
+            let (mut at, mut n) = (millis(learned.first()), 1);
+            while at < takes {
+                at += ANSWER + millis(pause(Some(&learned), n));
+                n += 1;
+            }
+            learned.learn(Duration::from_millis(at + ANSWER), n == 1);
+            if turn >= 20 {
+                (looks, waited) = (looks + n, waited + at - takes);
+            }
+        }
+        let (looks, waited) = (f64::from(looks) / 200.0, waited / 200);
+        assert!(looks < 1.4 && waited < 110, "{looks} looks, {waited} ms too late");
+    }
+
+    fn millis(of: Duration) -> u64 {
+        u64::try_from(of.as_millis()).unwrap()
     }
 }
