@@ -91,12 +91,23 @@ pub enum Play {
     Crowd,
     /// The same, its instances made by an OSM (`OSM_NBI_URL`) that reaches that cloud.
     Osm,
+    /// A pair of guests with virtual functions, made by that OSM.
+    OsmSriov,
+    /// What goes wrong inside that OSM, and members at two VIM accounts (`OSM_CONTROL` kills its services).
+    OsmFaults,
+    /// The gates before that OSM and inside that cloud, asked by OSM's clients.
+    OsmGate,
     /// A home with packages and signed intents, for a guest.
     #[value(skip)]
     Guest,
 }
 
 impl Play {
+    /// Does an OSM make its services?
+    pub fn by_osm(self) -> bool {
+        matches!(self, Self::Osm | Self::OsmSriov | Self::OsmFaults | Self::OsmGate)
+    }
+
     /// As the command line calls it.
     pub fn name(self) -> &'static str {
         match self {
@@ -105,6 +116,9 @@ impl Play {
             Self::Cloud => "cloud",
             Self::Crowd => "crowd",
             Self::Osm => "osm",
+            Self::OsmSriov => "osm-sriov",
+            Self::OsmFaults => "osm-faults",
+            Self::OsmGate => "osm-gate",
             Self::Guest => "guest",
         }
     }

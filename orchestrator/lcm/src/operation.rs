@@ -380,6 +380,15 @@ impl Operation {
         self.preempted.is_some()
     }
 
+    /// Why it does not go on, so that nobody need wait for what it is at: it has expired, was revoked, gives way, or a person has it
+    /// taken back or ended. What only leads forward goes on.
+    #[must_use]
+    pub fn is_to_end(&self) -> Option<&str> {
+        let directed = (self.directed == Some(Direction::Fail)).then_some("failed by a person");
+        let halted = self.halted.as_deref().filter(|_| !self.committed());
+        halted.or(self.preempted.as_deref()).or(directed)
+    }
+
     fn escalate(&mut self, problem: &str, leftovers: &[String]) -> bool {
         if !self.open() || self.phase == Phase::Starting || self.escalated.is_some() {
             return false;

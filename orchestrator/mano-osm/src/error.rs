@@ -17,7 +17,7 @@
 //! | 400, 422 and any other 4xx | `OSM_REFUSED` | compensate |
 //!
 //! What becomes of an operation: `OSM_FAILED` (elsewhere when OSM's words are of want of room, else compensate) and
-//! `OSM_DEADLINE` (cancelled at our deadline and unwound: compensate; not to be cancelled: unknown).
+//! `OSM_DEADLINE` (cancelled at our deadline and unwound: compensate; not to be cancelled: compensate for what is being built, else unknown).
 //!
 //! What we refuse ourselves is where it is refused; `docs/reference.md` has every code.
 
@@ -54,8 +54,17 @@ pub(crate) fn escalate<T>(code: &'static str, reason: impl Into<String>) -> Resu
 /// An operation of OSM's that failed, in OSM's words.
 pub(crate) fn failed(what: &str, words: &str) -> Trouble {
     let low = words.to_lowercase();
-    let room =
-        ["no valid host", "novalidhost", "quota", "not enough", "insufficient", "no more ip addresses"];
+    let room = [
+        "no valid host",
+        "novalidhost",
+        "quota",
+        "not enough",
+        "insufficient",
+        "no more ip addresses",
+        "exceeded maximum number of retries",
+        // Its hosts are all out of service.
+        "availability zone is not available",
+    ];
     let disposition = match room.iter().any(|w| low.contains(w)) {
         true => Disposition::Elsewhere,
         false => Disposition::Compensate,
@@ -67,6 +76,16 @@ impl Trouble {
     /// May what was asked have happened?
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self, Self::Api(e) if e.is_lost())
+    }
+
+    /// What is past our deadline is over; anything else is as it was.
+    pub(crate) fn over(self) -> Self {
+        match self {
+            Self::Refused { code: "OSM_DEADLINE", reason, .. } => {
+                Self::Refused { code: "OSM_DEADLINE", reason, disposition: Disposition::Compensate }
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn about(self, key: impl ToString, operation: &str) -> DriverError {
@@ -157,6 +176,7 @@ mod tests {
         let of = |words| failed("instantiate", words).about("svc", "ensure").disposition;
         assert_eq!(of("Stage 2/5: Error Deploying at VIM: NoValidHost"), Disposition::Elsewhere);
         assert_eq!(of("Quota exceeded for cores"), Disposition::Elsewhere);
+        assert_eq!(of("The requested availability zone is not available"), Disposition::Elsewhere);
         assert_eq!(of("vimconnNotFoundException image not found"), Disposition::Compensate);
     }
 }

@@ -41,7 +41,7 @@ use mano::{
     Capabilities, Inventory, Mano, ObservedPackage, ObservedService, PackageKind, PackageSpec, Removal,
     Scope, ServiceKey, ServiceSpec,
 };
-use vim::{Artifacts, DriverError, ObjectKey};
+use vim::{Artifacts, DriverError, ObjectKey, VimDriver};
 
 use client::Client;
 use error::Trouble;
@@ -51,6 +51,8 @@ use records::Account;
 pub struct Osm {
     client: Client,
     artifacts: Arc<dyn Artifacts>,
+    /// Our sites' VIMs, which say why a machine failed: OSM says that it did.
+    vims: BTreeMap<String, Arc<dyn VimDriver>>,
     /// One call at a time per service and package: two that look and act at once would both act.
     busy: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// VIM account -> its name, as last seen.
@@ -68,11 +70,19 @@ impl Osm {
         Self {
             client,
             artifacts,
+            vims: BTreeMap::new(),
             busy: Mutex::default(),
             names: Mutex::default(),
             bells: notify::Bells::default(),
             told: Mutex::default(),
         }
+    }
+
+    /// With the VIMs of our sites, by name.
+    #[must_use]
+    pub fn with_vims(mut self, vims: BTreeMap<String, Arc<dyn VimDriver>>) -> Self {
+        self.vims = vims;
+        self
     }
 
     /// The session, for its count of calls.

@@ -37,6 +37,8 @@ const MAX_ROUNDS: u32 = 256;
 const MAX_LOST: u32 = 8;
 /// How long a call whose answer was lost may take to have its effect, in first pauses between two looks.
 const SETTLE: u32 = 3;
+/// Different faults that are told: more are of one cause.
+const MAX_FAULTS: usize = 3;
 /// Terminations that may fail before the record is deleted by force.
 const MAX_TERMINATIONS: u32 = 2;
 
@@ -192,9 +194,14 @@ impl Osm {
         operation: &str,
         until: Instant,
     ) -> Result<(), Trouble> {
-        let error = match self.wait(operation, until).await? {
+        let ended = match self.wait(operation, until).await {
+            // To ask again would be to wait as long again. Taking it back waits too, for as long as it takes.
+            Err(e) if kind == "instantiate" => return Err(e.over()),
+            other => other?,
+        };
+        let error = match ended {
             Ended::Done | Ended::Gone => return Ok(()),
-            Ended::Failed(words) => failed(kind, &words),
+            Ended::Failed(words) => failed(kind, &self.explained(words, key).await),
             Ended::Cancelled(words) => {
                 let s = self.client.config().deadline_s;
                 let reason = format!("OSM's {kind} did not end in {s} s and was cancelled: {words}");
@@ -207,6 +214,44 @@ impl Osm {
             tracing::warn!(%key, error = ?e, "what a failed instantiation left in OSM is not gone: removing the service does it");
         }
         Err(error)
+    }
+
+    /// OSM's words with those of the VIMs. nova's list, which RO reads, has no fault of a server that found no host: OSM calls it
+    /// `unknown`. Asked before the server goes.
+    async fn explained(&self, words: String, key: &ServiceKey) -> String {
+        let mut said: BTreeSet<String> = BTreeSet::new();
+        for (site, id) in self.failed_machines(key).await.unwrap_or_default() {
+            let Some(vim) = self.vims.get(&site) else { continue };
+            match vim.fault(&id).await {
+                Ok(fault) => said.extend(fault),
+                Err(e) => tracing::warn!(%key, error = %e, "why a machine failed cannot be had"),
+            }
+        }
+        said.retain(|fault| !words.contains(fault.as_str()));
+        let said: Vec<String> = said.into_iter().take(MAX_FAULTS).collect();
+        if said.is_empty() { words } else { format!("{words}; the VIM: {}", said.join("; ")) }
+    }
+
+    /// Machines that OSM says are in error: site, and the VIM's id.
+    async fn failed_machines(&self, key: &ServiceKey) -> Result<Vec<(String, String)>, Trouble> {
+        if self.vims.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some((_, record)) = self.services(Some(key)).await?.into_iter().next() else {
+            return Ok(Vec::new());
+        };
+        let sites = self.site_of_account();
+        let mut out = Vec::new();
+        let vnfs = self.vnfs(Some(&record.id)).await?;
+        for vdur in vnfs.iter().flat_map(|v| &v.vdur).filter(|r| r.status != "ACTIVE") {
+            for (target, at) in &vdur.vim_info {
+                let site = target.strip_prefix("vim:").and_then(|account| sites.get(account));
+                if let (Some(site), Some(at)) = (site, at.as_ref().filter(|at| !at.vim_id.is_empty())) {
+                    out.push((site.clone(), at.vim_id.clone()));
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// Of instantiations that wait behind the one that runs, none may begin.

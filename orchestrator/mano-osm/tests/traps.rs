@@ -320,7 +320,11 @@ async fn a_deadline_of_our_own() {
     // One look, at the deadline.
     let hasty = w.with(|c| (c.deadline_s, c.poll_ms) = (1, 5000));
     let error = hasty.ensure_service(&key, &w.service_spec(&key, 1)).await.unwrap_err();
-    assert_eq!((error.code.as_str(), error.disposition), ("OSM_DEADLINE", Disposition::Unknown), "{error}");
+    assert_eq!(
+        (error.code.as_str(), error.disposition),
+        ("OSM_DEADLINE", Disposition::Compensate),
+        "{error}"
+    );
     w.lcm("off");
     w.osm.remove_service(&key).await.unwrap();
     assert!(records(&w, &key).await.is_empty());

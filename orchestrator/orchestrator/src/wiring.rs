@@ -62,7 +62,7 @@ pub fn build(home: &Home, config: Config, options: OpenOptions, telemetry: &Tele
         .iter()
         .map(|s| Ok((s.name.clone(), site(home, s, (&artifacts, ledger.name()), telemetry)?)))
         .collect::<Result<BTreeMap<_, _>>>()?;
-    let osm = config.osm.as_ref().map(|section| osm(section, &artifacts)).transpose()?;
+    let osm = config.osm.as_ref().map(|section| osm(section, &artifacts, &sites)).transpose()?;
     let mano = osm.clone().map(|osm| osm as Arc<dyn Mano>);
     let parts = Parts { config, roots, ledger: Arc::new(ledger), journal, artifacts, sites, mano, signer };
     Ok(Built { engine: Engine::new(parts)?, osm })
@@ -146,7 +146,7 @@ fn openstack_site(
     Ok((vim.clone(), vim, Arc::new(NoKeys)))
 }
 
-fn osm(section: &OsmSection, artifacts: &ArtifactStore) -> Result<Arc<Osm>> {
+fn osm(section: &OsmSection, artifacts: &ArtifactStore, sites: &BTreeMap<String, Site>) -> Result<Arc<Osm>> {
     let named = || "[osm] in config.toml";
     let mut said = serde_json::to_value(section).with_context(named)?;
     // What is absent is as the driver has it.
@@ -155,7 +155,8 @@ fn osm(section: &OsmSection, artifacts: &ArtifactStore) -> Result<Arc<Osm>> {
     }
     let config: OsmConfig = serde_json::from_value(said).with_context(named)?;
     let client = mano_osm::client::Client::new(config).with_context(named)?;
-    Ok(Arc::new(Osm::new(client, Arc::new(artifacts.clone()))))
+    let vims = sites.iter().map(|(name, site)| (name.clone(), site.vim.clone())).collect();
+    Ok(Arc::new(Osm::new(client, Arc::new(artifacts.clone())).with_vims(vims)))
 }
 
 /// A site's name in its cloud, where another orchestrator may have a site of the same name: whose objects those are. All

@@ -122,6 +122,7 @@ impl Stage {
             sites: one("edge"),
             projects: one(&tenant.project),
             users: one(&mandate.user),
+            mano_users: BTreeSet::new(),
             service_users: one(&nova.user),
         };
         let config = PolicyConfig {
@@ -655,6 +656,7 @@ fn the_rules_are_those_of_yoga_and_the_files_keep_their_meaning() {
         sites: one("edge"),
         projects: ["a1", "b2"].map(str::to_owned).into(),
         users: one("m"),
+        mano_users: BTreeSet::new(),
         service_users: one("n"),
     };
     let config = PolicyConfig {

@@ -9,7 +9,7 @@ import json
 # Of the target: what belongs to whom, and where Mandate's driver writes keys.
 TARGET = ('project_id', 'tenant_id', 'owner', 'id', 'image_id', 'instance_id',
           'name', 'description', 'tags', 'metadata', 'mandate.key',
-          'attributes_to_update')
+          'attributes_to_update', 'mac_address')
 # Of who asks.
 CREDENTIALS = ('user_id', 'project_id', 'system_scope', 'roles',
                'service_user_id')

@@ -5,6 +5,7 @@
 
 use std::{
     env, fs,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -16,6 +17,9 @@ use crate::{command, interrupt};
 
 /// Where the NBI is.
 pub const URL: &str = "OSM_NBI_URL";
+/// A program that kills, starts, stops (SIGSTOP) and continues (SIGCONT) this OSM's services: `PROGRAM kill lcm`.
+pub const CONTROL: &str = "OSM_CONTROL";
+const CONTROL_LIMIT: Duration = Duration::from_secs(60);
 /// A VIM account is tried at once; a slow RO takes a minute.
 const ENABLING: Duration = Duration::from_secs(120);
 const ASK_LIMIT: Duration = Duration::from_secs(60);
@@ -48,12 +52,31 @@ impl Nbi {
         let url = format!("{}/osm", url.trim_end_matches('/').trim_end_matches("/osm"));
         let or_admin = |name: &str| said(name).unwrap_or_else(|| "admin".into());
         let login = ["OSM_NBI_USER", "OSM_NBI_PASSWORD", "OSM_NBI_PROJECT"].map(or_admin);
-        let mut it = Self { url, token: String::new(), ca: said("OSM_NBI_CA"), login };
+        let it = Self { url, token: String::new(), ca: said("OSM_NBI_CA"), login };
+        it.again().map(Some)
+    }
+
+    /// The same with a new token.
+    pub fn again(&self) -> anyhow::Result<Self> {
+        let mut it = Self { token: String::new(), ..self.clone() };
         let [username, password, project] = &it.login;
         let body = json!({ "username": username, "password": password, "project_id": project });
         let token = it.ask("POST", "admin/v1/tokens", &body)?;
         it.token = token["id"].as_str().with_context(|| format!("{}: no token: {token}", it.url))?.to_owned();
-        Ok(Some(it))
+        Ok(it)
+    }
+
+    /// Somebody else, here or at another address that stands before this one.
+    pub fn as_other(&self, url: Option<&str>, [user, password, project]: [&str; 3]) -> anyhow::Result<Self> {
+        let login = [user, password, project].map(str::to_owned);
+        let url = url.map_or_else(|| self.url.clone(), str::to_owned);
+        Self { url, login, ..self.clone() }.again()
+    }
+
+    /// Has one of this OSM's services (`nbi`, `lcm`, `ro`) killed, started, stopped or continued.
+    pub fn control(what: &str, service: &str) -> anyhow::Result<()> {
+        let program = env::var(CONTROL).with_context(|| format!("set {CONTROL}"))?;
+        command::succeed(Command::new(program).args([what, service]), CONTROL_LIMIT).map(drop)
     }
 
     /// Where it is, with `/osm`.
@@ -68,15 +91,25 @@ impl Nbi {
 
     /// One call; OSM's own errors are errors.
     pub fn ask(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send((method, path), "application/json", &body)
+    }
+
+    /// Uploads a package in one piece.
+    pub fn upload(&self, path: &str, file: &Path) -> anyhow::Result<Value> {
+        self.send(("POST", path), "application/gzip", &format!("@{}", file.display()))
+    }
+
+    fn send(&self, (method, path): (&str, &str), media_type: &str, body: &str) -> anyhow::Result<Value> {
         let mut c = Command::new("curl");
         c.args(["--silent", "--show-error", "--request", method, "--header", "Accept: application/json"]);
-        c.args(["--header", "Content-Type: application/json", "--header"]);
+        c.args(["--header", &format!("Content-Type: {media_type}"), "--header"]);
         c.arg(format!("Authorization: Bearer {}", self.token));
         if let Some(ca) = &self.ca {
             c.args(["--cacert", ca]);
         }
-        if !body.is_null() {
-            c.arg("--data-binary").arg(body.to_string());
+        if !body.is_empty() {
+            c.args(["--data-binary", body]);
         }
         c.arg(format!("{}/{path}", self.url));
         let out = command::capture(&mut c, ASK_LIMIT)?;
@@ -139,7 +172,7 @@ impl Nbi {
     }
 
     /// Its password in a file of its own, as `mandate` wants it.
-    pub fn password_file(&self, path: &std::path::Path) -> anyhow::Result<()> {
+    pub fn password_file(&self, path: &Path) -> anyhow::Result<()> {
         use std::os::unix::fs::PermissionsExt as _;
         fs::write(path, &self.login[1])?;
         Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o600))?)

@@ -8,6 +8,9 @@ mod ending;
 mod guest;
 mod life;
 mod osm;
+mod osm_faults;
+mod osm_gate;
+mod osm_sriov;
 mod refusals;
 mod service;
 mod setup;
@@ -55,6 +58,10 @@ pub struct Story {
     by_osm: bool,
     /// What was in OSM before.
     osm_before: Vec<String>,
+    /// What was changed in the cloud and in OSM.
+    mess: Option<osm_faults::Mess>,
+    /// Where OSM's clients are answered.
+    gateway: String,
     /// What one service is, as the first was found.
     one: Traces,
     /// The first service.
@@ -90,6 +97,9 @@ fn plot(play: Play) -> (&'static [Act], &'static [(&'static str, &'static str)])
         Play::Cloud => (cloud::ACTS, cloud::SITES),
         Play::Crowd => (crowd::ACTS, cloud::SITES),
         Play::Osm => (osm::ACTS, cloud::SITES),
+        Play::OsmSriov => (osm_sriov::ACTS, cloud::SITES),
+        Play::OsmGate => (osm_gate::ACTS, cloud::SITES),
+        Play::OsmFaults => (osm_faults::ACTS, osm_faults::SITES),
         Play::Guest => (guest::ACTS, guest::SITES),
     }
 }
@@ -141,14 +151,16 @@ impl Story {
             report: Report::default(),
             json: options.json,
             keep: options.keep,
-            attests: !matches!(options.play, Play::Guest | Play::Cloud | Play::Crowd | Play::Osm),
+            attests: matches!(options.play, Play::Main | Play::Wan),
             acts,
             sites,
             step: None,
             empty: Traces::default(),
             cloud: Seen::default(),
             osm_before: Vec::new(),
-            by_osm: options.play == Play::Osm,
+            mess: None,
+            gateway: String::new(),
+            by_osm: options.play.by_osm(),
             one: Traces::default(),
             first: None,
             approvals: Vec::new(),

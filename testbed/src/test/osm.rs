@@ -1,7 +1,7 @@
 //! The OSM back end, and the gate before OSM: on a real NBI where `OSM_NBI_URL` names one, else on what was recorded of one
 //! (`mano-osm`'s `tests/`) and on one that breaks on demand (`tests/osm_gateway.rs`). Where `OSM_REACHES_TESTBED` says that it is a
 //! whole OSM whose LCM and RO reach this machine, also the main job, end to end: that OSM makes services on the testbed's OpenStack
-//! (`demo --play osm`).
+//! (`demo --play osm`, `osm-sriov`, `osm-faults`, `osm-gate`); with `OSM_CONTROL` its services are killed while it does.
 
 use std::{env, time::Duration};
 
@@ -71,7 +71,7 @@ fn whole() -> anyhow::Result<Tally> {
     let tally = openstack::up().and_then(|()| {
         let tried = osm.make_account(&demo::osm_account()?)?;
         match tried.enabled {
-            true => super::scenario(Play::Osm),
+            true => plays(),
             false => skipped(&format!("OSM cannot use the testbed's cloud: {}", tried.detail)),
         }
     });
@@ -79,4 +79,17 @@ fn whole() -> anyhow::Result<Tally> {
         ui::error(&e);
     }
     tally
+}
+
+/// The main job, virtual functions, what goes wrong inside OSM, and the gates: until one does not hold.
+fn plays() -> anyhow::Result<Tally> {
+    let mut tally = Tally::default();
+    for play in [Play::Osm, Play::OsmSriov, Play::OsmFaults, Play::OsmGate] {
+        ui::say(&format!("demo --play {}", play.name()));
+        tally += super::scenario(play)?;
+        if tally.failed > 0 {
+            break;
+        }
+    }
+    Ok(tally)
 }

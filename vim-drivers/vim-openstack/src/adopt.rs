@@ -5,7 +5,7 @@
 
 use reqwest::Method;
 use serde_json::json;
-use vim::{Adoption, ComputeSpec, ImageSpec, NetworkSpec, ObjectKey, Observed, PortSecurity, PortSpec, Spec};
+use vim::{Adoption, ComputeSpec, ImageSpec, NetworkSpec, ObjectKey, Observed, Spec};
 
 use crate::{
     client::{Call, Service, segment},
@@ -18,16 +18,10 @@ use crate::{
     userdata,
 };
 
-/// What OSM does not make, so that it would have to be made under the running instance.
+/// What cannot be made under a running instance.
 fn refuse_tied(spec: &ComputeSpec) -> Result<(), CloudError> {
-    let tied = |p: &PortSpec| {
-        matches!(p.security, PortSecurity::Rules(_)) || p.qos.is_some() || !p.subports.is_empty()
-    };
-    match spec.ports.iter().find(|p| tied(p)) {
-        Some(p) => Err(not(format!(
-            "connection point {} asks for rules, QoS or VLANs, which a MANO does not make",
-            p.name
-        ))),
+    match spec.ports.iter().find(|p| !p.subports.is_empty()) {
+        Some(p) => Err(not(format!("connection point {} carries VLANs, which a MANO does not make", p.name))),
         None => Ok(()),
     }
 }
@@ -110,13 +104,18 @@ impl Site {
         let booted = Self::refuse_other_configuration(&want, &server)?;
         refuse_tied(spec)?;
         let wanted = self.wanted(spec).await?;
-        let ports: Vec<Port> = self.own("ports", &[("device_id", id)]).await?;
-        for (one, port) in self.paired(key, &wanted, &ports)? {
+        let ports = self.adopted_ports(key, spec, id).await?;
+        let paired = self.paired(key, &wanted, &ports)?;
+        for (one, port) in &paired {
             let body = json!({ "name": one.spec.name, "description": self.marks.of(key) });
             self.put("ports", &port.id, "port", body).await?;
         }
+        self.guard_adopted(key, spec, &server).await?;
         self.mark_server(&want, &server).await?;
-        if !booted && let Some(marked) = self.server(id).await? {
+        let replugged = self.entrust(id, &paired).await?;
+        if (replugged || !booted)
+            && let Some(marked) = self.server(id).await?
+        {
             // A MANO boots what it makes with what it was told first.
             self.reboot(&want, &marked).await?;
         }

@@ -328,6 +328,15 @@ impl VimDriver for OpenStackVim {
         let what = found.first().map_or_else(|| self.place(), |a| a.key.to_string());
         self.run(what, "adopt", async move { site.adopt(&owned).await }).await
     }
+
+    async fn fault(&self, id: &str) -> Result<Option<String>, DriverError> {
+        let (site, owned) = (self.site.clone(), id.to_owned());
+        let fault = async move {
+            let server = site.server(&owned).await?;
+            Ok(server.and_then(|s| s.fault).map(|f| f.message).filter(|m| !m.is_empty()))
+        };
+        self.run(id, "fault", fault).await
+    }
 }
 
 impl OpenStackVim {

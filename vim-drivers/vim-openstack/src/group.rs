@@ -82,17 +82,21 @@ impl Site {
         Ok(self.client.delete(NOVA, format!("os-server-groups/{id}")).await?)
     }
 
-    /// How it stands with the group of a server; `None`: it is in none of that key.
+    /// How it stands with the group of a server; `None`: it is in none of that key. One that a MANO made is in the MANO's, which
+    /// counts when its policy is the one asked for.
     pub(crate) async fn group_state(
         &self,
         group: &Group,
         server: &Server,
     ) -> Result<Option<GroupState>, CloudError> {
         let name = self.marks.of(&group.key);
-        let all = self.groups().await?;
-        let Some(found) = all.into_iter().find(|g| g.name == name && g.members.contains(&server.id)) else {
-            return Ok(None);
+        let all: Vec<ServerGroup> =
+            self.client.all(Call::get(NOVA, "os-server-groups"), "server_groups").await?;
+        let is = |g: &ServerGroup| {
+            let manos = server.adopted() && g.policy == policy_name(group.policy);
+            g.members.contains(&server.id) && (g.name == name || manos)
         };
+        let Some(found) = all.into_iter().find(is) else { return Ok(None) };
         let tag = crate::compute::service_tag(group.key.service());
         let tags = format!("{},{tag}", self.marks.tag());
         let servers: Vec<Server> =

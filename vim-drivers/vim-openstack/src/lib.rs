@@ -59,6 +59,7 @@
 //! a real Yoga) and `tests/scenarios.rs` (SR-IOV, groups, exhaustion, quotas, concurrency, crashes there).
 
 mod adopt;
+mod adopt_ports;
 pub mod client;
 mod cloud;
 mod compute;

@@ -62,6 +62,8 @@ pub(crate) fn is_no_room(fault: &str) -> bool {
         "requested instance numa topology",
         "no suitable host",
         "not enough resources",
+        // Its hosts are all out of service.
+        "requested availability zone is not available",
     ]
     .iter()
     .any(|words| fault.contains(words))

@@ -327,6 +327,13 @@ pub trait VimDriver: Send + Sync {
         })
     }
 
+    /// What the VIM says went wrong with a machine that a MANO made here, by the VIM's id of it; `None`: nothing, or it is not there. A
+    /// MANO says less than that. A driver of whose objects no MANO makes any knows nothing.
+    async fn fault(&self, id: &str) -> Result<Option<String>, DriverError> {
+        let _ = id;
+        Ok(None)
+    }
+
     /// Waits until something of ours has changed by itself (an instance ended, …) more than `after` times since this
     /// driver was made; 0 at first, then [`Changed::count`]. What our own calls change is not counted. It is a hint
     /// to observe at once instead of at the next interval: nothing may depend on it. A driver that is not told by

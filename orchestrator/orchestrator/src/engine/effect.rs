@@ -46,6 +46,12 @@ pub(super) fn no_site() -> Failure {
     failure("NO_SITE", detail.into(), Then::Escalate)
 }
 
+/// It was left in the middle, because the operation is to end: what it has done is taken back like that of any that failed.
+pub(super) fn cut_short(action: &Action, why: &str) -> Failure {
+    let detail = format!("{} {} was left in the middle: {why}", action.name(), action.object());
+    failure("CUT_SHORT", detail, Then::Compensate)
+}
+
 fn failure(code: &str, detail: String, then: Then) -> Failure {
     Failure { code: code.into(), detail, then, refused: None }
 }

@@ -53,6 +53,7 @@ impl Engine {
             ns_instance_id: stray.key.service().to_owned(),
             open: vec![open],
             objects: [(stray.site.clone(), stray.key.clone())].into(),
+            ..RunningOperation::default()
         };
         self.write().runs(&id, Some(running));
         Cleaning { engine: self, id }

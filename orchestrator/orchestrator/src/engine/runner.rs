@@ -7,7 +7,7 @@ use std::{
 };
 
 use lcm::{
-    Command, Event, NsRecord, Operation, Plan,
+    Action, Command, Event, NsRecord, Operation, Plan,
     operation::{Authority, Failure, StepResult},
     placement::Site,
     planner::{self, Catalogue, Input, Manager, Prices, Wan},
@@ -50,11 +50,15 @@ impl Engine {
         let mut effects: JoinSet<Ended> = JoinSet::new();
         let mut in_flight: Vec<u32> = Vec::new();
         let mut arrivals = self.inbox.arrivals();
+        let (turn, turned) = watch::channel(None);
         loop {
             arrivals.mark_unchanged();
             let told = self.inbox.take(&operation);
             if !told.is_empty() {
                 self.record(&mut operation, told).await?;
+            }
+            if let Some(why) = operation.is_to_end() {
+                turn.send_replace(Some(why.to_owned()));
             }
             let commands = match *stop.borrow() {
                 true => Vec::new(),
@@ -101,13 +105,13 @@ impl Engine {
                         let event = Event::Started { step, attempt, at_ms: now_ms() };
                         self.record(&mut operation, vec![event]).await?;
                         in_flight.push(step);
-                        self.begin(&mut effects, &operation, step, (attempt, false));
+                        self.begin(&mut effects, &operation, step, (attempt, false), &turned);
                     }
                     Command::Undo { step, attempt } => {
                         let event = Event::UndoStarted { step, attempt, at_ms: now_ms() };
                         self.record(&mut operation, vec![event]).await?;
                         in_flight.push(step);
-                        self.begin(&mut effects, &operation, step, (attempt, true));
+                        self.begin(&mut effects, &operation, step, (attempt, true), &turned);
                     }
                     Command::Wait { until_ms } => pause = Some(until_ms.saturating_sub(now_ms())),
                     Command::Close(outcome) => {
@@ -168,6 +172,7 @@ impl Engine {
         operation: &Operation,
         id: u32,
         (attempt, undo): (u32, bool),
+        turned: &watch::Receiver<Option<String>>,
     ) {
         let step = operation.plan.as_ref().and_then(|p| p.step(id)).cloned();
         let action = step.and_then(|s| if undo { s.undo } else { Some(s.action) });
@@ -188,12 +193,19 @@ impl Engine {
         let limit = Duration::from_secs(limit);
         let name = trace::attempt(id, attempt, undo);
         let context = follow::step_context(&self.journal, &operation.id, &operation.grant.intent_id, &name);
+        let mut turned = turned.clone();
         effects.spawn(async move {
             let calls = vim::calls::Count::default();
             let outcome = match (action, ports) {
                 (Some(action), Some(ports)) => {
                     let effect = within(context, effect::take(&ports, &action, limit));
-                    vim::calls::counted(Some(calls.clone()), effect).await
+                    let effect = vim::calls::counted(Some(calls.clone()), effect);
+                    // A MANO works for minutes at what is to be taken back anyway: that ends it there.
+                    let longs = !undo && matches!(action, Action::Realize { .. } | Action::Rebuild { .. });
+                    tokio::select! {
+                        outcome = effect => outcome,
+                        why = told_to_end(&mut turned), if longs => Err(effect::cut_short(&action, &why)),
+                    }
                 }
                 (None, _) => Ok(StepResult::Acknowledged {}),
                 (_, None) => Err(effect::no_site()),
@@ -357,6 +369,15 @@ pub(crate) fn intent_of(operation: &Operation) -> Result<Intent, String> {
         Authority::Standing(standing) => standing.intent.payload.clone(),
     };
     serde_json::from_slice(&payload).map_err(|e| format!("the approval's intent: {e}"))
+}
+
+/// Ends when the operation is to end, with the reason.
+async fn told_to_end(turned: &mut watch::Receiver<Option<String>>) -> String {
+    let why = turned.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+    match why {
+        Some(why) => why,
+        None => std::future::pending().await,
+    }
 }
 
 /// The next effect that ends; `None` when the pause is over, or there is nothing to wait for, or `stop` came.

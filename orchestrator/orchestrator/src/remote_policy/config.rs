@@ -41,6 +41,10 @@ pub struct CloudPolicy {
     pub projects: BTreeSet<String>,
     /// Ids of Mandate's own users.
     pub users: BTreeSet<String>,
+    /// Ids of the users as whom a MANO (OSM, by its VIM account) acts: they pass while an operation of ours waits for that MANO, for
+    /// the instances that it was asked for.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub mano_users: BTreeSet<String>,
     /// Ids of the users as whom nova asks neutron for ports on somebody's behalf.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub service_users: BTreeSet<String>,
@@ -96,6 +100,7 @@ impl CloudPolicy {
             (".sites", &self.sites, 1),
             (".projects", &self.projects, 1),
             (".users", &self.users, 1),
+            (".mano_users", &self.mano_users, 0),
             (".service_users", &self.service_users, 0),
         ];
         for (key, ids, least) in ids {
@@ -106,13 +111,13 @@ impl CloudPolicy {
                 return bad(key, &format!("`{id}` is no id: `openstack project show NAME -c id`"));
             }
         }
-        if let Some(id) = self.users.intersection(&self.service_users).next() {
-            return bad(
-                ".service_users",
-                &format!("`{id}` is among the users: a user is the one or the other"),
-            );
-        }
-        Ok(())
+        let twice = |key: &str, one: &BTreeSet<String>, other: &BTreeSet<String>, what: &str| {
+            let Some(id) = one.intersection(other).next() else { return Ok(()) };
+            bad(key, &format!("`{id}` is among the {what}: a user is the one or the other"))
+        };
+        twice(".service_users", &self.users, &self.service_users, "users")?;
+        twice(".mano_users", &self.mano_users, &self.users, "users")?;
+        twice(".mano_users", &self.mano_users, &self.service_users, "service users")
     }
 }
 
@@ -132,6 +137,7 @@ pub(crate) mod tests {
             sites: ids(&["edge"]),
             projects: ids(&["p1", "p2"]),
             users: ids(&["mandate"]),
+            mano_users: ids(&["osm"]),
             service_users: ids(&["nova"]),
         }
     }

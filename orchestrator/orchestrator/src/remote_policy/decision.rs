@@ -11,6 +11,7 @@ use super::{
     rules::{Class, Rule, Service},
     running::{Open, Running, RunningOperation},
 };
+use vim::Kind;
 
 /// Why not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +49,8 @@ pub fn decide<'r>(
     }
     let user = &question.actor.user_id;
     let for_nova = rule.asked_by_nova() && cloud.service_users.contains(user);
-    if !for_nova && !cloud.users.contains(user) {
+    let for_mano = cloud.mano_users.contains(user);
+    if !for_nova && !for_mano && !cloud.users.contains(user) {
         let detail = "not Mandate's user: in this project things change by an approved intent alone";
         let refusal = refusal(target, "OUT_OF_BAND", detail.into());
         // Nobody writes on a service's timeline by naming it.
@@ -58,7 +60,9 @@ pub fn decide<'r>(
     if let Some(mark) = &target.bad_key {
         return no("FOREIGN_KEY", format!("it carries `{mark}` as its key, which is none"));
     }
-    let fit = |o: &&RunningOperation| fits(cloud, &rule, target, o);
+    let fit = |o: &&RunningOperation| {
+        fits(cloud, &rule, target, o) && (!for_mano || is_manos(cloud, &rule, target, o))
+    };
     match running.operations().find(fit) {
         Some(operation) => Ok(Some(&operation.id)),
         None => Err(why_not(cloud, &rule, target, running)),
@@ -74,6 +78,19 @@ fn fits(cloud: &CloudPolicy, rule: &Rule, target: &Target, operation: &RunningOp
     let mut open = operation.open.iter().filter(|o| concerns(cloud, rule, o));
     let shared = rule.service == Service::Glance && rule.class != Class::Delete;
     open.any(|o| shared || target.keys.iter().all(|key| belongs(operation, o, key)))
+}
+
+/// Is the operation's MANO at work here, and is this what it was told?
+fn is_manos(cloud: &CloudPolicy, rule: &Rule, target: &Target, operation: &RunningOperation) -> bool {
+    if rule.kinds() == [Kind::Network] || rule.kinds() == [Kind::Image] {
+        return false;
+    }
+    let mut told = operation.mano.iter().filter(|(site, _)| cloud.sites.contains(*site));
+    match target.mac {
+        Some(mac) => told.any(|(_, macs)| macs.contains(&mac)),
+        // neutron shows no address of a port that is changed.
+        None => rule.name != "create_port" && told.next().is_some(),
+    }
 }
 
 fn concerns(cloud: &CloudPolicy, rule: &Rule, open: &Open) -> bool {
@@ -121,7 +138,8 @@ fn why_not(cloud: &CloudPolicy, rule: &Rule, target: &Target, running: &Running)
 mod tests {
     use std::collections::BTreeSet;
 
-    use vim::{Kind, ObjectKey};
+    use dataplane_control::MacAddr;
+    use vim::ObjectKey;
 
     use super::{super::running::Effect, *};
     use crate::remote_policy::{config::tests::cloud, request::Actor};
@@ -144,6 +162,7 @@ mod tests {
             ns_instance_id: "ns-1".into(),
             open: open.iter().map(one).collect(),
             objects: objects.iter().map(|o| (site.to_owned(), key(o))).collect::<BTreeSet<_>>(),
+            ..RunningOperation::default()
         };
         running.put("op-1", Some(operation));
         running
@@ -269,6 +288,42 @@ mod tests {
         assert_eq!(of(CREATE_PORT, &tenants), None, "whoever names a service does not write on its timeline");
         tenants.target.as_asked = true;
         assert_eq!(of(update, &tenants), None);
+    }
+
+    #[test]
+    fn a_mano_makes_what_it_was_told_while_it_is_waited_for() {
+        let mac = |n: u8| MacAddr([2, 0, 0, 0, 0, n]);
+        let mut now = running("edge", BOOT);
+        let ask = |project: &str, mac: Option<MacAddr>| {
+            let mut question = ask("osm", project, "p1", &[]);
+            question.target.mac = mac;
+            question
+        };
+        let server = ask("p1", None);
+        assert_eq!(code(CREATE, &server, &now), "NO_STEP", "it is our own step that is under way");
+        let told = |site: &str| [(site.to_owned(), [mac(1), mac(2)].into())].into();
+        let mut operation = (*now.operations().next().unwrap()).clone();
+        operation.mano = told("elsewhere");
+        now.put("op-1", Some(operation.clone()));
+        assert_eq!(code(CREATE, &server, &now), "NO_STEP", "the MANO is at work at another cloud");
+        operation.mano = told("edge");
+        now.put("op-1", Some(operation));
+        assert_eq!(code(CREATE, &server, &now), "ALLOWED");
+        let flavor = (Service::Nova, "os_compute_api:os-flavor-manage:create");
+        assert_eq!(code(flavor, &super::tests::ask("osm", "p1", "", &[]), &now), "ALLOWED");
+        for (rule, mac, expected) in [
+            ("create_port", Some(mac(1)), "ALLOWED"),
+            ("create_port", Some(mac(9)), "NO_STEP"),
+            ("create_port", None, "NO_STEP"),
+            ("delete_port", Some(mac(2)), "ALLOWED"),
+            ("delete_port", Some(mac(9)), "NO_STEP"),
+            ("update_port", None, "ALLOWED"),
+            ("create_network", None, "NO_STEP"),
+        ] {
+            assert_eq!(code((Service::Neutron, rule), &ask("p1", mac), &now), expected, "{rule} {mac:?}");
+        }
+        assert_eq!(code((Service::Glance, "add_image"), &server, &now), "NO_STEP");
+        assert_eq!(code(CREATE, &server, &Running::default()), "NO_OPERATION");
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl PolicyFile<'_> {
     }
 
     fn own_users(&self) -> String {
-        let users = self.cloud.users.iter().chain(&self.cloud.service_users);
+        let users = self.cloud.users.iter().chain(&self.cloud.mano_users).chain(&self.cloud.service_users);
         users.map(|id| format!("user_id:{id}")).collect::<Vec<_>>().join(" or ")
     }
 

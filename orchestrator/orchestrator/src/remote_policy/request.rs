@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use dataplane_control::MacAddr;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use vim::ObjectKey;
@@ -41,6 +42,8 @@ pub struct Target {
     pub bad_key: Option<String>,
     /// The caller says what the mark is to be: it need not be what the object has.
     pub as_asked: bool,
+    /// MAC address of a port, where it is shown.
+    pub mac: Option<MacAddr>,
 }
 
 /// Actor and target of a question.
@@ -126,6 +129,7 @@ impl Target {
         };
         marks(target).for_each(|mark| it.marked(&mark));
         let changed = target["attributes_to_update"].as_array().into_iter().flatten();
+        it.mac = target["mac_address"].as_str().and_then(|m| m.parse().ok());
         it.as_asked = changed.filter_map(Value::as_str).any(|a| ["description", "tags"].contains(&a));
         it
     }

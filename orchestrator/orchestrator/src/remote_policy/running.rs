@@ -10,8 +10,9 @@ use std::{
     sync::Arc,
 };
 
+use dataplane_control::MacAddr;
 use lcm::{NsRecord, Operation, Plan, Step, operation::StepState, plan::Action};
-use vim::{Kind, ObjectKey};
+use vim::{Kind, ObjectKey, Spec};
 
 /// What an effect does to its object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +49,9 @@ pub struct RunningOperation {
     pub open: Vec<Open>,
     /// Every object of its plan: one of them that is not open is not to be touched.
     pub objects: BTreeSet<(String, ObjectKey)>,
+    /// Sites where its MANO is at work now, with the MAC addresses of the connection points that it was told to make there, or makes
+    /// anew or takes away.
+    pub mano: BTreeMap<String, BTreeSet<MacAddr>>,
 }
 
 /// Everything that runs now.
@@ -95,6 +99,7 @@ impl RunningOperation {
             id: operation.id.clone(),
             ns_instance_id: operation.grant.ns_instance_id.clone(),
             objects: objects.collect(),
+            mano: at_work(operation, plan),
             open,
         })
     }
@@ -128,6 +133,22 @@ fn open(operation: &Operation, plan: &Plan, step: &Step) -> Vec<Open> {
         | Action::Onboard { .. }
         | Action::Offboard { .. } => Vec::new(),
     }
+}
+
+/// Where the MANO is at work, and on which connection points.
+fn at_work(operation: &Operation, plan: &Plan) -> BTreeMap<String, BTreeSet<MacAddr>> {
+    let under_way = steps(plan).filter_map(|step| under_way(operation, step));
+    let of_mano =
+        |a: &&Action| matches!(a, Action::Realize { .. } | Action::Rebuild { .. } | Action::Dissolve { .. });
+    let mut out: BTreeMap<String, BTreeSet<MacAddr>> = BTreeMap::new();
+    if under_way.filter(of_mano).next().is_none() {
+        return out;
+    }
+    for object in plan.before.iter().chain(&plan.after).flat_map(NsRecord::computes) {
+        let Spec::Compute(compute) = &object.spec else { continue };
+        out.entry(object.site.clone()).or_default().extend(compute.ports.iter().map(|p| p.mac));
+    }
+    out
 }
 
 /// What of a step is under way: itself, or its undo.

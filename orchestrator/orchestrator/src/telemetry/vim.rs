@@ -119,6 +119,9 @@ impl VimDriver for Watched<dyn VimDriver> {
         let object = found.first().map_or("", |a| a.key.as_str());
         self.call("adopt", object, self.port.adopt(found)).await
     }
+    async fn fault(&self, id: &str) -> Result<Option<String>, DriverError> {
+        self.call("fault", id, self.port.fault(id)).await
+    }
     // It waits for as long as nothing happens: not a call that takes time.
     async fn changed(&self, after: u64) -> Changed {
         self.port.changed(after).await

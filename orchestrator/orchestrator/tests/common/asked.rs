@@ -92,6 +92,7 @@ pub fn makes(key: &str, kind: Kind, effect: Effect) -> RunningOperation {
         ns_instance_id: key.service().into(),
         objects: [("edge".to_owned(), key.clone())].into(),
         open: vec![Open { site: "edge".into(), key, kind, effect }],
+        mano: BTreeMap::new(),
     }
 }
 
@@ -154,6 +155,7 @@ impl Asked {
             sites: ids(&["edge"]),
             projects: ids(&["managed"]),
             users: ids(&["mandate"]),
+            mano_users: BTreeSet::new(),
             service_users: ids(&["nova"]),
         };
         let config = PolicyConfig {

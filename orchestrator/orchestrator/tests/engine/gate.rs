@@ -39,6 +39,7 @@ fn cloud() -> CloudPolicy {
         sites: ids(&SITES),
         projects: ids(&["managed"]),
         users: ids(&["mandate"]),
+        mano_users: BTreeSet::new(),
         service_users: ids(&["nova"]),
     }
 }

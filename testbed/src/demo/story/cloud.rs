@@ -30,7 +30,7 @@ pub(super) const ACTS: &[Act] = &[
 const SERVICE: &str = "edge-1";
 const SECOND: &str = "edge-2";
 /// Steps of a deployment here: an image, three links, four instances.
-const INSTANCES: usize = 4;
+pub(super) const INSTANCES: usize = 4;
 /// From a deleted server to anchored evidence of its healing: one look every ten seconds, and a boot.
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
 /// Until something of the second service is there.

@@ -8,7 +8,7 @@ use super::{OTHER_TENANT, Story, TENANT, text};
 use crate::{command, demo::confined, up::tpm::Swtpm};
 
 /// Sources of the packages, and how they are called here.
-const PACKAGES: [&str; 3] = ["vfw_vnf", "vlb_vnf", "secure_edge_ns"];
+pub(super) const PACKAGES: [&str; 3] = ["vfw_vnf", "vlb_vnf", "secure_edge_ns"];
 const STRIP_LIMIT: Duration = Duration::from_secs(60);
 
 impl Story {
@@ -83,18 +83,24 @@ impl Story {
 
     pub(super) fn packages(&mut self) -> anyhow::Result<String> {
         let image = self.image()?;
+        self.register(&PACKAGES, &image)?;
+        Ok("SBOM, SLSA provenance, signature".into())
+    }
+
+    /// Packs, signs and pushes packages of ours; `image` (`ID=FILE`) goes into those of VNFs.
+    pub(super) fn register(&self, packages: &[&str], image: &str) -> anyhow::Result<()> {
         let lockfile = self.stage.programs.root.join("Cargo.lock").display().to_string();
         let dir = self.stage.path("provider");
         fs::create_dir_all(&dir)?;
-        for name in PACKAGES {
+        for name in packages {
             self.note(name);
             let source =
                 self.stage.programs.root.join("descriptors/packages").join(name).display().to_string();
             let unsigned = dir.join(format!("{name}.unsigned.tar.gz")).display().to_string();
             let signed = dir.join(format!("{name}.tar.gz")).display().to_string();
             let mut pack = vec!["package", "pack", &source, "-o", &unsigned];
-            if name != "secure_edge_ns" {
-                pack.extend(["--image", &image, "--lockfile", &lockfile]);
+            if !name.ends_with("_ns") {
+                pack.extend(["--image", image, "--lockfile", &lockfile]);
                 pack.extend(["--root-package", "mandate-dataplane", "--builder", "provider/builder"]);
             }
             self.stage.mandate.ask(&pack)?;
@@ -109,7 +115,7 @@ impl Story {
             ])?;
             self.stage.mandate.ask(&["package", "push", &signed, "--as", "provider/provider"])?;
         }
-        Ok("SBOM, SLSA provenance, signature".into())
+        Ok(())
     }
 
     /// The built data plane without its symbols, as `ID=FILE`.

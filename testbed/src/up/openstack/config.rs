@@ -189,11 +189,16 @@ fn neutron_rules() -> String {
 
 /// Users with their projects, as OpenStack's own clients read them.
 fn clouds(layout: &Layout) -> String {
-    let users =
-        [("admin", "admin"), ("mandate", TENANTS[0]), (TENANTS[0], TENANTS[0]), (TENANTS[1], TENANTS[1])];
-    let one = |(user, project): (&str, &str)| {
+    let users = [
+        ("admin", "admin", "admin"),
+        ("mandate", "mandate", TENANTS[0]),
+        ("mandate-b", "mandate", TENANTS[1]),
+        (TENANTS[0], TENANTS[0], TENANTS[0]),
+        (TENANTS[1], TENANTS[1], TENANTS[1]),
+    ];
+    let one = |(name, user, project): (&str, &str, &str)| {
         format!(
-            "  {user}:\n    auth:\n      auth_url: https://127.0.0.1:{}/v3\n      username: {user}\n      \
+            "  {name}:\n    auth:\n      auth_url: https://127.0.0.1:{}/v3\n      username: {user}\n      \
              password: {}\n      project_name: {project}\n      user_domain_name: Default\n      \
              project_domain_name: Default\n    region_name: RegionOne\n    interface: public\n    \
              identity_api_version: 3\n    cacert: {}\n",

@@ -45,12 +45,22 @@ pub struct Client<'a> {
 impl Client<'_> {
     /// Asks and takes any answer.
     pub fn call(&self, method: &str, path: &str, body: &Value) -> anyhow::Result<Reply> {
+        self.call_in("2.1", (method, path), body)
+    }
+
+    /// The same in a microversion of nova's.
+    pub fn call_in(
+        &self,
+        version: &str,
+        (method, path): (&str, &str),
+        body: &Value,
+    ) -> anyhow::Result<Reply> {
         let text = if body.is_null() { String::new() } else { body.to_string() };
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.set_read_timeout(Some(LIMIT))?;
         let head = format!(
             "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\nAccept: application/json\r\nX-Auth-Token: {}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+             X-OpenStack-Nova-API-Version: {version}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             self.port,
             self.token,
             text.len()

@@ -10,10 +10,15 @@ use super::{
 
 /// A token of the administrator's.
 pub fn token(layout: &Layout) -> anyhow::Result<String> {
+    token_of(layout, "admin", "admin")
+}
+
+/// A token of somebody's, in a project.
+pub fn token_of(layout: &Layout, user: &str, project: &str) -> anyhow::Result<String> {
     let client = Client { port: layout.port("keystone"), token: "" };
-    let user = json!({"name": "admin", "domain": {"id": "default"}, "password": layout.secret()});
+    let user = json!({"name": user, "domain": {"id": "default"}, "password": layout.secret()});
     let identity = json!({"methods": ["password"], "password": {"user": user}});
-    let scope = json!({"project": {"name": "admin", "domain": {"id": "default"}}});
+    let scope = json!({"project": {"name": project, "domain": {"id": "default"}}});
     let body = json!({"auth": {"identity": identity, "scope": scope}});
     let reply = client.ask("POST", "/v3/auth/tokens", &body)?;
     Ok(reply.header("X-Subject-Token").context("keystone gave no token")?.to_owned())

@@ -15,6 +15,7 @@ mod http;
 mod identity;
 mod install;
 mod layout;
+mod operator;
 mod pki;
 mod process;
 mod ready;
@@ -35,6 +36,8 @@ use crate::{
 };
 
 pub use install::available;
+pub use layout::{HOSTS, TENANTS};
+pub use operator::GATED;
 pub use view::{Seen, View};
 
 /// The longest `up`, from nothing on a slow line.
@@ -68,7 +71,9 @@ pub fn up() -> anyhow::Result<()> {
     step("services", || services::start(&layout))?;
     step("agents and hosts", || ready::wait(&layout))?;
     println!("export OS_CLIENT_CONFIG_FILE={}", layout.clouds().display());
-    ui::say("clouds: admin, mandate, tenant-a, tenant-b; end it with `cargo testbed down openstack`");
+    ui::say(
+        "clouds: admin, mandate, mandate-b, tenant-a, tenant-b; end it with `cargo testbed down openstack`",
+    );
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! The running cloud as its administrator sees it: what a play counts from the outside, not by asking the product.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use serde_json::Value;
 
@@ -44,7 +46,29 @@ impl View {
         Ok(Self { layout, token })
     }
 
-    fn of(&self, service: &str) -> Client<'_> {
+    /// The same cloud, as somebody else sees it.
+    pub(super) fn as_user(&self, user: &str, project: &str) -> anyhow::Result<Self> {
+        let layout = Layout::make(self.layout.root())?;
+        let token = identity::token_of(&layout, user, project)?;
+        Ok(Self { layout, token })
+    }
+
+    /// What every user's password is.
+    pub fn secret(&self) -> &str {
+        self.layout.secret()
+    }
+
+    /// Where a service's configuration is.
+    pub fn etc(&self, service: &str) -> PathBuf {
+        self.layout.etc(service)
+    }
+
+    /// A file of the cloud's CA: `ca.crt`, `policy.crt`, ….
+    pub fn pki(&self, file: &str) -> PathBuf {
+        self.layout.pki().join(file)
+    }
+
+    pub(super) fn of(&self, service: &str) -> Client<'_> {
         Client { port: self.layout.port(service), token: &self.token }
     }
 
@@ -68,6 +92,13 @@ impl View {
             groups: named(&groups, "server_groups", "name"),
             used: self.used()?,
         })
+    }
+
+    /// How many servers are ACTIVE.
+    pub fn active(&self) -> anyhow::Result<usize> {
+        let servers = self.of("nova").get("/v2.1/servers/detail?all_tenants=1")?;
+        let all = servers["servers"].as_array().into_iter().flatten();
+        Ok(all.filter(|s| s["status"] == "ACTIVE").count())
     }
 
     fn used(&self) -> anyhow::Result<u64> {
