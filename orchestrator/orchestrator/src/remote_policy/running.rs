@@ -137,11 +137,11 @@ fn open(operation: &Operation, plan: &Plan, step: &Step) -> Vec<Open> {
 
 /// Where the MANO is at work, and on which connection points.
 fn at_work(operation: &Operation, plan: &Plan) -> BTreeMap<String, BTreeSet<MacAddr>> {
-    let under_way = steps(plan).filter_map(|step| under_way(operation, step));
+    let mut under_way = steps(plan).filter_map(|step| under_way(operation, step));
     let of_mano =
         |a: &&Action| matches!(a, Action::Realize { .. } | Action::Rebuild { .. } | Action::Dissolve { .. });
     let mut out: BTreeMap<String, BTreeSet<MacAddr>> = BTreeMap::new();
-    if under_way.filter(of_mano).next().is_none() {
+    if under_way.find(of_mano).is_none() {
         return out;
     }
     for object in plan.before.iter().chain(&plan.after).flat_map(NsRecord::computes) {
