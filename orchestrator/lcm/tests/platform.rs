@@ -17,8 +17,8 @@ use lcm::{
 use ledger_contract::{IntentKind, intent::VnfParams};
 use trust::Digest;
 use vim::{
-    ComputeSpec, ComputeState, CpuPolicy, Feature, GroupPolicy, NetworkSpec, Observed, ObservedCompute,
-    PageSize, PortSecurity, ProcessState, Spec, Vnic,
+    ComputeSpec, ComputeState, CpuPolicy, Feature, GroupPolicy, HostRoom, NetworkSpec, Observed,
+    ObservedCompute, PageSize, PortSecurity, ProcessState, Room, Spec, Vnic,
 };
 
 const VNFD: &str = include_str!("../../../descriptors/packages/sriov_fw_vnf/sriov_fw_vnfd.yaml");
@@ -115,6 +115,25 @@ fn the_shipped_service_on_openstack() {
         try_plan(&setup(as_shipped)).unwrap().to_bytes(),
         try_plan(&setup(as_shipped)).unwrap().to_bytes()
     );
+}
+
+/// Each instance would fit on a host; all of them together are more than the site has left.
+#[test]
+fn virtual_functions_of_all_instances_are_counted() {
+    let with = |total: u64, used: u64| {
+        let mut it = setup(as_shipped);
+        for site in &mut it.sites {
+            let room = [("VF:physnet2".to_owned(), Room { total, used, most: 0 })].into();
+            site.inventory.hosts = [("compute1".to_owned(), HostRoom { enabled: true, room })].into();
+        }
+        it
+    };
+    assert_eq!(instances(&objects(&with(8, 4))).len(), 2, "two for each of two");
+    let refused = try_plan(&with(8, 5)).unwrap_err();
+    assert_eq!(refused.code, "NO_SITE", "{}", refused.detail);
+    assert!(refused.detail.contains("needs 4 virtual functions, 3 of 8 are free"), "{}", refused.detail);
+    // Who counts none is asked.
+    assert_eq!(instances(&objects(&setup(as_shipped))).len(), 2);
 }
 
 /// As OSM does it: the site's networks stand in for what the descriptor leaves open.

@@ -17,7 +17,7 @@ pub mod trace;
 
 pub use observed::{
     Binding, Changed, ComputeState, GroupState, HostRoom, Inventory, Observed, ObservedCompute, PortState,
-    ProcessState, Resources, Room, Scope, Stray, Whereabouts,
+    ProcessState, Resources, Room, Scope, Stray, VIRTUAL_FUNCTIONS, Whereabouts,
 };
 pub use spec::{
     AddressPair, ComputeSpec, CpuPolicy, Group, GroupPolicy, Hardware, ImageSpec, Interconnect, Kind,

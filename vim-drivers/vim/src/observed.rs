@@ -191,6 +191,9 @@ pub struct Inventory {
     pub hosts: BTreeMap<String, HostRoom>,
 }
 
+/// Beginning of the class of virtual functions; the physical network follows.
+pub const VIRTUAL_FUNCTIONS: &str = "VF:";
+
 /// What a host has, by the placement service's resource classes (`VCPU`, `PCPU`, `MEMORY_MB`, `DISK_GB`, `VF:<physical network>`, …).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HostRoom {

@@ -4,9 +4,9 @@ use attestation::AkRecord;
 use ledger_contract::intent::{Deploy, Sensitivity};
 use serde::{Deserialize, Serialize};
 use trust::UnixTime;
-use vim::{Capabilities, Inventory, Resources};
+use vim::{Capabilities, HostRoom, Inventory, Resources, Room, VIRTUAL_FUNCTIONS};
 
-use super::{Budget, Candidate, Leg, Member, Path, PlacementError, Problem, Rules};
+use super::{Amounts, Budget, Candidate, Leg, Member, Path, PlacementError, Problem, Rules};
 
 /// A site as observed once, at planning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,13 +146,14 @@ impl Candidate {
             memory_mib: total.memory_mib.saturating_sub(used.memory_mib),
             instances: total.instances.saturating_sub(used.instances),
         };
+        let vfs = virtual_functions(&site.inventory);
         Self {
             name: site.name.clone(),
             jurisdiction: site.jurisdiction.clone(),
             latency_us: site.latency_us,
             cost: site.cost,
-            total: total.into(),
-            free: free.into(),
+            total: Amounts { vfs: vfs.0, ..total.into() },
+            free: Amounts { vfs: vfs.1, ..free.into() },
             problem: site.problem.clone(),
             quota: None,
             drained: site.drained.then(|| "its operator drains it: it takes nothing new".into()),
@@ -163,6 +164,21 @@ impl Candidate {
             },
         }
     }
+}
+
+/// Virtual functions in all, and those that are free on hosts that take something new. A VIM that counts none is not known to be
+/// short of them.
+fn virtual_functions(inventory: &Inventory) -> (u32, u32) {
+    let classes = |h: &HostRoom| -> Vec<Room> {
+        h.room.iter().filter(|(class, _)| class.starts_with(VIRTUAL_FUNCTIONS)).map(|(_, r)| *r).collect()
+    };
+    if !inventory.hosts.values().any(|h| !classes(h).is_empty()) {
+        return (u32::MAX, u32::MAX);
+    }
+    let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    let all = inventory.hosts.values().flat_map(classes).fold(0, |sum: u64, r| sum.saturating_add(r.total));
+    let open = inventory.hosts.values().filter(|h| h.enabled).flat_map(classes);
+    (narrow(all), narrow(open.fold(0, |sum: u64, r| sum.saturating_add(r.free()))))
 }
 
 /// No driver has one, and no evidence that is appraised shows one.

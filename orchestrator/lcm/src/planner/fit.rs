@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use vim::{ComputeSpec, CpuPolicy, HostRoom, ObjectKey, Spec, Vnic};
+use vim::{ComputeSpec, CpuPolicy, HostRoom, ObjectKey, Spec, VIRTUAL_FUNCTIONS, Vnic};
 
 use crate::{placement::Site, record::Object};
 
@@ -50,11 +50,26 @@ fn takes(compute: &ComputeSpec, networks: &BTreeMap<&ObjectKey, &Spec>) -> BTree
         if let Some(Spec::Network(n)) = networks.get(&port.network)
             && let Some(segment) = &n.provider
         {
-            *out.entry(format!("VF:{}", segment.physical_network)).or_default() += 1;
+            *out.entry(format!("{VIRTUAL_FUNCTIONS}{}", segment.physical_network)).or_default() += 1;
         }
     }
     out.retain(|_, n| *n > 0);
     out
+}
+
+/// Counts the virtual functions of an instance that is planned and not made yet as used: of the hosts that have most left, since
+/// nobody knows which it will be on.
+pub fn reserve_functions(site: &mut Site, compute: &ComputeSpec, objects: &[Object]) {
+    let here = objects.iter().filter(|o| o.site == site.name);
+    let networks: BTreeMap<&ObjectKey, &Spec> = here.map(|o| (&o.key, &o.spec)).collect();
+    let functions = takes(compute, &networks).into_iter().filter(|(c, _)| c.starts_with(VIRTUAL_FUNCTIONS));
+    for (class, n) in functions {
+        let hosts = site.inventory.hosts.values_mut().filter(|h| h.enabled);
+        let most = hosts.filter_map(|h| h.room.get_mut(&class)).max_by_key(|room| room.free());
+        if let Some(room) = most {
+            room.used = room.used.saturating_add(n);
+        }
+    }
 }
 
 /// No host of the site has room for it.
@@ -84,7 +99,7 @@ fn homeless(site: &Site, compute: &ComputeSpec, networks: &BTreeMap<&ObjectKey, 
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use dataplane_control::MacAddr;
     use trust::Digest;
     use vim::{Capabilities, Feature, Inventory, NetworkSpec, NetworkType, PortSpec, ProviderSegment, Room};
@@ -158,6 +173,22 @@ mod tests {
         assert_eq!(told(&[("a", true, &[("MEMORY_MB", 8192, 0)])]), None);
         // It is another member that asks for it.
         assert_eq!(misfit(&site(&[("a", true, small)]), "lb", &objects()), None);
+    }
+
+    /// Two on the way leave what they take on no host.
+    #[test]
+    fn what_is_planned_counts() {
+        let room: Rooms = &[("VCPU", 16, 0), ("VF:physnet2", 2, 1)];
+        let mut it = site(&[("a", true, room), ("b", true, room), ("c", false, room)]);
+        let objects = objects();
+        let Spec::Compute(compute) = &objects[1].spec else { panic!() };
+        for left in [1, 0] {
+            assert_eq!(misfit(&it, "fw", &objects), None);
+            reserve_functions(&mut it, compute, &objects);
+            let free = |h: &HostRoom| h.room["VF:physnet2"].free();
+            assert_eq!(it.inventory.hosts.values().filter(|h| h.enabled).map(free).sum::<u64>(), left);
+        }
+        assert!(misfit(&it, "fw", &objects).unwrap().contains("0 of the 1 VF:physnet2"));
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::{
     plan::{MAX_STEPS, Plan},
     record::{NsRecord, Object},
 };
+pub use fit::reserve_functions;
 pub use mano::Manager;
 use siting::{Seats, Siting};
 use steps::{Change, Kept, Removal, Steps};

@@ -241,6 +241,11 @@ pub(super) fn is_hardware(cpd: &IntCpd) -> bool {
     vnic(cpd) != Vnic::Normal
 }
 
+/// Virtual functions that an instance takes.
+pub(super) fn virtual_functions(vdu: &Vdu) -> u32 {
+    u32::try_from(vdu.cpds.iter().filter(|c| vnic(c) == Vnic::Direct).count()).unwrap_or(u32::MAX)
+}
+
 fn vnic(cpd: &IntCpd) -> Vnic {
     match cpd.interface_type.as_str() {
         "SR-IOV" => Vnic::Direct,

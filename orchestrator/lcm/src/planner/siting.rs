@@ -115,6 +115,7 @@ impl<'a> Siting<'a> {
                 site.free.vcpus = site.free.vcpus.saturating_add(held.vcpus);
                 site.free.memory_mib = site.free.memory_mib.saturating_add(held.memory_mib);
                 site.free.instances = site.free.instances.saturating_add(held.instances);
+                site.free.vfs = site.free.vfs.saturating_add(held.vfs);
                 site.quota = site.quota.map(|q| q.plus(held));
             }
         }

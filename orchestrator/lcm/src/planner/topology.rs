@@ -147,6 +147,7 @@ impl<'a> Topology<'a> {
             sum.vcpus = sum.vcpus.saturating_add(v.vcpus.saturating_mul(*n));
             sum.memory_mib = sum.memory_mib.saturating_add(v.memory_mib.saturating_mul(*n));
             sum.instances = sum.instances.saturating_add(*n);
+            sum.vfs = sum.vfs.saturating_add(platform::virtual_functions(v).saturating_mul(*n));
         }
         if self.probe().is_some_and(|p| self.first_on(p.link) == Some(member)) {
             sum.vcpus = sum.vcpus.saturating_add(PROBE.vcpus);
