@@ -167,7 +167,7 @@ impl Osm {
     ) -> Result<ObservedService, Trouble> {
         let path = format!("nslcm/v1/ns_instances/{}/{what}", http_peer::segment(&target.record.id));
         let made: Made = self.client.ask(&Call::post(path, body)).await?;
-        match self.wait(&made.id, until).await? {
+        match self.wait_begun(what, &made.id, until).await?.0 {
             Ended::Failed(words) | Ended::Cancelled(words) => Err(failed(what, &words)),
             Ended::Done | Ended::Gone => Ok(self.seen(&self.target(key).await?)),
         }

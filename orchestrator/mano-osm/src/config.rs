@@ -37,7 +37,8 @@ pub struct OsmConfig {
     /// Longest that an operation of OSM's may take, s; then it is cancelled. OSM's own limits are longer.
     #[serde(default = "default_deadline_s")]
     pub deadline_s: u64,
-    /// First pause between two looks at an operation, ms; it grows to 16 times that. A call whose answer was lost has three
+    /// Shortest pause between two looks at an operation, ms; it grows to 32 times that. One that begins is looked at after 16
+    /// times that, and once others of its kind were seen a little before they were over. A call whose answer was lost has three
     /// times that to have its effect.
     #[serde(default = "default_poll_ms")]
     pub poll_ms: u64,

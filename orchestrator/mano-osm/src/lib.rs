@@ -57,6 +57,8 @@ pub struct Osm {
     busy: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// VIM account -> its name, as last seen.
     names: Mutex<BTreeMap<String, String>>,
+    /// When operations are looked at.
+    lately: operations::Lately,
     /// Who waits for an operation's end.
     bells: notify::Bells,
     /// Whom OSM tells when one ends.
@@ -73,6 +75,7 @@ impl Osm {
             vims: BTreeMap::new(),
             busy: Mutex::default(),
             names: Mutex::default(),
+            lately: operations::Lately::default(),
             bells: notify::Bells::default(),
             told: Mutex::default(),
         }

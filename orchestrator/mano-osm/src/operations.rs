@@ -1,10 +1,15 @@
 //! OSM's operations: started by a POST, watched by looking, cancelled at our deadline.
 //!
-//! Looks come further and further apart, with jitter. An NBI that does not answer in between (it restarts) is looked at again until
-//! the deadline. An operation that is gone has ended: with `autoremove`, which others may use, the NBI takes the operation
+//! An operation that was begun just now is looked at first a little before the last one of its kind was over, or late when none was
+//! seen yet: OSM takes tens of seconds for the quickest. Then looks come further and further apart, with jitter. An NBI that does
+//! not answer in between (it restarts) is looked at again until the deadline. An operation that is gone has ended: with `autoremove`, which others may use, the NBI takes the operation
 //! away with its service. A notification ([`crate::notify`]) is a reason to look at once.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use mano::{Operation, OperationKind, OperationState};
 use serde_json::{Value, json};
@@ -15,12 +20,15 @@ use crate::{
     Osm,
     client::{ApiError, Call},
     error::Trouble,
+    lock,
     records::Occurrence,
 };
 
 const PATH: &str = "nslcm/v1/ns_lcm_op_occs";
-/// The longest pause between two looks is so many times the first.
-const MAX_PAUSES: u32 = 16;
+/// The longest pause between two looks, in pauses of the configuration.
+const MAX_PAUSES: u32 = 32;
+/// The first look at what was begun just now and never seen before, likewise.
+const BEGUN_PAUSES: u32 = 16;
 /// How long a cancelled operation may take to end; no longer than it may take itself.
 const CANCEL_GRACE: Duration = Duration::from_secs(120);
 
@@ -37,6 +45,39 @@ pub(crate) enum Ended {
     Gone,
 }
 
+/// What looking at an operation has shown.
+#[derive(Debug, Default)]
+struct Seen {
+    looks: u32,
+    last: Option<Occurrence>,
+}
+
+/// How long operations of each kind took lately.
+#[derive(Debug, Default)]
+pub(crate) struct Lately(Mutex<BTreeMap<String, Duration>>);
+
+impl Lately {
+    /// Half of what is new goes in. What was over at the first look was over before that, nobody knows for how long.
+    fn learn(&self, kind: &str, took: Duration, at_first: bool) {
+        let mut all = lock(&self.0);
+        let before = all.get(kind).copied();
+        let now = match before {
+            _ if at_first => took / 4 * 3,
+            None => took,
+            Some(before) => (before + took) / 2,
+        };
+        all.insert(kind.to_owned(), now);
+    }
+
+    /// The first look at an operation that begins now, and the pause after it.
+    fn pace(&self, kind: &str, poll: Duration) -> (Duration, Duration) {
+        match lock(&self.0).get(kind) {
+            Some(took) => ((*took / 8 * 7).max(poll), (*took / 16).max(poll)),
+            None => (poll * BEGUN_PAUSES, poll * BEGUN_PAUSES),
+        }
+    }
+}
+
 impl Osm {
     /// Operations of a service (or all), oldest first; one call.
     pub(crate) async fn operations(&self, service: Option<&str>) -> Result<Vec<Occurrence>, ApiError> {
@@ -51,13 +92,37 @@ impl Osm {
         Ok(all)
     }
 
-    /// Waits until the operation has ended, or has been cancelled at `until`.
+    /// Waits until an operation that somebody began has ended, or has been cancelled at `until`.
     pub(crate) async fn wait(&self, id: &str, until: Instant) -> Result<Ended, Trouble> {
-        if let Some(ended) = self.watch(id, until).await? {
+        let poll = self.client.config().poll();
+        let ended = self.watch(id, until, (http_peer::jittered(poll), poll)).await?.1;
+        self.or_cancelled(id, ended).await
+    }
+
+    /// The same for one that was begun just now; with what OSM said of it last.
+    pub(crate) async fn wait_begun(
+        &self,
+        kind: &str,
+        id: &str,
+        until: Instant,
+    ) -> Result<(Ended, Option<Occurrence>), Trouble> {
+        let begun = Instant::now();
+        let pace = self.lately.pace(kind, self.client.config().poll());
+        let (seen, ended) = self.watch(id, until, pace).await?;
+        if matches!(ended, Some(Ended::Done)) {
+            self.lately.learn(kind, begun.elapsed(), seen.looks == 1);
+        }
+        Ok((self.or_cancelled(id, ended).await?, seen.last))
+    }
+
+    async fn or_cancelled(&self, id: &str, ended: Option<Ended>) -> Result<Ended, Trouble> {
+        if let Some(ended) = ended {
             return Ok(ended);
         }
         self.cancel(id).await?;
-        match self.watch(id, Instant::now() + CANCEL_GRACE.min(self.client.config().deadline())).await? {
+        let poll = self.client.config().poll();
+        let until = Instant::now() + CANCEL_GRACE.min(self.client.config().deadline());
+        match self.watch(id, until, (http_peer::jittered(poll), poll)).await?.1 {
             Some(Ended::Failed(words)) => Ok(Ended::Cancelled(words)),
             Some(ended) => Ok(ended),
             None => {
@@ -70,32 +135,46 @@ impl Osm {
         }
     }
 
-    async fn watch(&self, id: &str, until: Instant) -> Result<Option<Ended>, Trouble> {
-        let first = self.client.config().poll();
-        let mut pause = first;
+    /// Looks, after a first pause and then others that grow; `None`: it was not over at `until`.
+    async fn watch(
+        &self,
+        id: &str,
+        until: Instant,
+        (mut next, mut pause): (Duration, Duration),
+    ) -> Result<(Seen, Option<Ended>), Trouble> {
+        let most = self.client.config().poll() * MAX_PAUSES;
         let bell = self.bells.of(id);
+        let mut seen = Seen::default();
         loop {
-            let pause_now = http_peer::jittered(pause).min(until.saturating_duration_since(Instant::now()));
+            let pause_now = next.min(until.saturating_duration_since(Instant::now()));
             // Rung or not, it is looked.
             let _ = timeout(pause_now, bell.heard()).await;
+            seen.looks += 1;
             match self
                 .client
                 .find::<Occurrence>(&Call::get(format!("{PATH}/{}", http_peer::segment(id))))
                 .await
             {
-                Ok(None) => return Ok(Some(Ended::Gone)),
-                Ok(Some(found)) => match state(&found.state) {
-                    OperationState::Processing => {}
-                    OperationState::Completed | OperationState::Partial => return Ok(Some(Ended::Done)),
-                    OperationState::Failed => return Ok(Some(Ended::Failed(words(&found)))),
-                },
+                Ok(None) => return Ok((seen, Some(Ended::Gone))),
+                Ok(Some(found)) => {
+                    let ended = match state(&found.state) {
+                        OperationState::Processing => None,
+                        OperationState::Completed | OperationState::Partial => Some(Ended::Done),
+                        OperationState::Failed => Some(Ended::Failed(words(&found))),
+                    };
+                    seen.last = Some(found);
+                    if ended.is_some() {
+                        return Ok((seen, ended));
+                    }
+                }
                 Err(e) if e.is_lost() || e.did_nothing() => {}
                 Err(e) => return Err(e.into()),
             }
             if Instant::now() >= until {
-                return Ok(None);
+                return Ok((seen, None));
             }
-            pause = (pause * 2).min(first * MAX_PAUSES);
+            next = http_peer::jittered(pause.min(most));
+            pause = (pause * 2).min(most);
         }
     }
 

@@ -7,6 +7,8 @@
 //! with our mark first (`userDefinedData`) and filled then: a record without content that carries our mark is the rest of
 //! a call that was cut off, and is filled or removed. Chunks are not used: the NBI loses the first when it refuses the second.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use mano::{NamedImage, ObservedPackage, PackageKind, PackageSpec, Removal};
 use reqwest::{Method, StatusCode};
@@ -79,17 +81,23 @@ impl Osm {
         }
     }
 
-    /// Packages of this descriptor id, and what a cut-off call of ours left; one call each.
-    async fn packages(&self, kind: PackageKind, id: &str) -> Result<Vec<Package>, Trouble> {
-        let by_id: Vec<Package> = self.client.ask(&Call::get(collection(kind)).query("id", id)).await?;
-        let found: Vec<Package> = by_id.into_iter().filter(|p| p.id == id).collect();
-        if !found.is_empty() {
-            return Ok(found);
-        }
+    /// Our packages of this descriptor id, and what a cut-off call of ours left; one call.
+    async fn ours(&self, kind: PackageKind, id: &str) -> Result<Vec<Package>, Trouble> {
         let marked = Call::get(collection(kind)).query("_admin.userDefinedData.mandate", mark::tag(kind, id));
         let marked: Vec<Package> = self.client.ask(&marked).await?;
         let ours = |p: &Package| mark::of_package(kind, p).is_some_and(|(of, _)| of == id);
-        Ok(marked.into_iter().filter(|p| p.id.is_empty() && ours(p)).collect())
+        let mut ours: Vec<Package> =
+            marked.into_iter().filter(|p| ours(p) && (p.id == id || p.id.is_empty())).collect();
+        // That with content first.
+        ours.sort_by_key(|p| p.id.is_empty());
+        Ok(ours)
+    }
+
+    /// Packages of these descriptor ids, anybody's; one call.
+    async fn named(&self, kind: PackageKind, ids: &[&str]) -> Result<Vec<Package>, Trouble> {
+        let all: Vec<Package> =
+            self.client.ask(&Call::get(collection(kind)).query("id", ids.join(","))).await?;
+        Ok(all.into_iter().filter(|p| ids.contains(&p.id.as_str())).collect())
     }
 
     /// SHA-256 of what OSM gives out; none when that is no archive: a descriptor that was uploaded by itself is given out as
@@ -133,7 +141,7 @@ impl Osm {
     /// One try; a lost answer is an error, and the next try finds out what came of it.
     pub(crate) async fn package_step(&self, spec: &PackageSpec) -> Result<ObservedPackage, Trouble> {
         let bytes = self.bytes(spec).await?;
-        let mut found = self.packages(spec.kind, &spec.id).await?;
+        let mut found = self.ours(spec.kind, &spec.id).await?;
         let rest = found.split_off(found.len().min(1));
         for extra in rest.iter().filter(|p| p.id.is_empty()) {
             self.client.delete(record(spec.kind, &extra.mano_id)).await?;
@@ -144,11 +152,19 @@ impl Osm {
             None => self.create(spec).await?,
         };
         if let Err(e) = self.fill(spec, &there, &bytes).await {
-            if !e.is_lost() {
-                // An empty record is of no use to anybody; what this leaves, the next call removes.
-                let _ = self.client.delete(record(spec.kind, &there)).await;
+            if e.is_lost() {
+                return Err(e);
             }
-            return Err(e);
+            // An empty record is of no use to anybody; what this leaves, the next call removes.
+            let _ = self.client.delete(record(spec.kind, &there)).await;
+            // Somebody else's of this id is in the way: it is taken as it is, or refused by name.
+            if !matches!(&e, Trouble::Api(e) if e.is_conflict()) {
+                return Err(e);
+            }
+            return match self.named(spec.kind, &[&spec.id]).await?.pop() {
+                Some(package) => self.replace(spec, package, &bytes).await,
+                None => Err(e),
+            };
         }
         self.verified(spec, &there, false).await
     }
@@ -218,10 +234,7 @@ impl Osm {
 
     pub(crate) async fn unpackage_step(&self, kind: PackageKind, id: &str) -> Result<Removal, Trouble> {
         let mut removal = Removal::Gone;
-        for package in self.packages(kind, id).await? {
-            if mark::of_package(kind, &package).is_none() {
-                continue;
-            }
+        for package in self.ours(kind, id).await? {
             match self.client.delete(record(kind, &package.mano_id)).await {
                 Err(e) if e.is_conflict() => removal = Removal::InUse,
                 other => other?,
@@ -241,27 +254,36 @@ impl Osm {
         Ok(all.into_iter().filter_map(ours).collect())
     }
 
-    /// The package of this id, if its digest is this one: by its mark, or when it is not ours by its bytes.
-    pub(crate) async fn used_package(
+    /// The packages of these ids, if their digests are these: by their marks, or when they are not ours by their bytes.
+    pub(crate) async fn used_packages(
         &self,
         kind: PackageKind,
-        id: &str,
-        digest: &Digest,
-    ) -> Result<Package, Trouble> {
-        let found = self.packages(kind, id).await?.into_iter().find(|p| !p.id.is_empty());
-        let Some(package) = found else {
-            return refuse("OSM_PACKAGE_ABSENT", format!("OSM has no {kind} {id}: ensure it first"));
-        };
-        let there = match mark::of_package(kind, &package) {
-            Some((_, digest)) => Some(digest),
-            None => self.digest_there(kind, &package.mano_id).await?,
-        };
-        match there == Some(*digest) {
-            true => Ok(package),
-            false => refuse(
-                "OSM_PACKAGE_ABSENT",
-                format!("OSM's {kind} {id} has {}, not {digest}: ensure it first", shown(there)),
-            ),
+        wanted: &BTreeMap<&str, Digest>,
+    ) -> Result<BTreeMap<String, Package>, Trouble> {
+        let ids: Vec<&str> = wanted.keys().copied().collect();
+        let mut out = BTreeMap::new();
+        for package in self.named(kind, &ids).await? {
+            let Some(digest) = wanted.get(package.id.as_str()) else { continue };
+            if out.contains_key(&package.id) {
+                continue;
+            }
+            let there = match mark::of_package(kind, &package) {
+                Some((_, digest)) => Some(digest),
+                None => self.digest_there(kind, &package.mano_id).await?,
+            };
+            if there != Some(*digest) {
+                let reason = format!(
+                    "OSM's {kind} {} has {}, not {digest}: ensure it first",
+                    package.id,
+                    shown(there)
+                );
+                return refuse("OSM_PACKAGE_ABSENT", reason);
+            }
+            out.insert(package.id.clone(), package);
+        }
+        match ids.iter().find(|id| !out.contains_key(**id)) {
+            None => Ok(out),
+            Some(id) => refuse("OSM_PACKAGE_ABSENT", format!("OSM has no {kind} {id}: ensure it first")),
         }
     }
 }

@@ -8,10 +8,7 @@
 //! Tests: `tests/traps.rs` has each trap, `tests/lost.rs` drops the answer of every call in turn, on the recorded behaviour;
 //! `tests/nbi.rs` on a real NBI.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::{collections::BTreeSet, time::Instant};
 
 use mano::{ObservedService, PackageKind, ServiceKey, ServiceSpec, ServiceState};
 use reqwest::Method;
@@ -50,6 +47,8 @@ fn path(id: &str) -> String {
 enum Round {
     /// Something: look again.
     Acted,
+    /// An operation, which ended so: nothing goes on with the service.
+    Ended(Box<Occurrence>),
     /// Nothing was left to do.
     Done(Box<ObservedService>),
 }
@@ -74,10 +73,11 @@ impl Osm {
         }
         let wanted = self.wanted(key, spec).await?;
         let until = Instant::now() + self.client.config().deadline();
-        let mut lost = 0;
+        let (mut lost, mut ended) = (0, None);
         for _ in 0..MAX_ROUNDS {
-            match self.round(&wanted, until).await {
+            match self.round(&wanted, until, ended.take()).await {
                 Ok(Round::Acted) => {}
+                Ok(Round::Ended(operation)) => ended = Some(*operation),
                 Ok(Round::Done(observed)) => return Ok(*observed),
                 Err(e) => self.settle(e, &mut lost).await?,
             }
@@ -103,15 +103,13 @@ impl Osm {
         let sites: BTreeSet<&str> = spec.members.values().map(|m| m.site.as_str()).collect();
         let reached = spec.links.values().flat_map(|l| l.sites.keys()).map(String::as_str);
         let accounts = self.accounts(sites.into_iter().chain(reached)).await?;
-        let nsd = self.used_package(PackageKind::Ns, &spec.nsd.id, &spec.nsd.digest).await?;
-        let mut vnfds = BTreeMap::new();
-        for member in spec.members.values() {
-            if !vnfds.contains_key(&member.vnfd.id) {
-                let package =
-                    self.used_package(PackageKind::Vnf, &member.vnfd.id, &member.vnfd.digest).await?;
-                vnfds.insert(member.vnfd.id.clone(), package);
-            }
-        }
+        let of_nsd = [(spec.nsd.id.as_str(), spec.nsd.digest)].into();
+        let mut nsds = self.used_packages(PackageKind::Ns, &of_nsd).await?;
+        let used = spec.members.values().map(|m| (m.vnfd.id.as_str(), m.vnfd.digest)).collect();
+        let vnfds = self.used_packages(PackageKind::Vnf, &used).await?;
+        let Some(nsd) = nsds.remove(&spec.nsd.id) else {
+            return refuse("OSM_PACKAGE_ABSENT", format!("OSM has no NSD {}: ensure it first", spec.nsd.id));
+        };
         if nsd.df.first().is_some_and(|df| df.id != spec.flavour) {
             let first = &nsd.df[0].id;
             return refuse(
@@ -127,21 +125,33 @@ impl Osm {
         Ok(Wanted { key, spec, found, request, mark: Mark::of(key, spec) })
     }
 
-    async fn round(&self, wanted: &Wanted<'_>, until: Instant) -> Result<Round, Trouble> {
+    /// One step; `ended` is the operation that the step before it was.
+    async fn round(
+        &self,
+        wanted: &Wanted<'_>,
+        until: Instant,
+        ended: Option<Occurrence>,
+    ) -> Result<Round, Trouble> {
         let records = self.services(Some(wanted.key)).await?;
         let Some((mark, record)) = self.only(wanted.key, records).await? else {
             let made: Made =
                 self.client.ask(&Call::post("nslcm/v1/ns_instances", &wanted.request.body)).await?;
             return self.instantiate(wanted, &made.id, until).await;
         };
-        let operations = self.operations(Some(&record.id)).await?;
+        let operations = match ended.filter(|o| o.service == record.id) {
+            Some(ended) => vec![ended],
+            None => self.operations(Some(&record.id)).await?,
+        };
         if let Some(running) = operations.iter().find(|o| o.runs()) {
             self.no_second(running, &operations).await?;
             let first = operations.iter().find(|o| o.kind == "instantiate");
             match first.is_some_and(|first| running.kind == "instantiate" && running.id != first.id) {
                 // One too many, cancelled: how it ends is no matter, what it leaves is seen by the next look.
                 true => drop(self.wait(&running.id, until).await?),
-                false => self.conclude(&running.kind, wanted.key, &running.id, until).await?,
+                false => {
+                    let ended = in_time(&running.kind, self.wait(&running.id, until).await)?;
+                    self.conclude(&running.kind, wanted.key, ended).await?;
+                }
             }
             return Ok(Round::Acted);
         }
@@ -166,11 +176,11 @@ impl Osm {
         let call = Call::post(format!("{}/instantiate", path(id)), &wanted.request.body);
         let made: Made = self.client.ask(&call).await?;
         let bell = self.bells.of(&made.id);
-        let ended = self.conclude("instantiate", wanted.key, &made.id, until).await;
+        let ended = self.carried_out("instantiate", wanted.key, &made.id, until).await;
         if !bell.rang() {
             self.not_told(nsd);
         }
-        ended.map(|()| Round::Acted)
+        ended
     }
 
     /// Starts an operation and waits for its end.
@@ -182,23 +192,25 @@ impl Osm {
         until: Instant,
     ) -> Result<Round, Trouble> {
         let made: Made = self.client.ask(call).await?;
-        self.conclude(kind, key, &made.id, until).await?;
-        Ok(Round::Acted)
+        self.carried_out(kind, key, &made.id, until).await
     }
 
-    /// Waits for an operation; one that fails to build the service is unwound in OSM before that is said.
-    async fn conclude(
+    /// Waits for an operation of ours that began just now.
+    async fn carried_out(
         &self,
         kind: &str,
         key: &ServiceKey,
         operation: &str,
         until: Instant,
-    ) -> Result<(), Trouble> {
-        let ended = match self.wait(operation, until).await {
-            // To ask again would be to wait as long again. Taking it back waits too, for as long as it takes.
-            Err(e) if kind == "instantiate" => return Err(e.over()),
-            other => other?,
-        };
+    ) -> Result<Round, Trouble> {
+        let (ended, last) = in_time(kind, self.wait_begun(kind, operation, until).await)?;
+        let whole = ended == Ended::Done;
+        self.conclude(kind, key, ended).await?;
+        Ok(last.filter(|_| whole).map_or(Round::Acted, |o| Round::Ended(Box::new(o))))
+    }
+
+    /// What came of an operation; one that fails to build the service is unwound in OSM before that is said.
+    async fn conclude(&self, kind: &str, key: &ServiceKey, ended: Ended) -> Result<(), Trouble> {
         let error = match ended {
             Ended::Done | Ended::Gone => return Ok(()),
             Ended::Failed(words) => failed(kind, &self.explained(words, key).await),
@@ -370,7 +382,7 @@ impl Osm {
             // It is not instantiated (any more), or gone: the next look tells.
             Err(e) if e.is_conflict() || e.is_absent() => Ok(false),
             Err(e) => Err(e.into()),
-            Ok(made) => self.wait(&made.id, until).await.map(|_| false),
+            Ok(made) => self.wait_begun("terminate", &made.id, until).await.map(|_| false),
         }
     }
 
@@ -385,6 +397,12 @@ impl Osm {
             other => Ok(other?),
         }
     }
+}
+
+/// Of an instantiation that does not end: to ask again would be to wait as long again. Taking it back waits too, for as long as it
+/// takes.
+fn in_time<T>(kind: &str, waited: Result<T, Trouble>) -> Result<T, Trouble> {
+    waited.map_err(|e| if kind == "instantiate" { e.over() } else { e })
 }
 
 fn differs(there: &Mark, wanted: &Mark) -> String {

@@ -24,19 +24,11 @@ use crate::{
 const NOVA: Service = Service::Compute;
 
 impl Site {
-    /// The ports of a server, and those of the instance that were unplugged and not plugged again.
-    pub(crate) async fn adopted_ports(
-        &self,
-        key: &ObjectKey,
-        spec: &ComputeSpec,
-        server: &str,
-    ) -> Result<Vec<Port>, CloudError> {
-        let mut ports: Vec<Port> = self.own("ports", &[("device_id", server)]).await?;
-        if spec.ports.iter().any(|p| p.trusted) && ports.len() < spec.ports.len() {
-            let loose = self.own::<Port>("ports", &[("description", self.marks.of(key).as_str())]).await?;
-            ports.extend(loose.into_iter().filter(|p| p.device_id.is_empty()));
-        }
-        Ok(ports)
+    /// The ports of a server, and of the marked ones without a server those that were unplugged and not plugged again.
+    pub(crate) fn with_loose(spec: &ComputeSpec, has: &[Port], marked: &[Port]) -> Vec<Port> {
+        let some = spec.ports.iter().any(|p| p.trusted) && has.len() < spec.ports.len();
+        let loose = marked.iter().filter(|p| some && p.device_id.is_empty());
+        has.iter().chain(loose).cloned().collect()
     }
 
     /// What guards the connection points of an instance that is about to be marked.

@@ -23,6 +23,8 @@ pub(crate) struct Server {
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
     #[serde(default)]
+    pub tags: Vec<String>,
+    #[serde(default)]
     pub fault: Option<ServerFault>,
     #[serde(default)]
     pub flavor: ServerFlavor,
@@ -70,6 +72,22 @@ pub(crate) struct ServerFlavor {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Identified {
     pub id: String,
+}
+
+/// A volume of `volumes/detail`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Volume {
+    pub id: String,
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub status: String,
+    #[serde(default)]
+    pub size: u32,
+    #[serde(default)]
+    pub created_at: String,
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// A flavor of `flavors/detail`.

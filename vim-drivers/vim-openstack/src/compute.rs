@@ -20,7 +20,7 @@ use crate::{
     error::CloudError,
     flavor::Content,
     marks,
-    observe::View,
+    observe::{View, named},
     port::Wanted,
     security::{Guards, Tied, ties},
     server::Order,
@@ -121,14 +121,24 @@ impl Site {
     ) -> Result<Observed, CloudError> {
         let want = Want::new(key, spec)?;
         let wanted = self.wanted(spec).await?;
+        self.ensure_found(&want, &wanted, None).await
+    }
+
+    /// The same from what was found just now; `None`: looks first.
+    pub(crate) async fn ensure_found(
+        &self,
+        want: &Want<'_>,
+        wanted: &[Wanted<'_>],
+        mut found: Option<Found>,
+    ) -> Result<Observed, CloudError> {
         for _ in 0..MAX_TURNS {
-            match self.turn(&want, &wanted).await {
+            match self.turn(want, wanted, found.take()).await {
                 Ok(Turn::Again) => {}
                 Ok(Turn::Done(observed)) => return Ok(*observed),
-                Err(error) => return Err(self.unwound(&want, error).await),
+                Err(error) => return Err(self.unwound(want, error).await),
             }
         }
-        let server = self.find_server(key).await?;
+        let server = self.find_server(want.key).await?;
         Err(CloudError::ServerBusy {
             id: server.as_ref().map_or_else(String::new, |s| s.id.clone()),
             status: server.as_ref().map_or_else(|| "absent".to_owned(), |s| s.status.clone()),
@@ -149,8 +159,16 @@ impl Site {
         error
     }
 
-    async fn turn(&self, want: &Want<'_>, wanted: &[Wanted<'_>]) -> Result<Turn, CloudError> {
-        let found = self.find(want.key).await?;
+    async fn turn(
+        &self,
+        want: &Want<'_>,
+        wanted: &[Wanted<'_>],
+        found: Option<Found>,
+    ) -> Result<Turn, CloudError> {
+        let found = match found {
+            Some(found) => found,
+            None => self.find(want.key).await?,
+        };
         let Some(server) = &found.server else { return self.make(want, wanted, &found.ports).await };
         let verdict = states::verdict(&server.status, server.task.as_deref());
         match verdict.ensure {
@@ -248,12 +266,13 @@ impl Site {
         let tied = self.clean(want, ports).await?;
         let ports = if tied { Vec::new() } else { ports.to_vec() };
         let guards = self.make_guards(want.key, want.spec).await?;
+        let volumes = self.wanted_volumes(want, None).await?;
         let content = Content::of(want.spec, held.disk_gib);
         // Both are heard to the end: a port whose making is given up on the way would come when nobody looks for it any more.
         let made = join(self.ensure_ports(want.key, wanted, &ports, &guards), self.flavor(&content)).await;
         let (ports, (flavor, using)) = (made.0?, made.1?);
         self.ensure_trunks(want.key, want.spec, &ports, &Tied::default()).await?;
-        let order = Order { want, held: &held, ports: &ports, flavor, using };
+        let order = Order { want, held: &held, ports: &ports, volumes: &volumes, flavor, using };
         let Some(id) = self.order(order).await? else { return Ok(Turn::Again) };
         let server = self.built(want, &id).await?;
         self.finish(want, wanted, &server, self.find_ports(want.key).await?).await
@@ -275,6 +294,18 @@ impl Site {
         self.drop_ports(&all).await?;
         self.drop_after_ports(&tied).await?;
         Ok(true)
+    }
+
+    /// The volumes of an instance, there or made.
+    async fn wanted_volumes(
+        &self,
+        want: &Want<'_>,
+        server: Option<&Server>,
+    ) -> Result<BTreeMap<String, String>, CloudError> {
+        match want.spec.volumes.as_slice() {
+            [] => Ok(BTreeMap::new()),
+            some => self.ensure_volumes(want.key, some, server).await,
+        }
     }
 
     async fn replace(&self, want: &Want<'_>, server: &Server) -> Result<Turn, CloudError> {
@@ -301,6 +332,11 @@ impl Site {
             .filter(|p| !p.is_subport_of(ports) && !matched.values().any(|m| m.id == p.id))
             .collect();
         self.drop_ports(&extra).await?;
+        let volumes = self.wanted_volumes(want, Some(server)).await?;
+        if self.attach_volumes(server, &volumes).await? {
+            self.settled(server, &self.rebuilds).await?;
+            return Ok(Turn::Again);
+        }
         if !want.booted(server) {
             self.reconfigure(want, server).await?;
             return Ok(Turn::Again);
@@ -392,7 +428,12 @@ impl Site {
             None => None,
         };
         let networks = wanted.iter().map(|w| (w.network.id.clone(), (w.spec.network.clone(), w.network.mtu)));
-        let view = View { networks: networks.collect(), floating, group, image: Some(want.spec.image) };
+        let volumes = match want.spec.volumes.is_empty() {
+            true => BTreeMap::new(),
+            false => named(&self.volumes_of(want.key).await?),
+        };
+        let image = Some(want.spec.image);
+        let view = View { networks: networks.collect(), floating, group, image, volumes };
         let ports: Vec<&Port> = matched.values().copied().collect();
         Ok(Turn::Done(Box::new(Observed::Compute(view.compute(server, &ports)))))
     }

@@ -21,6 +21,7 @@ use vim::{
 };
 
 use crate::{
+    adopt::Looked,
     client::{Call, Calls, Client, Service},
     cloud::{Network, Port, Server},
     error::CloudError,
@@ -82,12 +83,15 @@ pub(crate) struct Site {
     pub inventories: Inventories,
     pub sha512: crate::image::Hashes,
     pub looks: Looks,
+    pub adopting: Looked,
     pub servers: Gather<Server>,
     pub ports: Gather<Port>,
+    pub networks: Gather<Network>,
     pub boots: Learned,
     pub rebuilds: Learned,
     pub bindings: Learned,
     pub deletions: Learned,
+    pub volume_waits: Learned,
 }
 
 /// What every cloud has that this driver speaks with.
@@ -156,12 +160,15 @@ impl Site {
             inventories: Inventories::default(),
             sha512: crate::image::Hashes::default(),
             looks: Looks::default(),
+            adopting: Looked::default(),
             servers: Gather::default(),
             ports: Gather::default(),
+            networks: Gather::default(),
             boots: Learned::default(),
             rebuilds: Learned::default(),
             bindings: Learned::default(),
             deletions: Learned::default(),
+            volume_waits: Learned::default(),
         })
     }
 
@@ -211,7 +218,7 @@ impl Site {
     /// What the cloud has of what a descriptor may ask for.
     pub(crate) async fn features(&self) -> Result<BTreeSet<Feature>, CloudError> {
         let extensions = self.extensions().await?;
-        let volumes = self.client.has(&["block-storage", "volumev3"]).await?;
+        let volumes = self.client.has(&[Service::Volume]).await?;
         let has = |feature: &Feature| match feature {
             Feature::SrIov | Feature::PciPassthrough => extensions.contains("binding"),
             Feature::ProviderNetworks => extensions.contains("provider"),
@@ -241,6 +248,7 @@ impl Site {
 
     async fn ensure(&self, key: &ObjectKey, spec: &Spec) -> Result<Observed, CloudError> {
         let _key = self.key_lock(key).lock().await;
+        self.adopting.forget(key.service());
         if key.service() == Stray::SERVICE {
             return Err(CloudError::BadSpec {
                 problem: format!("`{}` is no service's name", Stray::SERVICE),
@@ -261,6 +269,7 @@ impl Site {
 
     async fn remove(&self, key: &ObjectKey, kind: Kind) -> Result<(), CloudError> {
         let _key = self.key_lock(key).lock().await;
+        self.adopting.forget(key.service());
         if key.service() == Stray::SERVICE {
             // A flavor, by its id: nothing else is found without a key.
             let id = key.as_str().trim_start_matches(Stray::SERVICE).trim_start_matches('/');
@@ -277,13 +286,19 @@ impl Site {
         let mut out = BTreeMap::new();
         for one in found {
             let _key = self.key_lock(&one.key).lock().await;
-            out.insert(one.key.clone(), self.adopt_one(one).await?);
+            let taken = self.adopt_one(one).await;
+            if taken.is_err() {
+                // Whoever tries again is to see what came of it.
+                self.adopting.forget(one.key.service());
+            }
+            out.insert(one.key.clone(), taken?);
         }
         Ok(out)
     }
 
     async fn isolate(&self, key: &ObjectKey, on: bool) -> Result<(), CloudError> {
         let _key = self.key_lock(key).lock().await;
+        self.adopting.forget(key.service());
         self.isolate_compute(key, on).await
     }
 }

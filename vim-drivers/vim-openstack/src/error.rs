@@ -53,6 +53,8 @@ pub(crate) enum CloudError {
     NotBound { port: String, host: String, vif_type: String },
     #[error("port {port} is attached to {other}, which is not ours: detach it, or use another key")]
     PortTaken { port: String, other: String },
+    #[error("volume {name} is `{status}`: cinder could not make it, or is still at it; see its log")]
+    VolumeFailed { name: String, status: String },
     #[error("no artifact has {digest}: push the package that holds this image, then ask again")]
     ImageUnknown { digest: Digest },
     #[error("the artifact for {digest} has {found}: it was changed on disk; push the package again")]
@@ -125,6 +127,7 @@ impl CloudError {
             Self::RemoveStuck { .. } => ("REMOVE_STUCK", Unknown),
             Self::NotBound { .. } => ("PORT_NOT_BOUND", Elsewhere),
             Self::PortTaken { .. } => ("PORT_TAKEN", Escalate),
+            Self::VolumeFailed { .. } => ("VOLUME_FAILED", Elsewhere),
             Self::ImageUnknown { .. } => ("IMAGE_UNKNOWN", Compensate),
             Self::ImageDigest { .. } => ("IMAGE_DIGEST", Compensate),
             Self::ImageChanged { .. } => ("IMAGE_CHANGED", Retry),

@@ -1,16 +1,22 @@
 //! What many look for at once is asked for together: one list for all keys that were asked about while the list before was on
 //! its way.
 //!
-//! Nobody waits for company: who asks alone is asked for at once. What is answered was always asked after it was wanted.
+//! Who asks first waits a moment for company ([`COMPANY`]): steps that an engine begins together ask within it. What is answered was
+//! always asked after it was wanted.
 //! Tests: below; the scenario `many_servers` counts the calls on a real cloud.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 use vim::ObjectKey;
 
 use crate::error::CloudError;
 
+/// A list takes twenty times that and more.
+const COMPANY: Duration = Duration::from_millis(4);
 /// Keys in one list: their marks are in its URL, of 250 characters each at most, and proxies cut it at 8 KiB.
 const MOST: usize = 16;
 
@@ -54,6 +60,7 @@ impl<T: Clone> Gather<T> {
                     self.waiting(|w| w.push((key.clone(), sender)));
                 }
             }
+            tokio::time::sleep(COMPANY).await;
             // Ours is among them, or its turn comes.
             let some = self.waiting(|w| w.drain(..w.len().min(MOST)).collect::<Vec<_>>());
             let mut keys: Vec<ObjectKey> = some.iter().map(|(key, _)| key.clone()).collect();

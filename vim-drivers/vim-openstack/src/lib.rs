@@ -1,4 +1,4 @@
-//! OpenStack as a VIM: keystone, nova, neutron, glance and placement, up to Yoga.
+//! OpenStack as a VIM: keystone, nova, neutron, glance, placement and, where it is there, cinder, up to Yoga.
 //!
 //! An [`OpenStackVim`] drives one *site*: a project of a cloud. Truth is the cloud's: everything is read back from it, and what is
 //! remembered here only saves calls. Everything made carries the mark of one *home* and the object's key, set by the call that
@@ -33,6 +33,7 @@
 //! | `REMOVE_STUCK` | Unknown | not deleted within `delete_timeout_s` |
 //! | `PORT_NOT_BOUND` | Elsewhere | `binding_failed` |
 //! | `PORT_TAKEN` | Escalate | a port of ours is attached to what is not ours |
+//! | `VOLUME_FAILED` | Elsewhere | cinder could not make a volume, or does not come to an end with it |
 //! | `IMAGE_UNKNOWN` | Compensate | no artifact has the digest |
 //! | `IMAGE_DIGEST` | Compensate | the artifact's bytes are others |
 //! | `IMAGE_CHANGED` | Retry | glance's hash is not that of what was sent |
@@ -83,6 +84,7 @@ mod settings;
 mod states;
 mod sweep;
 mod userdata;
+mod volume;
 mod wait;
 
 pub use client::{ApiError, Call, Calls, Client, Fault, Microversion, Service};

@@ -5,6 +5,7 @@
 //! | network, subnet, port, security group, QoS policy, trunk, floating IP | `description`: `mandate:<home>:<key>` | yes |
 //! | server | `metadata` (`mandate.home`, `mandate.key`, …) and the tag `mandate-<home>`, by which servers are listed | yes |
 //! | image | properties `mandate_home`, `mandate_digest`; a tag `mandate:<home>:<key>` for each key that refers to it, slashes as `~` | yes; tags are set one by one |
+//! | volume | `metadata` (`mandate.home`, `mandate.key`, `mandate.volume`) | yes |
 //! | server group | its name: `mandate:<home>:<key>` | yes |
 //! | flavor | its id, `mandate-<home>-<digest of its content>`, which is also its name | yes |
 //!
@@ -23,6 +24,10 @@ pub(crate) const IMAGE: &str = "mandate.image";
 pub(crate) const CONFIGURATION: &str = "mandate.configuration";
 /// Digest of the specification without image and configuration.
 pub(crate) const SHAPE: &str = "mandate.shape";
+/// How many volumes a server has from us.
+pub(crate) const VOLUMES: &str = "mandate.volumes";
+/// Of a volume: its name in the descriptor.
+pub(crate) const VOLUME: &str = "mandate.volume";
 /// Its traffic is cut.
 pub(crate) const ISOLATED: &str = "mandate.isolated";
 /// A MANO made it: its MAC addresses are taken as they are.

@@ -55,6 +55,22 @@ impl Site {
         })
     }
 
+    /// Changes one of neutron's resources; as it is then.
+    pub(crate) async fn put_and_read<T: serde::de::DeserializeOwned>(
+        &self,
+        resource: &str,
+        id: &str,
+        member: &str,
+        body: Value,
+    ) -> Result<T, ApiError> {
+        let call = Call::new(NEUTRON, Method::PUT, format!("{resource}/{id}")).json(&json!({ member: body }));
+        let mut answer: Value = self.client.ask(&call).await?;
+        serde_json::from_value(answer[member].take()).map_err(|e| {
+            let problem = e.to_string();
+            ApiError::new(format!("neutron PUT {resource}"), crate::client::Fault::Unreadable { problem })
+        })
+    }
+
     pub(crate) async fn put(
         &self,
         resource: &str,
@@ -89,7 +105,13 @@ impl Site {
     /// The network that was made for a link. Of two, which a call makes that was carried out long after it was given up, always
     /// the same one; the other goes, unless somebody is on it.
     async fn made_link(&self, key: &ObjectKey) -> Result<Option<Network>, CloudError> {
-        let mut found: Vec<Network> = self.own("networks", &[("description", &self.marks.of(key))]).await?;
+        let list = |keys: Vec<ObjectKey>| async move {
+            let marks: Vec<String> = keys.iter().map(|k| self.marks.of(k)).collect();
+            let filter: Vec<(&str, &str)> = marks.iter().map(|m| ("description", m.as_str())).collect();
+            self.own("networks", &filter).await
+        };
+        let of = |n: &Network, key: &ObjectKey| n.description == self.marks.of(key);
+        let mut found = self.networks.find(key, list, of).await?;
         // That with subnets, which was gone on with.
         found.sort_by(|a, b| (a.subnets.is_empty(), &a.id).cmp(&(b.subnets.is_empty(), &b.id)));
         let first = (!found.is_empty()).then(|| found.remove(0));

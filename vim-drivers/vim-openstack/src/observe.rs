@@ -17,7 +17,7 @@ use vim::{
 
 use crate::{
     client::{Call, Service},
-    cloud::{Image, Marked, Network, Port, Server, ServerGroup},
+    cloud::{Image, Marked, Network, Port, Server, ServerGroup, Volume},
     compute::service_tag,
     driver::Site,
     error::CloudError,
@@ -36,6 +36,8 @@ pub(crate) struct View {
     /// By names of connection points.
     pub floating: BTreeMap<String, IpAddr>,
     pub group: Option<GroupState>,
+    /// Names of volumes by cinder's ids.
+    pub volumes: BTreeMap<String, String>,
     /// Digest of the image it was made from, when it is known to be that one.
     pub image: Option<Digest>,
 }
@@ -50,7 +52,10 @@ impl View {
             ports.iter().map(|p| (p.name.clone(), self.link(server, p, cut))).collect();
         let down = ports.iter().all(|p| !p.admin_state_up);
         let passes = links.values().all(|l| l.up);
-        let state = match (runs, cut) {
+        let has = server.volumes.iter().filter(|v| self.volumes.contains_key(&v.id)).count();
+        let whole = server.mark(marks::VOLUMES).parse::<usize>().is_ok_and(|n| has >= n)
+            || server.mark(marks::VOLUMES).is_empty();
+        let state = match (runs && whole, cut) {
             (_, true) if down => ComputeState::Isolated,
             (true, false) if passes => ComputeState::Active,
             _ => ComputeState::Down,
@@ -94,6 +99,11 @@ impl View {
         }
     }
 
+    /// A volume's name in the descriptor; of others, which number it is.
+    fn volume(&self, number: usize, id: &str) -> String {
+        self.volumes.get(id).cloned().unwrap_or_else(|| number.to_string())
+    }
+
     fn whereabouts(&self, server: &Server) -> Whereabouts {
         Whereabouts {
             id: server.id.clone(),
@@ -101,9 +111,19 @@ impl View {
             zone: server.zone.clone().unwrap_or_default(),
             flavor: server.flavor.original_name.clone(),
             group: self.group.clone(),
-            volumes: server.volumes.iter().enumerate().map(|(n, v)| (n.to_string(), v.id.clone())).collect(),
+            volumes: server
+                .volumes
+                .iter()
+                .enumerate()
+                .map(|(n, v)| (self.volume(n, &v.id), v.id.clone()))
+                .collect(),
         }
     }
+}
+
+/// Names in the descriptor by cinder's ids.
+pub(crate) fn named(volumes: &[Volume]) -> BTreeMap<String, String> {
+    volumes.iter().map(|v| (v.id.clone(), v.mark(marks::VOLUME).to_owned())).collect()
 }
 
 /// The image of a server by its own mark; one that it was not made from is another.
@@ -122,6 +142,7 @@ struct Look {
     groups: Vec<ServerGroup>,
     security: Vec<Marked>,
     others: [Vec<Marked>; 3],
+    volumes: Vec<Volume>,
     /// Ids of ours; only when everything is looked at.
     flavors: Vec<String>,
 }
@@ -178,13 +199,17 @@ impl Site {
             self.own::<Network>("networks", &[]),
             self.images(None),
         );
-        let second =
-            futures::future::try_join3(self.groups(), self.own::<Marked>("security-groups", &[]), others);
-        let ((servers, ports, networks, images), (groups, security, (others, flavors))) =
+        let second = futures::future::try_join4(
+            self.groups(),
+            self.own::<Marked>("security-groups", &[]),
+            others,
+            self.volumes(),
+        );
+        let ((servers, ports, networks, images), (groups, security, (others, flavors), volumes)) =
             futures::future::try_join(first, second).await?;
         let [a, b, c] = <[Vec<Marked>; 3]>::try_from(others)
             .map_err(|_| CloudError::Internal("a list is missing".into()))?;
-        Ok(Look { servers, ports, networks, images, groups, security, others: [a, b, c], flavors })
+        Ok(Look { servers, ports, networks, images, groups, security, others: [a, b, c], volumes, flavors })
     }
 
     /// Networks that links of ours use and that are not ours: those of the project are known already.
@@ -280,7 +305,7 @@ impl Site {
         let floating = ports.iter().filter_map(address).collect();
         let group = look.groups.iter().find(|g| g.members.contains(&server.id));
         let group = group.map(|g| state_of(g, &look.servers));
-        let view = View { networks, floating, group, image: None };
+        let view = View { networks, floating, group, image: None, volumes: named(&look.volumes) };
         Observed::Compute(view.compute(server, &ports))
     }
 
@@ -315,6 +340,12 @@ impl Site {
         for (one, what) in tied.chain(others) {
             if let Some(key) = self.marks.read(&one.description).filter(|k| !has(k, Kind::Compute)) {
                 stray(key, Kind::Compute, what, one.id.clone());
+            }
+        }
+        for volume in &look.volumes {
+            let key = ObjectKey::new(volume.mark(marks::KEY)).ok().filter(|k| !has(k, Kind::Compute));
+            if let Some(key) = key {
+                stray(key, Kind::Compute, "volume", volume.id.clone());
             }
         }
         // A server's order may be under way: whoever removes a flavor looks again whether it is used.

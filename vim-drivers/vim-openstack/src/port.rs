@@ -93,6 +93,24 @@ impl Wanted<'_> {
         out
     }
 
+    /// What of that is to be changed; `None`: nothing.
+    pub(crate) fn changes(&self, port: &Port, guards: &Guards, up: bool) -> Option<Map<String, Value>> {
+        if self.settled(port, guards, up) {
+            return None;
+        }
+        let mut body = self.changeable(guards, up);
+        if self.spec.security == PortSecurity::Default && port.port_security_enabled != self.guarded() {
+            body.insert("port_security_enabled".into(), json!(self.guarded()));
+        }
+        if self.spec.address_pairs.is_empty() && !port.allowed_address_pairs.is_empty() {
+            body.insert("allowed_address_pairs".into(), json!([]));
+        }
+        if port.qos_policy_id.is_some() && !guards.policies.contains_key(&self.spec.name) {
+            body.insert("qos_policy_id".into(), Value::Null);
+        }
+        Some(body)
+    }
+
     fn document(&self, mark: &str, guards: &Guards, up: bool) -> Value {
         let mut out = self.changeable(guards, up);
         out.insert("network_id".into(), json!(self.network.id));
@@ -254,19 +272,7 @@ impl Site {
         let mut changes = Vec::new();
         for one in wanted {
             let Some(port) = matched.get(&one.spec.name) else { continue };
-            if one.settled(port, guards, up) {
-                continue;
-            }
-            let mut body = one.changeable(guards, up);
-            if one.spec.security == PortSecurity::Default && port.port_security_enabled != one.guarded() {
-                body.insert("port_security_enabled".into(), json!(one.guarded()));
-            }
-            if one.spec.address_pairs.is_empty() && !port.allowed_address_pairs.is_empty() {
-                body.insert("allowed_address_pairs".into(), json!([]));
-            }
-            if port.qos_policy_id.is_some() && !guards.policies.contains_key(&one.spec.name) {
-                body.insert("qos_policy_id".into(), Value::Null);
-            }
+            let Some(body) = one.changes(port, guards, up) else { continue };
             changes.push(async move { self.put("ports", &port.id, "port", Value::Object(body)).await });
         }
         let changed = !changes.is_empty();

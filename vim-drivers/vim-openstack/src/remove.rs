@@ -19,6 +19,7 @@ impl Site {
         for server in &servers {
             self.delete_server(server).await?;
         }
+        self.drop_volumes(key).await?;
         self.drop_before_ports(&tied).await?;
         let ours = |p: &&Port| {
             !p.device_owner.starts_with("compute:") || servers.iter().any(|s| s.id == p.device_id)

@@ -2,7 +2,7 @@
 //!
 //! Tests: below; the scenarios on a real cloud.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -36,6 +36,8 @@ pub(crate) struct Order<'a> {
     pub held: &'a Held,
     /// In the order of the specification.
     pub ports: &'a [Port],
+    /// By their names in the descriptor.
+    pub volumes: &'a BTreeMap<String, String>,
     pub flavor: String,
     /// Keeps the flavor from being deleted until the order is accepted.
     pub using: RwLockReadGuard<'a, ()>,
@@ -139,7 +141,8 @@ impl Site {
         if let Some(host) = &spec.host {
             server["host"] = json!(host);
         }
-        if !spec.volumes.is_empty() {
+        if !order.volumes.is_empty() {
+            server["metadata"][marks::VOLUMES] = json!(order.volumes.len().to_string());
             server["block_device_mapping_v2"] = disks(order);
         }
         let hints = group.map_or_else(|| json!({}), |g| json!({ "group": g.id }));
@@ -309,16 +312,16 @@ impl Site {
     }
 }
 
-/// The root disk from the image, and the others empty, made and deleted with the server by nova.
+/// The root disk from the image, and the volumes, which outlive the server.
 fn disks(order: &Order<'_>) -> Value {
     let root = json!({
         "boot_index": 0, "uuid": order.held.id, "source_type": "image", "destination_type": "local",
         "delete_on_termination": true,
     });
-    let others = order.want.spec.volumes.iter().map(|v| {
+    let others = order.volumes.values().map(|id| {
         json!({
-            "boot_index": -1, "source_type": "blank", "destination_type": "volume", "volume_size": v.size_gib,
-            "delete_on_termination": true, "tag": v.name,
+            "boot_index": -1, "uuid": id, "source_type": "volume", "destination_type": "volume",
+            "delete_on_termination": false,
         })
     });
     std::iter::once(root).chain(others).collect()

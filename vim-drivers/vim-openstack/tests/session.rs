@@ -255,7 +255,7 @@ async fn the_microversion_is_asked_once_and_said_each_time() {
     assert!(said.iter().all(|(_, _, h)| h["OpenStack-API-Version"] == "compute 2.90"));
     let error = client.tell(&create().least(Microversion(2, 96))).await.unwrap_err().to_string();
     assert!(error.contains("needs microversion 2.96, the service speaks 2.90"), "{error}");
-    assert_eq!(client.calls().0, [1, 3, 0, 0, 0], "keystone once, nova three times");
+    assert_eq!(client.calls().0, [1, 3, 0, 0, 0, 0], "keystone once, nova three times");
 }
 
 #[tokio::test]

@@ -9,10 +9,11 @@ use lcm::{
     operation::{Failure, StepResult, Then},
 };
 use ledger_contract::{evidence::objectives, intent::Sla};
-use mano::{Mano, ServiceKey};
+use mano::{Mano, ServiceKey, VimObject};
 use trust::Digest;
 use vim::{
-    Adoption, CaptureSpec, DriverError, Kind, ObjectKey, Observed, Scope, Spec, VimDriver, VnfControl,
+    Adoption, CaptureSpec, Disposition, DriverError, Kind, ObjectKey, Observed, Scope, Spec, VimDriver,
+    VnfControl,
 };
 
 use super::now;
@@ -25,6 +26,8 @@ pub(super) struct Ports {
     pub(super) control: Arc<dyn VnfControl>,
     /// Who makes the service's instances, when we do not.
     pub(super) mano: Option<Arc<dyn Mano>>,
+    /// Where it said that it made this one, in a step that this one comes after.
+    pub(super) told: Option<VimObject>,
     /// Where captures are kept.
     pub(super) artifacts: ArtifactStore,
 }
@@ -132,8 +135,16 @@ async fn orchestrated(mano: &dyn Mano, action: &Action) -> Result<StepResult, Fa
     Ok(StepResult::Service { service: Box::new(service.map_err(DriverErrorOf)?) })
 }
 
-/// Takes an instance that the MANO made for ours, and reads it back from the VIM: the MANO's word is not the truth.
+/// Takes an instance that the MANO made for ours, and reads it back from the VIM: the MANO's word is not the truth. What it said
+/// when it made the service does, unless the VIM knows no such instance: then it is asked again.
 async fn adopted(ports: &Ports, mano: &dyn Mano, key: &ObjectKey, spec: &Spec) -> Result<Observed, Failure> {
+    let mut refused = None;
+    if let Some(told) = &ports.told {
+        match adopt(ports, key, spec, &told.id).await {
+            Err(e) if e.disposition == Disposition::Compensate => refused = Some(e),
+            other => return Ok(other.map_err(DriverErrorOf)?),
+        }
+    }
     let service = ServiceKey::of(key);
     let found = mano.observe(&mano::Scope::Service(service.clone())).await.map_err(DriverErrorOf)?;
     let places = found.services.get(&service).and_then(|s| s.objects.get(key));
@@ -141,10 +152,24 @@ async fn adopted(ports: &Ports, mano: &dyn Mano, key: &ObjectKey, spec: &Spec) -
         let detail = format!("the MANO does not say that it made {key} at site {}", ports.site);
         return Err(failure("NOT_MADE", detail, Then::Retry));
     };
-    let adoption = Adoption { key: key.clone(), spec: spec.clone(), id: place.id.clone() };
-    let mut taken = ports.vim.adopt(&[adoption]).await.map_err(DriverErrorOf)?;
-    let lost = || failure("NOT_MADE", format!("{} is not there as {key}", place.id), Then::Retry);
-    taken.remove(key).ok_or_else(lost)
+    match refused {
+        Some(e) if ports.told.as_ref().is_some_and(|told| told.id == place.id) => {
+            Err(DriverErrorOf(e).into())
+        }
+        _ => Ok(adopt(ports, key, spec, &place.id).await.map_err(DriverErrorOf)?),
+    }
+}
+
+async fn adopt(ports: &Ports, key: &ObjectKey, spec: &Spec, id: &str) -> Result<Observed, DriverError> {
+    let adoption = Adoption { key: key.clone(), spec: spec.clone(), id: id.to_owned() };
+    let mut taken = ports.vim.adopt(&[adoption]).await?;
+    taken.remove(key).ok_or_else(|| DriverError {
+        key: key.to_string(),
+        operation: "adopt".into(),
+        code: "NOT_MADE".into(),
+        reason: format!("{id} is not there as {key}"),
+        disposition: Disposition::Retry,
+    })
 }
 
 /// Does the VIM know nothing of it, not even a part? Then there is no traffic to cut.

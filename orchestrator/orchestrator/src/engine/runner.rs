@@ -8,11 +8,12 @@ use std::{
 
 use lcm::{
     Action, Command, Event, NsRecord, Operation, Plan,
-    operation::{Authority, Failure, StepResult},
+    operation::{Authority, Failure, StepResult, StepState},
     placement::Site,
     planner::{self, Catalogue, Input, Manager, Prices, Wan},
 };
 use ledger_contract::{Intent, IntentKind, records::Grant};
+use mano::VimObject;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     task::JoinSet,
@@ -183,6 +184,8 @@ impl Engine {
             vim: s.vim.clone(),
             control: s.control.clone(),
             mano: self.mano.clone().filter(|_| managed),
+            // Once: what failed may have failed because it is so no more.
+            told: if attempt == 1 && !undo { told(operation, id) } else { None },
             artifacts: self.artifacts.clone(),
         });
         let least = self.config.limits.step_timeout_s;
@@ -288,6 +291,21 @@ impl Engine {
     }
 }
 
+/// What a MANO said, in a step that this one needs, of the instance that this one is about.
+fn told(operation: &Operation, id: u32) -> Option<VimObject> {
+    let step = operation.step(id)?;
+    let Action::Ensure { key, .. } = &step.action else { return None };
+    let site = operation.plan.as_ref()?.site_of(step);
+    let said = step.needs.iter().rev().find_map(|before| match operation.step_state(*before) {
+        Some(StepState::Done(result)) => match &**result {
+            StepResult::Service { service } => service.objects.get(key),
+            _ => None,
+        },
+        _ => None,
+    });
+    said?.iter().find(|o| o.site == site).cloned()
+}
+
 /// What an intent is planned from.
 pub(super) struct Survey {
     before: Option<NsRecord>,
@@ -325,7 +343,7 @@ impl Engine {
     /// Counts what is planned and not made yet as used: two plans must not give the same room away.
     fn reserve(&self, sites: &mut [Site], but: &str) {
         let book = self.read();
-        for object in book.planned(but).flat_map(|r| &r.objects) {
+        for (record, object) in book.planned(but).flat_map(|r| r.objects.iter().map(move |o| (r, o))) {
             let Spec::Compute(compute) = &object.spec else { continue };
             let Some(site) = sites.iter_mut().find(|s| s.name == object.site) else { continue };
             if !site.inventory.objects.contains_key(&object.key) {
@@ -333,6 +351,7 @@ impl Engine {
                 used.vcpus = used.vcpus.saturating_add(compute.vcpus);
                 used.memory_mib = used.memory_mib.saturating_add(compute.memory_mib);
                 used.instances = used.instances.saturating_add(1);
+                planner::reserve_functions(site, compute, &record.objects);
             }
         }
     }

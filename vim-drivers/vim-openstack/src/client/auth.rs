@@ -72,9 +72,9 @@ impl Session {
         &self.token
     }
 
-    /// Is one of these types in the catalogue?
-    pub(super) fn has(&self, types: &[&str]) -> bool {
-        self.catalogue.iter().any(|e| types.contains(&e.kind.as_str()))
+    /// Is one of these services in the catalogue?
+    pub(super) fn has(&self, services: &[Service]) -> bool {
+        self.catalogue.iter().any(|e| services.iter().any(|s| s.types().contains(&e.kind.as_str())))
     }
 
     /// The endpoint of a service in the configured region, ending in a slash.
@@ -82,8 +82,11 @@ impl Session {
         let place = || format!("{} endpoint", service.project());
         let none = |problem: String| ApiError::new(place(), Fault::NoEndpoint { problem });
         let wanted = (config.interface.name(), config.region_name.as_deref());
-        let all =
-            self.catalogue.iter().filter(|e| e.kind == service.catalogue_type()).flat_map(|e| &e.endpoints);
+        let all = self
+            .catalogue
+            .iter()
+            .filter(|e| service.types().contains(&e.kind.as_str()))
+            .flat_map(|e| &e.endpoints);
         let fits = |e: &&Endpoint| {
             e.interface == wanted.0 && wanted.1.is_none_or(|region| e.region_id.as_deref() == Some(region))
         };

@@ -20,7 +20,7 @@ impl Client {
     pub async fn all<T: DeserializeOwned>(&self, call: Call, member: &str) -> Result<Vec<T>, ApiError> {
         let unreadable = |problem: String| ApiError::new(call.place(), Fault::Unreadable { problem });
         // neutron gives everything unless it is asked for pages.
-        let paged = matches!(call.service, Service::Compute | Service::Image);
+        let paged = matches!(call.service, Service::Compute | Service::Image | Service::Volume);
         let first = if paged { call.clone().query("limit", PAGE.to_string()) } else { call.clone() };
         let (mut out, mut next) = (Vec::new(), first.clone());
         for _ in 0..MAX_PAGES {
@@ -41,9 +41,9 @@ impl Client {
         Err(unreadable(format!("more than {MAX_PAGES} pages")))
     }
 
-    /// Does the catalogue have one of these types?
-    pub(crate) async fn has(&self, types: &[&str]) -> Result<bool, ApiError> {
-        Ok(self.session().await?.has(types))
+    /// Does the catalogue have one of these services?
+    pub(crate) async fn has(&self, services: &[Service]) -> Result<bool, ApiError> {
+        Ok(self.session().await?.has(services))
     }
 }
 

@@ -58,11 +58,14 @@ pub enum Service {
     Image,
     /// placement.
     Placement,
+    /// cinder, which a cloud need not have.
+    Volume,
 }
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Identity, Self::Compute, Self::Network, Self::Image, Self::Placement];
+    pub const ALL: [Self; 6] =
+        [Self::Identity, Self::Compute, Self::Network, Self::Image, Self::Placement, Self::Volume];
 
     /// Its type in the catalogue (service types authority).
     #[must_use]
@@ -73,6 +76,19 @@ impl Service {
             Self::Network => "network",
             Self::Image => "image",
             Self::Placement => "placement",
+            Self::Volume => "block-storage",
+        }
+    }
+
+    /// The types by which catalogues have it.
+    pub(crate) fn types(self) -> &'static [&'static str] {
+        match self {
+            Self::Volume => &["block-storage", "volumev3"],
+            Self::Identity => &["identity"],
+            Self::Compute => &["compute"],
+            Self::Network => &["network"],
+            Self::Image => &["image"],
+            Self::Placement => &["placement"],
         }
     }
 
@@ -85,13 +101,14 @@ impl Service {
             Self::Network => "neutron",
             Self::Image => "glance",
             Self::Placement => "placement",
+            Self::Volume => "cinder",
         }
     }
 }
 
 /// How many calls were made to each service, in the order of [`Service::ALL`]; tries that were made again count each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Calls(pub [u64; 5]);
+pub struct Calls(pub [u64; 6]);
 
 impl Calls {
     /// All of them.
@@ -122,7 +139,7 @@ struct Inner {
     http: reqwest::Client,
     session: Mutex<Option<Arc<Session>>>,
     versions: Mutex<version::Known>,
-    calls: [AtomicU64; 5],
+    calls: [AtomicU64; 6],
 }
 
 /// What a call carries.

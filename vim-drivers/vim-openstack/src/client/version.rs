@@ -68,7 +68,7 @@ impl Client {
         let ours = match service {
             Service::Compute => COMPUTE,
             Service::Placement => PLACEMENT,
-            Service::Identity | Service::Network | Service::Image => return Ok(None),
+            Service::Identity | Service::Network | Service::Image | Service::Volume => return Ok(None),
         };
         let mut known = self.inner.versions.lock().await;
         if let Some(version) = known.get(&service) {
