@@ -55,6 +55,8 @@ pub enum Peer {
     Signing,
     /// A control plane of OpenStack Yoga with two hosts that boot nothing.
     Openstack,
+    /// The same with cinder, whose volumes hold nothing.
+    Cinder,
 }
 
 /// How the demo is played.

@@ -29,13 +29,14 @@ pub fn up(what: Peer) -> anyhow::Result<()> {
             signing::install()
         }
         Peer::Openstack => openstack::up(),
+        Peer::Cinder => openstack::up_volumes(),
     }
 }
 
 /// `down`: of everything, or of the peer named.
 pub fn down(what: Option<Peer>) -> anyhow::Result<()> {
     let all = what.is_none();
-    if all || what == Some(Peer::Openstack) {
+    if all || matches!(what, Some(Peer::Openstack | Peer::Cinder)) {
         ui::say(&format!("{} processes of OpenStack ended", openstack::down()?));
     }
     if all || what == Some(Peer::Tpm) {

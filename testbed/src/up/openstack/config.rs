@@ -17,7 +17,7 @@ const NEUTRON_RULES: &str =
     include_str!("../../../../orchestrator/orchestrator/src/remote_policy/rules/neutron.tsv");
 
 /// Templates that need no words of their own: where to, of which service, from what.
-const PLAIN: [(&str, &str, &str); 10] = [
+const PLAIN: [(&str, &str, &str); 11] = [
     ("my.cnf", "", template!("my.cnf")),
     ("rabbitmq.conf", "", template!("rabbitmq.conf")),
     ("gunicorn.py", "", template!("gunicorn.py")),
@@ -28,6 +28,7 @@ const PLAIN: [(&str, &str, &str); 10] = [
     ("glance/glance-api.conf", "glance", template!("glance-api.conf")),
     ("neutron/neutron.conf", "neutron", template!("neutron.conf")),
     ("neutron/ml2_conf.ini", "neutron", template!("ml2_conf.ini")),
+    ("cinder/cinder.conf", "cinder", template!("cinder.conf")),
 ];
 
 /// What templates may name, and what for.
@@ -52,11 +53,19 @@ pub fn write(layout: &Layout) -> anyhow::Result<()> {
 }
 
 fn directories(layout: &Layout) -> anyhow::Result<()> {
-    let data =
-        ["glance/images", "glance/staging", "glance/tasks", "glance/cache", "nova", "neutron", "rabbit"];
+    let data = [
+        "glance/images",
+        "glance/staging",
+        "glance/tasks",
+        "glance/cache",
+        "nova",
+        "neutron",
+        "rabbit",
+        "cinder",
+    ];
     let data = data.map(|d| layout.data(d));
     let policies = APIS.map(|(service, ..)| layout.etc(service).join("policy.d"));
-    let others = [layout.root().join("run/lock"), layout.root().join("log")];
+    let others = [layout.root().join("run/lock"), layout.root().join("log"), layout.etc("cinder")];
     for dir in data.into_iter().chain(policies).chain(others) {
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
@@ -79,6 +88,7 @@ fn common(layout: &Layout, service: &str) -> anyhow::Result<Words> {
     words.extend(
         ["mysql", "rabbit", "glance", "nova", "neutron"].map(|name| (name, layout.port(name).to_string())),
     );
+    words.push(("cinder", layout.volumes().to_string()));
     words.push(("service", service.to_owned()));
     let policy = render(template!("policy.conf"), &words)?;
     // MariaDB refuses to run as root unless it is told to.
@@ -152,16 +162,16 @@ fn init_sql(layout: &Layout) -> String {
 
 fn frontends(layout: &Layout) -> String {
     let pem = layout.pki().join("api.pem");
-    let one = |(service, ..): (&str, &str, &str)| {
+    let one = |service: &str, public: u16, inner: u16| {
         format!(
-            "listen {service}\n  bind 127.0.0.1:{} ssl crt {}\n  http-request set-header X-Forwarded-Proto https\n  \
-             server {service} 127.0.0.1:{}\n",
-            layout.public(service),
-            pem.display(),
-            layout.port(service)
+            "listen {service}\n  bind 127.0.0.1:{public} ssl crt {}\n  http-request set-header X-Forwarded-Proto https\n  \
+             server {service} 127.0.0.1:{inner}\n",
+            pem.display()
         )
     };
-    APIS.map(one).concat()
+    let all = APIS.map(|(service, ..)| one(service, layout.public(service), layout.port(service)));
+    // Nobody is told of it before it is there.
+    all.concat() + &one("cinder", layout.volumes() - 1, layout.volumes())
 }
 
 /// Empty ones, but for neutron's; what a test wrote into them stays.

@@ -62,6 +62,32 @@ pub fn fill(layout: &Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Tells of cinder, unless it is known.
+pub fn volumes(layout: &Layout, token: &str) -> anyhow::Result<()> {
+    let client = Client { port: layout.port("keystone"), token };
+    if client.get("/v3/services?name=cinder")?["services"].as_array().is_some_and(|s| !s.is_empty()) {
+        return Ok(());
+    }
+    let keystone = Keystone(client);
+    let user = json!({"name": "cinder", "domain_id": "default", "password": layout.secret()});
+    let user = keystone.create("users", "user", &user)?;
+    let services = client.get("/v3/projects?name=service")?;
+    let services = services["projects"][0]["id"].as_str().context("keystone has no project service")?;
+    for role in ["admin", "service"] {
+        keystone.grant(services, &user, &keystone.role(role)?)?;
+    }
+    let service = keystone.create("services", "service", &json!({"name": "cinder", "type": "volumev3"}))?;
+    let url = |scheme: &str, port: u16| format!("{scheme}://127.0.0.1:{port}/v3/%(project_id)s");
+    let inner = url("http", layout.volumes());
+    let public = url("https", layout.volumes() - 1);
+    for (interface, url) in [("public", &public), ("internal", &inner), ("admin", &inner)] {
+        let endpoint =
+            json!({"service_id": service, "interface": interface, "url": url, "region_id": "RegionOne"});
+        keystone.create("endpoints", "endpoint", &endpoint)?;
+    }
+    Ok(())
+}
+
 struct Keystone<'a>(Client<'a>);
 
 impl Keystone<'_> {

@@ -42,7 +42,7 @@ const INSTALLER: &str = "uv==0.13.8";
 /// Names another Python 3.11 than the one that is found.
 const PYTHON: &str = "TESTBED_PYTHON";
 /// 180 packages over a slow line.
-const INSTALL_LIMIT: Duration = Duration::from_secs(900);
+pub const INSTALL_LIMIT: Duration = Duration::from_secs(900);
 const QUERY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Servers alone: `mariadb-server` would also make and start a database of the machine's own.
@@ -94,7 +94,7 @@ pub fn install(cache: &Path) -> anyhow::Result<()> {
 }
 
 /// `uv pip install` into the environment, of what is pinned alone.
-fn uv(venv: &Path) -> Command {
+pub fn uv(venv: &Path) -> Command {
     let mut uv = Command::new(venv.join("bin/uv"));
     uv.args(["pip", "install", "--quiet", "--no-deps", "--python"]).arg(venv.join("bin/python"));
     uv.arg("--build-constraints").arg(venv.join("build-constraints.txt"));

@@ -25,12 +25,12 @@ pub const HOSTS: [&str; 2] = ["compute1", "compute2"];
 /// Projects with a user of the same name, besides the administrator's.
 pub const TENANTS: [&str; 2] = ["tenant-a", "tenant-b"];
 /// Databases, each of one service; nova's API has one of its own, and there are two cells.
-pub const DATABASES: [&str; 7] =
-    ["keystone", "glance", "placement", "nova_api", "nova_cell0", "nova_cell1", "neutron"];
+pub const DATABASES: [&str; 8] =
+    ["keystone", "glance", "placement", "nova_api", "nova_cell0", "nova_cell1", "neutron", "cinder"];
 
 /// Public endpoints first, then the same services without TLS, then what only services use.
 const OTHERS: [&str; 4] = ["mysql", "rabbit", "epmd", "distribution"];
-const PORTS: u16 = 14;
+const PORTS: u16 = 16;
 /// First ports to try: below those that a kernel gives to clients.
 const BASES: std::ops::Range<u16> = 15_500..16_500;
 const STEP: usize = 20;
@@ -79,6 +79,11 @@ impl Layout {
     /// Where users reach a service.
     pub fn public(&self, service: &str) -> u16 {
         self.port(service) - INNER
+    }
+
+    /// Of cinder, without TLS; users reach it at the port before.
+    pub fn volumes(&self) -> u16 {
+        self.base + PORTS - 1
     }
 
     /// The first port.
@@ -186,6 +191,7 @@ mod tests {
         let it = Layout { root: PathBuf::new(), base: 15_500, secret: String::new() };
         let mut ports: Vec<u16> = APIS.iter().flat_map(|(s, ..)| [it.port(s), it.public(s)]).collect();
         ports.extend(OTHERS.map(|name| it.port(name)));
+        ports.extend([it.volumes() - 1, it.volumes()]);
         ports.sort_unstable();
         assert_eq!(ports, (15_500..15_500 + PORTS).collect::<Vec<_>>());
     }

@@ -22,6 +22,7 @@ mod ready;
 mod seed;
 mod services;
 mod view;
+mod volumes;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -75,6 +76,16 @@ pub fn up() -> anyhow::Result<()> {
         "clouds: admin, mandate, mandate-b, tenant-a, tenant-b; end it with `cargo testbed down openstack`",
     );
     Ok(())
+}
+
+/// `up cinder`: the cloud, and cinder in it.
+pub fn up_volumes() -> anyhow::Result<()> {
+    up()?;
+    let _alone = alone()?;
+    let root = root()?;
+    step("packages of cinder", || volumes::packages(&root.join("cache")))?;
+    let layout = Layout::make(&root)?;
+    step("cinder", || volumes::start(&layout))
 }
 
 /// What a running cloud is reached with; `None`: not up.

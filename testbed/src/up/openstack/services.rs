@@ -147,7 +147,8 @@ pub fn python(layout: &Layout, program: &str) -> Command {
     c
 }
 
-fn run(layout: &Layout, name: &str, command: &mut Command) -> anyhow::Result<()> {
+/// Starts a process, unless it runs.
+pub fn run(layout: &Layout, name: &str, command: &mut Command) -> anyhow::Result<()> {
     Process::at(layout.root(), name).start(command).with_context(|| format!("starting {name}"))
 }
 
