@@ -1,14 +1,17 @@
 //! Services that a MANO makes: the engine tells it, and takes what it made for ours when the VIM shows it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
+use lcm::operation::Direction;
 use ledger_contract::intent::{IntentKind, Sensitivity};
 use mano::{
-    PackageKind, ServiceKey, ServiceSpec,
+    Capabilities, Inventory, Mano, ObservedPackage, ObservedService, PackageKind, PackageSpec, Removal, Scope,
+    ServiceKey, ServiceSpec,
     fake::{Call, FakeMano, Fault},
 };
 use orchestrator::service::Service as _;
-use vim::{Disposition, ObjectKey, fake::FakeVim};
+use vim::{Disposition, DriverError, ObjectKey, fake::FakeVim};
 
 use crate::{
     life::Life,
@@ -38,9 +41,69 @@ fn instances(spec: Option<&ServiceSpec>, site: &str) -> BTreeSet<ObjectKey> {
 }
 
 fn life(world: &World, mano: &Arc<FakeMano>) -> Life {
+    life_of(world, mano.clone())
+}
+
+fn life_of(world: &World, mano: Arc<dyn Mano>) -> Life {
     let mut parts = world.parts(Arc::new(world.log()), plain);
-    parts.mano = Some(mano.clone());
+    parts.mano = Some(mano);
     Life::of(parts)
+}
+
+/// It makes services and does not say so.
+struct Silent(Arc<FakeMano>);
+
+#[async_trait]
+impl Mano for Silent {
+    async fn capabilities(&self) -> Result<Capabilities, DriverError> {
+        self.0.capabilities().await
+    }
+    async fn ensure_package(&self, spec: &PackageSpec) -> Result<ObservedPackage, DriverError> {
+        self.0.ensure_package(spec).await
+    }
+    async fn remove_package(&self, kind: PackageKind, id: &str) -> Result<Removal, DriverError> {
+        self.0.remove_package(kind, id).await
+    }
+    async fn ensure_service(
+        &self,
+        key: &ServiceKey,
+        spec: &ServiceSpec,
+    ) -> Result<ObservedService, DriverError> {
+        self.0.ensure_service(key, spec).await?;
+        std::future::pending().await
+    }
+    async fn remove_service(&self, key: &ServiceKey) -> Result<(), DriverError> {
+        self.0.remove_service(key).await
+    }
+    async fn heal(
+        &self,
+        key: &ServiceKey,
+        action: &str,
+        instances: &BTreeSet<ObjectKey>,
+    ) -> Result<ObservedService, DriverError> {
+        self.0.heal(key, action, instances).await
+    }
+    async fn migrate(
+        &self,
+        key: &ServiceKey,
+        instance: &ObjectKey,
+        host: &str,
+    ) -> Result<ObservedService, DriverError> {
+        self.0.migrate(key, instance, host).await
+    }
+    async fn observe(&self, scope: &Scope) -> Result<Inventory, DriverError> {
+        self.0.observe(scope).await
+    }
+}
+
+/// Waits until the service was made.
+async fn made(mano: &FakeMano, key: &ServiceKey) {
+    let made = async {
+        while mano.effects(key).made == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), made).await.unwrap();
 }
 
 /// Guests are not attested, so what is deployed need not be.
@@ -109,5 +172,35 @@ async fn a_lost_reply_makes_nothing_twice() {
     assert_eq!(life.anchored(&deploy.id).await.state, "COMPLETED");
     assert_eq!(mano.effects(&ServiceKey::new(ns_of(&deploy)).unwrap()).made, 1);
     world.nothing_twice();
+    life.end().await;
+}
+
+/// A MANO works for minutes: who takes the operation back, or terminates the service, does not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_to_end_does_not_wait_for_the_mano() {
+    let world = World::new();
+    let mano = managed(&world);
+    let life = life_of(&world, Arc::new(Silent(mano.clone())));
+    let deploy = deployment(&world);
+    let key = ServiceKey::new(ns_of(&deploy)).unwrap();
+    life.submit(&world, &deploy).await;
+    made(&mano, &key).await;
+    let view = life.until(&deploy.id, |_| true).await;
+    life.engine.direct(&view.id, "olga@op", Direction::Rollback, "another plan").unwrap();
+    let done = life.anchored(&deploy.id).await;
+    assert_eq!(done.state, "ROLLED_BACK", "{done:?}");
+    let problem = done.problem.unwrap();
+    assert!(problem.contains("CUT_SHORT") && problem.contains("another plan"), "{problem}");
+    assert_eq!((mano.left(), world.left()), (Vec::new(), Vec::new()));
+    world.verified(&life.engine.bundle(&done.id).await.unwrap());
+
+    let mut deploy = deployment(&world);
+    deploy.id = "i-again".into();
+    life.submit(&world, &deploy).await;
+    made(&mano, &ServiceKey::new(ns_of(&deploy)).unwrap()).await;
+    let end = terminate("edge");
+    life.submit(&world, &end).await;
+    assert_eq!(life.anchored(&end.id).await.state, "COMPLETED");
+    assert_eq!((mano.left(), world.left()), (Vec::new(), Vec::new()));
     life.end().await;
 }

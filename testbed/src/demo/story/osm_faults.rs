@@ -121,11 +121,13 @@ impl Story {
             self.mess.iter_mut().for_each(|m| m.accounts.push((osm.clone(), account)));
         }
         self.osm_before = osm.all()?;
-        let zones = [("cloud = \"mandate\"", ZONES[0]), ("cloud = \"mandate-b\"", ZONES[1])];
+        // A VLAN is once on a physical network of one cloud: the two parts of a link are on two.
+        let zones =
+            [("cloud = \"mandate\"", ZONES[0], "physnet1"), ("cloud = \"mandate-b\"", ZONES[1], "physnet2")];
         self.edit_config(|line| {
-            let zone = zones.iter().find(|(cloud, _)| line.trim() == *cloud);
-            let more = |(_, zone): &(&str, &str)| {
-                format!("{line}\nzone = {zone:?}\nwan = {{ metro-wan = \"physnet1\" }}")
+            let zone = zones.iter().find(|(cloud, ..)| line.trim() == *cloud);
+            let more = |(_, zone, wan): &(&str, &str, &str)| {
+                format!("{line}\nzone = {zone:?}\nwan = {{ metro-wan = {wan:?} }}")
             };
             zone.map_or_else(|| line.to_owned(), more)
         })?;

@@ -33,8 +33,7 @@ pub(super) const ACTS: &[Act] = &[
     ("OSM's client: upload the packages by the gateway", Story::upload_by_gateway),
     ("OSM asked directly, out of band: refused by the cloud", Story::out_of_band),
     ("OSM's client: instantiate by the gateway", Story::instantiate_by_gateway),
-    ("OSM asked directly while its own service runs", Story::out_of_band),
-    ("OSM's client: scale by the gateway", Story::scale_by_gateway),
+    ("OSM's client: scale; OSM asked directly meanwhile", Story::scale_by_gateway),
     ("OSM's client: migrate by the gateway", Story::migrate_by_gateway),
     ("OSM's client: terminate by the gateway", Story::terminate_by_gateway),
     ("nothing is left in OSM and in the cloud", Story::nothing_behind_gates),
@@ -50,6 +49,8 @@ const CLOUD_USER: &str = "osm-gated";
 const SERVICE: &str = "edge-gated";
 /// OSM looks at what it makes every 15 s.
 const LIMIT: Duration = Duration::from_secs(600);
+/// How nova and neutron refuse, as OSM repeats it.
+const REFUSED: [&str; 3] = ["disallowed by policy", "Policy doesn't allow", "HTTP 403"];
 /// Longer than a service takes.
 const DEADLINE_S: u64 = 300;
 
@@ -59,6 +60,11 @@ fn free_port() -> anyhow::Result<u16> {
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+fn scale(way: &str) -> Value {
+    let step = json!({ "member-vnf-index": "vlb", "scaling-group-descriptor": "backends" });
+    json!({ "scaleType": "SCALE_VNF", "scaleVnfData": { "scaleVnfType": way, "scaleByStepData": step } })
 }
 
 /// Takes away what an earlier run left: people and the project.
@@ -229,37 +235,59 @@ impl Story {
         text(&operation, "id")
     }
 
-    /// OSM does what it is told, as the same user with the same account: nova and neutron refuse it.
-    pub(super) fn out_of_band(&mut self) -> anyhow::Result<String> {
-        let (osm, before) = (Self::directly(PEOPLE[0])?, self.in_cloud()?);
-        let made =
-            osm.ask("POST", "nslcm/v1/ns_instances_content", &self.asked(&osm, "out-of-band", true)?)?;
+    /// OSM does what it is told, as the same user with the same account: nova and neutron refuse it. What OSM says of it.
+    fn refused_directly(&self, name: &str, more: &Value) -> anyhow::Result<String> {
+        let osm = Self::directly(PEOPLE[0])?;
+        let mut asked = self.asked(&osm, name, true)?;
+        for (field, value) in more.as_object().into_iter().flatten() {
+            asked[field] = value.clone();
+        }
+        let made = osm.ask("POST", "nslcm/v1/ns_instances_content", &asked)?;
         let ended = Self::operation_of(&osm, &text(&made, "nslcmop_id")?)?;
         let said = [&ended["errorMessage"], &ended["detailed-status"]].map(ToString::to_string).join(" ");
         ensure!(ended["operationState"] == "FAILED", "OSM made it out of band: {ended}");
-        let refused =
-            ["disallowed by policy", "Policy doesn't allow", "HTTP 403"].iter().any(|w| said.contains(w));
-        ensure!(refused, "it did not fail for the policy: {said}");
-        let seen = self.in_cloud()?;
-        ensure!(seen == before, "and something is there: {seen}");
+        ensure!(REFUSED.iter().any(|w| said.contains(w)), "it did not fail for the policy: {said}");
         let ns = text(&made, "id")?;
         let ending = osm.ask("POST", &format!("nslcm/v1/ns_instances/{ns}/terminate"), &json!({}))?;
         Self::operation_of(&osm, &text(&ending, "id")?)?;
         osm.ask("DELETE", &format!("nslcm/v1/ns_instances/{ns}?FORCE=True"), &Value::Null)?;
+        Ok(said)
+    }
+
+    pub(super) fn out_of_band(&mut self) -> anyhow::Result<String> {
+        let before = self.in_cloud()?;
+        let said = self.refused_directly("out-of-band", &Value::Null)?;
+        let seen = self.in_cloud()?;
+        ensure!(seen == before, "and something is there: {seen}");
         Ok(short(&said))
     }
 
+    /// While an operation of the service waits for OSM, OSM makes what that operation planned, on the same links, and nothing else.
     pub(super) fn scale_by_gateway(&mut self) -> anyhow::Result<String> {
         let client = self.by_gateway()?;
-        let step = json!({ "member-vnf-index": "vlb", "scaling-group-descriptor": "backends" });
-        for (way, right) in [("SCALE_OUT", INSTANCES + 1), ("SCALE_IN", INSTANCES)] {
-            let body = json!({ "scaleType": "SCALE_VNF", "scaleVnfData": { "scaleVnfType": way, "scaleByStepData": step } });
-            let ended = Self::operation_of(&client, &self.ask_gateway(&client, "scale", &body)?)?;
-            ensure!(ended["operationState"] == "COMPLETED", "{way}: {}", ended["errorMessage"]);
-            let active = View::new()?.active()?;
-            ensure!(active == right, "{way}: {right} servers are right, and {active} are ACTIVE");
-        }
-        Ok(format!("to {} and back", INSTANCES + 1))
+        let names = self.in_cloud()?.networks;
+        let link =
+            |of: &str| names.iter().find(|n| n.contains(of)).with_context(|| format!("no {of} in {names:?}"));
+        let (outside, inside, backends) = (link("client_side")?, link("inspected")?, link("backends")?);
+        let theirs = json!({
+            "vld": [{ "name": "client_side", "vim-network-name": outside }, { "name": "inspected", "vim-network-name": inside }],
+            "vnf": [{ "member-vnf-index": "vlb", "internal-vld": [{ "name": "backends", "vim-network-name": backends }] }],
+        });
+        let scaling = self.ask_gateway(&client, "scale", &scale("SCALE_OUT"))?;
+        let said = self.refused_directly("at-the-same-time", &theirs)?;
+        ensure!(said.contains("create_port"), "a port is what had to be refused: {said}");
+        self.scaled(&client, &scaling, INSTANCES + 1)?;
+        let scaling = self.ask_gateway(&client, "scale", &scale("SCALE_IN"))?;
+        self.scaled(&client, &scaling, INSTANCES)?;
+        Ok(format!("to {} and back; meanwhile, out of band: {}", INSTANCES + 1, short(&said)))
+    }
+
+    fn scaled(&self, client: &Nbi, operation: &str, right: usize) -> anyhow::Result<()> {
+        let ended = Self::operation_of(client, operation)?;
+        ensure!(ended["operationState"] == "COMPLETED", "{}", ended["errorMessage"]);
+        let active = View::new()?.active()?;
+        ensure!(active == right, "{right} servers are right, and {active} are ACTIVE");
+        Ok(())
     }
 
     fn ask_gateway(&self, client: &Nbi, what: &str, body: &Value) -> anyhow::Result<String> {
