@@ -3,9 +3,10 @@
 //! The programs that measure are examples and tests of the crates concerned, built as releases; this runs them one
 //! after the other, reads their answers and judges. It ends with 0 when every bar was held, 1 when one was missed, and 2
 //! when a figure could not be had: that is neither.
-//! Tests: `bench/report.rs`, `bench/control.rs`, `bench/policy.rs`.
+//! Tests: `bench/report.rs`, `bench/control.rs`, `bench/dataplane.rs`, `bench/policy.rs`.
 
 mod control;
+mod dataplane;
 mod policy;
 mod report;
 
@@ -24,14 +25,21 @@ pub const NOT_MEASURED: u8 = 2;
 
 /// The subcommand.
 pub fn main(options: &BenchOptions) -> anyhow::Result<ExitCode> {
-    let report = match options.subject {
-        Subject::Control => control::run(options, control::PARTS)?,
-        Subject::Policy => control::run(options, policy::PARTS)?,
+    let (report, document) = match options.subject {
+        Subject::Control => with_document(control::run(options, control::PARTS)?)?,
+        Subject::Policy => with_document(control::run(options, policy::PARTS)?)?,
+        Subject::Dataplane => {
+            let measured = dataplane::run(options)?;
+            let document = measured.json();
+            (measured.report, document)
+        }
     };
-    let text = match options.json {
-        true => serde_json::to_string(&report)?,
-        false => report.table(ui::coloured(io::stdout().is_terminal())),
-    };
+    let mut text = document.to_string();
+    if !options.json {
+        let table = report.table(ui::coloured(io::stdout().is_terminal()));
+        // The cases are for programs; people see the promises.
+        text = if options.subject == Subject::Dataplane { format!("{table}\n{text}") } else { table };
+    }
     // Whoever closed stdout does not want the answer.
     let _gone = writeln!(io::stdout(), "{text}");
     Ok(match (report.complete, report.held) {
@@ -39,4 +47,9 @@ pub fn main(options: &BenchOptions) -> anyhow::Result<ExitCode> {
         (true, true) => ExitCode::SUCCESS,
         (true, false) => ExitCode::FAILURE,
     })
+}
+
+fn with_document(report: report::Report) -> anyhow::Result<(report::Report, serde_json::Value)> {
+    let document = serde_json::to_value(&report)?;
+    Ok((report, document))
 }

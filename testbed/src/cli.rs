@@ -136,7 +136,7 @@ pub struct TestOptions {
 /// What is measured, and how much of it.
 #[derive(Debug, Args)]
 pub struct BenchOptions {
-    /// `control`: gate, ledger, engine, evidence and observation; `policy`: the gate inside OpenStack.
+    /// `control`: gate, ledger, engine, evidence and observation; `policy`: the gate inside OpenStack; `dataplane`: packets.
     #[arg(value_enum)]
     pub subject: Subject,
     /// One JSON document on stdout instead of the table.
@@ -154,4 +154,6 @@ pub enum Subject {
     Control,
     /// The gate inside OpenStack.
     Policy,
+    /// The packet functions.
+    Dataplane,
 }

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// What a connection remembers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct State {
     client_mac: [u8; 6],
     flags: u8,

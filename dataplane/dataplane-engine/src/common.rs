@@ -10,7 +10,7 @@ use dataplane_control::{
 use crate::{
     DropReason, PortIndex, Verdict,
     hash::name_hash,
-    table::{MAX_CONNECTIONS, Side, Table},
+    table::{CONNECTION_BYTES, MAX_CONNECTIONS, Side, Table},
 };
 
 /// Idle time of a TCP connection before its handshake is complete, ms.
@@ -144,7 +144,11 @@ pub(crate) fn prepared_for(prepared: &str, running: &str) -> ConfigError {
 }
 
 /// A table for `max_connections`; `path` names that field.
-pub(crate) fn table<V: Copy>(path: &str, max_connections: u32, seed: u64) -> Result<Table<V>, ConfigError> {
+pub(crate) fn table<V: Copy + Default>(
+    path: &str,
+    max_connections: u32,
+    seed: u64,
+) -> Result<Table<V>, ConfigError> {
     check_max_connections(path, max_connections)?;
     Table::new(max_connections, seed).map_err(|_| out_of_memory(path, max_connections))
 }
@@ -157,7 +161,10 @@ pub(crate) fn check_max_connections(path: &str, max_connections: u32) -> Result<
 }
 
 pub(crate) fn out_of_memory(path: &str, max_connections: u32) -> ConfigError {
-    invalid(path, format!("not enough memory for {max_connections} connections of 84 bytes; lower it"))
+    invalid(
+        path,
+        format!("not enough memory for {max_connections} connections of {CONNECTION_BYTES} bytes; lower it"),
+    )
 }
 
 /// Seed of a table's hash where the caller gives none: differs between instances, is no secret.

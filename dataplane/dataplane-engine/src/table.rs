@@ -1,22 +1,31 @@
-//! The connection table: bounded, preallocated, one 64-byte entry per connection.
+//! The connection table: bounded, all of it there from the start, one cache line per connection and a quarter of one in the
+//! index.
 //!
-//! An open-addressing index (linear probing, backward-shift deletion, at most half full) of 32-bit hashes and slot
-//! numbers leads to the entries, so a lookup touches two cache lines. A connection is one entry for both directions:
-//! its key names the end points by the *side* they are on, so a packet that comes in on the wrong side is not a
-//! reply. The hash is seeded; probing is bounded, so a flood of colliding keys costs a constant and the excess is
-//! treated as a full table.
+//! An index of buckets, each a cache line of eight 16-bit tags and slot numbers and at most half full on average, leads to the entries:
+//! a packet of a known connection touches two lines, which [`Table::ahead`] and [`Table::candidate`] ask for before they are used. A key may be in
+//! either of two buckets; the second follows from the first and the tag, so that an entry of a full bucket can be moved without
+//! its key. A connection is one entry for both directions: its key names the end points by the *side* they are on, so a
+//! packet that comes in on the wrong side is not a reply. The hash is seeded; a flood of keys that collide costs a constant and
+//! the excess is treated as a full table.
+//!
+//! Measured against a denser index, entries of 32 bytes and entries in the buckets: docs/dataplane.md.
 //!
 //! Tests: below (against a `HashMap`).
 
 use crate::{
     hash::{fold, halves},
+    machine::{self, Machine},
     packet::{ICMP, ICMPV6, Message, Packet, Quoted},
 };
 
 /// Most connections that can be configured (1 GiB of entries).
 pub(crate) const MAX_CONNECTIONS: u32 = 1 << 24;
-/// Longest probe sequence; at half load the longest expected run at 2^24 entries is about 90.
-const MAX_PROBES: usize = 256;
+/// Entries in a bucket.
+const WAYS: usize = 8;
+/// Connections by bucket when the table is full: more, and the second bucket is asked too often.
+const LOAD: usize = 4;
+/// Bytes of memory per connection: an entry, its part of the index and of the list of free slots.
+pub(crate) const CONNECTION_BYTES: usize = 64 + 64 / LOAD + 4;
 /// Entries looked at by one `tick`.
 pub(crate) const TICK_SLOTS: usize = 4096;
 /// Entries looked at for an expired one when a connection finds the table full.
@@ -42,10 +51,23 @@ impl Side {
 }
 
 /// A connection's addresses, ports, protocol and VLANs: near end point first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Eq)]
 pub(crate) struct Key([u64; 5]);
 
+impl PartialEq for Key {
+    /// Without the call and the branches that a comparison of arrays is.
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        let [a, b, c, d, e] = self.0;
+        let [v, w, x, y, z] = other.0;
+        (a ^ v) | (b ^ w) | (c ^ x) | (d ^ y) | (e ^ z) == 0
+    }
+}
+
 impl Key {
+    /// Of a slot that nobody has: no packet's, for who sends has no group address.
+    const VACANT: Self = Self([u64::MAX; 5]);
+
     /// Of a packet that came in on `side`.
     #[inline]
     pub(crate) fn of(packet: &Packet, side: Side) -> Self {
@@ -86,18 +108,66 @@ impl Key {
     }
 
     #[inline]
-    fn hash(&self, seed: u64) -> u32 {
+    pub(crate) fn hash(&self, seed: u64) -> u64 {
         let [a, b, c, d, e] = self.0;
+        if a | c == 0 && (b & d) >> 32 == 0xffff {
+            return V4Key { addresses: b << 32 | d & 0xffff_ffff, rest: e }.hash(seed);
+        }
         // A factor of zero swallows the other: no factor may be one that a sender can choose without the seed.
         let x = fold(a ^ seed, b ^ seed.rotate_left(16) ^ 0x9e37_79b9_7f4a_7c15);
         let y = fold(c ^ seed.rotate_left(32), d ^ seed.rotate_left(48) ^ 0xbf58_476d_1ce4_e5b9);
-        let h = fold(x ^ e ^ seed, y ^ seed.rotate_left(24) ^ 0x94d0_49bb_1331_11eb);
-        ((h >> 32) as u32) | OCCUPIED
+        fold(x ^ e ^ seed, y ^ seed.rotate_left(24) ^ 0x94d0_49bb_1331_11eb)
     }
 }
 
 fn is_icmp(protocol: u8) -> bool {
     matches!(protocol, ICMP | ICMPV6)
+}
+
+/// A [`Key`] of an IPv4 connection without VLANs, in two words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct V4Key {
+    /// Near and far.
+    addresses: u64,
+    /// As a key's last word.
+    rest: u64,
+}
+
+impl V4Key {
+    /// Of a packet that came in on `side`: addresses and ports as on the wire, read as numbers.
+    #[inline]
+    pub(crate) fn of((source, destination): (u32, u32), ports: u32, protocol: u8, side: Side) -> Self {
+        let (near, far, ports) = match side {
+            Side::Near => (source, destination, ports),
+            Side::Far => (destination, source, ports.rotate_left(16)),
+        };
+        let both = |high: u32, low: u64| u64::from(high) << 32 | low;
+        Self { addresses: both(near, u64::from(far)), rest: both(ports, u64::from(protocol)) }
+    }
+
+    #[inline]
+    fn hash(self, seed: u64) -> u64 {
+        let h = fold(self.addresses ^ seed, self.rest ^ seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15);
+        h ^ h >> 32
+    }
+
+    #[inline]
+    fn is(self, key: &Key) -> bool {
+        const MAPPED: u64 = 0xffff << 32;
+        let [a, b, c, d, e] = key.0;
+        let addresses = (b ^ self.addresses >> 32 ^ MAPPED) | (d ^ self.addresses & 0xffff_ffff ^ MAPPED);
+        a | c | addresses | (e ^ self.rest) == 0
+    }
+}
+
+/// Where a connection is looked for first; asked for when it is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sought {
+    key: V4Key,
+    home: u32,
+    tag: u16,
+    /// 0: nothing is sought.
+    pub protocol: u8,
 }
 
 /// An echo's identifier, and which side asks: so that a request never passes as the reply to another.
@@ -111,27 +181,65 @@ fn echo_ports(message: Message, ports: u32, side: Side) -> u32 {
     ports & 0xffff_0000 | u32::from(requester == Side::Far)
 }
 
-/// Every stored hash has it, so an entry without it is free.
-const OCCUPIED: u32 = 1 << 31;
+/// Of a slot that nobody has.
+const VACANT: u32 = 0;
+const OCCUPIED: u32 = 1;
 
 /// A tracked connection.
 #[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
 pub(crate) struct Entry<V> {
     pub key: Key,
     pub value: V,
-    hash: u32,
     /// Time of the last packet, ms, wrapping.
     pub last_ms: u32,
+    state: u32,
+}
+
+/// A line of the index; a tag of 0 is a free way.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Bucket {
+    tags: [u16; WAYS],
+    slots: [u32; WAYS],
+}
+
+impl Bucket {
+    /// The ways with this tag: the highest bit of a byte each.
+    #[inline]
+    fn with(&self, tag: u16) -> u64 {
+        let mut ways = [0; WAYS];
+        for (way, has) in ways.iter_mut().zip(&self.tags) {
+            *way = if *has == tag { 0x80 } else { 0 };
+        }
+        u64::from_le_bytes(ways)
+    }
+
+    #[inline]
+    fn slot(&self, ways: u64) -> u32 {
+        self.slots[first(ways) % WAYS]
+    }
+}
+
+/// The first of some ways.
+#[inline]
+fn first(ways: u64) -> usize {
+    ways.trailing_zeros() as usize / 8
+}
+
+/// Where a key is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    home: usize,
+    tag: u16,
 }
 
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct Table<V> {
-    /// Hash in the high half, slot + 1 in the low one; 0 is empty.
-    index: Vec<u64>,
-    mask: usize,
-    /// Never grows beyond what was reserved.
+    index: Vec<Bucket>,
     entries: Vec<Entry<V>>,
+    /// Slots that nobody has.
     free: Vec<u32>,
     limit: usize,
     seed: u64,
@@ -142,32 +250,33 @@ pub(crate) struct Table<V> {
 #[derive(Debug)]
 pub(crate) struct OutOfMemory;
 
-impl<V: Copy> Table<V> {
-    /// Room for `limit` connections, at most [`MAX_CONNECTIONS`].
+impl<V: Copy + Default> Table<V> {
+    /// Room for `limit` connections, at most [`MAX_CONNECTIONS`]; the kernel is told of its memory before it is used.
     pub(crate) fn new(limit: u32, seed: u64) -> Result<Self, OutOfMemory> {
-        let limit = limit.min(MAX_CONNECTIONS) as usize;
-        let buckets = (2 * limit).next_power_of_two().max(16);
-        let mut it = Self {
-            index: Vec::new(),
-            mask: buckets - 1,
-            entries: Vec::new(),
-            free: Vec::new(),
-            limit,
+        let limit = limit.min(MAX_CONNECTIONS);
+        let capacity = limit as usize;
+        let buckets = (capacity / LOAD).max(4);
+        let vacant = Entry { key: Key::VACANT, value: V::default(), last_ms: 0, state: VACANT };
+        Ok(Self {
+            index: filled(buckets, Bucket::default())?,
+            entries: filled(capacity, vacant)?,
+            free: {
+                let mut free = Vec::new();
+                free.try_reserve_exact(capacity).map_err(|_| OutOfMemory)?;
+                free.extend((0..limit).rev());
+                free
+            },
+            limit: capacity,
             seed,
             cursor: 0,
-        };
-        it.index.try_reserve_exact(buckets).map_err(|_| OutOfMemory)?;
-        it.entries.try_reserve_exact(limit).map_err(|_| OutOfMemory)?;
-        it.free.try_reserve_exact(limit).map_err(|_| OutOfMemory)?;
-        it.index.resize(buckets, 0);
-        Ok(it)
+        })
     }
 
     /// Changes the bound and keeps every connection, also those beyond a lower bound (they age out). A bound above
     /// [`Table::capacity`] needs `room`, an empty table of that bound; the smaller table is left there.
     pub(crate) fn set_limit(&mut self, limit: u32, room: &mut Option<Self>) {
         if let Some(larger) = room.as_mut().filter(|r| r.capacity() > self.capacity()) {
-            for entry in self.entries.iter().filter(|e| e.hash != 0) {
+            for entry in self.entries.iter().filter(|e| e.state != VACANT) {
                 larger.insert(entry.key, entry.value, entry.last_ms);
             }
             std::mem::swap(self, larger);
@@ -177,7 +286,7 @@ impl<V: Copy> Table<V> {
 
     /// The highest bound without more room.
     pub(crate) fn capacity(&self) -> usize {
-        self.entries.capacity()
+        self.entries.len()
     }
 
     /// Of the hash: a larger table must have the same.
@@ -190,23 +299,66 @@ impl<V: Copy> Table<V> {
         self.entries.len() - self.free.len()
     }
 
+    #[inline]
+    fn place(&self, hash: u64) -> Place {
+        // The low half, spread over all buckets; the tag is of the high half.
+        let home = ((hash & 0xffff_ffff) * self.index.len() as u64) >> 32;
+        Place { home: home as usize, tag: (hash >> 48) as u16 | 1 }
+    }
+
+    /// The other bucket of a key that is in `bucket`: the other's other is this.
+    #[inline]
+    fn other(&self, bucket: usize, tag: u16) -> usize {
+        let count = self.index.len();
+        let sum = ((u64::from(tag).wrapping_mul(0x9e37_79b9) & 0xffff_ffff) * count as u64) >> 32;
+        let sum = sum as usize;
+        if sum >= bucket { sum - bucket } else { sum + count - bucket }
+    }
+
+    /// Asks for the line of the index that leads to a connection.
+    #[inline]
+    pub(crate) fn seek<M: Machine>(&self, key: V4Key) -> Sought {
+        let Place { home, tag } = self.place(key.hash(self.seed));
+        if let Some(bucket) = self.index.get(home) {
+            M::prefetch(bucket);
+        }
+        Sought { key, home: u32::try_from(home).unwrap_or(u32::MAX), tag, protocol: (key.rest & 0xff) as u8 }
+    }
+
+    /// The slot that this probably leads to, whose line is asked for; any slot if there is none.
+    #[inline]
+    pub(crate) fn candidate<M: Machine>(&self, sought: &Sought) -> u32 {
+        let Some(bucket) = self.index.get(sought.home as usize) else { return u32::MAX };
+        let slot = bucket.slot(bucket.with(sought.tag));
+        if let Some(entry) = self.entries.get(slot as usize) {
+            M::prefetch(entry);
+        }
+        slot
+    }
+
+    /// The entry of a slot if it is what is sought; a slot that nobody has has no packet's key.
+    #[inline]
+    pub(crate) fn found(&mut self, slot: u32, sought: &Sought) -> Option<&mut Entry<V>> {
+        self.entries.get_mut(slot as usize).filter(|e| sought.key.is(&e.key))
+    }
+
     /// The slot of a key.
     #[inline]
     pub(crate) fn find(&self, key: &Key) -> Option<u32> {
-        let hash = key.hash(self.seed);
-        let mut bucket = hash as usize & self.mask;
-        for _ in 0..MAX_PROBES {
-            let word = *self.index.get(bucket)?;
-            if word == 0 {
-                return None;
+        let Place { home, tag } = self.place(key.hash(self.seed));
+        self.find_in(home, tag, key).or_else(|| self.find_in(self.other(home, tag), tag, key))
+    }
+
+    #[inline]
+    fn find_in(&self, bucket: usize, tag: u16, key: &Key) -> Option<u32> {
+        let bucket = self.index.get(bucket)?;
+        let mut ways = bucket.with(tag);
+        while ways != 0 {
+            let slot = bucket.slot(ways);
+            if self.entries.get(slot as usize).is_some_and(|e| e.key == *key) {
+                return Some(slot);
             }
-            if (word >> 32) as u32 == hash {
-                let slot = slot_of(word);
-                if self.entries.get(slot as usize).is_some_and(|e| e.key == *key) {
-                    return Some(slot);
-                }
-            }
-            bucket = (bucket + 1) & self.mask;
+            ways &= ways - 1;
         }
         None
     }
@@ -222,23 +374,56 @@ impl<V: Copy> Table<V> {
         if self.len() >= self.limit {
             return None;
         }
-        let hash = key.hash(self.seed);
-        let bucket = (0..MAX_PROBES)
-            .map(|i| (hash as usize + i) & self.mask)
-            .find(|b| self.index.get(*b).is_some_and(|w| *w == 0))?;
-        let entry = Entry { key, value, hash, last_ms: now_ms };
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                *self.entries.get_mut(slot as usize)? = entry;
-                slot
-            }
-            None => {
-                self.entries.push(entry);
-                u32::try_from(self.entries.len() - 1).ok()?
-            }
-        };
-        *self.index.get_mut(bucket)? = u64::from(hash) << 32 | u64::from(slot + 1);
+        let place = self.place(key.hash(self.seed));
+        let (bucket, way) = self.room(place)?;
+        let slot = self.free.pop()?;
+        *self.entries.get_mut(slot as usize)? = Entry { key, value, last_ms: now_ms, state: OCCUPIED };
+        self.put(bucket, way, place.tag, slot);
         Some(slot)
+    }
+
+    #[inline]
+    fn put(&mut self, bucket: usize, way: usize, tag: u16, slot: u32) {
+        if let Some(bucket) = self.index.get_mut(bucket) {
+            bucket.tags[way % WAYS] = tag;
+            bucket.slots[way % WAYS] = slot;
+        }
+    }
+
+    /// A free way of a bucket.
+    #[inline]
+    fn vacant(&self, bucket: usize) -> Option<usize> {
+        let free = self.index.get(bucket)?.with(0);
+        (free != 0).then(|| first(free))
+    }
+
+    /// A free way in either bucket, if need be after one that is there went to its other bucket.
+    #[inline]
+    fn room(&mut self, place: Place) -> Option<(usize, usize)> {
+        if let Some(way) = self.vacant(place.home) {
+            return Some((place.home, way));
+        }
+        self.room_elsewhere(place)
+    }
+
+    #[cold]
+    fn room_elsewhere(&mut self, place: Place) -> Option<(usize, usize)> {
+        let other = self.other(place.home, place.tag);
+        if let Some(way) = self.vacant(other) {
+            return Some((other, way));
+        }
+        for from in [place.home, other] {
+            let full = *self.index.get(from)?;
+            for (way, (tag, slot)) in full.tags.into_iter().zip(full.slots).enumerate() {
+                let to = self.other(from, tag);
+                if let Some(free) = self.vacant(to).filter(|_| to != from) {
+                    self.put(to, free, tag, slot);
+                    self.put(from, way, 0, 0);
+                    return Some((from, way));
+                }
+            }
+        }
+        None
     }
 
     /// [`Table::insert`], after looking for expired entries if the table is full.
@@ -259,34 +444,18 @@ impl<V: Copy> Table<V> {
 
     /// Forgets a connection.
     pub(crate) fn remove(&mut self, slot: u32) {
-        let Some(entry) = self.entries.get_mut(slot as usize).filter(|e| e.hash != 0) else { return };
-        let hash = std::mem::take(&mut entry.hash);
+        let Some(entry) = self.entries.get_mut(slot as usize).filter(|e| e.state != VACANT) else { return };
+        entry.state = VACANT;
+        let key = std::mem::replace(&mut entry.key, Key::VACANT);
+        let Place { home, tag } = self.place(key.hash(self.seed));
         self.free.push(slot);
-        let wanted = u64::from(hash) << 32 | u64::from(slot + 1);
-        let bucket =
-            (0..MAX_PROBES).map(|i| (hash as usize + i) & self.mask).find(|b| self.index[*b] == wanted);
-        if let Some(bucket) = bucket {
-            self.close_gap(bucket);
-        }
-    }
-
-    /// Backward-shift deletion: moves later members of the run into the gap unless they are before their home then.
-    fn close_gap(&mut self, mut gap: usize) {
-        let mut here = gap;
-        for _ in 0..self.index.len() {
-            here = (here + 1) & self.mask;
-            let word = self.index[here];
-            if word == 0 {
-                break;
-            }
-            let home = (word >> 32) as usize & self.mask;
-            let distance = here.wrapping_sub(home) & self.mask;
-            if distance >= here.wrapping_sub(gap) & self.mask {
-                self.index[gap] = word;
-                gap = here;
+        for bucket in [home, self.other(home, tag)] {
+            let Some(index) = self.index.get_mut(bucket) else { return };
+            if let Some(way) = (0..WAYS).find(|way| index.tags[*way] == tag && index.slots[*way] == slot) {
+                index.tags[way] = 0;
+                return;
             }
         }
-        self.index[gap] = 0;
     }
 
     /// Looks at the next `budget` entries and forgets the expired ones; how many.
@@ -295,7 +464,7 @@ impl<V: Copy> Table<V> {
         for _ in 0..budget.min(self.entries.len()) {
             self.cursor = if self.cursor + 1 >= self.entries.len() { 0 } else { self.cursor + 1 };
             let entry = &self.entries[self.cursor];
-            if entry.hash != 0 && expired(entry) {
+            if entry.state != VACANT && expired(entry) {
                 self.remove(u32::try_from(self.cursor).unwrap_or(u32::MAX));
                 removed += 1;
             }
@@ -304,9 +473,13 @@ impl<V: Copy> Table<V> {
     }
 }
 
-#[inline]
-fn slot_of(word: u64) -> u32 {
-    ((word & 0xffff_ffff) as u32).wrapping_sub(1)
+/// Memory in use from now on, so that no packet waits for the kernel to find it.
+fn filled<T: Copy>(count: usize, with: T) -> Result<Vec<T>, OutOfMemory> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
+    machine::announce(memory.spare_capacity_mut());
+    memory.resize(count, with);
+    Ok(memory)
 }
 
 #[cfg(test)]
@@ -323,6 +496,7 @@ mod tests {
     #[test]
     fn an_entry_is_one_cache_line() {
         assert_eq!(std::mem::size_of::<Entry<[u32; 4]>>(), 64);
+        assert_eq!(std::mem::size_of::<Bucket>(), 64);
     }
 
     proptest! {
@@ -385,7 +559,7 @@ mod tests {
         for seed in [1, 0x0123_4567_89ab_cdef, 0xdd04_833f_dc98_b8cb] {
             for (chosen, word) in (0..5).flat_map(|i| constants.map(|c| (i, c))) {
                 for varied in (0..5).filter(|v| *v != chosen) {
-                    let hashes: std::collections::HashSet<u32> = (0..1000u64)
+                    let hashes: std::collections::HashSet<u64> = (0..1000u64)
                         .map(|n| {
                             let mut words = [7; 5];
                             words[varied] = n << 16;

@@ -347,6 +347,105 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    /// Bursts of any size, from either side: no other verdict, byte or counter than frame by frame.
+    #[test]
+    fn a_burst_is_its_frames_in_turn(
+        rules in rule_set(),
+        seed: u64,
+        talks in proptest::collection::vec(talk(), 1..12),
+        ops in proptest::collection::vec((op(), 0_usize..4096, 0_usize..3), 1..250),
+    ) {
+        let built = || build_with_seed(&firewall([open_rules(), rules.clone()].concat(), 64), seed).unwrap();
+        let (mut single, mut burst) = (built(), built());
+        let mut now_us = 5_000_000;
+        let mut waiting: (bool, Vec<Vec<u8>>) = (false, Vec::new());
+        for (op, pick, more) in ops {
+            // Most frames are of few conversations: a burst has many of one, and what they change.
+            let sent = match &op {
+                Op::Frame(sent) if more == 0 => Some(sent.clone()),
+                Op::Frame(_) => Some(talks[pick % talks.len()][pick / 16 % talks[pick % talks.len()].len()].clone()),
+                _ => None,
+            };
+            let ends = sent.as_ref().is_none_or(|s| s.far != waiting.0) || waiting.1.len() > pick % 100;
+            if ends {
+                same(&mut *single, &mut *burst, now_us, std::mem::take(&mut waiting.1), waiting.0)?;
+                now_us += 10;
+            }
+            match (op, sent) {
+                (_, Some(sent)) => {
+                    waiting.0 = sent.far;
+                    waiting.1.push(sent.frame);
+                }
+                (Op::Wait(us), _) => now_us += us,
+                (Op::Reconfigure(rules), _) => {
+                    let next = firewall([open_rules(), rules].concat(), 64);
+                    single.reconfigure(&next).unwrap();
+                    burst.reconfigure(&next).unwrap();
+                }
+                _ => [&mut single, &mut burst].into_iter().for_each(|f| f.tick(now_us)),
+            }
+        }
+        same(&mut *single, &mut *burst, now_us, waiting.1, waiting.0)?;
+        let counters = |f: &dyn PacketFunction| {
+            let mut out = std::collections::BTreeMap::new();
+            f.counters(&mut out);
+            (out, f.connections())
+        };
+        prop_assert_eq!(counters(&*single), counters(&*burst));
+    }
+}
+
+/// Frames of one conversation, in no order: some open it, most go on.
+fn talk() -> impl Strategy<Value = Vec<Sent>> {
+    let ends = ((0_u8..4, 1024_u16..1028), (0_u8..4, 440_u16..444));
+    (ends, any::<bool>(), prop::sample::select(vec![0, 6, 20])).prop_map(|((a, b), tcp, padding)| {
+        let (a, b) =
+            ((ip(&format!("198.51.100.{}", 1 + a.0)), a.1), (ip(&format!("192.0.2.{}", 1 + b.0)), b.1));
+        let one = |far: bool, flags: u8| {
+            let (s, d) = if far { (b, a) } else { (a, b) };
+            let built = if tcp { Build::tcp(s, d, flags, b"") } else { Build::udp(s, d, b"0123456789ab") };
+            Sent { far, frame: Build { padding, ..built }.frame() }
+        };
+        [
+            (false, 2),
+            (true, 0x12),
+            (false, 0x10),
+            (true, 0x10),
+            (false, 0x18),
+            (true, 0x11),
+            (false, 0x11),
+            (false, 4),
+        ]
+        .into_iter()
+        .flat_map(|(far, flags)| {
+            // What closes is seldom.
+            let often = if flags == 0x10 { 6 } else { 1 };
+            std::iter::repeat_n(one(far, flags), often)
+        })
+        .collect()
+    })
+}
+
+fn same(
+    single: &mut dyn PacketFunction,
+    burst: &mut dyn PacketFunction,
+    now_us: u64,
+    frames: Vec<Vec<u8>>,
+    far: bool,
+) -> Result<(), TestCaseError> {
+    let (mut ones, mut all) = (frames.clone(), frames);
+    let verdicts: Vec<Verdict> =
+        ones.iter_mut().map(|frame| single.process(now_us, u16::from(far), frame)).collect();
+    let mut got = vec![Verdict::Drop(DropReason::Untracked); all.len()];
+    let mut slices: Vec<&mut [u8]> = all.iter_mut().map(Vec::as_mut_slice).collect();
+    burst.burst(now_us, u16::from(far), &mut slices, &mut got);
+    prop_assert_eq!(got, verdicts);
+    prop_assert_eq!(all, ones);
+    Ok(())
+}
+
 fn syn(port: u16) -> Vec<u8> {
     Build::tcp((ip("198.51.100.1"), port), (ip("192.0.2.10"), 443), 2, &[]).frame()
 }

@@ -158,6 +158,19 @@ impl<'p> Burst<'p> {
         unsafe { slice::from_raw_parts(owned.as_ptr().cast::<Mbuf<'p>>(), owned.len()) }.iter()
     }
 
+    /// The frames, in order, to change in place: into the first of `frames`; how many. Of one in several buffers it is the first
+    /// part, see [`Mbuf::is_contiguous`].
+    pub fn frames_mut<'b>(&'b mut self, frames: &mut [&'b mut [u8]; BURST]) -> usize {
+        let owned = &mut self.raw[..self.length];
+        // SAFETY: as in `iter`, and they are borrowed mutably for as long as the frames. JUSTIFICATION: as in `iter`.
+        let buffers =
+            unsafe { slice::from_raw_parts_mut(owned.as_mut_ptr().cast::<Mbuf<'p>>(), owned.len()) };
+        for (frame, buffer) in frames.iter_mut().zip(buffers) {
+            *frame = buffer.frame_mut();
+        }
+        self.length
+    }
+
     /// Puts all buffers back into their pools.
     pub fn clear(&mut self) {
         let owned = std::mem::take(&mut self.length);

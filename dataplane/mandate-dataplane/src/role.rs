@@ -3,9 +3,19 @@
 use std::collections::BTreeMap;
 
 use dataplane_control::{Configuration, Function, config::ConfigError, traffic::TrafficReport};
-use dataplane_engine::{Basis, PacketFunction, Prepared, Retired, Snapshot, traffic::Session};
+use dataplane_engine::{Basis, Machine, PacketFunction, Prepared, Retired, Snapshot, traffic::Session};
 
 use crate::{command::Reply, error::Refusal};
+
+/// The processor that this runs on.
+pub struct Processor;
+
+impl Machine for Processor {
+    #[inline]
+    fn prefetch<T>(of: &T) {
+        dpdk::prefetch(of);
+    }
+}
 
 /// What the process does with frames.
 pub enum Role {
@@ -39,7 +49,7 @@ impl Role {
             let lane = configuration.ports.iter().position(|p| p.name == generator.port).unwrap_or(0);
             return Ok(Self::Generator(Generator { lane, ..Generator::default() }));
         }
-        dataplane_engine::build_with_seed(configuration, seed).map(Self::Function)
+        dataplane_engine::build_on::<Processor>(configuration, seed).map(Self::Function)
     }
 
     /// What a new configuration is prepared against, if anything: all a generator has is its port.

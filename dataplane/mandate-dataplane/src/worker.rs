@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dataplane_engine::Verdict;
-use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Pool, Port};
+use dataplane_engine::{DropReason, PacketFunction, Verdict};
+use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Mbuf, Pool, Port};
 
 use crate::{
     clock::Clock,
@@ -46,6 +46,7 @@ pub fn run(eal: &EalConfig, document: Document, mut inbox: Inbox, clock: Clock) 
     let began = Instant::now();
     let bell = inbox.bell.try_clone().map_err(StartError::System)?;
     let eal = Eal::init(eal)?;
+    dataplane_engine::set_huge_pages(dpdk::prefer_huge_pages);
     let pool = Pool::new(&eal, ports::buffers(&document.configuration))?;
     let mut worker = Worker::new(&pool, document, clock)?;
     let sockets = worker.document.configuration.ports.iter().filter(|p| ports::has_socket(p)).count();
@@ -175,16 +176,25 @@ impl<'p> Worker<'p> {
     fn decide(&mut self, index: usize, now_us: u64) {
         let Self { role, received, dropped, lanes, drops, .. } = self;
         let ingress = u16::try_from(index).unwrap_or(u16::MAX);
-        for mut frame in received.drain() {
+        let verdicts = match role {
+            Role::Function(function) if received.iter().all(Mbuf::is_contiguous) => {
+                Some(verdicts(&mut **function, now_us, ingress, received))
+            }
+            _ => None,
+        };
+        for (at, mut frame) in received.drain().enumerate() {
             let verdict = match role {
                 _ if !frame.is_contiguous() => {
                     drops.segmented += 1;
                     None
                 }
-                Role::Function(function) => match function.process(now_us, ingress, frame.frame_mut()) {
-                    Verdict::Forward { port, length } => Some((port, length)),
-                    Verdict::Drop(_) => None,
-                },
+                Role::Function(function) => {
+                    let together = verdicts.as_ref().and_then(|v| v.get(at)).copied();
+                    match together.unwrap_or_else(|| function.process(now_us, ingress, frame.frame_mut())) {
+                        Verdict::Forward { port, length } => Some((port, length)),
+                        Verdict::Drop(_) => None,
+                    }
+                }
                 Role::Generator(generator) => {
                     generator.receive(now_us, frame.frame());
                     None
@@ -343,6 +353,23 @@ impl<'p> Worker<'p> {
             empty = if self.round() { 0 } else { empty + 1 };
         }
     }
+}
+
+/// What becomes of each frame, all decided together.
+fn verdicts(
+    function: &mut dyn PacketFunction,
+    now_us: u64,
+    ingress: u16,
+    received: &mut Burst<'_>,
+) -> [Verdict; BURST] {
+    let mut verdicts = [Verdict::Drop(DropReason::Untracked); BURST];
+    let mut frames: [&mut [u8]; BURST] = std::array::from_fn(|_| &mut [][..]);
+    let count = received.frames_mut(&mut frames);
+    let (Some(frames), Some(out)) = (frames.get_mut(..count), verdicts.get_mut(..count)) else {
+        return verdicts;
+    };
+    function.burst(now_us, ingress, frames, out);
+    verdicts
 }
 
 /// Sends up to a burst of what is due; says how many.

@@ -10,6 +10,7 @@ use dataplane_control::{
 use super::{Firewall, State, Timeouts};
 use crate::{
     common::{self, PortPair},
+    machine::Machine,
     prepare,
     rules::Rules,
     table::Table,
@@ -65,7 +66,7 @@ pub(crate) struct Basis {
 }
 
 impl Basis {
-    pub(super) fn of(running: &Firewall) -> Self {
+    pub(super) fn of<M: Machine>(running: &Firewall<M>) -> Self {
         Self { plan: running.plan.clone(), capacity: running.table.capacity(), seed: running.table.seed() }
     }
 
@@ -101,7 +102,7 @@ pub(crate) struct Next {
 }
 
 impl Next {
-    pub(super) fn swap_into(mut self, running: &mut Firewall) -> Result<Self, ConfigError> {
+    pub(super) fn swap_into<M: Machine>(mut self, running: &mut Firewall<M>) -> Result<Self, ConfigError> {
         if !Arc::ptr_eq(&self.before, &running.plan) {
             return Err(prepare::stale());
         }
@@ -123,7 +124,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(super) fn of(running: &Firewall) -> Self {
+    pub(super) fn of<M: Machine>(running: &Firewall<M>) -> Self {
         Self { plan: running.plan.clone(), hits: running.hits.clone() }
     }
 

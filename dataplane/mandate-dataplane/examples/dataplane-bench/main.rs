@@ -1,0 +1,201 @@
+//! Our packet functions, measured: the worker of `cargo testbed bench dataplane`.
+//!
+//! `dataplane-bench cases` names the cases, `dataplane-bench write DIR` writes their files, `dataplane-bench run DIR` obeys commands on stdin as
+//! `testbed/dataplane/reference.c` does: `load CASE`, `round N`, `floor N`.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod fixture;
+
+use std::{
+    io::{self, BufRead as _},
+    path::{Path, PathBuf},
+};
+
+use dataplane_control::Configuration;
+use dataplane_engine::{DropReason, Machine, PacketFunction, Verdict};
+use nix::time::{ClockId, clock_gettime};
+use serde_json::json;
+
+use crate::fixture::CASES;
+
+const BURST: usize = 64;
+const BUFFERS: usize = 512;
+/// Of a packet buffer in a pool.
+const STRIDE: usize = 2176;
+/// How often connections are aged, µs of virtual time.
+const TICK_US: u64 = 1_000;
+
+/// The processor that this runs on.
+struct Processor;
+
+impl Machine for Processor {
+    #[inline]
+    fn prefetch<T>(of: &T) {
+        dpdk::prefetch(of);
+    }
+}
+
+struct Frame {
+    from: u32,
+    length: u16,
+    side: u16,
+}
+
+#[derive(Default)]
+struct Trace {
+    bytes: Vec<u8>,
+    frames: Vec<Frame>,
+    at: usize,
+}
+
+impl Trace {
+    fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let count = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let mut from = 4;
+        let frame = |_| {
+            let (length, side) = (word(from), word(from + 2));
+            let frame = Frame { from: from as u32 + 4, length, side };
+            from += 4 + usize::from(length);
+            frame
+        };
+        let frames = (0..count).map(frame).collect();
+        Self { bytes, frames, at: 0 }
+    }
+}
+
+#[derive(Default)]
+struct Verdicts {
+    passed: u64,
+    dropped: u64,
+}
+
+struct Bench {
+    function: Box<dyn PacketFunction>,
+    trace: Trace,
+    frame_ns: u64,
+    now_ns: u64,
+    ticked_us: u64,
+    buffers: Vec<[u8; STRIDE]>,
+}
+
+/// Frames of no bytes.
+fn nothing<'f>() -> [&'f mut [u8]; BURST] {
+    std::array::from_fn(|_| &mut [][..])
+}
+
+fn cpu() -> f64 {
+    let t = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    t.tv_sec() as f64 + t.tv_nsec() as f64 * 1e-9
+}
+
+impl Bench {
+    fn load(directory: &Path, name: &str) -> Self {
+        let case = CASES.iter().find(|c| c.name == name).unwrap();
+        let file = |end: &str| directory.join(format!("{name}.{end}"));
+        let configuration = Configuration::parse(&std::fs::read(file("json")).unwrap()).unwrap();
+        let mut it = Self {
+            function: dataplane_engine::build_on::<Processor>(&configuration, 0x6d61_6e64_6174_6521).unwrap(),
+            trace: Trace::read(&file("frames")),
+            frame_ns: case.frame_ns(),
+            now_ns: 0,
+            ticked_us: 0,
+            buffers: vec![[0; STRIDE]; BUFFERS],
+        };
+        let mut warm = Trace::read(&file("warm"));
+        let count = warm.frames.len() as u64;
+        let mut verdicts = Verdicts::default();
+        it.pass(&mut warm, count, &mut verdicts, true);
+        it
+    }
+
+    /// Moves the next frames into packet buffers as a device would, and passes them on: CPU seconds.
+    fn pass(&mut self, trace: &mut Trace, count: u64, verdicts: &mut Verdicts, decide: bool) -> f64 {
+        let began = cpu();
+        let (mut group, mut done) = (0, 0);
+        while done < count {
+            let side = trace.frames[trace.at].side;
+            let left = &trace.frames[trace.at..];
+            let mut frames = nothing();
+            let mut n = 0;
+            let buffers = self.buffers[group * BURST..].iter_mut();
+            for ((of, buffer), frame) in left.iter().zip(buffers).zip(&mut frames) {
+                if of.side != side {
+                    break;
+                }
+                let (from, length) = (of.from as usize, usize::from(of.length));
+                *frame = &mut buffer[..length];
+                frame.copy_from_slice(&trace.bytes[from..from + length]);
+                n += 1;
+            }
+            if decide {
+                self.now_ns += n as u64 * self.frame_ns;
+                let now_us = self.now_ns / 1000;
+                let mut decided = [Verdict::Drop(DropReason::Untracked); BURST];
+                self.function.burst(now_us, side, &mut frames[..n], &mut decided[..n]);
+                let passed = decided[..n].iter().filter(|v| matches!(v, Verdict::Forward { .. })).count();
+                verdicts.passed += passed as u64;
+                verdicts.dropped += (n - passed) as u64;
+                if now_us - self.ticked_us >= TICK_US {
+                    self.ticked_us = now_us;
+                    self.function.tick(now_us);
+                }
+            } else {
+                std::hint::black_box(&mut frames);
+            }
+            group = (group + 1) % (BUFFERS / BURST);
+            trace.at = (trace.at + n) % trace.frames.len();
+            done += n as u64;
+        }
+        cpu() - began
+    }
+
+    fn round(&mut self, count: u64, decide: bool) -> serde_json::Value {
+        let (mut trace, mut verdicts) = (std::mem::take(&mut self.trace), Verdicts::default());
+        let took = self.pass(&mut trace, count, &mut verdicts, decide);
+        self.trace = trace;
+        let Verdicts { passed, dropped } = verdicts;
+        json!({ "mpps": count as f64 / took / 1e6, "passed": passed, "dropped": dropped })
+    }
+}
+
+fn run(directory: &Path) {
+    let mut bench = None;
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match (words.as_slice(), &mut bench) {
+            (["load", name], _) => {
+                // Two tables at once may be more than there is memory.
+                drop(bench.take());
+                let new = bench.insert(Bench::load(directory, name));
+                json!({ "loaded": name, "connections": new.function.connections() })
+            }
+            (["round", n], Some(bench)) => bench.round(n.parse().unwrap(), true),
+            (["floor", n], Some(bench)) => bench.round(n.parse().unwrap(), false),
+            _ => json!({ "error": "a command that nobody knows" }),
+        };
+        println!("{answer}");
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["cases"] => {
+            for c in CASES {
+                println!("{}", json!({ "case": c.name, "flows": c.flows, "rules": c.rules }));
+            }
+        }
+        ["write", directory] => {
+            for case in CASES {
+                case.write(&PathBuf::from(directory)).unwrap();
+            }
+        }
+        ["run", directory] => {
+            dataplane_engine::set_huge_pages(dpdk::prefer_huge_pages);
+            run(&PathBuf::from(directory));
+        }
+        _ => eprintln!("usage: dataplane-bench cases | write DIR | run DIR"),
+    }
+}
