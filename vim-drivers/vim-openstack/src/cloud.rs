@@ -79,13 +79,11 @@ pub(crate) struct Identified {
 pub(crate) struct Volume {
     pub id: String,
     #[serde(default)]
-    pub name: String,
-    #[serde(default)]
     pub status: String,
     #[serde(default)]
     pub size: u32,
     #[serde(default)]
-    pub created_at: String,
+    pub created_at: Option<String>,
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
 }

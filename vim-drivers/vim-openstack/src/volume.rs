@@ -67,15 +67,17 @@ impl Site {
         Ok(out)
     }
 
+    /// One that is there, extended if it must be. Nothing that is in it is given up because that does not work.
     async fn large_enough(&self, there: Volume, wanted: &VolumeSpec) -> Result<String, CloudError> {
         let there = self.volume_ready(there).await?;
-        if there.size < wanted.size_gib {
-            let body = json!({ "os-extend": { "new_size": wanted.size_gib } });
-            let call = Call::new(CINDER, Method::POST, format!("volumes/{}/action", there.id));
-            self.client.tell(&call.json(&body)).await?;
-            self.volume_ready(there.clone()).await?;
+        if there.size >= wanted.size_gib {
+            return Ok(there.id);
         }
-        Ok(there.id)
+        let body = json!({ "os-extend": { "new_size": wanted.size_gib } });
+        let call = Call::new(CINDER, Method::POST, format!("volumes/{}/action", there.id));
+        self.client.tell(&call.json(&body)).await?;
+        let now = self.volume(&there.id).await?;
+        Ok(self.volume_ready(now.unwrap_or(there)).await?.id)
     }
 
     async fn make_volume(&self, key: &ObjectKey, volume: &VolumeSpec) -> Result<String, CloudError> {
@@ -154,7 +156,7 @@ impl Site {
         }
     }
 
-    /// Waits until nobody has it and nothing goes on with it; one that failed is deleted.
+    /// Waits until nobody has it and nothing goes on with it; one that could not be made is deleted.
     async fn volume_ready(&self, mut volume: Volume) -> Result<Volume, CloudError> {
         let mut pace = Pace::new(self.boot_limit(), Some(&self.volume_waits));
         loop {
@@ -165,14 +167,16 @@ impl Site {
                 }
                 _ if volume.failed() => {
                     self.drop_volume(&volume).await?;
-                    return Err(CloudError::VolumeFailed { name: volume.name, status: volume.status });
+                    return Err(CloudError::VolumeFailed { name: volume.id, status: volume.status });
                 }
                 _ => {}
             }
-            if !pace.next().await {
-                return Err(CloudError::VolumeFailed { name: volume.name, status: volume.status });
+            // What was tried with it failed; what is in it is there.
+            let kept = volume.status.starts_with("error");
+            if kept || !pace.next().await {
+                return Err(CloudError::VolumeFailed { name: volume.id, status: volume.status });
             }
-            let name = volume.name.clone();
+            let name = volume.id.clone();
             let now = self.volume(&volume.id).await?;
             volume = now.ok_or(CloudError::VolumeFailed { name, status: "gone".to_owned() })?;
         }
@@ -244,7 +248,8 @@ impl Volume {
         self.metadata.get(name).map_or("", String::as_str)
     }
 
+    /// It was never made.
     fn failed(&self) -> bool {
-        self.status.starts_with("error")
+        self.status == "error"
     }
 }

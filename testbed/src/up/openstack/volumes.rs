@@ -1,5 +1,5 @@
-//! cinder beside the cloud, on request: Yoga's API and scheduler, and a volume service whose volumes hold nothing (cinder's own fake
-//! driver). Its catalogue entry is what tells clients that there are volumes, so it is made only here.
+//! cinder beside the cloud, on request: Yoga's API and scheduler, and a volume service whose volumes hold nothing
+//! (`openstack/volumes.py`). Its catalogue entry is what tells clients that there are volumes, so it is made only here.
 //!
 //! Tests: `cargo test -p vim-openstack --test volumes`, on a cloud that has it.
 
@@ -13,6 +13,9 @@ use crate::{command, interrupt};
 
 /// What it is, beside what nova has brought.
 const PACKAGES: [&str; 2] = ["cinder==20.3.2", "tabulate==0.8.9"];
+/// Where cinder finds it: any module will do.
+const DRIVER: (&str, &str) =
+    ("lib/python3.11/site-packages/testbed_volumes.py", include_str!("../../../openstack/volumes.py"));
 /// Its tables, on a busy machine.
 const SYNC_LIMIT: Duration = Duration::from_secs(300);
 /// Until the scheduler has heard of the volume service.
@@ -22,6 +25,8 @@ const PROGRAMS: [&str; 3] = ["cinder-api", "cinder-scheduler", "cinder-volume"];
 
 /// Installs what is missing.
 pub fn packages(cache: &Path) -> anyhow::Result<()> {
+    let driver = cache.join("venv").join(DRIVER.0);
+    fs::write(&driver, DRIVER.1).with_context(|| format!("cannot write {}", driver.display()))?;
     let stamp = cache.join("venv/cinder");
     let wanted = PACKAGES.join("\n");
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
