@@ -17,8 +17,8 @@ use dataplane_control::MacAddr;
 use reqwest::Method;
 use serde_json::{Value, json};
 use vim::{
-    Adoption, ComputeSpec, ComputeState, Disposition, ImageSpec, Kind, NetworkSpec, ObjectKey, Observed,
-    PortSpec, Spec, VimDriver as _,
+    Adoption, ComputeSpec, ComputeState, Disposition, ImageSpec, Kind, NetworkSpec, NetworkType, ObjectKey,
+    Observed, PortSecurity, PortSpec, ProviderSegment, Qos, SecurityRule, Spec, Subnet, VimDriver as _, Vnic,
 };
 use vim_openstack::{Call, CloudConfig, OpenStackConfig, OpenStackVim};
 
@@ -313,4 +313,85 @@ async fn a_service_that_a_mano_made_is_ours_within_the_calls_promised_whatever_i
     tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
     world.adopt_all(&fourth).await;
     world.end(&fourth).await;
+}
+
+/// Guards, QoS and trust are what a MANO does not make: they are there after adoption, and adopting again changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_mano_does_not_make_is_there_after_adoption() {
+    let Some(clouds) = clouds() else { return };
+    let (images, home) = (TwoImages::make(), home());
+    let cloud = Cloud::of(&clouds, "mandate");
+    let vim = OpenStackVim::new(config(&clouds, &home, &images)).unwrap();
+    let image = Spec::Image(ImageSpec::new("vnf", images.digests[0]));
+    vim.ensure(&key("image"), &image).await.unwrap();
+    let segment = u16::try_from(3000 + std::process::id() % 900).unwrap();
+    let provider = ProviderSegment {
+        physical_network: "physnet2".into(),
+        network_type: NetworkType::Vlan,
+        segment: Some(segment),
+    };
+    let subnet = Subnet { cidr: "10.9.0.0/24".parse().unwrap(), gateway: None, dhcp: false };
+    for (name, provider) in [("vl/fast", Some(provider)), ("vl/slow", None)] {
+        let subnets = vec![subnet.clone()];
+        let spec = NetworkSpec { provider, subnets, ..NetworkSpec::new(name, 1400) };
+        vim.ensure(&key(name), &Spec::Network(spec)).await.unwrap();
+    }
+    let networks = cloud.own("networks", "networks").await.unwrap();
+    let mut made = Vec::new();
+    for (name, vnic) in [("vl/fast", "direct"), ("vl/slow", "normal")] {
+        let mark = format!("mandate:{home}:{}", key(name));
+        let network = id(networks.iter().find(|n| text(n, "description") == mark).unwrap());
+        let body = json!({ "port": { "network_id": network, "binding:vnic_type": vnic } });
+        made.push(id(&cloud.post(NEUTRON, "ports", body).await.unwrap()["port"]));
+    }
+    let body = json!({ "flavor": { "name": format!("osm-{home}"), "vcpus": 1, "ram": 512, "disk": 1 } });
+    let flavor = id(&cloud.post(NOVA, "flavors", body).await.unwrap()["flavor"]);
+    let found = Call::get(GLANCE, "images").query("mandate_home", &home);
+    let glances = id(&cloud.list(found, "images").await.unwrap()[0]);
+    let plugged: Vec<Value> = made.iter().map(|p| json!({ "port": p })).collect();
+    let body = json!({ "server": {
+        "name": format!("{SERVICE}-vnf-vdu-0"), "imageRef": glances, "flavorRef": flavor, "networks": plugged } });
+    let server = text(&cloud.post(NOVA, "servers", body).await.unwrap()["server"], "id");
+    cloud.becomes(&server, "ACTIVE").await.unwrap();
+
+    let rule =
+        SecurityRule { ingress: true, ipv6: false, protocol: Some("tcp".into()), ports: None, remote: None };
+    let fast = PortSpec {
+        vnic: Vnic::Direct,
+        trusted: true,
+        ..PortSpec::new("fast", key("vl/fast"), MacAddr([2, 0, 0, 9, 8, 1]))
+    };
+    let slow = PortSpec {
+        security: PortSecurity::Rules(vec![rule]),
+        qos: Some(Qos { max_egress_kbps: 5000, ..Qos::default() }),
+        ..PortSpec::new("slow", key("vl/slow"), MacAddr([2, 0, 0, 9, 8, 2]))
+    };
+    let spec = ComputeSpec {
+        ports: vec![fast, slow],
+        disk_gib: 1,
+        ..ComputeSpec::new("vdu", images.digests[0], 1, 512)
+    };
+    let one = [Adoption { key: key("vnf/vdu/0"), spec: Spec::Compute(spec), id: server.clone() }];
+    let taken = vim.adopt(&one).await.unwrap();
+    let Observed::Compute(seen) = &taken[&one[0].key] else { panic!("{taken:?}") };
+    assert_eq!((seen.state, &seen.whereabouts.as_ref().unwrap().id), (ComputeState::Active, &server));
+    let binding = |name: &str| seen.links[name].binding.clone().unwrap();
+    assert!(binding("fast").trusted && binding("fast").pci_slot.is_some(), "{seen:?}");
+    assert_eq!((binding("fast").id, binding("slow").id), (made[0].clone(), made[1].clone()));
+    let ports = cloud.own("ports", "ports").await.unwrap();
+    let port = ports.iter().find(|p| id(p) == made[1]).unwrap();
+    assert!(port["qos_policy_id"].is_string(), "{port}");
+    let group = format!("security-groups/{}", port["security_groups"][0].as_str().unwrap());
+    let group = cloud.ask(Call::get(NEUTRON, group)).await.unwrap();
+    assert_eq!(text(&group["security_group"], "description"), format!("mandate:{home}:{}", one[0].key));
+    assert_eq!(vim.adopt(&one).await.unwrap(), taken, "again");
+
+    vim.remove(&one[0].key, Kind::Compute).await.unwrap();
+    for name in ["vl/fast", "vl/slow"] {
+        vim.remove(&key(name), Kind::Network).await.unwrap();
+    }
+    vim.remove(&key("image"), Kind::Image).await.unwrap();
+    cloud.delete(NOVA, &format!("flavors/{flavor}")).await.unwrap();
+    let left = residue(&cloud, &home).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
 }
