@@ -4,7 +4,7 @@
 
 use vim::ObjectKey;
 
-use crate::{cloud::Port, driver::Site, error::CloudError};
+use crate::{cloud::Port, driver::Site, error::CloudError, marks};
 
 impl Site {
     /// Nothing of the instance is left. A port of ours that others attached to a server of theirs stays, and is said.
@@ -19,7 +19,10 @@ impl Site {
         for server in &servers {
             self.delete_server(server).await?;
         }
-        self.drop_volumes(key).await?;
+        // Of a server without any there is none; without a server nobody knows.
+        if servers.is_empty() || servers.iter().any(|s| !s.mark(marks::VOLUMES).is_empty()) {
+            self.drop_volumes(key).await?;
+        }
         self.drop_before_ports(&tied).await?;
         let ours = |p: &&Port| {
             !p.device_owner.starts_with("compute:") || servers.iter().any(|s| s.id == p.device_id)
