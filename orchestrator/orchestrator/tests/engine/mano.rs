@@ -195,7 +195,7 @@ async fn what_is_to_end_does_not_wait_for_the_mano() {
     world.verified(&life.engine.bundle(&done.id).await.unwrap());
 
     let mut deploy = deployment(&world);
-    deploy.id = "i-again".into();
+    deploy.id = "i-edge-again".into();
     life.submit(&world, &deploy).await;
     made(&mano, &ServiceKey::new(ns_of(&deploy)).unwrap()).await;
     let end = terminate("edge");
