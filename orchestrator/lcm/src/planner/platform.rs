@@ -33,6 +33,8 @@ const MTU: u16 = 1500;
 pub(super) struct Ground<'a> {
     /// Does it boot whole guests?
     pub(super) guests: bool,
+    /// Does a MANO make the instances there?
+    managed: bool,
     defaults: Option<&'a Defaults>,
     pub(super) site: &'a str,
 }
@@ -45,7 +47,8 @@ impl<'a> Ground<'a> {
             Some(s) => s.capabilities.features.contains(&Feature::Guests),
             None => before.is_some_and(|b| b.objects.iter().any(|o| o.site == site && is_guest(&o.spec))),
         };
-        Self { guests, defaults: found.map(|s| &s.defaults), site }
+        let managed = super::mano::manages(input, site);
+        Self { guests, managed, defaults: found.map(|s| &s.defaults), site }
     }
 
     fn default(&self, of: impl FnOnce(&'a Defaults) -> &'a Option<String>) -> Option<String> {
@@ -131,7 +134,14 @@ impl Link<'_> {
             return Ok(NetworkSpec { provider, ..NetworkSpec::new(self.id, MTU) });
         }
         let said = self.profile.subnet.as_ref().map(subnet_of);
-        let subnets = said.or_else(|| if self.joined { None } else { subnet() }).into_iter().collect();
+        let own = || match self.joined {
+            false => subnet(),
+            // nova takes no port without an address unless that was said when it was made, which a MANO does not say. The parts share
+            // frames: each has addresses of its own, and nobody gives them out.
+            true if at.managed => subnet().map(|s| Subnet { dhcp: false, ..s }),
+            true => None,
+        };
+        let subnets = said.or_else(own).into_iter().collect();
         // What nobody said, the cloud knows: its overlays have less than what carries them.
         let mtu = self.profile.mtu.unwrap_or_default();
         Ok(NetworkSpec { provider, subnets, ..NetworkSpec::new(self.id, mtu) })

@@ -146,11 +146,12 @@ impl View {
             let Ok(text) = fs::read_to_string(&file) else { continue };
             let own =
                 |line: &str| Some(format!("{}\"\n", line.split_once(" and (rule:mandate_unmanaged or")?.0));
-            let kept: String = match service {
-                "glance" => text.lines().filter_map(own).collect(),
-                _ => String::new(),
-            };
-            fs::write(&file, if kept.is_empty() { "{}\n".to_owned() } else { kept })?;
+            let kept: String = text.lines().filter_map(own).collect();
+            match service {
+                "glance" if kept.is_empty() => {}
+                "glance" => fs::write(&file, kept)?,
+                _ => fs::write(&file, "{}\n")?,
+            }
         }
         Ok(())
     }
