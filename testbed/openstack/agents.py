@@ -33,7 +33,8 @@ def reports(host, address):
         return dict(binary=binary, host=host, topic=constants.L2_AGENT_TOPIC, agent_type=kind, start_flag=True,
                     configurations=dict(devices=0, **configurations))
 
-    yield report("neutron-openvswitch-agent", constants.AGENT_TYPE_OVS, bridge_mappings={"physnet1": "br-ex"},
+    yield report("neutron-openvswitch-agent", constants.AGENT_TYPE_OVS,
+                 bridge_mappings={"physnet1": "br-ex", "physnet3": "br-wan"},
                  tunnel_types=["vxlan"], tunneling_ip=address, l2_population=False, datapath_type="system",
                  ovs_capabilities=dict(datapath_types=["netdev", "system"], iface_types=[]),
                  vhostuser_socket_dir="/var/run/openvswitch", integration_bridge="br-int",

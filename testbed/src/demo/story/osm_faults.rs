@@ -123,7 +123,7 @@ impl Story {
         self.osm_before = osm.all()?;
         // A VLAN is once on a physical network of one cloud: the two parts of a link are on two.
         let zones =
-            [("cloud = \"mandate\"", ZONES[0], "physnet1"), ("cloud = \"mandate-b\"", ZONES[1], "physnet2")];
+            [("cloud = \"mandate\"", ZONES[0], "physnet1"), ("cloud = \"mandate-b\"", ZONES[1], "physnet3")];
         self.edit_config(|line| {
             let zone = zones.iter().find(|(cloud, ..)| line.trim() == *cloud);
             let more = |(_, zone, wan): &(&str, &str, &str)| {
