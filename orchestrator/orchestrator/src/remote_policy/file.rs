@@ -235,7 +235,7 @@ mod tests {
             "not (project_id:p1 or project_id:p2 or 'p1':%(project_id)s or 'p1':%(tenant_id)s or \
              'p2':%(project_id)s or 'p2':%(tenant_id)s)"
         );
-        assert_eq!(glance["mandate_users"], "user_id:mandate or user_id:nova");
+        assert_eq!(glance["mandate_users"], "user_id:mandate or user_id:osm or user_id:nova");
     }
 
     #[test]
