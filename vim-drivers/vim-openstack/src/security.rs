@@ -239,7 +239,12 @@ impl Site {
                         "port_id": there.id,
                         "description": self.marks.of(key),
                     });
-                    let made: Marked = self.post("floatingips", "floatingip", body).await?;
+                    let made = self.post::<Marked>("floatingips", "floatingip", body).await;
+                    let made = made.map_err(|e| match e.kind() {
+                        // One of ours that was given up came meanwhile: the next turn finds it.
+                        "FloatingIPPortAlreadyAssociated" => CloudError::LostAnswer(Box::new(e)),
+                        _ => e.into(),
+                    })?;
                     made.floating_ip_address
                 }
             };
