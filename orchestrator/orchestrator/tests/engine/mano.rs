@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use lcm::operation::Direction;
 use ledger_contract::intent::{IntentKind, Sensitivity};
 use mano::{
-    Capabilities, Inventory, Mano, ObservedPackage, ObservedService, PackageKind, PackageSpec, Removal, Scope,
-    ServiceKey, ServiceSpec,
+    Capabilities, Inventory, Mano, ObservedPackage, ObservedService, PackageKind, PackageSpec, Removal,
+    Scope, ServiceKey, ServiceSpec,
     fake::{Call, FakeMano, Fault},
 };
 use orchestrator::service::Service as _;
