@@ -26,7 +26,7 @@ use crate::{
     server::Order,
     states::{self, Ensure},
     userdata,
-    wait::Pace,
+    wait::{LATE, Pace},
 };
 
 const NOVA: Service = Service::Compute;
@@ -450,8 +450,23 @@ impl Site {
         }
     }
 
-    /// Cuts or restores an instance's traffic: said in its metadata first, so that it stays so whatever happens then.
+    /// Cuts or restores an instance's traffic. A call whose answer was lost may be carried out after its opposite was asked for, and
+    /// nothing else says then which of them was last: it is waited for, and all is done once more.
     pub(crate) async fn isolate_compute(&self, key: &ObjectKey, on: bool) -> Result<(), CloudError> {
+        let mut cut = Ok(());
+        for _ in 0..MAX_TURNS {
+            let lost = self.client.lost();
+            cut = self.cut_once(key, on).await;
+            if self.client.lost() == lost {
+                break;
+            }
+            tokio::time::sleep(LATE).await;
+        }
+        cut
+    }
+
+    /// Said in its metadata first, so that it stays so whatever happens then.
+    async fn cut_once(&self, key: &ObjectKey, on: bool) -> Result<(), CloudError> {
         let found = self.find(key).await?;
         let server = found.server.ok_or(CloudError::InstanceAbsent)?;
         let path = format!("servers/{}/metadata", server.id);

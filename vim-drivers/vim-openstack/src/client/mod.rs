@@ -140,6 +140,8 @@ struct Inner {
     session: Mutex<Option<Arc<Session>>>,
     versions: Mutex<version::Known>,
     calls: [AtomicU64; 6],
+    /// Calls that change something whose answers were lost.
+    lost: AtomicU64,
 }
 
 /// What a call carries.
@@ -266,6 +268,7 @@ impl Client {
             session: Mutex::new(None),
             versions: Mutex::default(),
             calls: Default::default(),
+            lost: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -276,6 +279,12 @@ impl Client {
         let mut out = Calls::default();
         out.0.iter_mut().zip(&self.inner.calls).for_each(|(n, c)| *n = c.load(Ordering::Relaxed));
         out
+    }
+
+    /// Calls so far that change something and whose answers were lost, those that were made again included: whatever they were to do may
+    /// still be done.
+    pub(crate) fn lost(&self) -> u64 {
+        self.inner.lost.load(Ordering::Relaxed)
     }
 
     /// The project that the token is scoped to.
@@ -319,6 +328,9 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            if error.is_lost() && !matches!(call.method, Method::GET | Method::HEAD) {
+                self.inner.lost.fetch_add(1, Ordering::Relaxed);
+            }
             if error.status() == Some(StatusCode::UNAUTHORIZED) && !renewed {
                 // Expired early or revoked: once more with a new one.
                 renewed = true;
