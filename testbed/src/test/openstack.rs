@@ -1,6 +1,6 @@
 //! OpenStack Yoga as `cargo testbed up openstack` starts it, asked over TLS for what a driver needs of it
 //! (`tests/openstack.rs`), by the driver (`vim-openstack`: `tests/yoga.rs` its session, `tests/conformance.rs` the port's
-//! suite, `tests/scenarios.rs` services, `tests/states.rs` every state of a server, `tests/losses.rs` every call lost,
+//! suite, `tests/scenarios.rs` services, `tests/states.rs` every state of a server, `tests/adoption.rs` what a MANO made, `tests/losses.rs` every call lost,
 //! `tests/calls.rs` how many there are), and by the whole of the product (`demo --play cloud`). A cloud that was up before
 //! stays up.
 
@@ -36,9 +36,17 @@ fn tests() -> anyhow::Result<Tally> {
     let mut c = workspace::cargo();
     c.args(["test", "--locked", "--no-fail-fast"]);
     c.args(["--package", "testbed", "--package", "vim-openstack", "--package", "orchestrator"]);
-    for test in
-        ["openstack", "yoga", "states", "calls", "losses", "conformance", "scenarios", "openstack_policy"]
-    {
+    for test in [
+        "openstack",
+        "yoga",
+        "states",
+        "calls",
+        "adoption",
+        "losses",
+        "conformance",
+        "scenarios",
+        "openstack_policy",
+    ] {
         c.args(["--test", test]);
     }
     c.args(["--", "--show-output"]);
