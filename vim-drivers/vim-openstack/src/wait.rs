@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub(crate) const LATE: Duration = Duration::from_secs(2);
 
 /// Looks in a row that found it done before they come ever faster down.
-const SURE: u32 = 3;
+const SURE: u32 = 2;
 
 /// When to look first for something, learned: a little later than it mostly takes. A look too early costs its answer and a pause,
 /// several times what it costs to look a little late.
@@ -54,7 +54,8 @@ impl Learned {
 
     /// It took so long, as far as anybody saw. What was done at the first look was done before that, nobody knows how long: the
     /// next look is a little earlier, and ever more so while it is found done. What was not was done at some
-    /// time between two looks: a quarter of the way there, and half of it where it took far longer.
+    /// time between two looks: a quarter of the way there. Where it took far longer, twice as late at most: one that was slow
+    /// holds the next ones up no more than that.
     fn learn(&self, took: Duration, at_first: bool) {
         let mut lately = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A look's answer takes its time, too: when it was asked counts.
@@ -66,7 +67,7 @@ impl Learned {
             }
             false => {
                 let late = took.saturating_sub(asked);
-                (asked + late / if late < asked { 4 } else { 2 }, 0)
+                (asked + if late < asked { late / 4 } else { asked.min(late / 2) }, 0)
             }
         };
         let (first, missed) = (Some(first.clamp(EARLIEST, 2 * LATEST)), lately.missed || !at_first);
@@ -186,6 +187,8 @@ mod tests {
         learned.learn(Duration::from_secs(3), false);
         assert_eq!(learned.first(), Duration::from_micros(2_812_500));
         learned.learn(Duration::from_secs(3600), false);
+        assert_eq!(learned.first(), Duration::from_micros(2 * 2_812_500));
+        (0..3).for_each(|_| learned.learn(Duration::from_secs(3600), false));
         assert_eq!(learned.first(), LATEST);
     }
 
