@@ -210,7 +210,7 @@ impl Site {
         loop {
             if !told && !["in-use", "detaching", "creating"].contains(&seen.status.as_str()) {
                 match self.client.delete(CINDER, format!("volumes/{}", seen.id)).await {
-                    // Something else goes on with it, for now.
+                    // Cinder is at work on it: it is told again after the next look.
                     Err(e) if e.is_conflict() || e.status().is_some_and(|s| s.as_u16() == 400) => {}
                     other => {
                         other?;
