@@ -38,6 +38,7 @@ const NEEDS: &[Need] = &[
     Need { names: &["xxd"], why: "verifies evidence without us" },
     Need { names: &["python3-venv"], why: "tools that others sign with, and schemathesis, from PyPI" },
     Need { names: &["tcpdump"], why: "reads captures without us" },
+    Need { names: &["nftables"], why: "the firewall's peer: decides on the same frames" },
 ];
 
 /// What a package's own scripts start must not run here: Debian's way to say so, for as long as apt runs.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::cast_possible_wrap)]
 
+pub mod wire;
+
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixStream},
