@@ -8,6 +8,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use trust::Digest;
 
+pub use crate::balancer::{Affinity, Backend, LoadBalancer, Mode, QuicIds, Vip};
+
 /// Largest configuration document accepted, bytes (100,000 rules fit).
 pub const MAX_CONFIGURATION_BYTES: usize = 64 << 20;
 
@@ -95,10 +97,10 @@ pub struct Firewall {
     pub other_idle_ms: u64,
 }
 
-fn default_max_connections() -> u32 {
+pub(crate) fn default_max_connections() -> u32 {
     65_536
 }
-fn default_tcp_idle_ms() -> u64 {
+pub(crate) fn default_tcp_idle_ms() -> u64 {
     300_000
 }
 fn default_other_idle_ms() -> u64 {
@@ -158,64 +160,6 @@ pub struct Prefix {
     pub address: IpAddr,
     /// Prefix length.
     pub length: u8,
-}
-
-/// Maglev load balancer, layer-2 dispatch: the destination MAC is rewritten, the VIP stays.
-///
-/// Backends answer through the balancer (it is their next hop), which sends replies to the client's MAC as learnt
-/// from the connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoadBalancer {
-    /// Port towards the clients.
-    pub client: String,
-    /// Port towards the backends.
-    pub backend: String,
-    /// The services.
-    pub vips: Vec<Vip>,
-    /// The backends, all serving every VIP.
-    pub backends: Vec<Backend>,
-    /// Size of the Maglev table, a prime.
-    #[serde(default = "default_table_size")]
-    pub table_size: u32,
-    /// Most connections tracked at once.
-    #[serde(default = "default_max_connections")]
-    pub max_connections: u32,
-    /// Idle time after which a connection is forgotten, ms.
-    #[serde(default = "default_tcp_idle_ms")]
-    pub idle_ms: u64,
-}
-
-fn default_table_size() -> u32 {
-    65_537
-}
-
-/// A service address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Vip {
-    /// Unique name.
-    pub id: String,
-    /// Address.
-    pub address: IpAddr,
-    /// IP protocol number: 6 or 17.
-    pub protocol: u8,
-    /// Destination port.
-    pub port: u16,
-}
-
-/// A backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Backend {
-    /// Unique name; the Maglev permutation is derived from it, so it must survive reconfiguration.
-    pub id: String,
-    /// Its number, as its reflector stamps it; from 1, and no other backend's.
-    pub number: u16,
-    /// Where its frames go.
-    pub mac: MacAddr,
-    /// Relative share, 1 to 1000.
-    pub weight: u32,
 }
 
 /// Answers TCP and UDP to its addresses, and stamps its number into probe payloads.
@@ -427,37 +371,7 @@ impl Configuration {
                 known("load_balancer.client", &l.client)?;
                 known("load_balancer.backend", &l.backend)?;
                 two_sides("load_balancer.backend", &l.client, &l.backend)?;
-                unique("load_balancer.vips", l.vips.iter().map(|v| v.id.as_str()))?;
-                unique("load_balancer.backends", l.backends.iter().map(|b| b.id.as_str()))?;
-                unique("load_balancer.backends[].number", l.backends.iter().map(|b| b.number))?;
-                if let Some(b) = l.backends.iter().find(|b| b.number == 0) {
-                    return invalid(
-                        format!("load_balancer.backends `{}`", b.id),
-                        "number 0 means \"not answered\" in a probe; number backends from 1".into(),
-                    );
-                }
-                if let Some(b) = l.backends.iter().find(|b| !(1..=1000).contains(&b.weight)) {
-                    return invalid(
-                        format!("load_balancer.backends `{}`", b.id),
-                        "weight must be 1 to 1000".into(),
-                    );
-                }
-                if let Some(v) = l.vips.iter().find(|v| !matches!(v.protocol, 6 | 17)) {
-                    return invalid(
-                        format!("load_balancer.vips `{}`", v.id),
-                        "protocol must be 6 or 17".into(),
-                    );
-                }
-                let prime = l.table_size >= 2
-                    && (2..).take_while(|d| d * d <= l.table_size).all(|d| l.table_size % d != 0);
-                if prime && l.backends.len() <= l.table_size as usize {
-                    Ok(())
-                } else {
-                    invalid(
-                        "load_balancer.table_size".into(),
-                        "must be a prime, not below the number of backends".into(),
-                    )
-                }
+                l.check()
             }
             Function::Reflector(r) if r.number == 0 => invalid(
                 "reflector.number".into(),
@@ -477,7 +391,7 @@ fn two_sides(path: &str, one: &str, other: &str) -> Result<(), ConfigError> {
     Err(ConfigError::Invalid { path: path.into(), problem })
 }
 
-fn unique<T: Ord + Copy + fmt::Display>(
+pub(crate) fn unique<T: Ord + Copy + fmt::Display>(
     path: &str,
     mut names: impl Iterator<Item = T>,
 ) -> Result<(), ConfigError> {
@@ -513,20 +427,13 @@ mod tests {
     }
 
     fn balancer(client: &str, backend: &str, numbers: &[u16]) -> Configuration {
-        let one = |(i, number): (usize, &u16)| Backend {
-            id: format!("backend-{i}"),
-            number: *number,
-            mac: MacAddr([2, 0, 0, 0, 1, 1]),
-            weight: 1,
+        let one = |(i, number): (usize, &u16)| {
+            Backend::new(&format!("backend-{i}"), *number, MacAddr([2, 0, 0, 0, 1, 1]), 1)
         };
+        let backends = numbers.iter().enumerate().map(one).collect();
         configuration(Function::LoadBalancer(LoadBalancer {
-            client: client.into(),
-            backend: backend.into(),
-            vips: vec![],
-            backends: numbers.iter().enumerate().map(one).collect(),
             table_size: 5,
-            max_connections: 1,
-            idle_ms: 1,
+            ..LoadBalancer::new(client, backend, vec![], backends)
         }))
     }
 

@@ -6,6 +6,7 @@
 //!
 //! Shared by both sides, so: no I/O beyond a given reader or writer, no DPDK, no policy.
 
+mod balancer;
 pub mod config;
 pub mod day0;
 pub mod protocol;

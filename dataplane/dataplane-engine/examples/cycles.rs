@@ -52,26 +52,17 @@ fn firewall(rules: u32) -> Configuration {
 }
 
 fn backends() -> Vec<Backend> {
-    (1..=100)
-        .map(|n| Backend { id: format!("b{n}"), number: n, mac: MacAddr([2, 0, 0, 1, 0, 1]), weight: 1 })
-        .collect()
+    (1..=100).map(|n| Backend::new(&format!("b{n}"), n, MacAddr([2, 0, 0, 1, 0, 1]), 1)).collect()
 }
 
 fn balancer() -> Configuration {
-    let vip = |id: &str, address: &str| Vip {
-        id: id.into(),
-        address: address.parse().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
-        protocol: 17,
-        port: 53,
+    let vip = |id: &str, address: &str| {
+        Vip::new(id, address.parse().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()), 17, 53)
     };
+    let vips = vec![vip("v4", "192.0.2.10"), vip("v6", "2001:db8::10")];
     configuration(Function::LoadBalancer(LoadBalancer {
-        client: "near".into(),
-        backend: "far".into(),
-        vips: vec![vip("v4", "192.0.2.10"), vip("v6", "2001:db8::10")],
-        backends: backends(),
-        table_size: 65_537,
         max_connections: 1 << 20,
-        idle_ms: 300_000,
+        ..LoadBalancer::new("near", "far", vips, backends())
     }))
 }
 

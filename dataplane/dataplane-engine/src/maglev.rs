@@ -78,14 +78,18 @@ struct Turn {
 impl Table {
     /// Fills a table of `table_size` slots (a prime; see [`dataplane_control::Configuration::check`]).
     ///
-    /// Without backends, with more than [`MAX_BACKENDS`] or without slots the table is empty and every lookup `None`.
+    /// A draining backend has no slots: whoever asks is a new connection. Without others, with more than [`MAX_BACKENDS`] or without
+    /// slots the table is empty and every lookup `None`.
     #[must_use]
     pub fn new(backends: &[Backend], table_size: u32) -> Self {
         let size = u64::from(table_size);
-        if backends.is_empty() || backends.len() > MAX_BACKENDS || table_size < 2 {
+        if backends.len() > MAX_BACKENDS || table_size < 2 {
             return Self { slots: Vec::new(), size };
         }
         let mut turns = turns(backends, size);
+        if turns.is_empty() {
+            return Self { slots: Vec::new(), size };
+        }
         let top = turns.iter().map(|t| t.weight).max().unwrap_or(1);
         let mut slots = vec![EMPTY; table_size as usize];
         let mut free = slots.len();
@@ -120,7 +124,7 @@ impl Table {
 }
 
 fn turns(backends: &[Backend], size: u64) -> Vec<Turn> {
-    let mut order: Vec<(u16, &Backend)> = (0..).zip(backends).collect();
+    let mut order: Vec<(u16, &Backend)> = (0..).zip(backends).filter(|(_, b)| !b.draining).collect();
     order.sort_by(|a, b| a.1.id.cmp(&b.1.id));
     let turn = |(backend, b): (u16, &Backend)| Turn {
         backend,

@@ -33,8 +33,7 @@ fn address(text: &str) -> IpAddr {
 }
 
 fn backend(number: u16) -> Backend {
-    let id = format!("backend-{number}");
-    Backend { id, number, mac: mac(0x10 + u8::try_from(number).unwrap()), weight: 1 }
+    Backend::new(&format!("backend-{number}"), number, mac(0x10 + u8::try_from(number).unwrap()), 1)
 }
 
 fn configuration(
@@ -81,20 +80,16 @@ fn firewall() -> Configuration {
 }
 
 fn balancer(generation: u64, backends: Vec<Backend>) -> Configuration {
-    let vip = |id: &str, ip, protocol, port| Vip { id: id.into(), address: address(ip), protocol, port };
+    let vip = |id: &str, ip, protocol, port| Vip::new(id, address(ip), protocol, port);
+    let vips = vec![
+        vip("dns4", V4, 17, 53),
+        vip("web4", V4, 6, 80),
+        vip("dns6", V6, 17, 53),
+        vip("web6", V6, 6, 80),
+    ];
     let function = Function::LoadBalancer(LoadBalancer {
-        client: "client".into(),
-        backend: "backend".into(),
-        vips: vec![
-            vip("dns4", V4, 17, 53),
-            vip("web4", V4, 6, 80),
-            vip("dns6", V6, 17, 53),
-            vip("web6", V6, 6, 80),
-        ],
-        backends,
         table_size: TABLE_SIZE,
-        max_connections: 65_536,
-        idle_ms: 300_000,
+        ..LoadBalancer::new("client", "backend", vips, backends)
     });
     let ports = vec![port("client", "lc", mac(4)), port("backend", "lb", mac(5))];
     Configuration { generation, ..configuration("balancer", ports, function) }

@@ -133,14 +133,12 @@ impl Instance<'_> {
                 self.bad("it has no service: give the member `vips` in the intent's parameters".into())
             );
         }
+        let (vips, backends) = (self.params.vips.clone(), self.backends.clone());
         Ok(LoadBalancer {
-            client: self.role("client")?,
-            backend: self.role("backend")?,
-            vips: self.params.vips.clone(),
-            backends: self.backends.clone(),
             table_size: TABLE_SIZE,
             max_connections: 65_536,
             idle_ms: 300_000,
+            ..LoadBalancer::new(&self.role("client")?, &self.role("backend")?, vips, backends)
         })
     }
 }
@@ -161,7 +159,7 @@ pub fn backend_number(index: u32) -> u16 {
 #[must_use]
 pub fn backend(key: &ObjectKey, mac: MacAddr, index: u32, weights: &[u32]) -> Backend {
     let weight = usize::try_from(index).ok().and_then(|i| weights.get(i)).copied().unwrap_or(1);
-    Backend { id: key.as_str().to_owned(), number: backend_number(index), mac, weight }
+    Backend::new(key.as_str(), backend_number(index), mac, weight)
 }
 
 /// All service addresses of a deployment, sorted, once each.

@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn vip() -> Vip {
-        Vip { id: "dns".into(), address: "203.0.113.10".parse().unwrap(), protocol: 17, port: 53 }
+        Vip::new("dns", "203.0.113.10".parse().unwrap(), 17, 53)
     }
 
     #[test]

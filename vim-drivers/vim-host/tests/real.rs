@@ -277,7 +277,7 @@ async fn known_traffic_passes_from_a_generator_to_a_reflector() {
     host.vim().ensure(&backend, &compute(&host, to, document(&backend, 1, to, reflector(7)))).await.unwrap();
     let generator = Function::Generator(Generator { port: "eth".into() });
     host.vim().ensure(&probe, &compute(&host, from, document(&probe, 1, from, generator))).await.unwrap();
-    let backends = vec![Backend { id: "b7".into(), number: 7, mac: to, weight: 1 }];
+    let backends = vec![Backend::new("b7", 7, to, 1)];
     let group = FlowGroup {
         id: "all".into(),
         protocol: 17,

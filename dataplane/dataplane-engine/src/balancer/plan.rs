@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, mem, sync::Arc};
 
 use dataplane_control::{
     Configuration, Function,
-    config::{ConfigError, LoadBalancer, Port},
+    config::{ConfigError, LoadBalancer, Port, Vip},
 };
 
 use super::{Balancer, State, Timeouts};
@@ -41,6 +41,14 @@ impl Plan {
         generation: u32,
     ) -> Result<Self, ConfigError> {
         common::check_max_connections(MAX_CONNECTIONS, config.max_connections)?;
+        if let Some(vip) = config.vips.iter().find(|v| **v != Vip::new(&v.id, v.address, v.protocol, v.port))
+        {
+            let path = format!("load_balancer.vips `{}`", vip.id);
+            return Err(common::invalid(
+                &path,
+                "this engine carries no service with options; leave them out",
+            ));
+        }
         Ok(Self {
             ports: c.ports.clone(),
             pair: PortPair::find(c, "load_balancer.backend", &config.client, &config.backend)?,

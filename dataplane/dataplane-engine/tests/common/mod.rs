@@ -71,24 +71,19 @@ pub fn rule(
 }
 
 pub fn vip(id: &str, address: &str, protocol: u8, port: u16) -> Vip {
-    Vip { id: id.into(), address: ip(address), protocol, port }
+    Vip::new(id, ip(address), protocol, port)
 }
 
 pub fn backend(number: u16, weight: u32) -> Backend {
-    Backend { id: format!("backend-{number}"), number, mac: backend_mac(number), weight }
+    Backend::new(&format!("backend-{number}"), number, backend_mac(number), weight)
 }
 
 pub fn balancer(vips: Vec<Vip>, backends: Vec<Backend>, max_connections: u32) -> Configuration {
     configuration(
         vec![port("client", LB_CLIENT_MAC), port("backend", LB_BACKEND_MAC)],
         Function::LoadBalancer(LoadBalancer {
-            client: "client".into(),
-            backend: "backend".into(),
-            vips,
-            backends,
-            table_size: 65_537,
             max_connections,
-            idle_ms: 300_000,
+            ..LoadBalancer::new("client", "backend", vips, backends)
         }),
     )
 }

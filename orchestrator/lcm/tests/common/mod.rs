@@ -204,7 +204,7 @@ pub fn sites() -> Vec<Site> {
 }
 
 pub fn deploy() -> Deploy {
-    let vip = Vip { id: "web".into(), address: "203.0.113.10".parse().unwrap(), protocol: 17, port: 8080 };
+    let vip = Vip::new("web", "203.0.113.10".parse().unwrap(), 17, 8080);
     let rule = Rule {
         id: "web".into(),
         from: "outside".into(),

@@ -241,7 +241,7 @@ impl World {
     }
 
     pub fn deploy_for(&self, tenant: &str, service: &str) -> Intent {
-        let vip = Vip { id: "dns".into(), address: "203.0.113.10".parse().unwrap(), protocol: 17, port: 53 };
+        let vip = Vip::new("dns", "203.0.113.10".parse().unwrap(), 17, 53);
         let rule = Rule {
             id: "dns".into(),
             from: "outside".into(),
