@@ -3,7 +3,7 @@
 //! The bytes of the JSON document are what is measured and compared ([`Configuration::digest`] of the bytes), never
 //! a re-encoding of the structure.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use trust::Digest;
@@ -12,6 +12,15 @@ pub use crate::balancer::{Affinity, Backend, LoadBalancer, Mode, QuicIds, Vip};
 
 /// Largest configuration document accepted, bytes (100,000 rules fit).
 pub const MAX_CONFIGURATION_BYTES: usize = 64 << 20;
+
+/// Most rules of a firewall: what its classifier is built and tested for.
+pub const MAX_RULES: usize = 100_000;
+
+/// Most zones on one port.
+pub const MAX_ZONES: usize = 254;
+
+/// Largest VLAN id (IEEE 802.1Q §9.6; 4095 is reserved).
+const MAX_VLAN: u16 = 4094;
 
 /// One process's whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +93,10 @@ pub struct Firewall {
     pub outside: String,
     /// Port towards the protected side.
     pub inside: String,
-    /// In order of precedence.
+    /// Names for parts of the two ports' networks, which rules may come from or lead to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<Zone>,
+    /// In order of precedence, at most [`MAX_RULES`].
     pub rules: Vec<Rule>,
     /// Most connections tracked at once; a new one beyond it is dropped and counted.
     #[serde(default = "default_max_connections")]
@@ -107,14 +119,32 @@ fn default_other_idle_ms() -> u64 {
     60_000
 }
 
-/// One 5-tuple rule.
+/// VLANs of a port under one name. Zones of one port share no VLAN, and none has a port's name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Zone {
+    /// Unique; rules refer to it.
+    pub id: String,
+    /// Name of the firewall's port that it is on.
+    pub port: String,
+    /// Outer VLAN ids, 0 to 4094; 0: no tag, or a priority tag (IEEE 802.1Q §9.6). None at all: every VLAN of the port that
+    /// no other zone has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlans: Vec<u16>,
+}
+
+/// One rule for new connections: it applies where all of its conditions hold, and where no rule before it does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Unique in the rule set; counters carry it.
     pub id: String,
-    /// Name of the port where the connection's first packet comes in.
+    /// Name of the port, or of the zone, where the connection's first packet comes in.
     pub from: String,
+    /// Name of the port, or of the zone, that it leaves to; absent: wherever the other port leads. The firewall keeps tags, so
+    /// that a zone on the other port with other VLANs than `from` is never reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// What happens.
     pub action: RuleAction,
     /// IP protocol number; absent: any.
@@ -132,16 +162,84 @@ pub struct Rule {
     /// Destination ports, inclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_ports: Option<PortRange>,
+    /// ICMP (protocol 1) or ICMPv6 (58) messages; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<IcmpMatch>,
+    /// Flags of the first segment (protocol 6); absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_flags: Option<TcpFlags>,
+    /// Each decision of the rule is written down.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub log: bool,
+    /// How many connections it decides on in a time; what is beyond is dropped in silence. Not with `deny`, which drops all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
 }
 
 /// What a rule does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuleAction {
     /// The connection and its replies pass.
     Allow,
     /// Dropped, counted.
+    #[default]
     Deny,
+    /// Dropped, counted, and its sender told: with a TCP RST (RFC 9293 §3.5.2), or an ICMP error that says
+    /// administratively prohibited (RFC 1812 §5.2.7.1 code 13, RFC 4443 §3.1 code 1).
+    Reject,
+}
+
+/// ICMP messages by type and code (RFC 792, RFC 4443).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IcmpMatch {
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// Code; absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+}
+
+/// Flags of a TCP segment: those in `mask` are as in `value` (RFC 9293 §3.1: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64,
+/// CWR 128).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpFlags {
+    /// Which are set.
+    pub value: u8,
+    /// Which are looked at.
+    pub mask: u8,
+}
+
+/// A token bucket for a rule's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// Connections a second, from 1.
+    pub rate_per_second: u32,
+    /// Connections at once after silence, from 1.
+    pub burst: u32,
+    /// Who shares a bucket.
+    #[serde(default)]
+    pub per: LimitPer,
+}
+
+/// Who shares a [`Limit`]'s bucket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitPer {
+    /// All connections of the rule.
+    #[default]
+    Rule,
+    /// Those of one source: an IPv4 address or an IPv6 /64.
+    Source,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 /// An inclusive range of ports, written `"443"` or `"8000-8080"`.
@@ -347,25 +445,8 @@ impl Configuration {
                 known("firewall.outside", &f.outside)?;
                 known("firewall.inside", &f.inside)?;
                 two_sides("firewall.inside", &f.outside, &f.inside)?;
-                for (i, rule) in f.rules.iter().enumerate() {
-                    known(&format!("firewall.rules[{i}].from"), &rule.from)?;
-                    if let (Some(s), Some(d)) = (rule.source, rule.destination)
-                        && s.address.is_ipv4() != d.address.is_ipv4()
-                    {
-                        return invalid(
-                            format!("firewall.rules[{i}]"),
-                            "source and destination differ in IP version".into(),
-                        );
-                    }
-                    let ports = rule.source_ports.is_some() || rule.destination_ports.is_some();
-                    if ports && !matches!(rule.protocol, Some(6 | 17 | 132)) {
-                        return invalid(
-                            format!("firewall.rules[{i}]"),
-                            "ports need protocol 6, 17 or 132".into(),
-                        );
-                    }
-                }
-                unique("firewall.rules", f.rules.iter().map(|r| r.id.as_str()))
+                f.check_zones()?;
+                f.check_rules()
             }
             Function::LoadBalancer(l) => {
                 known("load_balancer.client", &l.client)?;
@@ -381,6 +462,122 @@ impl Configuration {
             Function::Generator(g) => known("generator.port", &g.port),
         }
     }
+}
+
+impl Default for Firewall {
+    /// No ports and no rules; what a document may leave out is as if it did.
+    fn default() -> Self {
+        Self {
+            outside: String::new(),
+            inside: String::new(),
+            zones: Vec::new(),
+            rules: Vec::new(),
+            max_connections: default_max_connections(),
+            tcp_idle_ms: default_tcp_idle_ms(),
+            other_idle_ms: default_other_idle_ms(),
+        }
+    }
+}
+
+impl Firewall {
+    fn check_zones(&self) -> Result<(), ConfigError> {
+        unique("firewall.zones", self.zones.iter().map(|z| z.id.as_str()))?;
+        for (i, zone) in self.zones.iter().enumerate() {
+            let path = |field: &str| format!("firewall.zones[{i}].{field}");
+            if zone.id == self.outside || zone.id == self.inside {
+                return refuse(path("id"), format!("`{}` is a port; give the zone another name", zone.id));
+            }
+            if zone.port != self.outside && zone.port != self.inside {
+                let problem = format!("`{}` is neither `{}` nor `{}`", zone.port, self.outside, self.inside);
+                return refuse(path("port"), problem);
+            }
+            if let Some(vlan) = zone.vlans.iter().find(|v| **v > MAX_VLAN) {
+                return refuse(path("vlans"), format!("{vlan} is not within 0 to {MAX_VLAN}"));
+            }
+        }
+        for port in [&self.outside, &self.inside] {
+            let zones = || self.zones.iter().filter(|z| z.port == *port);
+            unique(&format!("VLANs of firewall.zones on `{port}`"), zones().flat_map(|z| &z.vlans))?;
+            if zones().filter(|z| z.vlans.is_empty()).count() > 1 {
+                let problem = format!("two zones on `{port}` have no `vlans`: both would be what is left");
+                return refuse("firewall.zones".into(), problem);
+            }
+            if zones().count() > MAX_ZONES {
+                let problem = format!("{} zones on `{port}`; at most {MAX_ZONES}", zones().count());
+                return refuse("firewall.zones".into(), problem);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_rules(&self) -> Result<(), ConfigError> {
+        if self.rules.len() > MAX_RULES {
+            let problem = format!("{} rules; at most {MAX_RULES}", self.rules.len());
+            return refuse("firewall.rules".into(), problem);
+        }
+        let ports: BTreeMap<&str, &str> =
+            self.zones.iter().map(|z| (z.id.as_str(), z.port.as_str())).collect();
+        let on_outside = |name: &str| match name == self.outside || name == self.inside {
+            true => Some(name == self.outside),
+            false => ports.get(name).map(|port| *port == self.outside),
+        };
+        for (i, rule) in self.rules.iter().enumerate() {
+            let known = |field: &str, name: &str| {
+                on_outside(name).ok_or_else(|| ConfigError::Invalid {
+                    path: format!("firewall.rules[{i}].{field}"),
+                    problem: format!(
+                        "`{name}` is neither `{}` nor `{}` nor a zone",
+                        self.outside, self.inside
+                    ),
+                })
+            };
+            let from_outside = known("from", &rule.from)?;
+            if let Some(to) = &rule.to
+                && known("to", to)? == from_outside
+            {
+                let problem = format!("`{to}` is on the port of `{}`; packets leave by the other", rule.from);
+                return refuse(format!("firewall.rules[{i}].to"), problem);
+            }
+            rule.check(&format!("firewall.rules[{i}]"))?;
+        }
+        unique("firewall.rules", self.rules.iter().map(|r| r.id.as_str()))
+    }
+}
+
+impl Rule {
+    /// Whether the conditions go together; `path` is the rule's.
+    fn check(&self, path: &str) -> Result<(), ConfigError> {
+        let invalid = |problem: &str| refuse(path.to_owned(), problem.to_owned());
+        if let (Some(s), Some(d)) = (self.source, self.destination)
+            && s.address.is_ipv4() != d.address.is_ipv4()
+        {
+            return invalid("source and destination differ in IP version");
+        }
+        let ports = self.source_ports.is_some() || self.destination_ports.is_some();
+        if ports && !matches!(self.protocol, Some(6 | 17 | 132)) {
+            return invalid("ports need protocol 6, 17 or 132");
+        }
+        if self.icmp.is_some() && !matches!(self.protocol, Some(1 | 58)) {
+            return invalid("icmp needs protocol 1 or 58");
+        }
+        if self.tcp_flags.is_some() && self.protocol != Some(6) {
+            return invalid("tcp_flags need protocol 6");
+        }
+        if self.tcp_flags.is_some_and(|f| f.value & !f.mask != 0) {
+            return refuse(format!("{path}.tcp_flags.value"), "has flags that `mask` leaves out".into());
+        }
+        if self.limit.is_some() && self.action == RuleAction::Deny {
+            return refuse(format!("{path}.limit"), "`deny` drops all; limit `allow` or `reject`".into());
+        }
+        if self.limit.is_some_and(|l| l.rate_per_second == 0 || l.burst == 0) {
+            return refuse(format!("{path}.limit"), "rate_per_second and burst start at 1".into());
+        }
+        Ok(())
+    }
+}
+
+fn refuse(path: String, problem: String) -> Result<(), ConfigError> {
+    Err(ConfigError::Invalid { path, problem })
 }
 
 fn two_sides(path: &str, one: &str, other: &str) -> Result<(), ConfigError> {
@@ -419,10 +616,7 @@ mod tests {
         configuration(Function::Firewall(Firewall {
             outside: outside.into(),
             inside: inside.into(),
-            rules: vec![],
-            max_connections: 1,
-            tcp_idle_ms: 1,
-            other_idle_ms: 1,
+            ..Firewall::default()
         }))
     }
 

@@ -36,18 +36,16 @@ fn firewall(rules: u32) -> Configuration {
         from: "near".into(),
         action: if i + 1 == rules { RuleAction::Allow } else { RuleAction::Deny },
         protocol: Some(17),
-        source: None,
-        destination: None,
-        source_ports: None,
         destination_ports: format!("{}", if i + 1 == rules { 53 } else { 1000 + i }).parse().ok(),
+        ..Rule::default()
     };
     configuration(Function::Firewall(Firewall {
         outside: "near".into(),
         inside: "far".into(),
         rules: (0..rules).map(rule).collect(),
         max_connections: 1 << 20,
-        tcp_idle_ms: 300_000,
         other_idle_ms: 300_000,
+        ..Firewall::default()
     }))
 }
 

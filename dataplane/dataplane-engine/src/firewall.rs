@@ -22,7 +22,7 @@ use std::{marker::PhantomData, sync::Arc};
 
 use dataplane_control::{
     Configuration,
-    config::{ConfigError, Firewall as FirewallConfig},
+    config::{ConfigError, Firewall as FirewallConfig, RuleAction},
 };
 
 pub(crate) use self::plan::{Basis, Counts, Next, Plan};
@@ -34,7 +34,7 @@ use crate::{
     neighbour,
     packet::{self, ACK, FIN, Message, Packet, Parsed, RST, SYN, TCP},
     prepare::{self, Kind, Prepared, Retired, Snapshot},
-    rules::Decision,
+    rules::NewConnection,
     table::{Entry, Key, Side, Sought, TICK_SLOTS, Table, V4Key},
 };
 
@@ -284,7 +284,8 @@ impl<M: Machine> Firewall<M> {
     #[cold]
     fn judge_again(&mut self, slot: u32) -> Result<(), DropReason> {
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::Revoked) };
-        if let Decision::Allow(rule) = self.plan.rules.decide(&entry.key, entry.value.initiator()) {
+        let again = NewConnection::tracked(entry.key);
+        if let Some(rule) = self.plan.rules.decide(&again, entry.value.initiator()).allowed_by() {
             entry.value.rule = rule;
             entry.value.generation = self.plan.generation;
             return Ok(());
@@ -309,14 +310,12 @@ impl<M: Machine> Firewall<M> {
         if packet.message == Message::EchoReply {
             return Err(DropReason::Untracked);
         }
-        let rule = match self.plan.rules.decide(&key, side) {
-            Decision::Allow(rule) => rule,
-            Decision::Deny(rule) => {
-                self.count_rule(rule);
-                return Err(DropReason::Denied);
-            }
-            Decision::Default => return Err(DropReason::NoRule),
-        };
+        let decision = self.plan.rules.decide(&NewConnection::of(packet, key), side);
+        let Some(rule) = decision.rule() else { return Err(DropReason::NoRule) };
+        if decision.action() != RuleAction::Allow {
+            self.count_rule(rule);
+            return Err(DropReason::Denied);
+        }
         let flags = if side == Side::Far { FROM_FAR } else { 0 };
         let state = State { generation: self.plan.generation, rule, flags };
         if let Some(slot) = replaced {

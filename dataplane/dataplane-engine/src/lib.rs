@@ -21,7 +21,7 @@ mod prepare;
 pub mod probe;
 mod reason;
 mod reflector;
-mod rules;
+pub mod rules;
 mod table;
 pub mod traffic;
 
@@ -32,6 +32,7 @@ use dataplane_control::{Configuration, Function};
 pub use machine::{Machine, Plain, set_huge_pages};
 pub use prepare::{Basis, Prepared, Retired, Snapshot};
 pub use reason::DropReason;
+pub use table::Side;
 
 /// Index of a port in [`Configuration::ports`].
 pub type PortIndex = u16;

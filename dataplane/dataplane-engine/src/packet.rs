@@ -79,6 +79,8 @@ pub(crate) struct Packet {
     pub v6: bool,
     pub tcp_flags: u8,
     pub message: Message,
+    /// ICMP type in the high byte, code in the low one.
+    pub icmp: u16,
     /// Where the IP header begins.
     pub l3: usize,
     /// Where the transport header begins.
@@ -229,6 +231,7 @@ fn ipv4(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
         v6: false,
         tcp_flags: 0,
         message: Message::None,
+        icmp: 0,
         l3,
         l4,
         end,
@@ -280,6 +283,7 @@ fn ipv6(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
         v6: true,
         tcp_flags: 0,
         message: Message::None,
+        icmp: 0,
         l3,
         l4,
         end,
@@ -393,6 +397,7 @@ fn icmp(packet: &mut Packet, payload: &[u8]) -> Result<(), DropReason> {
         return Err(DropReason::IcmpType);
     }
     packet.message = message(packet.v6, h[0]);
+    packet.icmp = be16(h[0], h[1]);
     if matches!(packet.message, Message::EchoRequest | Message::EchoReply) {
         packet.ports = u32::from_be_bytes([h[4], h[5], h[4], h[5]]);
     }

@@ -33,7 +33,7 @@ const RECLAIM_SLOTS: usize = 64;
 
 /// The side of a two-port function where a frame came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
     /// Outside, or towards the clients.
     Near,
     /// Inside, or towards the backends.
@@ -101,6 +101,12 @@ impl Key {
             Side::Near => (join(n1, n0), join(f1, f0), ports),
             Side::Far => (join(f1, f0), join(n1, n0), ports.rotate_left(16)),
         }
+    }
+
+    /// The outer VLAN id; 0: no tag.
+    #[inline]
+    pub(crate) fn outer_vlan(&self) -> u32 {
+        (self.0[4] >> 20 & 0xfff) as u32
     }
 
     pub(crate) fn protocol(&self) -> u8 {

@@ -88,7 +88,7 @@ impl Model {
         });
         match hit.map(|r| r.action) {
             Some(RuleAction::Allow) => Ok(()),
-            Some(RuleAction::Deny) => Err("denied"),
+            Some(RuleAction::Deny | RuleAction::Reject) => Err("denied"),
             None => Err("no_rule"),
         }
     }
@@ -272,6 +272,7 @@ fn any_rule() -> impl Strategy<Value = Rule> {
                 destination,
                 source_ports: range(source_ports),
                 destination_ports: range(destination_ports),
+                ..Rule::default()
             })
         },
     )

@@ -58,8 +58,8 @@ fn firewall() -> Configuration {
         protocol: Some(protocol),
         source: Some(source.parse().unwrap()),
         destination: Some(destination.parse().unwrap()),
-        source_ports: None,
         destination_ports: Some(ports.parse().unwrap()),
+        ..Rule::default()
     };
     let rules = vec![
         rule("deny-guest", 17, "198.51.100.128/25", "192.0.2.10/32", "1-65535", RuleAction::Deny),
@@ -72,9 +72,7 @@ fn firewall() -> Configuration {
         outside: "outside".into(),
         inside: "inside".into(),
         rules,
-        max_connections: 65_536,
-        tcp_idle_ms: 300_000,
-        other_idle_ms: 60_000,
+        ..Firewall::default()
     });
     configuration("firewall", vec![port("outside", "fo", mac(2)), port("inside", "fi", mac(3))], function)
 }

@@ -208,17 +208,14 @@ fn firewall(generation: u64, rules: u32) -> Configuration {
         action: if i.is_multiple_of(3) { RuleAction::Deny } else { RuleAction::Allow },
         protocol: Some(if i.is_multiple_of(2) { 6 } else { 17 }),
         source: Some(format!("10.{}.{}.0/24", i >> 8 & 255, i & 255).parse().unwrap()),
-        destination: None,
-        source_ports: None,
         destination_ports: Some(format!("{}-{}", 1 + i % 60_000, 100 + i % 60_000).parse().unwrap()),
+        ..Rule::default()
     };
     let function = Function::Firewall(Firewall {
         outside: "outside".into(),
         inside: "inside".into(),
         rules: (0..rules).map(rule).collect(),
-        max_connections: 65_536,
-        tcp_idle_ms: 300_000,
-        other_idle_ms: 60_000,
+        ..Firewall::default()
     });
     let ports = vec![port("outside", "a0", MacAddr([2; 6])), port("inside", "b0", MacAddr([4; 6]))];
     Configuration { instance: "large".into(), generation, ports, function }

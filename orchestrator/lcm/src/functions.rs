@@ -102,19 +102,18 @@ impl Instance<'_> {
 
     fn firewall(&self) -> Result<Firewall, FunctionError> {
         let (outside, inside) = (self.role("outside")?, self.role("inside")?);
+        let port =
+            |rule: &Rule, field: &str, name: &str| match name {
+                "outside" => Ok(outside.clone()),
+                "inside" => Ok(inside.clone()),
+                other => Err(self
+                    .bad(format!("rule `{}` has `{field}` `{other}`; it is `outside` or `inside`", rule.id))),
+            };
         let mut rules = Vec::with_capacity(self.params.rules.len());
         for rule in &self.params.rules {
-            let from = match rule.from.as_str() {
-                "outside" => outside.clone(),
-                "inside" => inside.clone(),
-                other => {
-                    return Err(self.bad(format!(
-                        "rule `{}` comes from `{other}`; `from` is `outside` or `inside`",
-                        rule.id
-                    )));
-                }
-            };
-            rules.push(Rule { from, ..rule.clone() });
+            let from = port(rule, "from", &rule.from)?;
+            let to = rule.to.as_deref().map(|name| port(rule, "to", name)).transpose()?;
+            rules.push(Rule { from, to, ..rule.clone() });
         }
         // The defaults of the configuration format, spelled out so that they are measured.
         Ok(Firewall {
@@ -124,6 +123,7 @@ impl Instance<'_> {
             max_connections: 65_536,
             tcp_idle_ms: 300_000,
             other_idle_ms: 60_000,
+            ..Firewall::default()
         })
     }
 

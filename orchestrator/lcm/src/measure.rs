@@ -142,12 +142,17 @@ fn group(id: &str, flow: Flow, first: u32, count: u32, expect: Expectation) -> F
     }
 }
 
+/// The flag of a flow's first segment.
+const SYN: u8 = 2;
+
 fn matches(rule: &Rule, flow: Flow) -> bool {
     rule.protocol.is_none_or(|p| p == flow.protocol)
         && rule.source.is_none_or(|p| within(p, flow.source))
         && rule.destination.is_none_or(|p| within(p, flow.destination))
         && rule.source_ports.is_none_or(|r| r.first <= 49_152 && r.last == u16::MAX)
         && rule.destination_ports.is_none_or(|r| (r.first..=r.last).contains(&flow.port))
+        && rule.icmp.is_none()
+        && rule.tcp_flags.is_none_or(|f| f.mask & SYN == f.value)
 }
 
 fn bits(address: IpAddr) -> (u128, bool) {
@@ -182,9 +187,8 @@ mod tests {
             action,
             protocol: Some(17),
             source: source.map(|s| s.parse().unwrap()),
-            destination: None,
-            source_ports: None,
             destination_ports: ports.map(|p| p.parse().unwrap()),
+            ..Rule::default()
         }
     }
 

@@ -45,8 +45,7 @@ pub fn firewall(rules: Vec<Rule>, max_connections: u32) -> Configuration {
             inside: "inside".into(),
             rules,
             max_connections,
-            tcp_idle_ms: 300_000,
-            other_idle_ms: 60_000,
+            ..Firewall::default()
         }),
     )
 }
@@ -63,10 +62,9 @@ pub fn rule(
         from: "outside".into(),
         action,
         protocol,
-        source: None,
         destination: destination.map(|d| d.parse().unwrap()),
-        source_ports: None,
         destination_ports: ports.map(|p| p.parse().unwrap()),
+        ..Rule::default()
     }
 }
 

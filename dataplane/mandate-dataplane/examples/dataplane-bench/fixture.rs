@@ -326,8 +326,8 @@ impl Case {
             protocol: Some(l.protocol),
             source: prefix(l.source),
             destination: prefix(l.destination),
-            source_ports: None,
             destination_ports: Some(PortRange { first: l.ports.0, last: l.ports.1 }),
+            ..Rule::default()
         };
         Configuration {
             instance: "bench".into(),
@@ -338,8 +338,8 @@ impl Case {
                 inside: "inside".into(),
                 rules: lines.iter().enumerate().map(rule).collect(),
                 max_connections: self.connections(),
-                tcp_idle_ms: 300_000,
                 other_idle_ms: self.other_ms(),
+                ..Firewall::default()
             }),
         }
     }

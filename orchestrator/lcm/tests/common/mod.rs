@@ -210,10 +210,9 @@ pub fn deploy() -> Deploy {
         from: "outside".into(),
         action: RuleAction::Allow,
         protocol: Some(17),
-        source: None,
         destination: Some("203.0.113.10/32".parse().unwrap()),
-        source_ports: None,
         destination_ports: Some("8080".parse().unwrap()),
+        ..Rule::default()
     };
     Deploy {
         nsd_package: Digest::of("ns"),

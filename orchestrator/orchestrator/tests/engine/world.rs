@@ -247,10 +247,9 @@ impl World {
             from: "outside".into(),
             action: RuleAction::Allow,
             protocol: Some(17),
-            source: None,
             destination: Some("203.0.113.10/32".parse().unwrap()),
-            source_ports: None,
             destination_ports: Some("53".parse().unwrap()),
+            ..Rule::default()
         };
         let params = [
             ("vfw".to_owned(), VnfParams { rules: vec![rule], ..VnfParams::default() }),
