@@ -25,12 +25,12 @@
 #include <rte_hash_crc.h>
 #include <rte_ip.h>
 #include <rte_malloc.h>
+#include <rte_mbuf.h>
 #include <rte_prefetch.h>
 #include <rte_tcp.h>
 
 #define BURST 64
-#define BUFFERS 512
-#define STRIDE 2176 // of a packet buffer in a pool
+#define BURSTS 8 // of buffers that are filled in turn
 #define MAX_RULES (1 << 17)
 
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
@@ -251,14 +251,13 @@ static void open_all(const struct key *keys, const uint8_t *flags, const uint8_t
     }
 }
 
-static void burst(uint8_t **frames, const struct frame *of, int count, uint32_t now_ms) {
+static void burst(struct rte_mbuf **frames, uint16_t side, int count, uint32_t now_ms) {
     struct key keys[BURST];
     const void *pointers[BURST];
     uint8_t flags[BURST], fresh[BURST];
     uint32_t n = 0, news = 0;
-    uint16_t side = of[0].side;
     for (int i = 0; i < count; i++) {
-        bool good = parse(frames[i], of[i].length, side, &keys[n], &flags[n]);
+        bool good = parse(rte_pktmbuf_mtod(frames[i], const uint8_t *), rte_pktmbuf_data_len(frames[i]), side, &keys[n], &flags[n]);
         pointers[n] = &keys[n];
         n += good;
         dropped += !good;
@@ -302,28 +301,31 @@ static double cpu(void) {
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-static uint8_t *buffers;
+static struct rte_mbuf *buffers[BURSTS][BURST];
 
 // Moves the next frames into packet buffers as a device would, and passes them on.
 static double pass(const struct trace *trace, uint64_t count, uint32_t *at, bool decide) {
     double began = cpu();
-    uint32_t slot = 0;
+    uint32_t group = 0;
     for (uint64_t done = 0; done < count;) {
-        uint8_t *frames[BURST];
+        struct rte_mbuf **frames = buffers[group];
         const struct frame *of = &trace->frames[*at];
         int n = 0;
         while (n < BURST && *at < trace->count && trace->frames[*at].side == of->side) {
             const struct frame *frame = &trace->frames[(*at)++];
-            frames[n] = buffers + (size_t)slot * STRIDE;
-            memcpy(frames[n++], frame->bytes, frame->length);
-            slot = (slot + 1) % BUFFERS;
+            struct rte_mbuf *buffer = frames[n++];
+            buffer->data_off = RTE_PKTMBUF_HEADROOM;
+            buffer->data_len = frame->length;
+            buffer->pkt_len = frame->length;
+            memcpy(rte_pktmbuf_mtod(buffer, uint8_t *), frame->bytes, frame->length);
         }
+        group = (group + 1) % BURSTS;
         if (*at == trace->count)
             *at = 0;
         if (decide) {
             it.now_ns += (uint64_t)n * it.frame_ns;
             uint32_t now_ms = it.now_ns / 1000000;
-            burst(frames, of, n, now_ms);
+            burst(frames, of->side, n, now_ms);
             age(now_ms, n);
         } else {
             __asm__ volatile("" ::: "memory");
@@ -455,7 +457,9 @@ int main(int argc, char **argv) {
     argv[1] = argv[0];
     if (rte_eal_init(argc - 1, argv + 1) < 0)
         fail("DPDK does not start");
-    buffers = rte_zmalloc("buffers", (size_t)BUFFERS * STRIDE, 64);
+    struct rte_mempool *pool = rte_pktmbuf_pool_create("buffers", BURSTS * BURST + BURST - 1, 0, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
+    if (!pool || rte_pktmbuf_alloc_bulk(pool, &buffers[0][0], BURSTS * BURST) != 0)
+        fail("no packet buffers");
     char line[256], name[200];
     unsigned long long count;
     setvbuf(stdout, NULL, _IOLBF, 0);

@@ -26,7 +26,7 @@ use dataplane_control::{
 pub(crate) use self::plan::{Basis, Count, Counts, Next, Plan};
 
 use crate::{
-    DropReason, PacketFunction, PortIndex, Verdict,
+    DropReason, Frame, PacketFunction, PortIndex, Verdict,
     common::{self, Clock, Drops, TCP_CLOSING_MS, UNCONFIRMED_MS},
     maglev, neighbour,
     packet::{self, ACK, FIN, Message, Packet, Parsed, RST, SYN, TCP, UDP},
@@ -354,18 +354,16 @@ fn closed_by(segment: u8, fin: u8) -> u8 {
     (if segment & FIN != 0 { fin } else { 0 }) | (if segment & RST != 0 { RESET } else { 0 })
 }
 
-impl PacketFunction for Balancer {
-    fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut [u8]) -> Verdict {
+impl<F: Frame> PacketFunction<F> for Balancer {
+    fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut F) -> Verdict {
         let now_ms = self.clock.advance(now_us);
         let Some(side) = self.plan.pair.side(ingress) else {
             return self.drops.drop(DropReason::UnknownPort);
         };
-        match self.decide(now_ms, side, frame) {
-            Ok(action) => match self.act(&action, frame) {
-                Some((port, length)) => {
-                    Verdict::Forward { port, length: u16::try_from(length).unwrap_or(u16::MAX) }
-                }
-                None => self.drops.drop(DropReason::Truncated),
+        match self.decide(now_ms, side, frame.bytes()) {
+            Ok(action) => match self.act(&action, frame.bytes_mut()) {
+                Some((port, length)) if frame.resize(length) => Verdict::Forward { port },
+                _ => self.drops.drop(DropReason::Truncated),
             },
             Err(reason) => self.drops.drop(reason),
         }
@@ -407,7 +405,7 @@ impl PacketFunction for Balancer {
                 ("answer.neighbour", neighbour),
             ],
             named: Kind::Balancer(Counts::of(self)),
-            connections: self.connections(),
+            connections: self.table.len() as u64,
         }
     }
 

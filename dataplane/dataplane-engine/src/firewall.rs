@@ -28,7 +28,7 @@ use dataplane_control::{
 pub(crate) use self::plan::{Basis, Counts, Next, Plan};
 
 use crate::{
-    DropReason, PacketFunction, PortIndex, Verdict,
+    DropReason, Frame, PacketFunction, PortIndex, Verdict,
     common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, TCP_HANDSHAKE_MS},
     machine::Machine,
     neighbour,
@@ -174,10 +174,10 @@ impl<M: Machine> Firewall<M> {
     /// connections are; then, in their order, what each frame does. What is not of an established connection, or not simple, goes
     /// the way of a single frame: whatever the frames before it changed, it finds.
     #[inline]
-    fn stages(&mut self, now_ms: u32, side: Side, frames: &mut [&mut [u8]], verdicts: &mut [Verdict]) {
+    fn stages<F: Frame>(&mut self, now_ms: u32, side: Side, frames: &mut [F], verdicts: &mut [Verdict]) {
         let mut all = [Sought::default(); BURST];
         for (frame, sought) in frames.iter().zip(&mut all) {
-            let Some(simple) = packet::simple(frame) else { continue };
+            let Some(simple) = packet::simple(frame.bytes()) else { continue };
             let key = V4Key::of(simple.addresses, simple.ports, simple.protocol, side);
             *sought = self.table.seek::<M>(key);
         }
@@ -189,14 +189,12 @@ impl<M: Machine> Firewall<M> {
         let forward = self.plan.pair.on(side.other()).index;
         for (((frame, verdict), sought), slot) in frames.iter_mut().zip(verdicts).zip(&all).zip(slots) {
             let rule = self.table.found(slot, sought).and_then(|entry| known.renew(entry, sought.protocol));
-
             *verdict = match rule {
                 Some(rule) => {
                     self.count_rule(rule);
-                    // `simple` refuses longer frames.
-                    Verdict::Forward { port: forward, length: u16::try_from(frame.len()).unwrap_or(u16::MAX) }
+                    Verdict::Forward { port: forward }
                 }
-                None => self.one(now_ms, side, frame),
+                None => self.one(now_ms, side, frame.bytes()),
             };
         }
     }
@@ -204,11 +202,7 @@ impl<M: Machine> Firewall<M> {
     #[inline(never)]
     fn one(&mut self, now_ms: u32, side: Side, frame: &[u8]) -> Verdict {
         match self.decide(now_ms, side, frame) {
-            // The parser refuses longer frames.
-            Ok(()) => Verdict::Forward {
-                port: self.plan.pair.on(side.other()).index,
-                length: u16::try_from(frame.len()).unwrap_or(u16::MAX),
-            },
+            Ok(()) => Verdict::Forward { port: self.plan.pair.on(side.other()).index },
             Err(reason) => self.drops.drop(reason),
         }
     }
@@ -380,16 +374,16 @@ fn tcp_step(flags: u8, from_initiator: bool, segment: u8) -> Step {
     }
 }
 
-impl<M: Machine> PacketFunction for Firewall<M> {
-    fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut [u8]) -> Verdict {
+impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
+    fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut F) -> Verdict {
         let now_ms = self.clock.advance(now_us);
         let Some(side) = self.plan.pair.side(ingress) else {
             return self.drops.drop(DropReason::UnknownPort);
         };
-        self.one(now_ms, side, frame)
+        self.one(now_ms, side, frame.bytes())
     }
 
-    fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [&mut [u8]], verdicts: &mut [Verdict]) {
+    fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [F], verdicts: &mut [Verdict]) {
         let now_ms = self.clock.advance(now_us);
         let Some(side) = self.plan.pair.side(ingress) else {
             frames.iter().zip(verdicts).for_each(|(_, v)| *v = self.drops.drop(DropReason::UnknownPort));
@@ -428,7 +422,7 @@ impl<M: Machine> PacketFunction for Firewall<M> {
                 ("pass.neighbour", neighbour),
             ],
             named: Kind::Firewall(Counts::of(self)),
-            connections: self.connections(),
+            connections: self.table.len() as u64,
         }
     }
 

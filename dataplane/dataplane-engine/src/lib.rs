@@ -12,6 +12,7 @@ mod balancer;
 mod checksum;
 mod common;
 mod firewall;
+mod frame;
 mod hash;
 mod machine;
 pub mod maglev;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 
 pub use dataplane_control::config::ConfigError;
 use dataplane_control::{Configuration, Function};
+pub use frame::Frame;
 pub use machine::{Machine, Plain, set_huge_pages};
 pub use prepare::{Basis, Prepared, Retired, Snapshot};
 pub use reason::DropReason;
@@ -44,22 +46,19 @@ pub enum Verdict {
     Forward {
         /// Where it leaves.
         port: PortIndex,
-        /// Its length now, bytes from the Ethernet header on, without FCS; never above the slice given.
-        length: u16,
     },
     /// Free it.
     Drop(DropReason),
 }
 
-/// A packet function.
-pub trait PacketFunction: Send {
-    /// Decides on one frame and rewrites it in place. `frame` is the whole frame from the Ethernet header on (no FCS);
-    /// `now_us` must not go backwards. Never allocates.
-    fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut [u8]) -> Verdict;
+/// A packet function for frames that lie in buffers of kind `F`.
+pub trait PacketFunction<F: Frame = Vec<u8>>: Send {
+    /// Decides on one frame and rewrites it in place. `now_us` must not go backwards. Never allocates.
+    fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut F) -> Verdict;
 
     /// [`PacketFunction::process`] of each frame in turn, and no other verdict or byte than that; faster. `frames` and `verdicts` are
     /// as long as each other: what is longer is left alone.
-    fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [&mut [u8]], verdicts: &mut [Verdict]) {
+    fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [F], verdicts: &mut [Verdict]) {
         for (frame, verdict) in frames.iter_mut().zip(verdicts) {
             *verdict = self.process(now_us, ingress, frame);
         }
@@ -107,7 +106,7 @@ pub trait PacketFunction: Send {
     fn connections(&self) -> u64;
 }
 
-/// Builds the configured function; its tables are seeded from the instance's name (see [`build_with_seed`]).
+/// Builds the configured function for frames on their own; its tables are seeded from the instance's name (see [`build_with_seed`]).
 ///
 /// # Errors
 /// [`ConfigError`] if the configuration contradicts itself or names the generator, which is no packet function:
@@ -125,17 +124,17 @@ pub fn build_with_seed(
     configuration: &Configuration,
     seed: u64,
 ) -> Result<Box<dyn PacketFunction>, ConfigError> {
-    build_on::<Plain>(configuration, seed)
+    build_on::<Plain, _>(configuration, seed)
 }
 
-/// [`build_with_seed`] for a machine that is told what is read soon.
+/// [`build_with_seed`] for a machine and its packet buffers.
 ///
 /// # Errors
 /// As [`build`].
-pub fn build_on<M: Machine>(
+pub fn build_on<M: Machine, F: Frame>(
     configuration: &Configuration,
     seed: u64,
-) -> Result<Box<dyn PacketFunction>, ConfigError> {
+) -> Result<Box<dyn PacketFunction<F>>, ConfigError> {
     configuration.check()?;
     Ok(match &configuration.function {
         Function::Firewall(f) => Box::new(firewall::Firewall::<M>::new(configuration, f, seed)?),

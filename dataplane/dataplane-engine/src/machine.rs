@@ -8,6 +8,12 @@ use std::{mem::MaybeUninit, ops::Range, sync::OnceLock};
 pub trait Machine: Send + 'static {
     /// Brings the line of this value nearer.
     fn prefetch<T>(of: &T);
+
+    /// Does this work, compiled for what the processor can do if it is not every processor's.
+    #[inline]
+    fn run<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
 }
 
 /// A machine that is told nothing.

@@ -18,7 +18,7 @@ use dataplane_control::{
 };
 
 use crate::{
-    DropReason, PacketFunction, PortIndex, Verdict, checksum,
+    DropReason, Frame, PacketFunction, PortIndex, Verdict, checksum,
     common::{self, Drops, OwnPort},
     hash::{address_bits, v4_bits},
     maglev, neighbour,
@@ -275,16 +275,17 @@ fn pad(frame: &mut [u8], end: usize) -> usize {
     length
 }
 
-impl PacketFunction for Reflector {
-    fn process(&mut self, _now_us: u64, ingress: PortIndex, frame: &mut [u8]) -> Verdict {
+impl<F: Frame> PacketFunction<F> for Reflector {
+    fn process(&mut self, _now_us: u64, ingress: PortIndex, frame: &mut F) -> Verdict {
         if ingress != self.plan.port.index {
             return self.drops.drop(DropReason::UnknownPort);
         }
-        match self.answer(frame) {
-            Ok(length) => {
+        match self.answer(frame.bytes_mut()) {
+            Ok(length) if frame.resize(length) => {
                 self.answered += 1;
-                Verdict::Forward { port: ingress, length: u16::try_from(length).unwrap_or(u16::MAX) }
+                Verdict::Forward { port: ingress }
             }
+            Ok(_) => self.drops.drop(DropReason::Truncated),
             Err(reason) => self.drops.drop(reason),
         }
     }

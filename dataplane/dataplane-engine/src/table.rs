@@ -2,7 +2,7 @@
 //! index.
 //!
 //! An index of buckets, each a cache line of eight 16-bit tags and slot numbers and at most half full on average, leads to the entries:
-//! a packet of a known connection touches two lines, which [`Table::ahead`] and [`Table::candidate`] ask for before they are used. A key may be in
+//! a packet of a known connection touches two lines, which [`Table::seek`] and [`Table::candidate`] ask for before they are used. A key may be in
 //! either of two buckets; the second follows from the first and the tag, so that an entry of a full bucket can be moved without
 //! its key. A connection is one entry for both directions: its key names the end points by the *side* they are on, so a
 //! packet that comes in on the wrong side is not a reply. The hash is seeded; a flood of keys that collide costs a constant and
@@ -116,7 +116,7 @@ impl Key {
     #[inline]
     pub(crate) fn hash(&self, seed: u64) -> u64 {
         let [a, b, c, d, e] = self.0;
-        if a | c == 0 && (b & d) >> 32 == 0xffff {
+        if a | c == 0 && b >> 32 == 0xffff && d >> 32 == 0xffff {
             return V4Key { addresses: b << 32 | d & 0xffff_ffff, rest: e }.hash(seed);
         }
         // A factor of zero swallows the other: no factor may be one that a sender can choose without the seed.

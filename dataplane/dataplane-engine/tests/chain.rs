@@ -96,13 +96,13 @@ impl Chain {
             }),
             At::Backends => return self.flood_backends(frame),
         };
-        if let Verdict::Forward { port, length } = verdict {
+        if let Verdict::Forward { port } = verdict {
             let lost = next(port) == At::Backends && self.lose_every > 0 && {
                 self.dispatched += 1;
                 self.dispatched.is_multiple_of(self.lose_every)
             };
             if !lost {
-                self.put(next(port), &frame[..usize::from(length)]);
+                self.put(next(port), &frame);
             }
         }
     }
@@ -112,8 +112,8 @@ impl Chain {
         let mut answers = vec![];
         for reflector in &mut self.reflectors {
             let mut copy = frame.clone();
-            if let Verdict::Forward { length, .. } = reflector.process(self.now_us, 0, &mut copy) {
-                answers.push(copy[..usize::from(length)].to_vec());
+            if let Verdict::Forward { .. } = reflector.process(self.now_us, 0, &mut copy) {
+                answers.push(copy);
             }
         }
         assert!(answers.len() <= 1, "two backends answered one frame");
@@ -380,16 +380,15 @@ fn a_chain_without_a_balancer_resolves_at_the_reflector() {
     let mut now = 0;
     while !session.finished(now) {
         while let Some(length) = session.next_frame(now, &mut buffer) {
-            let frame = &mut buffer[..length];
+            let frame = &mut buffer[..length].to_vec();
             let Verdict::Forward { port: 1, .. } = fw.process(now, 0, frame) else {
                 panic!("dropped on the way")
             };
-            if let Verdict::Forward { length, .. } = end.process(now, 0, frame) {
-                let back = &mut frame[..usize::from(length)];
-                let Verdict::Forward { port: 0, .. } = fw.process(now, 1, back) else {
+            if let Verdict::Forward { .. } = end.process(now, 0, frame) {
+                let Verdict::Forward { port: 0, .. } = fw.process(now, 1, frame) else {
                     panic!("dropped on the way back")
                 };
-                session.receive(now, back);
+                session.receive(now, frame);
             }
         }
         now += 50;

@@ -60,8 +60,8 @@ fn started(session: &mut Session) -> u64 {
             if session.report().tx_frames > 0 {
                 return now;
             }
-            if let dataplane_engine::Verdict::Forward { length, .. } = end.process(now, 0, &mut frame) {
-                session.receive(now, &frame[..usize::from(length)]);
+            if let dataplane_engine::Verdict::Forward { .. } = end.process(now, 0, &mut frame) {
+                session.receive(now, &frame);
             }
         }
     }

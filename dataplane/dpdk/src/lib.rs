@@ -19,6 +19,7 @@ mod mbuf;
 mod memory;
 mod pool;
 mod port;
+mod processor;
 mod vdev;
 mod wait;
 
@@ -27,8 +28,9 @@ pub use error::DpdkError;
 pub use guard::hold_interfaces;
 pub use log::drain as drain_log;
 pub use mbuf::{BURST, Burst, Drain, Mbuf};
-pub use memory::{prefer_huge_pages, prefetch};
+pub use memory::prefer_huge_pages;
 pub use pool::{MAX_BUFFERS, MAX_FRAME_BYTES, Pool};
 pub use port::{Link, Port, PortStats};
+pub use processor::Processor;
 pub use vdev::Vdev;
 pub use wait::{Waiter, Woken};

@@ -5,12 +5,14 @@
 
 use std::{iter::FusedIterator, marker::PhantomData, ptr, ptr::NonNull, slice};
 
+use dataplane_engine::Frame;
 use dpdk_sys::{mandate_mbuf, rte_mbuf};
 
 use crate::Pool;
 
-/// Packets handled at once: DPDK's usual burst. Drivers see it as their largest request.
-pub const BURST: usize = 32;
+/// Packets handled at once: what one waits for from memory the others wait for at the same time. Drivers see it as their largest
+/// request.
+pub const BURST: usize = 64;
 
 /// One packet buffer.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct Mbuf<'p> {
 }
 
 impl Mbuf<'_> {
+    #[inline]
     fn header(&self) -> &mandate_mbuf {
         // SAFETY: an owned buffer's header is valid and nobody else writes it; the C compiler has asserted that its
         // fields are where `mandate_mbuf` has them. JUSTIFICATION: per packet, so a field access and not a call into C
@@ -28,6 +31,7 @@ impl Mbuf<'_> {
         unsafe { self.raw.cast().as_ref() }
     }
 
+    #[inline]
     fn data(&self) -> *mut u8 {
         let header = self.header();
         header.buf_addr.cast::<u8>().wrapping_add(usize::from(header.data_off))
@@ -35,12 +39,14 @@ impl Mbuf<'_> {
 
     /// Whether the frame is all in this buffer; [`Mbuf::frame`] shows the first part only if it is not.
     #[must_use]
+    #[inline]
     pub fn is_contiguous(&self) -> bool {
         self.header().nb_segs == 1
     }
 
     /// Bytes of the frame.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> u16 {
         self.header().data_len
     }
@@ -59,6 +65,7 @@ impl Mbuf<'_> {
 
     /// The frame.
     #[must_use]
+    #[inline]
     pub fn frame(&self) -> &[u8] {
         // SAFETY: DPDK keeps data_off + data_len within the buffer, and `set_len` does; the bytes are initialised
         // memory of the pool. JUSTIFICATION: frames are read in place, never copied.
@@ -67,23 +74,82 @@ impl Mbuf<'_> {
 
     /// The frame, to change in place.
     #[must_use]
+    #[inline]
     pub fn frame_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `frame`; the buffer is ours alone. JUSTIFICATION: as in `frame`.
         unsafe { slice::from_raw_parts_mut(self.data(), usize::from(self.len())) }
     }
 
+    /// Empty, and where a frame begins in a buffer that was just allocated.
+    pub fn reset(&mut self) {
+        let headroom = u16::try_from(dpdk_sys::RTE_PKTMBUF_HEADROOM).unwrap_or(u16::MAX);
+        self.place(Some(usize::from(headroom)), 0);
+    }
+
     /// Makes the frame longer (the new bytes are whatever was there) or shorter; false, and no change, if it does not
     /// fit or the frame is in several buffers.
     #[must_use]
+    #[inline]
     pub fn set_len(&mut self, length: u16) -> bool {
         if length > self.capacity() || !self.is_contiguous() {
             return false;
         }
-        // SAFETY: as in `header`, and it is ours alone; the length was checked. JUSTIFICATION: as in `header`.
-        let header = unsafe { self.raw.cast::<mandate_mbuf>().as_mut() };
+        let header = self.header_mut();
         header.data_len = length;
         header.pkt_len = u32::from(length);
         true
+    }
+
+    fn header_mut(&mut self) -> &mut mandate_mbuf {
+        // SAFETY: as in `header`, and it is ours alone. JUSTIFICATION: as in `header`.
+        unsafe { self.raw.cast().as_mut() }
+    }
+
+    /// Moves the frame to other bytes of the buffer; false, and no change, if they are not in it.
+    fn place(&mut self, begin: Option<usize>, length: usize) -> bool {
+        let Some(begin) = begin.filter(|b| b + length <= usize::from(self.header().buf_len)) else {
+            return false;
+        };
+        let (Ok(begin), Ok(length)) = (u16::try_from(begin), u16::try_from(length)) else { return false };
+        if !self.is_contiguous() {
+            return false;
+        }
+        let header = self.header_mut();
+        header.data_off = begin;
+        header.data_len = length;
+        header.pkt_len = u32::from(length);
+        true
+    }
+}
+
+/// Of a frame that is all in this buffer: of another one it is the first part, and nothing but its bytes can be changed.
+impl Frame for Mbuf<'_> {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self.frame()
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.frame_mut()
+    }
+
+    fn prepend(&mut self, count: usize) -> bool {
+        let (begin, length) = (usize::from(self.header().data_off), usize::from(self.len()));
+        self.place(begin.checked_sub(count), length + count)
+    }
+
+    fn trim_front(&mut self, count: usize) -> bool {
+        let (begin, length) = (usize::from(self.header().data_off), usize::from(self.len()));
+        match length.checked_sub(count) {
+            Some(rest) if rest > 0 => self.place(Some(begin + count), rest),
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn resize(&mut self, length: usize) -> bool {
+        u16::try_from(length).is_ok_and(|length| self.set_len(length))
     }
 }
 
@@ -158,17 +224,11 @@ impl<'p> Burst<'p> {
         unsafe { slice::from_raw_parts(owned.as_ptr().cast::<Mbuf<'p>>(), owned.len()) }.iter()
     }
 
-    /// The frames, in order, to change in place: into the first of `frames`; how many. Of one in several buffers it is the first
-    /// part, see [`Mbuf::is_contiguous`].
-    pub fn frames_mut<'b>(&'b mut self, frames: &mut [&'b mut [u8]; BURST]) -> usize {
+    /// The buffers, in order, to change in place.
+    pub fn buffers_mut(&mut self) -> &mut [Mbuf<'p>] {
         let owned = &mut self.raw[..self.length];
-        // SAFETY: as in `iter`, and they are borrowed mutably for as long as the frames. JUSTIFICATION: as in `iter`.
-        let buffers =
-            unsafe { slice::from_raw_parts_mut(owned.as_mut_ptr().cast::<Mbuf<'p>>(), owned.len()) };
-        for (frame, buffer) in frames.iter_mut().zip(buffers) {
-            *frame = buffer.frame_mut();
-        }
-        self.length
+        // SAFETY: as in `iter`; whatever is put in the place of a buffer is one, too. JUSTIFICATION: as in `iter`.
+        unsafe { slice::from_raw_parts_mut(owned.as_mut_ptr().cast::<Mbuf<'p>>(), owned.len()) }
     }
 
     /// Puts all buffers back into their pools.

@@ -1,4 +1,4 @@
-//! What the processor and the kernel are told of memory; none of it changes what is there.
+//! What the kernel is told of memory; it changes nothing that is there.
 //!
 //! Tests: below.
 
@@ -6,19 +6,6 @@ use std::ops::Range;
 
 /// Bytes of a huge page (x86-64 and arm64 with 4 KiB pages).
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-
-/// Brings the cache line where a value begins nearer to this processor.
-#[inline]
-pub fn prefetch<T>(of: &T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint: it reads nothing that the program sees and never faults. JUSTIFICATION: per packet; plain reads in its
-    // place cost a quarter to a third of all packets (docs/dataplane.md).
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(of).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = of;
-}
 
 /// Asks the kernel for huge pages at these addresses of ours: with small ones, each line of a large table costs a walk of the page
 /// tables besides. A kernel that does not have them, or is set to `never`, gives small ones.
@@ -35,7 +22,6 @@ pub fn prefer_huge_pages(addresses: Range<usize>) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -44,7 +30,6 @@ mod tests {
         let range = memory.as_ptr_range();
         prefer_huge_pages(range.start.addr()..range.end.addr());
         prefer_huge_pages(3..HUGE_PAGE_BYTES * 2);
-        prefetch(memory.last().unwrap());
         memory[HUGE_PAGE_BYTES + 1] = 8;
         assert_eq!(memory.iter().map(|b| usize::from(*b)).sum::<usize>(), 7 * memory.len() + 1);
     }

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
+use dataplane_engine::Frame as _;
 use dpdk::{BURST, Burst, DpdkError, Eal, EalConfig, MAX_FRAME_BYTES, Memory, Pool, Port, Vdev};
 
 /// Small, so that leaks run it dry.
-const BUFFERS: u32 = 127;
+const BUFFERS: u32 = 255;
 const ROUNDS: usize = 1000;
 /// Leaked on purpose by `kept_buffers_are_ours`.
 const LEAKED: u32 = BURST as u32;
@@ -30,6 +31,7 @@ fn every_buffer_is_freed_exactly_once() {
     sent_buffers_are_the_drivers(&pool, &mut port);
     kept_buffers_are_ours(&pool, &mut port);
     frames_are_changed_in_place(&pool);
+    a_frame_has_room_before_and_behind(&pool);
     a_burst_keeps_order_and_bounds(&pool);
     an_empty_pool_says_so(&pool);
 
@@ -78,6 +80,20 @@ fn frames_are_changed_in_place<'p>(pool: &'p Pool<'p>) {
     assert_eq!(buffer.frame(), b"ab");
     assert!(!buffer.set_len(buffer.capacity() + 1));
     assert_eq!(buffer.len(), 2);
+}
+
+fn a_frame_has_room_before_and_behind<'p>(pool: &'p Pool<'p>) {
+    let mut buffer = pool.alloc().unwrap();
+    assert!(!buffer.trim_front(1) && buffer.resize(3));
+    buffer.bytes_mut().copy_from_slice(b"abc");
+    let room = buffer.capacity();
+    assert!(buffer.prepend(2) && !buffer.prepend(1000) && buffer.len() == 5);
+    buffer.bytes_mut()[..2].copy_from_slice(b"xy");
+    assert_eq!((buffer.bytes(), buffer.capacity()), (&b"xyabc"[..], room + 2));
+    assert!(buffer.trim_front(3) && !buffer.trim_front(2));
+    assert_eq!(buffer.bytes(), b"bc");
+    buffer.reset();
+    assert_eq!((buffer.len(), buffer.capacity()), (0, room));
 }
 
 fn a_burst_keeps_order_and_bounds<'p>(pool: &'p Pool<'p>) {

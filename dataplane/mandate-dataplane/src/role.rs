@@ -3,24 +3,15 @@
 use std::collections::BTreeMap;
 
 use dataplane_control::{Configuration, Function, config::ConfigError, traffic::TrafficReport};
-use dataplane_engine::{Basis, Machine, PacketFunction, Prepared, Retired, Snapshot, traffic::Session};
+use dataplane_engine::{Basis, PacketFunction, Prepared, Retired, Snapshot, traffic::Session};
+use dpdk::{Mbuf, Processor};
 
 use crate::{command::Reply, error::Refusal};
 
-/// The processor that this runs on.
-pub struct Processor;
-
-impl Machine for Processor {
-    #[inline]
-    fn prefetch<T>(of: &T) {
-        dpdk::prefetch(of);
-    }
-}
-
 /// What the process does with frames.
-pub enum Role {
+pub enum Role<'p> {
     /// Firewall, load balancer, reflector.
-    Function(Box<dyn PacketFunction>),
+    Function(Box<dyn PacketFunction<Mbuf<'p>>>),
     /// The client-side probe.
     Generator(Generator),
 }
@@ -42,14 +33,14 @@ pub struct Run {
     pub reply: Reply<TrafficReport>,
 }
 
-impl Role {
+impl Role<'_> {
     /// As the configuration says. `seed` is of the connection table's hash and must not be predictable.
     pub fn build(configuration: &Configuration, seed: u64) -> Result<Self, ConfigError> {
         if let Function::Generator(generator) = &configuration.function {
             let lane = configuration.ports.iter().position(|p| p.name == generator.port).unwrap_or(0);
             return Ok(Self::Generator(Generator { lane, ..Generator::default() }));
         }
-        dataplane_engine::build_on::<Processor>(configuration, seed).map(Self::Function)
+        dataplane_engine::build_on::<Processor, _>(configuration, seed).map(Self::Function)
     }
 
     /// What a new configuration is prepared against, if anything: all a generator has is its port.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dataplane_engine::{DropReason, PacketFunction, Verdict};
+use dataplane_engine::{DropReason, Verdict};
 use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Mbuf, Pool, Port};
 
 use crate::{
@@ -70,7 +70,7 @@ pub fn run(eal: &EalConfig, document: Document, mut inbox: Inbox, clock: Clock) 
 struct Worker<'p> {
     pool: &'p Pool<'p>,
     lanes: Vec<Lane<'p>>,
-    role: Role,
+    role: Role<'p>,
     clock: Clock,
     document: Arc<Document>,
     isolated: bool,
@@ -97,7 +97,7 @@ struct Drops {
     isolated: u64,
     /// In several buffers: longer than any frame we take.
     segmented: u64,
-    /// A verdict that names no port or a length beyond the frame: a defect.
+    /// A verdict that names no port: a defect.
     verdict: u64,
 }
 
@@ -176,38 +176,26 @@ impl<'p> Worker<'p> {
     fn decide(&mut self, index: usize, now_us: u64) {
         let Self { role, received, dropped, lanes, drops, .. } = self;
         let ingress = u16::try_from(index).unwrap_or(u16::MAX);
-        let verdicts = match role {
-            Role::Function(function) if received.iter().all(Mbuf::is_contiguous) => {
-                Some(verdicts(&mut **function, now_us, ingress, received))
+        if !received.iter().all(Mbuf::is_contiguous) {
+            let all = std::mem::take(received);
+            drops.segmented += keep_contiguous(all, received);
+        }
+        let function = match role {
+            Role::Function(function) => function,
+            Role::Generator(generator) => {
+                received.iter().for_each(|frame| generator.receive(now_us, frame.frame()));
+                return received.clear();
             }
-            _ => None,
         };
-        for (at, mut frame) in received.drain().enumerate() {
-            let verdict = match role {
-                _ if !frame.is_contiguous() => {
-                    drops.segmented += 1;
-                    None
+        let mut verdicts = [Verdict::Drop(DropReason::Untracked); BURST];
+        function.burst(now_us, ingress, received.buffers_mut(), &mut verdicts);
+        for (frame, verdict) in received.drain().zip(verdicts) {
+            if let Verdict::Forward { port } = verdict {
+                if let Some(lane) = lanes.get_mut(usize::from(port)) {
+                    lane.enqueue(frame);
+                    continue;
                 }
-                Role::Function(function) => {
-                    let together = verdicts.as_ref().and_then(|v| v.get(at)).copied();
-                    match together.unwrap_or_else(|| function.process(now_us, ingress, frame.frame_mut())) {
-                        Verdict::Forward { port, length } => Some((port, length)),
-                        Verdict::Drop(_) => None,
-                    }
-                }
-                Role::Generator(generator) => {
-                    generator.receive(now_us, frame.frame());
-                    None
-                }
-            };
-            if let Some((port, length)) = verdict {
-                match lanes.get_mut(usize::from(port)) {
-                    Some(lane) if length <= frame.len() && frame.set_len(length) => {
-                        lane.enqueue(frame);
-                        continue;
-                    }
-                    _ => drops.verdict += 1,
-                }
+                drops.verdict += 1;
             }
             // As many as were received at most, and a burst has that much room.
             drop(dropped.push(frame));
@@ -355,21 +343,18 @@ impl<'p> Worker<'p> {
     }
 }
 
-/// What becomes of each frame, all decided together.
-fn verdicts(
-    function: &mut dyn PacketFunction,
-    now_us: u64,
-    ingress: u16,
-    received: &mut Burst<'_>,
-) -> [Verdict; BURST] {
-    let mut verdicts = [Verdict::Drop(DropReason::Untracked); BURST];
-    let mut frames: [&mut [u8]; BURST] = std::array::from_fn(|_| &mut [][..]);
-    let count = received.frames_mut(&mut frames);
-    let (Some(frames), Some(out)) = (frames.get_mut(..count), verdicts.get_mut(..count)) else {
-        return verdicts;
-    };
-    function.burst(now_us, ingress, frames, out);
-    verdicts
+/// Puts the frames that are in one buffer into `kept`; how many are not.
+fn keep_contiguous<'p>(mut all: Burst<'p>, kept: &mut Burst<'p>) -> u64 {
+    let mut segmented = 0;
+    for frame in all.drain() {
+        if frame.is_contiguous() {
+            // No more than there were.
+            drop(kept.push(frame));
+        } else {
+            segmented += 1;
+        }
+    }
+    segmented
 }
 
 /// Sends up to a burst of what is due; says how many.

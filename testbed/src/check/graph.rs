@@ -56,7 +56,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // packets
     ("dataplane-engine", &["dataplane-control"]),
     ("dpdk-sys", &[]),
-    ("dpdk", &["dpdk-sys"]),
+    ("dpdk", &["dpdk-sys", "dataplane-engine"]),
     ("mandate-dataplane", &["dataplane-engine", "dpdk", "dataplane-control", "attestation"]),
     ("mandate-launcher", &["dataplane-control", "attestation"]),
     // drives the product from outside

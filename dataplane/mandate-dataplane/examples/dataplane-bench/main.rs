@@ -12,28 +12,18 @@ use std::{
 };
 
 use dataplane_control::Configuration;
-use dataplane_engine::{DropReason, Machine, PacketFunction, Verdict};
+use dataplane_engine::{DropReason, PacketFunction, Verdict};
+use dpdk::{BURST, Burst, Eal, EalConfig, Mbuf, Memory, Pool, Processor};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use crate::fixture::CASES;
 
-const BURST: usize = 64;
-const BUFFERS: usize = 512;
-/// Of a packet buffer in a pool.
-const STRIDE: usize = 2176;
+/// Bursts of buffers that are filled in turn.
+const BURSTS: usize = 8;
+const BUFFERS: u32 = 511 + 64;
 /// How often connections are aged, µs of virtual time.
 const TICK_US: u64 = 1_000;
-
-/// The processor that this runs on.
-struct Processor;
-
-impl Machine for Processor {
-    #[inline]
-    fn prefetch<T>(of: &T) {
-        dpdk::prefetch(of);
-    }
-}
 
 struct Frame {
     from: u32,
@@ -71,18 +61,13 @@ struct Verdicts {
     dropped: u64,
 }
 
-struct Bench {
-    function: Box<dyn PacketFunction>,
+struct Bench<'p> {
+    function: Box<dyn PacketFunction<Mbuf<'p>>>,
     trace: Trace,
     frame_ns: u64,
     now_ns: u64,
     ticked_us: u64,
-    buffers: Vec<[u8; STRIDE]>,
-}
-
-/// Frames of no bytes.
-fn nothing<'f>() -> [&'f mut [u8]; BURST] {
-    std::array::from_fn(|_| &mut [][..])
+    buffers: Vec<Burst<'p>>,
 }
 
 fn cpu() -> f64 {
@@ -90,18 +75,19 @@ fn cpu() -> f64 {
     t.tv_sec() as f64 + t.tv_nsec() as f64 * 1e-9
 }
 
-impl Bench {
-    fn load(directory: &Path, name: &str) -> Self {
+impl<'p> Bench<'p> {
+    fn load(pool: &'p Pool<'p>, directory: &Path, name: &str) -> Self {
         let case = CASES.iter().find(|c| c.name == name).unwrap();
         let file = |end: &str| directory.join(format!("{name}.{end}"));
         let configuration = Configuration::parse(&std::fs::read(file("json")).unwrap()).unwrap();
         let mut it = Self {
-            function: dataplane_engine::build_on::<Processor>(&configuration, 0x6d61_6e64_6174_6521).unwrap(),
+            function: dataplane_engine::build_on::<Processor, _>(&configuration, 0x6d61_6e64_6174_6521)
+                .unwrap(),
             trace: Trace::read(&file("frames")),
             frame_ns: case.frame_ns(),
             now_ns: 0,
             ticked_us: 0,
-            buffers: vec![[0; STRIDE]; BUFFERS],
+            buffers: (0..BURSTS).map(|_| buffers(pool)).collect(),
         };
         let mut warm = Trace::read(&file("warm"));
         let count = warm.frames.len() as u64;
@@ -115,18 +101,18 @@ impl Bench {
         let began = cpu();
         let (mut group, mut done) = (0, 0);
         while done < count {
-            let side = trace.frames[trace.at].side;
             let left = &trace.frames[trace.at..];
-            let mut frames = nothing();
+            let side = left[0].side;
+            let frames = self.buffers[group].buffers_mut();
             let mut n = 0;
-            let buffers = self.buffers[group * BURST..].iter_mut();
-            for ((of, buffer), frame) in left.iter().zip(buffers).zip(&mut frames) {
+            for (of, frame) in left.iter().zip(frames.iter_mut()) {
                 if of.side != side {
                     break;
                 }
                 let (from, length) = (of.from as usize, usize::from(of.length));
-                *frame = &mut buffer[..length];
-                frame.copy_from_slice(&trace.bytes[from..from + length]);
+                frame.reset();
+                assert!(frame.set_len(of.length));
+                frame.frame_mut().copy_from_slice(&trace.bytes[from..from + length]);
                 n += 1;
             }
             if decide {
@@ -142,9 +128,9 @@ impl Bench {
                     self.function.tick(now_us);
                 }
             } else {
-                std::hint::black_box(&mut frames);
+                std::hint::black_box(frames);
             }
-            group = (group + 1) % (BUFFERS / BURST);
+            group = (group + 1) % BURSTS;
             trace.at = (trace.at + n) % trace.frames.len();
             done += n as u64;
         }
@@ -160,7 +146,17 @@ impl Bench {
     }
 }
 
+/// A burst of buffers that nobody else has.
+fn buffers<'p>(pool: &'p Pool<'p>) -> Burst<'p> {
+    let mut burst = Burst::new();
+    assert_eq!(pool.fill(&mut burst, BURST), BURST);
+    burst
+}
+
 fn run(directory: &Path) {
+    let eal = EalConfig { memory: Memory::detect(64), cpus: vec![0], vdevs: Vec::new() };
+    let eal = Eal::init(&eal).unwrap();
+    let pool = Pool::new(&eal, BUFFERS).unwrap();
     let mut bench = None;
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -168,7 +164,7 @@ fn run(directory: &Path) {
             (["load", name], _) => {
                 // Two tables at once may be more than there is memory.
                 drop(bench.take());
-                let new = bench.insert(Bench::load(directory, name));
+                let new = bench.insert(Bench::load(&pool, directory, name));
                 json!({ "loaded": name, "connections": new.function.connections() })
             }
             (["round", n], Some(bench)) => bench.round(n.parse().unwrap(), true),

@@ -1,0 +1,62 @@
+//! The processor as the packet functions use it: what it is told of memory, and code compiled for what it can do.
+//!
+//! Tests: below.
+
+use dataplane_engine::Machine;
+
+/// This processor.
+#[derive(Debug, Clone, Copy)]
+pub struct Processor;
+
+impl Machine for Processor {
+    #[inline]
+    fn prefetch<T>(of: &T) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint: it reads nothing that the program sees and never faults. JUSTIFICATION: per packet; plain reads in its
+        // place cost a quarter to a third of all packets (docs/dataplane.md).
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<{ _MM_HINT_T0 }>(std::ptr::from_ref(of).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = of;
+    }
+
+    #[inline]
+    fn run<R>(work: impl FnOnce() -> R) -> R {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+        {
+            // SAFETY: the processor has what the function is compiled for. JUSTIFICATION: the same work takes a tenth less.
+            return unsafe { with_avx2(work) };
+        }
+        work()
+    }
+}
+
+/// What is inlined into this is compiled for these extensions.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_run_is_done_once_and_what_is_prefetched_stays() {
+        let (mut memory, mut times) = (vec![7_u8; 1000], 0);
+        Processor::prefetch(&memory);
+        let done = Processor::run(|| {
+            times += 1;
+            memory.iter_mut().for_each(|b| *b += 1);
+            memory.len()
+        });
+        assert_eq!((done, times), (1000, 1));
+        assert!(memory.iter().all(|b| *b == 8));
+    }
+}
