@@ -3,10 +3,14 @@
 //! The bytes of the JSON document are what is measured and compared ([`Configuration::digest`] of the bytes), never
 //! a re-encoding of the structure.
 
+pub mod tracking;
+
 use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use trust::Digest;
+
+pub use tracking::Tracking;
 
 pub use crate::balancer::{Affinity, Backend, LoadBalancer, Mode, QuicIds, Vip};
 
@@ -107,6 +111,9 @@ pub struct Firewall {
     /// Idle time after which any other connection is forgotten, ms.
     #[serde(default = "default_other_idle_ms")]
     pub other_idle_ms: u64,
+    /// Limits, strictness, fragments, and time-outs in detail.
+    #[serde(default, skip_serializing_if = "tracking::is_default")]
+    pub tracking: Tracking,
 }
 
 pub(crate) fn default_max_connections() -> u32 {
@@ -445,6 +452,7 @@ impl Configuration {
                 known("firewall.outside", &f.outside)?;
                 known("firewall.inside", &f.inside)?;
                 two_sides("firewall.inside", &f.outside, &f.inside)?;
+                f.tracking.check(f.max_connections)?;
                 f.check_zones()?;
                 f.check_rules()
             }
@@ -475,6 +483,7 @@ impl Default for Firewall {
             max_connections: default_max_connections(),
             tcp_idle_ms: default_tcp_idle_ms(),
             other_idle_ms: default_other_idle_ms(),
+            tracking: Tracking::default(),
         }
     }
 }
