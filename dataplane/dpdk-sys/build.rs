@@ -28,9 +28,30 @@ const LIBRARIES: &[&str] = &[
     "net_memif",
     "net_null",
     "net_ring",
+    // vhost-user, both sides; the library of the host's wants two others.
+    "pci",
+    "bus_pci",
+    "net_virtio",
+    "cryptodev",
+    "dmadev",
+    "vhost",
+    "net_vhost",
 ];
-/// Only some versions or distributions have them.
-const OPTIONAL_LIBRARIES: &[&str] = &["log", "argparse", "net_af_xdp"];
+/// Only some versions or distributions have them: parts of the core that were split off later, and drivers of network cards that
+/// need no library of their own.
+const OPTIONAL_LIBRARIES: &[&str] = &[
+    "log",
+    "argparse",
+    "net_af_xdp",
+    "security",
+    "mbuf_dyn",
+    "common_iavf",
+    "net_iavf",
+    "net_ice",
+    "net_i40e",
+    "net_ixgbe",
+    "net_e1000",
+];
 /// System libraries of the above; linked if `pkg-config --static` names them.
 const SYSTEM_LIBRARIES: &[&str] = &["bsd", "numa", "xdp", "bpf", "elf", "z"];
 /// The core, when linked as shared libraries: the EAL loads the drivers itself.

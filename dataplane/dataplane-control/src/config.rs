@@ -7,12 +7,14 @@ pub mod tracking;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use trust::Digest;
 
 pub use tracking::Tracking;
 
 pub use crate::balancer::{Affinity, Backend, LoadBalancer, Mode, QuicIds, Vip};
+use crate::port;
+pub use crate::port::{PciAddress, Port, PortDriver};
 
 /// Largest configuration document accepted, bytes (100,000 rules fit).
 pub const MAX_CONFIGURATION_BYTES: usize = 64 << 20;
@@ -38,41 +40,6 @@ pub struct Configuration {
     pub ports: Vec<Port>,
     /// What it does with packets.
     pub function: Function,
-}
-
-/// A port of the process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Port {
-    /// The connection point's name; functions refer to it.
-    pub name: String,
-    /// How DPDK reaches it.
-    pub driver: PortDriver,
-    /// Our MAC address on it.
-    pub mac: MacAddr,
-}
-
-/// The DPDK poll-mode driver behind a port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum PortDriver {
-    /// `net_af_packet` on a network interface of the process's namespace.
-    AfPacket {
-        /// Interface name.
-        interface: String,
-    },
-    /// `net_af_xdp` on a network interface of the process's namespace.
-    AfXdp {
-        /// Interface name.
-        interface: String,
-    },
-    /// `net_memif`, zero copy, between processes of one machine.
-    Memif {
-        /// Socket path.
-        socket: String,
-        /// Whether this side opens the socket.
-        server: bool,
-    },
 }
 
 /// What the process does.
@@ -315,8 +282,12 @@ pub enum ConfigError {
     },
 }
 
-fn value(text: &str, expected: &'static str) -> ConfigError {
+pub(crate) fn value(text: &str, expected: &'static str) -> ConfigError {
     ConfigError::Value { text: text.to_owned(), expected }
+}
+
+pub(crate) fn invalid(path: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid { path: path.into(), problem: problem.into() }
 }
 
 impl FromStr for MacAddr {
@@ -396,16 +367,17 @@ impl fmt::Display for Prefix {
 
 macro_rules! serde_as_text {
     ($($t:ty),*) => {$(
-        impl Serialize for $t {
-            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> { s.collect_str(self) }
+        impl serde::Serialize for $t {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> { s.collect_str(self) }
         }
-        impl<'de> Deserialize<'de> for $t {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        impl<'de> serde::Deserialize<'de> for $t {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                <String as serde::Deserialize>::deserialize(d)?.parse().map_err(serde::de::Error::custom)
             }
         }
     )*};
 }
+pub(crate) use serde_as_text;
 serde_as_text!(MacAddr, PortRange, Prefix);
 
 impl Configuration {
@@ -443,6 +415,7 @@ impl Configuration {
         }
         let names: Vec<&str> = self.ports.iter().map(|p| p.name.as_str()).collect();
         unique("ports", names.iter().copied())?;
+        port::check(&self.ports)?;
         let known = |path: &str, name: &str| match names.contains(&name) {
             true => Ok(()),
             false => invalid(path.into(), format!("no port `{name}` among {names:?}")),

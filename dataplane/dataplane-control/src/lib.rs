@@ -9,6 +9,7 @@
 mod balancer;
 pub mod config;
 pub mod day0;
+pub mod port;
 pub mod protocol;
 pub mod traffic;
 

@@ -21,4 +21,7 @@
     clippy::cast_sign_loss
 )]
 
+/// Whether the driver of capture files is linked.
+pub const PCAP: bool = cfg!(feature = "pcap");
+
 include!(concat!(env!("OUT_DIR"), "/bindings.rs"));

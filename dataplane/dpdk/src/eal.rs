@@ -14,6 +14,8 @@ use crate::{DpdkError, Vdev, log};
 const MAX_MEMORY_MB: u32 = 16 * 1024;
 /// Highest CPU number EAL's core lists take.
 const MAX_CPU: usize = 1023;
+/// Highest NUMA node, `RTE_MAX_NUMA_NODES` less one.
+const MAX_NODE: u32 = 31;
 /// Where 2 MiB hugepages that nobody uses are counted.
 const FREE_HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 
@@ -133,13 +135,34 @@ fn arguments(config: &EalConfig) -> Result<Vec<CString>, DpdkError> {
         Memory::Ordinary { .. } => vec!["--no-huge".into(), "--no-shconf".into()],
         Memory::Huge { .. } => vec!["--in-memory".into()],
     });
-    all.extend(["-m".into(), size_mb.to_string(), "--lcores".into(), format!("0@({cpus})")]);
-    all.extend(["--no-pci", "--no-telemetry", "--iova-mode=va", "--log-level=warning"].map(str::to_owned));
-    all.extend(config.vdevs.iter().map(|v| format!("--vdev={v}")));
+    all.extend(match (config.memory, node(config)?) {
+        // Only hugepages are of a node; the list begins at node 0.
+        (Memory::Huge { .. }, Some(node)) => {
+            let others = "0,".repeat(usize::try_from(node).unwrap_or(0));
+            ["--socket-mem".into(), format!("{others}{size_mb}")]
+        }
+        _ => ["-m".into(), size_mb.to_string()],
+    });
+    all.extend(["--lcores".into(), format!("0@({cpus})")]);
+    if !config.vdevs.iter().any(Vdev::is_pci) {
+        all.push("--no-pci".into());
+    }
+    all.extend(["--no-telemetry", "--iova-mode=va", "--log-level=warning"].map(str::to_owned));
+    all.extend(config.vdevs.iter().map(|v| format!("--{v}")));
     // None of these can contain a NUL: numbers, literals and checked device arguments.
     all.into_iter()
         .map(|a| CString::new(a.clone()).or_else(|_| refuse("EAL argument", a, "contains a NUL")))
         .collect()
+}
+
+/// The NUMA node of the first device that has one: memory is taken there.
+fn node(config: &EalConfig) -> Result<Option<u32>, DpdkError> {
+    match config.vdevs.iter().find_map(Vdev::node) {
+        Some(node) if node > MAX_NODE => {
+            refuse("NUMA node of a device", node.to_string(), "must be at most 31")
+        }
+        node => Ok(node),
+    }
 }
 
 fn init_error(cause: String) -> DpdkError {
@@ -182,6 +205,17 @@ mod tests {
         assert_eq!(line(&config), ordinary);
         config.memory = Memory::Huge { size_mb: 32 };
         assert!(line(&config).starts_with("dpdk --in-memory -m 32"));
+    }
+
+    #[test]
+    fn a_pci_device_is_the_only_one_looked_for_and_memory_is_near_it() {
+        let device = Vdev::pci("0000:3b:02.1", Some(1)).unwrap();
+        let config = EalConfig { memory: Memory::Huge { size_mb: 32 }, cpus: vec![0], vdevs: vec![device] };
+        let words = line(&config);
+        assert!(words.contains("--socket-mem 0,32") && words.ends_with("--allow=0000:3b:02.1"), "{words}");
+        assert!(!words.contains("--no-pci"), "{words}");
+        let far = Vdev::pci("0000:3b:02.1", Some(32)).unwrap();
+        assert!(arguments(&EalConfig { vdevs: vec![far], ..config }).is_err());
     }
 
     #[test]

@@ -34,3 +34,6 @@ pub use port::{Link, Port, PortStats};
 pub use processor::Processor;
 pub use vdev::Vdev;
 pub use wait::{Waiter, Woken};
+
+/// Whether ports of libpcap can be made: the feature `pcap`.
+pub const HAS_PCAP: bool = dpdk_sys::PCAP;

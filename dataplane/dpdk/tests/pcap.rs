@@ -42,7 +42,7 @@ fn a_capture_comes_through_byte_for_byte() {
     let directory = tempfile::tempdir().unwrap();
     let (from, to) = (directory.path().join("in.pcap"), directory.path().join("out.pcap"));
     write_capture(&from, &frames());
-    let device = Vdev::pcap(0, from.to_str().unwrap(), to.to_str().unwrap()).unwrap();
+    let device = Vdev::pcap(0, from.to_str(), to.to_str()).unwrap();
     let config =
         EalConfig { memory: Memory::Ordinary { size_mb: 16 }, cpus: vec![0], vdevs: vec![device.clone()] };
     let eal = Eal::init(&config).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use dataplane_control::config::ConfigError;
+use dataplane_control::config::{ConfigError, PciAddress};
 use dpdk::DpdkError;
 
 /// Ends the process with exit code 1.
@@ -43,6 +43,32 @@ pub enum StartError {
         /// Interface's name.
         interface: String,
     },
+    /// A PCI function of the configuration is not there, or is not ours to use.
+    #[error("port `{port}`: PCI function {address} {problem}")]
+    Pci {
+        /// Port's name.
+        port: String,
+        /// Where it should be.
+        address: PciAddress,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A file or directory of a port is missing.
+    #[error("port `{port}`: {path}: {problem}", path = path.display())]
+    PortFile {
+        /// Port's name.
+        port: String,
+        /// Which.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// libpcap is not in this program.
+    #[error("port `{port}` needs libpcap, which this build does not carry; build it with `--features pcap`")]
+    NoPcap {
+        /// Port's name.
+        port: String,
+    },
     /// Somebody serves the control socket.
     #[error(
         "control socket {path}: another process answers on it; stop that one, or choose another path with --control",
@@ -75,7 +101,7 @@ pub enum StartError {
     /// DPDK.
     #[error(
         "{0}; af_packet ports need CAP_NET_RAW, af_xdp ports CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF as well as \
-         unlimited locked memory"
+         unlimited locked memory, PCI ports the group's file in /dev/vfio and unlimited locked memory"
     )]
     Ports(#[source] DpdkError),
     /// DPDK, but not a port.

@@ -57,7 +57,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     // Before the first thread: all of them must have the signals blocked that one of them waits for.
     let signals = signals::block()?;
     let document = Document::read(&arguments.config)?;
-    ports::check_interfaces(&document.configuration)?;
+    ports::check_devices(&document.configuration)?;
     let socket = ControlSocket::bind(&arguments.control)?;
     let eal = ports::eal_config(&document.configuration, arguments)?;
     dpdk::hold_interfaces()?;

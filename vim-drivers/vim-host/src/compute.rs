@@ -580,7 +580,7 @@ fn check(key: &ObjectKey, spec: &ComputeSpec) -> Result<Configuration, HostError
         let expected = port_interface(i);
         let device = match &port.driver {
             PortDriver::AfPacket { interface } | PortDriver::AfXdp { interface } => interface.as_str(),
-            PortDriver::Memif { .. } => "shared memory",
+            other => other.name(),
         };
         if device != expected {
             return bad(format!(

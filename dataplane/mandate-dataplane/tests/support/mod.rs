@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::cast_possible_wrap)]
 
+pub mod frames;
 pub mod wire;
 
 use std::{
@@ -60,7 +61,9 @@ impl Bench {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("mdt{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::tempdir().unwrap();
-        std::os::unix::fs::chown(directory.path(), Some(65534), Some(65534)).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(65534), Some(65534)).unwrap();
+        }
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Self { prefix, namespaces: vec![], directory }
     }
@@ -90,24 +93,30 @@ impl Bench {
 
     /// Writes a configuration and starts its process, unprivileged but for `CAP_NET_RAW`.
     pub fn start(&self, namespace: &str, configuration: &Configuration) -> Process {
+        self.spawn(unprivileged(namespace), configuration, &[]).started()
+    }
+
+    /// Writes a configuration and starts its process where we are: for ports that need no interface.
+    pub fn start_here(&self, configuration: &Configuration, options: &[&str]) -> Process {
+        self.spawn_here(configuration, options).started()
+    }
+
+    /// [`Bench::start_here`], without waiting until it answers.
+    pub fn spawn_here(&self, configuration: &Configuration, options: &[&str]) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mandate-dataplane"));
+        command.env("MANDATE_LOG", "info");
+        self.spawn(command, configuration, options)
+    }
+
+    fn spawn(&self, mut command: Command, configuration: &Configuration, options: &[&str]) -> Process {
         let name = &configuration.instance;
         let (config, control) = (self.path(&format!("{name}.json")), self.path(&format!("{name}.sock")));
         fs::write(&config, configuration.to_bytes()).unwrap();
         fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
-        let began = Instant::now();
-        let child = unprivileged(namespace)
-            .arg("--config")
-            .arg(&config)
-            .arg("--control")
-            .arg(&control)
-            .args(["--eal-memory", "ordinary"])
-            .spawn()
-            .unwrap();
-        let mut process =
-            Process { child, control, start: Duration::ZERO, document: configuration.to_bytes() };
-        process.status();
-        process.start = began.elapsed();
-        process
+        let spawned = Instant::now();
+        command.arg("--config").arg(&config).arg("--control").arg(&control);
+        let child = command.args(["--eal-memory", "ordinary"]).args(options).spawn().unwrap();
+        Process { child, control, spawned, start: Duration::ZERO, document: configuration.to_bytes() }
     }
 }
 
@@ -132,6 +141,7 @@ pub fn unprivileged(namespace: &str) -> Command {
 pub struct Process {
     child: Child,
     control: PathBuf,
+    spawned: Instant,
     /// From its start to its first answer.
     pub start: Duration,
     /// Of its first configuration.
@@ -139,6 +149,13 @@ pub struct Process {
 }
 
 impl Process {
+    /// Waits for its first answer.
+    pub fn started(mut self) -> Self {
+        self.status();
+        self.start = self.spawned.elapsed();
+        self
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -172,6 +189,19 @@ impl Process {
 
     pub fn counter(&mut self, name: &str) -> u64 {
         self.status().counters.get(name).copied().unwrap_or(0)
+    }
+
+    /// Asks until the status is as wanted; panics with the last one if it is not within ten seconds.
+    pub fn wait_for(&mut self, wanted: impl Fn(&Status) -> bool) -> Status {
+        let until = Instant::now() + START_WITHIN;
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < until, "never as wanted: {status:#?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     pub fn configure(&mut self, configuration: &Configuration) -> Status {
@@ -217,6 +247,12 @@ impl Drop for Process {
 
 pub fn port(name: &str, interface: &str, mac: MacAddr) -> Port {
     Port { name: name.into(), driver: PortDriver::AfPacket { interface: interface.into() }, mac }
+}
+
+/// A configuration from JSON: what it does not name has its default.
+pub fn configuration(document: serde_json::Value) -> Configuration {
+    let bytes = serde_json::to_vec(&document).unwrap();
+    Configuration::parse(&bytes).unwrap()
 }
 
 /// Runs something and gives its exit code and standard error.
