@@ -39,6 +39,13 @@ const NEEDS: &[Need] = &[
     Need { names: &["python3-venv"], why: "tools that others sign with, and schemathesis, from PyPI" },
     Need { names: &["tcpdump"], why: "reads captures without us" },
     Need { names: &["nftables"], why: "the firewall's peer: decides on the same frames" },
+    Need { names: &["ethtool"], why: "end points that send what is on a wire (tests of the data plane)" },
+    Need { names: &["iputils-ping"], why: "speaks through the data plane" },
+    Need { names: &["iperf3"], why: "speaks through the data plane" },
+    Need { names: &["curl"], why: "speaks through the data plane" },
+    Need { names: &["wrk"], why: "speaks through the data plane" },
+    Need { names: &["bind9-dnsutils"], why: "speaks through the data plane" },
+    Need { names: &["dnsmasq-base"], why: "is spoken to through the data plane" },
 ];
 
 /// What a package's own scripts start must not run here: Debian's way to say so, for as long as apt runs.

@@ -5,6 +5,7 @@
 use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -23,15 +24,25 @@ pub const LONGEST: usize = 1 << 16;
 /// Bytes that the kernel keeps of what was not read yet.
 const QUEUE: usize = 4 << 20;
 
+/// Does something in a namespace, which is its thread's.
+pub fn within<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let namespace = format!("/var/run/netns/{namespace}");
+    std::thread::spawn(move || {
+        setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
+}
+
 /// A packet socket on one interface.
 pub struct Wire(OwnedFd);
 
 impl Wire {
     pub fn open(namespace: &str, interface: &str) -> Self {
-        let (namespace, interface) = (format!("/var/run/netns/{namespace}"), interface.to_owned());
-        // A namespace is its thread's.
-        std::thread::spawn(move || {
-            setns(File::open(namespace).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        let interface = interface.to_owned();
+        within(namespace, move || {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let it = socket(AddressFamily::Packet, SockType::Raw, flags, Some(SockProtocol::EthAll)).unwrap();
             let link = getifaddrs().unwrap().find_map(|a| {
