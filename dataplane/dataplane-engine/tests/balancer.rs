@@ -4,10 +4,15 @@
 
 mod common;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    cell::RefCell,
+    net::{IpAddr, Ipv6Addr},
+    rc::Rc,
+};
 
 use common::{
     naive::{self, Naive, Seen},
+    random::{self, Random},
     traffic::{Sent, any_frame},
     *,
 };
@@ -16,7 +21,7 @@ use dataplane_control::{
     config::{Backend, Vip},
 };
 use dataplane_engine::{DropReason, PacketFunction, Verdict, build, build_with_seed, maglev};
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree as _};
 
 const IDLE_MS: u64 = 300_000;
 
@@ -138,7 +143,7 @@ impl Model {
             destination_port: c.service.1,
             protocol: c.protocol,
         };
-        let index = maglev::Table::new(&self.backends, 65_537).lookup(maglev::flow_hash(&flow))?;
+        let index = table_of(&self.backends).lookup(maglev::flow_hash(&flow))?;
         Some((self.backends[index].id.clone(), self.since[index]))
     }
 
@@ -254,6 +259,21 @@ impl Model {
     }
 }
 
+/// Of these backends; made when they are others than last time.
+fn table_of(backends: &[Backend]) -> Rc<maglev::Table> {
+    thread_local! {
+        static LAST: RefCell<Option<(Vec<Backend>, Rc<maglev::Table>)>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some((of, table)) if of == backends => Rc::clone(table),
+        _ => {
+            let table = Rc::new(maglev::Table::new(backends, 65_537));
+            *last = Some((backends.to_vec(), Rc::clone(&table)));
+            table
+        }
+    })
+}
+
 fn vips() -> impl Strategy<Value = Vec<Vip>> {
     let all = vec![
         vip("a", "192.0.2.10", 6, 443),
@@ -330,6 +350,66 @@ proptest! {
         engine.tick(now_us + 400_000_000);
         prop_assert_eq!(engine.connections(), 0);
     }
+}
+
+fn drawn<T>(what: impl Strategy<Value = T>, runner: &mut proptest::test_runner::TestRunner) -> T {
+    what.new_tree(runner).unwrap().current()
+}
+
+/// In bursts, with waits, sweeps and reconfigurations between them; as many as [`random::frames_and_seed`] says.
+#[test]
+fn random_frames_are_dispatched_as_by_the_model() {
+    let (frames, seed) = random::frames_and_seed();
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut random = Random::new(seed);
+    let mut stream = random::Stream::new(random.next());
+    let (v, b) = (drawn(vips(), &mut runner), drawn(backends(), &mut runner));
+    let mut engine = build_with_seed(&balancer(v.clone(), b.clone(), 16_384), seed).unwrap();
+    let since = vec![0; b.len()];
+    let mut model = Model { vips: v, backends: b, since, generation: 0, connections: vec![] };
+    let (mut now_us, mut done, mut passed) = (5_000_000, 0, 0_u64);
+    let mut next = stream.next();
+    while done < frames {
+        now_us += random.next() % 3000;
+        match random.below(800) {
+            0..8 => now_us += random.pick(&[9_999_000, 10_001_000, 31_000_000, 301_000_000]),
+            8..16 => engine.tick(now_us),
+            16 => {
+                let (v, b) = (drawn(vips(), &mut runner), drawn(backends(), &mut runner));
+                engine.reconfigure(&balancer(v.clone(), b.clone(), 16_384)).unwrap();
+                model.reconfigure(v, b);
+            }
+            // What is over is found by nobody.
+            17..20 => model.connections.retain(|c| now_us / 1000 - c.last_ms <= c.lifetime_ms()),
+            _ => {}
+        }
+        let (far, most) = (next.far, 1 + random.below(80));
+        let mut sent = vec![];
+        while next.far == far && sent.len() < most {
+            sent.push(std::mem::replace(&mut next, stream.next()).frame);
+        }
+        let mut bytes = sent.clone();
+        let mut verdicts = vec![Verdict::Drop(DropReason::Untracked); sent.len()];
+        engine.burst(now_us, u16::from(far), &mut bytes, &mut verdicts);
+        for ((frame, bytes), got) in sent.iter().zip(&bytes).zip(verdicts) {
+            let expected = model.frame(now_us / 1000, far, frame);
+            let same = match (got, &expected) {
+                (Verdict::Forward { port }, Ok((to, expected))) => port == *to && bytes == expected,
+                (Verdict::Drop(reason), Err("bad")) => reason.index() <= DropReason::IcmpType.index(),
+                (Verdict::Drop(reason), Err(label)) => reason.label() == *label && bytes == frame,
+                _ => false,
+            };
+            assert!(
+                same,
+                "seed {seed}, frame {done}: {got:?} {bytes:02x?}, model {expected:02x?}: {frame:02x?}"
+            );
+            done += 1;
+            passed += u64::from(expected.is_ok());
+        }
+    }
+    eprintln!("seed {seed}: {done} frames, {passed} passed");
+    // Both ways are tried.
+    assert!(passed > done / 20 && passed < done);
 }
 
 fn from_client(port: u16) -> Vec<u8> {

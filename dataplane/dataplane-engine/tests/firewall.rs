@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use common::{
     naive::{self, Naive, Seen},
+    random::{self, Random},
     traffic::{Sent, any_frame},
     *,
 };
@@ -16,7 +17,7 @@ use dataplane_control::{
     config::{PortRange, Prefix, Rule, RuleAction},
 };
 use dataplane_engine::{DropReason, PacketFunction, Verdict, build, build_with_seed};
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree as _};
 
 const TCP_IDLE_MS: u64 = 300_000;
 const OTHER_IDLE_MS: u64 = 60_000;
@@ -346,6 +347,64 @@ proptest! {
         engine.tick(now_us + 400_000_000);
         prop_assert_eq!(engine.connections(), 0);
     }
+}
+
+/// A rule set of the properties' kind.
+fn drawn_rules(runner: &mut proptest::test_runner::TestRunner) -> Vec<Rule> {
+    rule_set().new_tree(runner).unwrap().current()
+}
+
+/// In bursts, with waits, sweeps and reconfigurations between them; as many as [`random::frames_and_seed`] says.
+#[test]
+fn random_frames_are_decided_as_by_the_model() {
+    let (frames, seed) = random::frames_and_seed();
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut random = Random::new(seed);
+    let mut stream = random::Stream::new(random.next());
+    let rules = drawn_rules(&mut runner);
+    let mut engine = build_with_seed(&firewall(rules.clone(), 16_384), seed).unwrap();
+    let mut model = Model { rules, generation: 0, connections: vec![] };
+    let (mut now_us, mut done, mut passed) = (5_000_000, 0, 0_u64);
+    let mut next = stream.next();
+    while done < frames {
+        now_us += random.next() % 3000;
+        match random.below(400) {
+            0..4 => now_us += random.pick(&[9_999_000, 10_001_000, 31_000_000, 61_000_000, 121_000_000]),
+            4..8 => engine.tick(now_us),
+            8 | 9 => {
+                model.rules = drawn_rules(&mut runner);
+                model.generation += 1;
+                engine.reconfigure(&firewall(model.rules.clone(), 16_384)).unwrap();
+            }
+            // What is over is found by nobody.
+            10 | 11 => model.connections.retain(|c| now_us / 1000 - c.last_ms <= c.lifetime_ms()),
+            _ => {}
+        }
+        let (far, most) = (next.far, 1 + random.below(80));
+        let mut sent = vec![];
+        while next.far == far && sent.len() < most {
+            sent.push(std::mem::replace(&mut next, stream.next()).frame);
+        }
+        let mut bytes = sent.clone();
+        let mut verdicts = vec![Verdict::Drop(DropReason::Untracked); sent.len()];
+        engine.burst(now_us, u16::from(far), &mut bytes, &mut verdicts);
+        for ((frame, bytes), got) in sent.iter().zip(&bytes).zip(verdicts) {
+            let expected = model.frame(now_us / 1000, far, frame);
+            let same = match (got, expected) {
+                (Verdict::Forward { port }, Ok(())) => port == u16::from(!far),
+                (Verdict::Drop(reason), Err("bad")) => is_bad(reason),
+                (Verdict::Drop(reason), Err(label)) => reason.label() == label,
+                _ => false,
+            };
+            assert!(same, "seed {seed}, frame {done}: {got:?}, model {expected:?}: {frame:02x?}");
+            assert_eq!(bytes, frame, "seed {seed}, frame {done}: a firewall changes nothing");
+            done += 1;
+            passed += u64::from(expected.is_ok());
+        }
+    }
+    eprintln!("seed {seed}: {done} frames, {passed} passed");
+    // Both ways are tried.
+    assert!(passed > done / 10 && passed < done);
 }
 
 proptest! {

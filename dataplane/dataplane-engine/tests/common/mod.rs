@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // test code outside of #[test] functions
 
 pub mod naive;
+pub mod random;
 pub mod traffic;
 
 use std::net::IpAddr;
