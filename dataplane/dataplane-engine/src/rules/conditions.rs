@@ -4,6 +4,7 @@ use dataplane_control::config::{PortRange, Prefix, Rule};
 
 use super::{
     NewConnection,
+    leaf::Words,
     zones::{ANYWHERE, Path, Zones},
 };
 use crate::{
@@ -17,12 +18,14 @@ const REST: usize = 5;
 /// No rule.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// A connection's value in each field, and its TCP flags.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fields<const F: usize> {
-    pub at: [u32; F],
-    pub flags: u8,
-}
+/// Fields and words of an IPv4 connection, and how many of the words are compared under masks.
+pub(super) const V4_FIELDS: usize = 2 + REST;
+pub(super) const V4_WORDS: usize = 4;
+pub(super) const V4_MASKED: usize = 3;
+/// The same of IPv6; the last words are not used.
+pub(super) const V6_FIELDS: usize = 8 + REST;
+pub(super) const V6_WORDS: usize = 16;
+pub(super) const V6_MASKED: usize = 9;
 
 /// A rule's interval in each field, and TCP flags.
 #[derive(Debug, Clone, Copy)]
@@ -31,86 +34,85 @@ pub(super) struct Conditions<const F: usize> {
     pub high: [u32; F],
     pub flags: u8,
     pub flags_mask: u8,
-    /// Its index in the configuration.
-    pub rule: u32,
+    /// Lower than that of the rules behind it.
+    pub answer: u32,
+}
+
+/// Word and lowest bit of a field, see [`Words`].
+pub(super) fn place<const F: usize>(field: usize) -> (usize, u32) {
+    let masked = F - REST;
+    match field.checked_sub(masked) {
+        None => (field, 0),
+        Some(0) => (masked + 1, 16),
+        Some(1) => (masked + 1, 0),
+        Some(2) => (masked, 0),
+        Some(3) => (masked, 8),
+        Some(_) => (masked, 16),
+    }
 }
 
 impl<const F: usize> Conditions<F> {
-    #[inline]
-    pub(super) fn hold(&self, fields: &Fields<F>) -> bool {
-        let within =
-            self.low.iter().zip(&self.high).zip(&fields.at).all(|((low, high), at)| low <= at && at <= high);
-        within && fields.flags & self.flags_mask == self.flags
-    }
-}
-
-/// The first that holds.
-pub(super) fn first<const F: usize>(rules: &[Conditions<F>], fields: &Fields<F>) -> u32 {
-    rules.iter().find(|r| r.hold(fields)).map_or(NONE, |r| r.rule)
-}
-
-/// IPv4: an address is one word.
-pub(super) struct V4;
-/// IPv6: an address is four words.
-pub(super) struct V6;
-
-impl V4 {
-    pub(super) const FIELDS: usize = 2 + REST;
-
-    /// `None`: a rule for the other version.
-    pub(super) fn conditions(rule: &Rule, index: u32, path: Path) -> Option<Conditions<{ Self::FIELDS }>> {
-        is_version(rule, true).then(|| {
-            let mut it = anything(index);
-            address(&mut it, 0, 1, rule.source);
-            address(&mut it, 1, 1, rule.destination);
-            rest(&mut it, rule, path);
-            it
+    /// Value and mask of a word before the ports'. All fields there are prefixes, or one value, or any.
+    pub(super) fn masked(&self, word: usize) -> (u32, u32) {
+        let agree = |f: usize| !(self.low[f] ^ self.high[f]);
+        if word < F - REST {
+            return (self.low[word], agree(word));
+        }
+        let flags = (u32::from(self.flags) << 24, u32::from(self.flags_mask) << 24);
+        (F - REST + 2..F).zip([0, 8, 16]).fold(flags, |(value, mask), (f, shift)| {
+            (value | self.low[f] << shift, mask | (agree(f) & 0xff) << shift)
         })
     }
 
-    #[inline]
-    pub(super) fn fields(new: &NewConnection, side: Side, zones: &Zones) -> Fields<{ Self::FIELDS }> {
-        let (source, destination, ports) = new.key.as_sent_from(side);
-        let [a, b, c, d, e] = rest_of(new, ports, side, zones);
-        Fields { at: [word(source, 0), word(destination, 0), a, b, c, d, e], flags: new.tcp_flags }
+    /// First and last source port, or destination port.
+    pub(super) fn ports(&self, end: usize) -> (u16, u16) {
+        let port = |at: u32| u16::try_from(at).unwrap_or(u16::MAX);
+        (port(self.low[F - REST + end]), port(self.high[F - REST + end]))
+    }
+
+    /// Length of the source's prefix, or the destination's.
+    pub(super) fn prefix(&self, end: usize) -> u32 {
+        let words = (F - REST) / 2;
+        (end * words..(end + 1) * words).map(|f| (self.low[f] ^ self.high[f]).leading_zeros()).sum()
     }
 }
 
-impl V6 {
-    pub(super) const FIELDS: usize = 8 + REST;
+/// `None`: a rule for IPv6.
+pub(super) fn v4(rule: &Rule, answer: u32, path: Path) -> Option<Conditions<V4_FIELDS>> {
+    is_version(rule, true).then(|| conditions(rule, answer, path))
+}
 
-    /// `None`: a rule for the other version.
-    pub(super) fn conditions(rule: &Rule, index: u32, path: Path) -> Option<Conditions<{ Self::FIELDS }>> {
-        is_version(rule, false).then(|| {
-            let mut it = anything(index);
-            address(&mut it, 0, 4, rule.source);
-            address(&mut it, 4, 4, rule.destination);
-            rest(&mut it, rule, path);
-            it
-        })
-    }
+/// `None`: a rule for IPv4.
+pub(super) fn v6(rule: &Rule, answer: u32, path: Path) -> Option<Conditions<V6_FIELDS>> {
+    is_version(rule, false).then(|| conditions(rule, answer, path))
+}
 
-    #[inline]
-    pub(super) fn fields(new: &NewConnection, side: Side, zones: &Zones) -> Fields<{ Self::FIELDS }> {
-        let (s, t, ports) = new.key.as_sent_from(side);
-        let [a, b, c, d, e] = rest_of(new, ports, side, zones);
-        let at = [
-            word(s, 3),
-            word(s, 2),
-            word(s, 1),
-            word(s, 0),
-            word(t, 3),
-            word(t, 2),
-            word(t, 1),
-            word(t, 0),
-            a,
-            b,
-            c,
-            d,
-            e,
-        ];
-        Fields { at, flags: new.tcp_flags }
+fn conditions<const F: usize>(rule: &Rule, answer: u32, path: Path) -> Conditions<F> {
+    let mut it = anything(answer);
+    let words = (F - REST) / 2;
+    address(&mut it, 0, words, rule.source);
+    address(&mut it, words, words, rule.destination);
+    rest(&mut it, rule, path);
+    it
+}
+
+/// The words of a connection that `side` opens; whether it is one of IPv4, which has [`V4_WORDS`].
+#[inline(always)]
+pub(super) fn words(new: &NewConnection, side: Side, zones: &Zones) -> (bool, Words<V6_WORDS>) {
+    let (source, destination, ports) = new.key.as_sent_from(side);
+    let protocol = new.key.protocol();
+    let ports = if matches!(protocol, ICMP | ICMPV6) { u32::from(new.icmp) } else { ports };
+    let (from, to) = zones.of(new.key.outer_vlan(), side);
+    let rest = u32::from_le_bytes([protocol, from, to, new.tcp_flags]);
+    let mut words = [0; V6_WORDS];
+    if source >> 32 == 0xffff {
+        let v4 = [word(source, 0), word(destination, 0), rest, ports];
+        words.iter_mut().zip(v4).for_each(|(slot, word)| *slot = word);
+        return (true, words);
     }
+    let addresses = [source, destination].into_iter().flat_map(|a| [3, 2, 1, 0].map(|n| word(a, n)));
+    words.iter_mut().zip(addresses.chain([rest, ports])).for_each(|(slot, word)| *slot = word);
+    (false, words)
 }
 
 /// A 32-bit word, counted from the low end.
@@ -119,19 +121,11 @@ fn word(bits: u128, n: u32) -> u32 {
     ((bits >> (32 * n)) & 0xffff_ffff) as u32
 }
 
-#[inline]
-fn rest_of(new: &NewConnection, ports: u32, side: Side, zones: &Zones) -> [u32; REST] {
-    let protocol = new.key.protocol();
-    let low = if matches!(protocol, ICMP | ICMPV6) { u32::from(new.icmp) } else { ports & 0xffff };
-    let (from, to) = zones.of(new.key.outer_vlan(), side);
-    [ports >> 16, low, u32::from(protocol), u32::from(from), u32::from(to)]
-}
-
-fn anything<const F: usize>(rule: u32) -> Conditions<F> {
+fn anything<const F: usize>(answer: u32) -> Conditions<F> {
     let mut high = [u32::MAX; F];
     let widths = [0xffff, 0xffff, 0xff, 0xff, 0xff];
     high[F - REST..].copy_from_slice(&widths);
-    Conditions { low: [0; F], high, flags: 0, flags_mask: 0, rule }
+    Conditions { low: [0; F], high, flags: 0, flags_mask: 0, answer }
 }
 
 /// The fields of an address of `words`, from `at` on.

@@ -1,12 +1,17 @@
 //! A firewall's rules, compiled to decide on new connections: by the side one comes from and its IP version.
 //!
 //! A rule is a box: in each field (address word, port, protocol, zone) an interval, and a mask of TCP flags. The first rule whose
-//! box holds the connection decides; none: default deny. What is compiled never decides anything else than the list
-//! from top to bottom would.
+//! box holds the connection decides; none: default deny. Rules are looked up in a few trees of cuts ([`forest`], [`build`]) whose
+//! leaves compare whole rules ([`leaf`]), a burst's connections level by level ([`tree`]). What is compiled never decides anything
+//! else than the list from top to bottom would.
 //!
 //! Tests: `tests/classify.rs` and the firewall's model in `tests/firewall.rs`, both of which evaluate the configuration's own form.
 
+mod build;
 mod conditions;
+mod forest;
+mod leaf;
+mod tree;
 mod zones;
 
 use std::net::IpAddr;
@@ -14,7 +19,9 @@ use std::net::IpAddr;
 use dataplane_control::config::{ConfigError, Firewall, Limit, RuleAction};
 
 use self::{
-    conditions::{Conditions, V4, V6},
+    conditions::{NONE, V4_FIELDS, V4_MASKED, V4_WORDS, V6_FIELDS, V6_MASKED, V6_WORDS},
+    forest::Forest,
+    leaf::Words,
     zones::Zones,
 };
 use crate::{
@@ -141,13 +148,37 @@ impl Decision {
     }
 }
 
+impl Decision {
+    /// In one word, in the order of the rules.
+    fn answer(self) -> u32 {
+        let action = match self.action {
+            RuleAction::Allow => 0,
+            RuleAction::Deny => 1,
+            RuleAction::Reject => 2,
+        };
+        self.rule << 4 | u32::from(self.limited) << 3 | u32::from(self.log) << 2 | action
+    }
+
+    #[inline(always)]
+    fn of(answer: u32) -> Self {
+        if answer == NONE {
+            return Self::DEFAULT;
+        }
+        let action = match answer & 3 {
+            0 => RuleAction::Allow,
+            1 => RuleAction::Deny,
+            _ => RuleAction::Reject,
+        };
+        Self { rule: answer >> 4, action, log: answer & 4 != 0, limited: answer & 8 != 0 }
+    }
+}
+
 /// The rule set.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Rules {
-    v4: [Vec<Conditions<{ V4::FIELDS }>>; 2],
-    v6: [Vec<Conditions<{ V6::FIELDS }>>; 2],
+    v4: [Forest<V4_MASKED>; 2],
+    v6: [Forest<V6_MASKED>; 2],
     zones: Zones,
-    decisions: Vec<Decision>,
     limits: Vec<(u32, Limit)>,
 }
 
@@ -157,17 +188,23 @@ impl Rules {
     /// # Errors
     /// A rule comes from, or leads to, a port or zone that is neither of the two ports' nor on them.
     pub fn compile(firewall: &Firewall) -> Result<Self, ConfigError> {
-        let mut it = Self { zones: Zones::compile(firewall), ..Self::default() };
+        let places = zones::Places::of(firewall);
+        let mut limits = Vec::new();
+        let (mut v4, mut v6) = ([const { Vec::new() }; 2], [const { Vec::new() }; 2]);
         for (index, rule) in (0u32..).zip(&firewall.rules) {
+            limits.extend(rule.limit.map(|limit| (index, limit)));
             let limited = rule.limit.is_some();
-            it.decisions.push(Decision { rule: index, action: rule.action, log: rule.log, limited });
-            it.limits.extend(rule.limit.map(|limit| (index, limit)));
-            let path = zones::Path::of(firewall, rule, index)?;
-            let side = path.side as usize;
-            it.v4[side].extend(V4::conditions(rule, index, path));
-            it.v6[side].extend(V6::conditions(rule, index, path));
+            let answer = Decision { rule: index, action: rule.action, log: rule.log, limited }.answer();
+            let path = places.path(rule, index)?;
+            v4[path.side as usize].extend(conditions::v4(rule, answer, path));
+            v6[path.side as usize].extend(conditions::v6(rule, answer, path));
         }
-        Ok(it)
+        Ok(Self {
+            v4: v4.map(|rules| Forest::new::<V4_FIELDS, V4_WORDS>(&rules)),
+            v6: v6.map(|rules| Forest::new::<V6_FIELDS, V6_WORDS>(&rules)),
+            zones: Zones::compile(firewall),
+            limits,
+        })
     }
 
     /// The rules that have a limit, in order, by their index.
@@ -176,24 +213,91 @@ impl Rules {
         &self.limits
     }
 
+    /// Memory that look-ups read.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let v4: usize = self.v4.iter().map(Forest::bytes).sum();
+        v4 + self.v6.iter().map(Forest::bytes).sum::<usize>()
+    }
+
     /// The first match for a connection that `side` opens.
-    #[inline]
     #[must_use]
     pub fn decide(&self, new: &NewConnection, side: Side) -> Decision {
-        let (source, _, _) = new.key.as_sent_from(side);
-        let found = if source >> 32 == 0xffff {
-            conditions::first(&self.v4[side as usize], &V4::fields(new, side, &self.zones))
-        } else {
-            conditions::first(&self.v6[side as usize], &V6::fields(new, side, &self.zones))
-        };
-        self.decisions.get(found as usize).copied().unwrap_or(Decision::DEFAULT)
+        Decision::of(match conditions::words(new, side, &self.zones) {
+            (true, [a, b, c, d, ..]) => self.v4[side as usize].first(&[a, b, c, d]),
+            (false, words) => self.v6[side as usize].first(&words),
+        })
     }
 
     /// [`Rules::decide`] of each connection; what one waits for from memory the others wait for, too. `new` and `out` are as long
     /// as each other: what is longer is left alone.
     pub fn decide_all<M: Machine>(&self, side: Side, new: &[NewConnection], out: &mut [Decision]) {
-        for (new, out) in new.iter().zip(out) {
-            *out = self.decide(new, side);
+        for (new, out) in new.chunks(BURST).zip(out.chunks_mut(BURST)) {
+            self.decide_burst::<M>(side, new, out);
+        }
+    }
+
+    /// Of at most [`BURST`].
+    fn decide_burst<M: Machine>(&self, side: Side, new: &[NewConnection], out: &mut [Decision]) {
+        let mut words = [[0; V4_WORDS]; BURST];
+        let mut others = false;
+        for (new, slot) in new.iter().zip(&mut words) {
+            let (v4, [a, b, c, d, ..]) = conditions::words(new, side, &self.zones);
+            *slot = [a, b, c, d];
+            others |= !v4;
+        }
+        if others {
+            return self.decide_both::<M>(side, new, out);
+        }
+        let count = new.len().min(BURST);
+        let found = self.v4[side as usize].first_of_all::<M, V4_WORDS>(words.get(..count).unwrap_or(&words));
+        out.iter_mut().zip(found).for_each(|(out, answer)| *out = Decision::of(answer));
+    }
+
+    /// Of at most [`BURST`], not all of IPv4: each version's together.
+    fn decide_both<M: Machine>(&self, side: Side, new: &[NewConnection], out: &mut [Decision]) {
+        let mut v4 = OfVersion::<V4_WORDS>::default();
+        let mut v6 = OfVersion::<V6_WORDS>::default();
+        for (new, which) in new.iter().zip(0..) {
+            match conditions::words(new, side, &self.zones) {
+                (true, [a, b, c, d, ..]) => v4.push([a, b, c, d], which),
+                (false, words) => v6.push(words, which),
+            }
+        }
+        v4.answer(self.v4[side as usize].first_of_all::<M, V4_WORDS>(v4.words()), out);
+        v6.answer(self.v6[side as usize].first_of_all::<M, V6_WORDS>(v6.words()), out);
+    }
+}
+
+/// Those of a burst that are of one version.
+struct OfVersion<const W: usize> {
+    words: [Words<W>; BURST],
+    /// Their places in the burst.
+    which: [u8; BURST],
+    count: usize,
+}
+
+impl<const W: usize> Default for OfVersion<W> {
+    fn default() -> Self {
+        Self { words: [[0; W]; BURST], which: [0; BURST], count: 0 }
+    }
+}
+
+impl<const W: usize> OfVersion<W> {
+    #[inline(always)]
+    fn push(&mut self, words: Words<W>, which: u8) {
+        let n = self.count % BURST;
+        (self.words[n], self.which[n]) = (words, which);
+        self.count += 1;
+    }
+
+    fn words(&self) -> &[Words<W>] {
+        self.words.get(..self.count).unwrap_or(&self.words)
+    }
+
+    fn answer(&self, found: [u32; BURST], out: &mut [Decision]) {
+        for (which, answer) in self.which.iter().zip(found).take(self.count) {
+            out.get_mut(usize::from(*which)).into_iter().for_each(|out| *out = Decision::of(answer));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Zones: which VLANs of which port have a name, and what a rule's `from` and `to` come to.
 
+use std::collections::BTreeMap;
+
 use dataplane_control::config::{ConfigError, Firewall, Rule};
 
 use crate::table::Side;
@@ -50,30 +52,36 @@ impl Zones {
     }
 }
 
-impl Path {
-    /// # Errors
-    /// A name is neither a port nor a zone.
-    pub(super) fn of(firewall: &Firewall, rule: &Rule, index: u32) -> Result<Self, ConfigError> {
-        let (side, from) =
-            place(firewall, &rule.from).ok_or_else(|| unknown(firewall, index, "from", &rule.from))?;
-        let Some(name) = &rule.to else { return Ok(Self { side, from, to: ANYWHERE }) };
-        match place(firewall, name) {
-            Some((other, to)) if other != side => Ok(Self { side, from, to }),
-            _ => Err(unknown(firewall, index, "to", name)),
-        }
-    }
+/// What the names in rules stand for.
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    firewall: &'a Firewall,
+    of: BTreeMap<&'a str, (Side, u8)>,
 }
 
-fn place(firewall: &Firewall, name: &str) -> Option<(Side, u8)> {
-    match name {
-        _ if name == firewall.outside => return Some((Side::Near, ANYWHERE)),
-        _ if name == firewall.inside => return Some((Side::Far, ANYWHERE)),
-        _ => {}
+impl<'a> Places<'a> {
+    pub(super) fn of(firewall: &'a Firewall) -> Self {
+        let ports = [(&firewall.outside, Side::Near), (&firewall.inside, Side::Far)];
+        let zones = ports.into_iter().flat_map(|(port, side)| {
+            let zones = firewall.zones.iter().filter(move |z| z.port == *port);
+            (1..).zip(zones).map(move |(number, zone)| (zone.id.as_str(), (side, number)))
+        });
+        let ports = ports.into_iter().map(|(port, side)| (port.as_str(), (side, ANYWHERE)));
+        Self { firewall, of: zones.chain(ports).collect() }
     }
-    let port = &firewall.zones.iter().find(|z| z.id == name)?.port;
-    let (number, _) =
-        (1..).zip(firewall.zones.iter().filter(|z| z.port == *port)).find(|(_, z)| z.id == name)?;
-    Some((if *port == firewall.outside { Side::Near } else { Side::Far }, number))
+
+    /// # Errors
+    /// A name is neither a port nor a zone, or `to` is on the side of `from`.
+    pub(super) fn path(&self, rule: &Rule, index: u32) -> Result<Path, ConfigError> {
+        let unknown = |field: &str, name: &str| unknown(self.firewall, index, field, name);
+        let from = self.of.get(rule.from.as_str());
+        let (side, from) = *from.ok_or_else(|| unknown("from", &rule.from))?;
+        let Some(name) = &rule.to else { return Ok(Path { side, from, to: ANYWHERE }) };
+        match self.of.get(name.as_str()) {
+            Some((other, to)) if *other != side => Ok(Path { side, from, to: *to }),
+            _ => Err(unknown("to", name)),
+        }
+    }
 }
 
 fn unknown(firewall: &Firewall, index: u32, field: &str, name: &str) -> ConfigError {
