@@ -12,7 +12,7 @@ use trust::Digest;
 
 pub use tracking::Tracking;
 
-pub use crate::balancer::{Affinity, Backend, LoadBalancer, Mode, QuicIds, Vip};
+pub use crate::balancer::{Affinity, Backend, LoadBalancer, MIN_MTU, Mode, QuicIds, Vip};
 use crate::port;
 pub use crate::port::{PciAddress, Port, PortDriver};
 

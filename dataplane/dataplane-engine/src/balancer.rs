@@ -1,35 +1,55 @@
-//! The load balancer: Maglev over weighted backends, dispatch at layer 2.
+//! The load balancer: Maglev over weighted backends; each service goes to them in its mode (`dataplane_control::config::Mode`).
 //!
-//! Towards a backend only the MAC addresses change, so backends carry the VIPs themselves and answer through us; their
-//! replies go to the client's MAC as learnt from the connection. A tracked connection keeps its backend across
-//! reconfigurations for as long as the backend is configured; then it is given to another. A connection whose VIP is
-//! gone is revoked. ARP requests and neighbour solicitations for VIPs are answered on the client port only; where
-//! they are is told unasked when the orchestrator says so ([`crate::PacketFunction::announcement`]). ICMP
-//! errors about a tracked connection are carried along in either direction.
+//! - `l2`: only the MAC addresses change, so backends carry the VIPs themselves and answer through us; their replies go to the
+//!   client's MAC as learnt from the connection.
+//! - `nat`: VIP and port become the backend's, and back again in replies (`nat.rs`). A reply's service is known by the
+//!   port that it comes from, so one entry serves both directions.
+//! - `ipip`, `gue`: in another packet to the backend (`tunnel.rs`), which answers the client itself or through us.
+//!
+//! A tracked connection keeps its backend across
+//! reconfigurations for as long as the backend is configured and healthy; then it is given to another. A connection whose VIP is
+//! gone is revoked. ARP requests and neighbour solicitations for VIPs are answered on the client port only, those for our own
+//! addresses on the backend port; where VIPs
+//! are is told unasked when the orchestrator says so ([`crate::PacketFunction::announcement`]). ICMP
+//! errors about a tracked connection are carried along in either direction, translated as the connection is. What is too long for a
+//! backend's path, or at its last hop, is answered with an ICMP error (`icmp.rs`), at a bounded rate.
 //!
 //! A packet of no tracked connection is dispatched whatever its TCP flags: consistent hashing then finds its backend
 //! again after a restart. Since anybody can send such a packet, it never makes a connection that lasts: until it is
 //! confirmed, a connection is forgotten after [`UNCONFIRMED_MS`]. UDP is confirmed by a packet from the backend, TCP by
-//! one that the client sends after that, because a backend answers anybody's SYN.
+//! one that the client sends after that, because a backend answers anybody's SYN. Behind a tunnel backends may answer past us: there the
+//! client's second packet confirms, but for a SYN or RST.
 //!
-//! Tests: `tests/balancer.rs` compares with a naive model; `tests/chain.rs`; golden ARP and ND replies.
+//! A datagram to a QUIC service goes to the backend that its connection id names (`quic.rs`), wherever its flow went before.
+//!
+//! Tests: `tests/balancer.rs` and `tests/balancer_modes.rs` compare with naive models; `tests/chain.rs`; golden ARP and ND replies.
 
+mod burst;
+mod icmp;
+mod nat;
 mod plan;
+mod quic;
+mod tunnel;
 
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
 use dataplane_control::{
     Configuration,
-    config::{ConfigError, LoadBalancer},
+    config::{ConfigError, Mode},
 };
 
 pub(crate) use self::plan::{Basis, Count, Counts, Next, Plan};
 
+use self::{
+    icmp::PathMtu,
+    nat::{Becomes, End},
+};
 use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
-    common::{self, Clock, Drops, TCP_CLOSING_MS, UNCONFIRMED_MS},
+    common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, UNCONFIRMED_MS},
+    machine::Machine,
     maglev, neighbour,
-    packet::{self, ACK, FIN, Message, Packet, Parsed, RST, SYN, TCP, UDP},
+    packet::{self, ACK, FIN, Message, Packet, Parsed, Quoted, RST, SYN, TCP, UDP},
     prepare::{self, Kind, Prepared, Retired, Snapshot},
     table::{Entry, Key, Side, TICK_SLOTS, Table},
 };
@@ -41,6 +61,8 @@ pub(crate) struct State {
     flags: u8,
     /// Index into the pool's slots.
     backend: u16,
+    /// Number of its service.
+    service: u16,
     /// Of the configuration that its VIP and backend were last checked against.
     generation: u32,
 }
@@ -53,9 +75,18 @@ const FINS: u8 = FIN_FROM_CLIENT | FIN_FROM_BACKEND;
 const RESET: u8 = 8;
 /// The backend was heard.
 const ANSWERED: u8 = 16;
+/// The backend may never be heard.
+const DIRECT: u8 = 32;
+/// Its frames need more than the commonest: another mode than `l2`, or connection ids to be read.
+const SPECIAL: u8 = 64;
 
 fn closing(flags: u8) -> bool {
     flags & RESET != 0 || flags & FINS == FINS
+}
+
+/// All that will be heard of its end was.
+fn half_closed(flags: u8) -> bool {
+    flags & (DIRECT | FIN_FROM_CLIENT) == DIRECT | FIN_FROM_CLIENT
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +101,7 @@ impl Timeouts {
         let lifetime_ms = match () {
             () if closing(flags) => TCP_CLOSING_MS.min(self.idle_ms),
             () if flags & CONFIRMED == 0 => UNCONFIRMED_MS.min(self.idle_ms),
+            () if half_closed(flags) => TCP_HALF_CLOSED_MS.min(self.idle_ms),
             () => self.idle_ms,
         };
         now_ms.wrapping_sub(entry.last_ms) > lifetime_ms
@@ -82,42 +114,86 @@ struct Totals {
     expired: u64,
     revoked: u64,
     moved: u64,
+    named: u64,
     neighbour: u64,
+    too_big: u64,
+    time_exceeded: u64,
+    path_mtu: u64,
 }
 
 /// See the module's head.
 #[derive(Debug)]
-pub(crate) struct Balancer {
+pub(crate) struct Balancer<M> {
     plan: Arc<Plan>,
     /// By the pool's slots.
     counts: Vec<Count>,
+    path_mtus: Vec<PathMtu>,
+    /// By the services' numbers.
+    vip_counts: Vec<Count>,
     table: Table<State>,
     clock: Clock,
     drops: Drops,
     totals: Totals,
+    errors: icmp::Limit,
+    machine: PhantomData<M>,
 }
 
 /// What to do with a frame, before it is done.
 enum Action {
-    /// To a backend's MAC.
-    Dispatch([u8; 6]),
-    /// To a client's MAC.
-    Return([u8; 6]),
-    AnswerArp(usize),
-    AnswerSolicitation(Packet),
+    /// As it is, out by this side to this MAC.
+    Address(Side, [u8; 6]),
+    /// To a backend, in its service's mode.
+    Carry(Carried),
+    /// A NAT reply, to a client.
+    Return(Returned),
+    AnswerArp(Side, usize),
+    AnswerSolicitation(Side, Packet),
 }
 
-impl Balancer {
-    pub(crate) fn new(c: &Configuration, config: &LoadBalancer, seed: u64) -> Result<Self, ConfigError> {
-        let plan = Plan::new(c, config, &[], 0)?;
+/// A packet to a backend.
+struct Carried {
+    packet: Packet,
+    /// Where the transport of the packet begins that this ICMP error quotes; 0: it is none.
+    quoted: usize,
+    service: u16,
+    backend: u16,
+    /// Of the flow.
+    hash: u64,
+}
+
+/// A packet to a client that is to come from the service.
+struct Returned {
+    packet: Packet,
+    /// As in [`Carried`].
+    quoted: usize,
+    client_mac: [u8; 6],
+    service: Becomes,
+}
+
+impl<M: Machine> Balancer<M> {
+    pub(crate) fn new(c: &Configuration, seed: u64) -> Result<Self, ConfigError> {
+        let plan = Plan::new(Arc::new(c.clone()), &[], &std::collections::BTreeSet::new(), 0)?;
         Ok(Self {
             counts: vec![Count::default(); plan.pool.slots.len()],
+            path_mtus: vec![PathMtu::default(); plan.pool.slots.len()],
+            vip_counts: vec![Count::default(); plan.vips.len()],
             table: plan.table(seed)?,
             plan: Arc::new(plan),
             clock: Clock::default(),
             drops: Drops::default(),
             totals: Totals::default(),
+            errors: icmp::Limit::default(),
+            machine: PhantomData,
         })
+    }
+
+    #[inline(never)]
+    fn one<F: Frame>(&mut self, now_ms: u32, side: Side, frame: &mut F) -> Verdict {
+        let decided = self.decide(now_ms, side, frame.bytes());
+        match decided.and_then(|action| self.act(now_ms, &action, frame)) {
+            Ok(port) => Verdict::Forward { port },
+            Err(reason) => self.drops.drop(reason),
+        }
     }
 
     #[inline]
@@ -126,12 +202,14 @@ impl Balancer {
         let ours = frame.starts_with(&self.plan.pair.on(side).mac);
         let group = frame.first().is_some_and(|b| b & 1 != 0);
         match (parsed, side) {
-            (Parsed::Arp(at), Side::Near) if ours || group => self.arp(frame, at),
+            (Parsed::Arp(at), side) if self.answers(side) && (ours || group) => self.arp(side, frame, at),
             (Parsed::Arp(_), Side::Far) => Err(DropReason::NeighbourIgnored),
-            (Parsed::Ip(packet), Side::Near)
-                if packet.message == Message::NeighbourSolicitation && (ours || group) =>
+            (Parsed::Ip(packet), side)
+                if packet.message == Message::NeighbourSolicitation
+                    && self.answers(side)
+                    && (ours || group) =>
             {
-                self.solicitation(frame, packet)
+                self.solicitation(side, frame, packet)
             }
             (
                 Parsed::Ip(Packet {
@@ -143,34 +221,44 @@ impl Balancer {
             _ if !ours => Err(DropReason::NotOurs),
             (Parsed::Ip(packet), Side::Near) => self.towards_backend(now_ms, frame, &packet),
             (Parsed::Ip(packet), Side::Far) => self.towards_client(now_ms, frame, &packet),
-            (Parsed::Arp(_), _) => Err(DropReason::NotOurs),
+            (Parsed::Arp(_), Side::Near) => Err(DropReason::NotOurs),
         }
     }
 
-    fn arp(&mut self, frame: &[u8], at: usize) -> Result<Action, DropReason> {
+    /// Whether there is anything to be asked for on a side.
+    fn answers(&self, side: Side) -> bool {
+        side == Side::Near || !self.plan.own.is_empty()
+    }
+
+    fn is_here(&self, side: Side, address: u128) -> bool {
+        match side {
+            Side::Near => self.plan.vips.has_address(address),
+            Side::Far => self.plan.is_own(address),
+        }
+    }
+
+    fn arp(&mut self, side: Side, frame: &[u8], at: usize) -> Result<Action, DropReason> {
         let arp = neighbour::arp(frame, at).ok_or(DropReason::Arp)?;
         let target = crate::hash::v4_bits(arp.target);
-        if !arp.request || arp.sender == arp.target || !self.plan.vips.has_address(target) {
+        if !arp.request || arp.sender == arp.target || !self.is_here(side, target) {
             return Err(DropReason::NeighbourIgnored);
         }
-        Ok(Action::AnswerArp(at))
+        Ok(Action::AnswerArp(side, at))
     }
 
-    fn solicitation(&mut self, frame: &[u8], packet: Packet) -> Result<Action, DropReason> {
+    fn solicitation(&mut self, side: Side, frame: &[u8], packet: Packet) -> Result<Action, DropReason> {
         let asked = neighbour::discovery(frame, &packet).ok_or(DropReason::NeighbourDiscovery)?;
-        if !self.plan.vips.has_address(asked.target) {
+        if !self.is_here(side, asked.target) {
             return Err(DropReason::NeighbourIgnored);
         }
-        Ok(Action::AnswerSolicitation(packet))
+        Ok(Action::AnswerSolicitation(side, packet))
     }
 
     #[inline]
     fn towards_backend(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> Result<Action, DropReason> {
         match (packet.protocol, packet.message) {
             (TCP | UDP, _) => {}
-            (_, Message::Error) => {
-                return self.related(now_ms, Side::Near, frame, packet).map(Action::Dispatch);
-            }
+            (_, Message::Error) => return self.error_to_backend(now_ms, frame, packet),
             _ => return Err(DropReason::NoService),
         }
         let key = Key::of(packet, Side::Near);
@@ -178,101 +266,203 @@ impl Balancer {
         let live = self.live(now_ms, &key)?;
         let segment = packet.tcp_flags;
         let Some(entry) = live.and_then(|slot| self.table.get(slot)) else {
-            return self.open(now_ms, packet, key, client_mac);
+            return self.open(now_ms, packet, frame, key);
         };
-        let state = &mut entry.value;
-        if segment & (SYN | ACK) == SYN && closing(state.flags) {
+        let flags = entry.value.flags;
+        if segment & (SYN | ACK) == SYN && (closing(flags) || half_closed(flags)) {
             if let Some(slot) = live {
                 self.table.remove(slot);
             }
-            return self.open(now_ms, packet, key, client_mac);
+            return self.open(now_ms, packet, frame, key);
         }
-        let confirmed = if state.flags & ANSWERED != 0 && segment & (SYN | RST) == 0 { CONFIRMED } else { 0 };
+        let known = flags & (ANSWERED | DIRECT) != 0 && segment & (SYN | RST) == 0;
+        let confirmed = if known { CONFIRMED } else { 0 };
+        let state = &mut entry.value;
         state.flags |= confirmed | closed_by(segment, FIN_FROM_CLIENT);
         state.client_mac = client_mac;
         entry.last_ms = now_ms;
-        let backend = entry.value.backend;
-        self.dispatch(backend)
+        let State { service, backend, .. } = entry.value;
+        let named = self.named(service, frame, packet).filter(|named| *named != backend);
+        if let (Some(named), Some(entry)) = (named, live.and_then(|slot| self.table.get(slot))) {
+            entry.value.backend = named;
+            self.totals.named += 1;
+        }
+        self.dispatch(packet, service, named.unwrap_or(backend))
+    }
+
+    /// The backend that a datagram's connection id names.
+    #[inline]
+    fn named(&self, service: u16, frame: &[u8], packet: &Packet) -> Option<u16> {
+        let quic = self.plan.vips.get(service)?.quic;
+        if !quic.are_read() {
+            return None;
+        }
+        let datagram = frame.get(packet.l4 + packet::UDP_HEADER..packet.end)?;
+        self.plan.pool.numbered(quic.server(datagram)?)
     }
 
     /// Counts a frame for a backend and addresses it there.
     #[inline]
-    fn dispatch(&mut self, backend: u16) -> Result<Action, DropReason> {
+    fn dispatch(&mut self, packet: &Packet, service: u16, backend: u16) -> Result<Action, DropReason> {
+        let mode = self.plan.vips.get(service).ok_or(DropReason::NoService)?.mode;
         let slot = self.plan.pool.slots.get(usize::from(backend)).ok_or(DropReason::NoBackend)?;
+        let action = match mode {
+            Mode::L2 => Action::Address(Side::Far, slot.mac),
+            _ => {
+                let hash =
+                    maglev::hash_words(packet.source, packet.destination, packet.ports, packet.protocol);
+                Action::Carry(Carried { packet: *packet, quoted: 0, service, backend, hash })
+            }
+        };
+        self.count(service, backend);
+        Ok(action)
+    }
+
+    #[inline]
+    fn count(&mut self, service: u16, backend: u16) {
         if let Some(count) = self.counts.get_mut(usize::from(backend)) {
             count.frames += 1;
         }
-        Ok(Action::Dispatch(slot.mac))
+        if let Some(count) = self.vip_counts.get_mut(usize::from(service)) {
+            count.frames += 1;
+        }
     }
 
     /// A packet of no live connection.
-    fn open(
-        &mut self,
-        now_ms: u32,
-        packet: &Packet,
-        key: Key,
-        client_mac: [u8; 6],
-    ) -> Result<Action, DropReason> {
-        if !self.plan.vips.serves(&key) {
-            return Err(DropReason::NoService);
-        }
-        let hash = maglev::hash_words(packet.source, packet.destination, packet.ports, packet.protocol);
-        let backend = self.plan.pool.pick(hash).ok_or(DropReason::NoBackend)?;
-        let flags = closed_by(packet.tcp_flags, FIN_FROM_CLIENT);
-        let state = State { client_mac, flags, backend, generation: self.plan.generation };
+    fn open(&mut self, now_ms: u32, packet: &Packet, frame: &[u8], key: Key) -> Result<Action, DropReason> {
+        let number = self.plan.vips.find(&key).ok_or(DropReason::NoService)?;
+        let service = self.plan.vips.get(number).ok_or(DropReason::NoService)?;
+        let named = self.named(number, frame, packet);
+        let hash = || service.hash(packet.source, packet.destination, packet.ports, packet.protocol);
+        let backend = named.or_else(|| self.plan.pool.pick(hash())).ok_or(DropReason::NoBackend)?;
+        let flags = kind(service) | closed_by(packet.tcp_flags, FIN_FROM_CLIENT);
+        let generation = self.plan.generation;
+        let state = State { client_mac: source_mac(frame), flags, backend, service: number, generation };
         let timeouts = self.plan.timeouts;
         let (slot, reclaimed) =
             self.table.insert_or_reclaim(key, state, now_ms, |entry| timeouts.expired(entry, now_ms));
         self.totals.expired += reclaimed as u64;
         slot.ok_or(DropReason::TableFull)?;
         self.totals.opened += 1;
+        self.totals.named += u64::from(named.is_some());
         if let Some(count) = self.counts.get_mut(usize::from(backend)) {
             count.opened += 1;
         }
-        self.dispatch(backend)
+        if let Some(count) = self.vip_counts.get_mut(usize::from(number)) {
+            count.opened += 1;
+        }
+        self.dispatch(packet, number, backend)
     }
 
     #[inline]
     fn towards_client(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> Result<Action, DropReason> {
         match (packet.protocol, packet.message) {
             (TCP | UDP, _) => {}
-            (_, Message::Error) => return self.related(now_ms, Side::Far, frame, packet).map(Action::Return),
+            (_, Message::Error) if self.plan.is_own(packet.destination) => {
+                return Err(self.error_in_tunnel(now_ms, frame, packet));
+            }
+            (_, Message::Error) => return self.error_to_client(now_ms, frame, packet),
             _ => return Err(DropReason::Untracked),
         }
-        let key = Key::of(packet, Side::Far);
-        let live = self.live(now_ms, &key)?;
-        let entry = live.and_then(|slot| self.table.get(slot)).ok_or(DropReason::Untracked)?;
+        let translated = self.plan.vips.untranslated(packet);
+        let (seen, service) = match &translated {
+            Some((seen, service)) => (seen, Some(Becomes { address: service.address, port: service.port })),
+            None => (packet, None),
+        };
+        let key = Key::of(seen, Side::Far);
+        let slot = self.live(now_ms, &key)?.ok_or(DropReason::Untracked)?;
+        let state = self.table.get(slot).ok_or(DropReason::Untracked)?.value;
+        if !self.comes_from(&state, packet.source, packet.v6, service.is_some()) {
+            return Err(DropReason::Untracked);
+        }
+        let entry = self.table.get(slot).ok_or(DropReason::Untracked)?;
         let heard = if packet.protocol == TCP { ANSWERED } else { ANSWERED | CONFIRMED };
         entry.value.flags |= heard | closed_by(packet.tcp_flags, FIN_FROM_BACKEND);
         entry.last_ms = now_ms;
-        Ok(Action::Return(entry.value.client_mac))
+        let client_mac = entry.value.client_mac;
+        Ok(match service {
+            Some(service) => Action::Return(Returned { packet: *packet, quoted: 0, client_mac, service }),
+            None => Action::Address(Side::Near, client_mac),
+        })
     }
 
-    /// The MAC of the other end of the connection that an ICMP error quotes.
-    fn related(
-        &mut self,
-        now_ms: u32,
-        side: Side,
-        frame: &[u8],
-        packet: &Packet,
-    ) -> Result<[u8; 6], DropReason> {
-        let quoted = packet::quoted(frame, packet).ok_or(DropReason::IcmpUnrelated)?;
-        if quoted.source != packet.destination {
+    /// Whether this is the address that a connection's backend has on the far side.
+    #[inline]
+    fn comes_from(&self, state: &State, address: u128, v6: bool, translated: bool) -> bool {
+        let nat = self.plan.vips.get(state.service).is_some_and(|s| s.mode == Mode::Nat);
+        let slot = || self.plan.pool.slots.get(usize::from(state.backend));
+        nat == translated && (!nat || slot().is_some_and(|s| s.address(v6) == address))
+    }
+
+    /// The connection that an ICMP error is about.
+    fn related(&mut self, now_ms: u32, key: &Key) -> Result<State, DropReason> {
+        let slot = self.live(now_ms, key)?.ok_or(DropReason::IcmpUnrelated)?;
+        Ok(self.table.get(slot).ok_or(DropReason::IcmpUnrelated)?.value)
+    }
+
+    /// An error about a reply.
+    fn error_to_backend(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> Result<Action, DropReason> {
+        let quoted = quoted(frame, packet)?;
+        let state = self.related(now_ms, &Key::of_quoted(&quoted, packet.vlan, Side::Near))?;
+        let State { service, backend, .. } = state;
+        let mode = self.plan.vips.get(service).ok_or(DropReason::IcmpUnrelated)?.mode;
+        let slot = self.plan.pool.slots.get(usize::from(backend)).ok_or(DropReason::NoBackend)?;
+        if mode == Mode::L2 {
+            return Ok(Action::Address(Side::Far, slot.mac));
+        }
+        let (source, destination) = (quoted.destination, quoted.source);
+        let hash = maglev::hash_words(source, destination, quoted.ports.rotate_left(16), quoted.protocol);
+        Ok(Action::Carry(Carried { packet: *packet, quoted: quoted.l4, service, backend, hash }))
+    }
+
+    /// An error about a packet that a backend was given.
+    fn error_to_client(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> Result<Action, DropReason> {
+        let quoted = quoted(frame, packet)?;
+        // The quoted packet went the other way: seen from its end it is a reply.
+        let reply = Packet {
+            source: quoted.destination,
+            destination: quoted.source,
+            ports: quoted.ports.rotate_left(16),
+            protocol: quoted.protocol,
+            ..*packet
+        };
+        let translated = self.plan.vips.untranslated(&reply);
+        let service = translated.as_ref().map(|(_, s)| Becomes { address: s.address, port: s.port });
+        let (destination, ports) = match &translated {
+            Some((seen, _)) => (seen.source, seen.ports.rotate_left(16)),
+            None => (quoted.destination, quoted.ports),
+        };
+        let seen = Quoted { destination, ports, ..quoted };
+        let state = self.related(now_ms, &Key::of_quoted(&seen, packet.vlan, Side::Far))?;
+        if !self.comes_from(&state, quoted.destination, packet.v6, service.is_some()) {
             return Err(DropReason::IcmpUnrelated);
         }
-        let key = Key::of_quoted(&quoted, packet.vlan, side);
-        let slot = self.live(now_ms, &key)?.ok_or(DropReason::IcmpUnrelated)?;
-        let state = self.table.get(slot).ok_or(DropReason::IcmpUnrelated)?.value;
-        match side {
-            Side::Far => Ok(state.client_mac),
-            Side::Near => self
-                .plan
-                .pool
-                .slots
-                .get(usize::from(state.backend))
-                .map(|s| s.mac)
-                .ok_or(DropReason::NoBackend),
+        let client_mac = state.client_mac;
+        Ok(match service {
+            Some(service) => {
+                Action::Return(Returned { packet: *packet, quoted: quoted.l4, client_mac, service })
+            }
+            None => Action::Address(Side::Near, client_mac),
+        })
+    }
+
+    /// An error about an outer packet (RFC 2003 §4): of the path's MTU the next long packet's sender is told; the rest ends here.
+    #[cold]
+    fn error_in_tunnel(&mut self, now_ms: u32, frame: &[u8], packet: &Packet) -> DropReason {
+        let Ok(quoted) = quoted(frame, packet) else { return DropReason::IcmpUnrelated };
+        if !matches!(quoted.protocol, tunnel::IPV4_IN_IP | tunnel::IPV6_IN_IP | UDP) {
+            return DropReason::IcmpUnrelated;
         }
+        let slots = self.plan.pool.slots.iter().zip(&mut self.path_mtus);
+        let mut theirs = slots.filter(|(slot, _)| slot.ends_at(quoted.destination)).peekable();
+        if theirs.peek().is_none() {
+            return DropReason::IcmpUnrelated;
+        }
+        if let Some(mtu) = icmp::told_mtu(frame, packet) {
+            self.totals.path_mtu += 1;
+            theirs.for_each(|(_, path)| path.learn(mtu, now_ms));
+        }
+        DropReason::Consumed
     }
 
     /// The slot of a key's connection if it is neither expired nor (an error) revoked.
@@ -295,53 +485,168 @@ impl Balancer {
     #[cold]
     fn check_again(&mut self, slot: u32) -> Result<(), DropReason> {
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::Revoked) };
-        if !self.plan.vips.serves(&entry.key) {
+        let number = self.plan.vips.find(&entry.key);
+        let Some((number, service)) = number.and_then(|n| Some((n, self.plan.vips.get(n)?))) else {
             self.table.remove(slot);
             self.totals.revoked += 1;
             return Err(DropReason::Revoked);
-        }
+        };
         let known = self.plan.pool.slots.get(usize::from(entry.value.backend));
-        if !known.is_some_and(|s| s.alive && s.since <= entry.value.generation) {
+        if !known.is_some_and(|s| s.keeps(entry.value.generation)) {
             let (source, destination, ports) = entry.key.as_sent_from(Side::Near);
-            let hash = maglev::hash_words(source, destination, ports, entry.key.protocol());
+            let hash = service.hash(source, destination, ports, entry.key.protocol());
             entry.value.backend = self.plan.pool.pick(hash).ok_or(DropReason::NoBackend)?;
             self.totals.moved += 1;
         }
-        entry.value.generation = self.plan.generation;
+        entry.value.flags = entry.value.flags & !(DIRECT | SPECIAL) | kind(service);
+        (entry.value.service, entry.value.generation) = (number, self.plan.generation);
         Ok(())
     }
 
-    /// Rewrites the frame; the port it leaves by and its length.
+    /// Rewrites the frame; the port it leaves by.
     #[inline]
-    fn act(&mut self, action: &Action, frame: &mut [u8]) -> Option<(PortIndex, usize)> {
+    fn act<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        action: &Action,
+        frame: &mut F,
+    ) -> Result<PortIndex, DropReason> {
+        let answered = |length: Option<usize>, frame: &mut F| {
+            length.is_some_and(|n| frame.resize(n)).then_some(()).ok_or(DropReason::Truncated)
+        };
         match action {
-            Action::Dispatch(mac) => {
-                address(frame, *mac, self.plan.pair.far.mac).map(|n| (self.plan.pair.far.index, n))
-            }
-            Action::Return(mac) => {
-                address(frame, *mac, self.plan.pair.near.mac).map(|n| (self.plan.pair.near.index, n))
-            }
-            Action::AnswerArp(at) => {
+            Action::Address(side, mac) => self.address(frame.bytes_mut(), *side, *mac),
+            Action::Carry(carried) => self.carry(now_ms, carried, frame),
+            Action::Return(returned) => self.give_back(returned, frame),
+            Action::AnswerArp(side, at) => {
                 self.totals.neighbour += 1;
-                neighbour::answer_arp(frame, *at, self.plan.pair.near.mac)
-                    .map(|n| (self.plan.pair.near.index, n))
+                let port = *self.plan.pair.on(*side);
+                answered(neighbour::answer_arp(frame.bytes_mut(), *at, port.mac), frame)?;
+                Ok(port.index)
             }
-            Action::AnswerSolicitation(packet) => {
+            Action::AnswerSolicitation(side, packet) => {
                 self.totals.neighbour += 1;
-                neighbour::answer_solicitation(frame, packet, self.plan.pair.near.mac)
-                    .map(|n| (self.plan.pair.near.index, n))
+                let port = *self.plan.pair.on(*side);
+                answered(neighbour::answer_solicitation(frame.bytes_mut(), packet, port.mac), frame)?;
+                Ok(port.index)
             }
         }
     }
+
+    /// From our MAC on a side to another there.
+    #[inline]
+    fn address(&self, frame: &mut [u8], side: Side, to: [u8; 6]) -> Result<PortIndex, DropReason> {
+        let from = self.plan.pair.on(side);
+        let macs: &mut [u8; 12] = frame.first_chunk_mut().ok_or(DropReason::Truncated)?;
+        macs[..6].copy_from_slice(&to);
+        macs[6..].copy_from_slice(&from.mac);
+        Ok(from.index)
+    }
+
+    /// A packet to a backend by NAT or a tunnel, or the error that it is answered with.
+    fn carry<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        carried: &Carried,
+        frame: &mut F,
+    ) -> Result<PortIndex, DropReason> {
+        let Carried { packet, quoted, service, backend, hash } = carried;
+        let plan = self.plan.clone();
+        let service = plan.vips.get(*service).ok_or(DropReason::NoService)?;
+        let slot = plan.pool.slots.get(usize::from(*backend)).ok_or(DropReason::NoBackend)?;
+        let ends = slot.tunnel(packet.v6);
+        let overhead = if service.mode.is_tunnel() { ends.overhead(service.mode) } else { 0 };
+        let path = self.path_mtus.get(usize::from(*backend)).copied().unwrap_or_default();
+        let room = usize::from(path.of(plan.mtu, now_ms)) - overhead;
+        // An IPv6 sender is never told less (RFC 8201 §4).
+        let room = if packet.v6 { room.max(usize::from(dataplane_control::config::MIN_MTU)) } else { room };
+        if packet.end - packet.l3 > room {
+            let room = u16::try_from(room).unwrap_or(u16::MAX);
+            return self.refuse(now_ms, packet, icmp::Error::TooBig(room), frame);
+        }
+        if !nat::hop(frame.bytes_mut(), packet).ok_or(DropReason::Truncated)? {
+            return self.refuse(now_ms, packet, icmp::Error::TimeExceeded, frame);
+        }
+        if service.mode == Mode::Nat {
+            let to = Becomes { address: slot.address(packet.v6), port: service.backend_port };
+            translate(frame.bytes_mut(), packet, *quoted, End::Destination, to)?;
+        } else {
+            if !frame.prepend(overhead) {
+                return Err(DropReason::Headroom);
+            }
+            ends.wrap(frame.bytes_mut(), packet, service.mode, *hash).ok_or(DropReason::Truncated)?;
+            if !frame.resize(packet.end + overhead) {
+                return Err(DropReason::Truncated);
+            }
+            let ether_type = if ends.v6() { packet::IPV6 } else { packet::IPV4 };
+            let place = frame.bytes_mut().get_mut(packet.l3 - 2..packet.l3).ok_or(DropReason::Truncated)?;
+            place.copy_from_slice(&ether_type.to_be_bytes());
+        }
+        self.address(frame.bytes_mut(), Side::Far, slot.mac)
+    }
+
+    /// A NAT reply to its client.
+    fn give_back<F: Frame>(&mut self, returned: &Returned, frame: &mut F) -> Result<PortIndex, DropReason> {
+        let Returned { packet, quoted, client_mac, service } = returned;
+        if !nat::hop(frame.bytes_mut(), packet).ok_or(DropReason::Truncated)? {
+            return Err(DropReason::HopLimit);
+        }
+        translate(frame.bytes_mut(), packet, *quoted, End::Source, *service)?;
+        self.address(frame.bytes_mut(), Side::Near, *client_mac)
+    }
+
+    /// Makes an error of a packet from a client, if one may be sent about it (RFC 1122 §3.2.2).
+    #[cold]
+    fn refuse<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        packet: &Packet,
+        error: icmp::Error,
+        frame: &mut F,
+    ) -> Result<PortIndex, DropReason> {
+        let (reason, total) = match error {
+            icmp::Error::TooBig(_) => (DropReason::TooBig, &mut self.totals.too_big),
+            icmp::Error::TimeExceeded => (DropReason::HopLimit, &mut self.totals.time_exceeded),
+        };
+        if packet.message != Message::None || !self.errors.take(now_ms) {
+            return Err(reason);
+        }
+        if !(frame.resize(icmp::quoted(packet)) && frame.prepend(icmp::overhead(packet))) {
+            return Err(DropReason::Headroom);
+        }
+        let near = self.plan.pair.near;
+        icmp::answer(frame.bytes_mut(), packet, error, near.mac).ok_or(DropReason::Truncated)?;
+        *total += 1;
+        Ok(near.index)
+    }
 }
 
-#[inline]
-fn address(frame: &mut [u8], destination: [u8; 6], source: [u8; 6]) -> Option<usize> {
-    let length = frame.len();
-    let macs: &mut [u8; 12] = frame.first_chunk_mut()?;
-    macs[..6].copy_from_slice(&destination);
-    macs[6..].copy_from_slice(&source);
-    Some(length)
+/// The packet that an ICMP error quotes, if its sender is told of it.
+fn quoted(frame: &[u8], packet: &Packet) -> Result<Quoted, DropReason> {
+    let quoted = packet::quoted(frame, packet);
+    quoted.filter(|q| q.source == packet.destination).ok_or(DropReason::IcmpUnrelated)
+}
+
+/// Translates a packet, or an error and the packet that it quotes.
+fn translate(
+    frame: &mut [u8],
+    packet: &Packet,
+    quoted: usize,
+    end: End,
+    to: Becomes,
+) -> Result<(), DropReason> {
+    let done = match quoted {
+        0 => nat::packet(frame, packet, end, to),
+        at => nat::error(frame, packet, at, end, to),
+    };
+    done.ok_or(DropReason::Truncated)
+}
+
+/// What its service makes of a connection.
+fn kind(service: &plan::Service) -> u8 {
+    let direct = if service.mode.is_tunnel() { DIRECT } else { 0 };
+    let special = service.mode != Mode::L2 || service.quic.are_read();
+    direct | if special { SPECIAL } else { 0 }
 }
 
 #[inline]
@@ -354,19 +659,22 @@ fn closed_by(segment: u8, fin: u8) -> u8 {
     (if segment & FIN != 0 { fin } else { 0 }) | (if segment & RST != 0 { RESET } else { 0 })
 }
 
-impl<F: Frame> PacketFunction<F> for Balancer {
+impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
     fn process(&mut self, now_us: u64, ingress: PortIndex, frame: &mut F) -> Verdict {
         let now_ms = self.clock.advance(now_us);
         let Some(side) = self.plan.pair.side(ingress) else {
             return self.drops.drop(DropReason::UnknownPort);
         };
-        match self.decide(now_ms, side, frame.bytes()) {
-            Ok(action) => match self.act(&action, frame.bytes_mut()) {
-                Some((port, length)) if frame.resize(length) => Verdict::Forward { port },
-                _ => self.drops.drop(DropReason::Truncated),
-            },
-            Err(reason) => self.drops.drop(reason),
-        }
+        self.one(now_ms, side, frame)
+    }
+
+    fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [F], verdicts: &mut [Verdict]) {
+        let now_ms = self.clock.advance(now_us);
+        let Some(side) = self.plan.pair.side(ingress) else {
+            frames.iter().zip(verdicts).for_each(|(_, v)| *v = self.drops.drop(DropReason::UnknownPort));
+            return;
+        };
+        M::run(|| self.burst_from(now_ms, side, frames, verdicts));
     }
 
     fn tick(&mut self, now_us: u64) {
@@ -387,14 +695,18 @@ impl<F: Frame> PacketFunction<F> for Balancer {
     }
 
     fn announcement(&self, index: usize, buffer: &mut [u8]) -> Option<(PortIndex, u16)> {
-        let address = self.plan.vips.addresses().get(index)?;
-        let near = &self.plan.pair.near;
-        let length = neighbour::announcement(buffer, near.mac, *address)?;
-        Some((near.index, u16::try_from(length).ok()?))
+        let vips = self.plan.vips.addresses();
+        let (port, address) = match vips.get(index) {
+            Some(address) => (&self.plan.pair.near, address),
+            None => (&self.plan.pair.far, self.plan.own.get(index - vips.len())?),
+        };
+        let length = neighbour::announcement(buffer, port.mac, *address)?;
+        Some((port.index, u16::try_from(length).ok()?))
     }
 
     fn snapshot(&self) -> Snapshot {
-        let Totals { opened, expired, revoked, moved, neighbour } = self.totals;
+        let Totals { opened, expired, revoked, moved, named, neighbour, too_big, time_exceeded, path_mtu } =
+            self.totals;
         Snapshot {
             drops: self.drops.clone(),
             totals: vec![
@@ -402,7 +714,11 @@ impl<F: Frame> PacketFunction<F> for Balancer {
                 ("connections.expired", expired),
                 ("connections.revoked", revoked),
                 ("connections.moved", moved),
+                ("connections.named", named),
                 ("answer.neighbour", neighbour),
+                ("answer.too_big", too_big),
+                ("answer.time_exceeded", time_exceeded),
+                ("path_mtu.learnt", path_mtu),
             ],
             named: Kind::Balancer(Counts::of(self)),
             connections: self.table.len() as u64,

@@ -35,6 +35,24 @@ pub(crate) fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     finish(u64::from(!checksum) + u64::from(!old) + u64::from(new))
 }
 
+/// What a checksum's sum grows by when bytes at an even place become others, as many: RFC 1624's `~m + m'`.
+#[inline]
+pub(crate) fn difference(old: &[u8], new: &[u8]) -> u64 {
+    0xffff * (old.len() as u64).div_ceil(2) - sum_of_words(old) + sum_of_words(new)
+}
+
+/// [`sum`], exactly: as 16-bit words each, so that no more than all ones comes of one.
+#[inline]
+fn sum_of_words(bytes: &[u8]) -> u64 {
+    bytes.chunks(2).map(|w| u64::from(w[0]) << 8 | w.get(1).map_or(0, |b| u64::from(*b))).sum()
+}
+
+/// RFC 1624 eqn. 3 for any number of words: the checksum after [`difference`].
+#[inline]
+pub(crate) fn adjusted(checksum: u16, difference: u64) -> u16 {
+    finish(u64::from(!checksum) + difference)
+}
+
 /// Sum of the pseudo header (RFC 9293 §3.1, RFC 8200 §8.1); addresses of 4 or 16 bytes.
 #[inline]
 pub(crate) fn pseudo_header(source: &[u8], destination: &[u8], protocol: u8, length: usize) -> u64 {

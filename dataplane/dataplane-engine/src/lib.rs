@@ -138,7 +138,7 @@ pub fn build_on<M: Machine, F: Frame>(
     configuration.check()?;
     Ok(match &configuration.function {
         Function::Firewall(f) => Box::new(firewall::Firewall::<M>::new(configuration, f, seed)?),
-        Function::LoadBalancer(l) => Box::new(balancer::Balancer::new(configuration, l, seed)?),
+        Function::LoadBalancer(_) => Box::new(balancer::Balancer::<M>::new(configuration, seed)?),
         Function::Reflector(r) => Box::new(reflector::Reflector::new(configuration, r)?),
         Function::Generator(_) => {
             let problem = "is a generator, which processes no packets; run it as a traffic::Session";

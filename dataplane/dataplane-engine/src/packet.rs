@@ -97,6 +97,8 @@ pub(crate) struct Quoted {
     pub ports: u32,
     pub protocol: u8,
     pub message: Message,
+    /// Where its transport header begins in the frame.
+    pub l4: usize,
 }
 
 /// Bytes of `frame` at a constant offset, if there.
@@ -436,7 +438,8 @@ pub(crate) fn quoted(frame: &[u8], error: &Packet) -> Option<Quoted> {
         whole.then_some((address(12), address(16), h[9], header))?
     };
     let h: &[u8; 8] = chunk(inner, at)?;
-    let mut it = Quoted { source, destination, ports: 0, protocol, message: Message::None };
+    let l4 = error.l4 + ICMP_HEADER + at;
+    let mut it = Quoted { source, destination, ports: 0, protocol, message: Message::None, l4 };
     match protocol {
         TCP | UDP | SCTP => it.ports = u32::from_be_bytes([h[0], h[1], h[2], h[3]]),
         ICMP | ICMPV6 if error.v6 == (protocol == ICMPV6) => {

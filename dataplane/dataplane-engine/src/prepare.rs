@@ -13,7 +13,10 @@
 //!
 //! Tests: `tests/prepare.rs`; the models in `tests/firewall.rs` and `tests/balancer.rs` reconfigure through it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use dataplane_control::{Configuration, config::ConfigError};
 
@@ -54,6 +57,18 @@ impl Basis {
             Kind::Balancer(basis) => Kind::Balancer(basis.prepare(configuration)?),
             Kind::Reflector(plan) => Kind::Reflector(reflector::Next::prepare(plan, configuration)?),
         }))
+    }
+
+    /// The running configuration with these backends down, by their ids: they get no new connections, and those that they have go
+    /// to others. Where all are down none is. Until this is asked for again it holds for whatever is prepared. Not for the packet thread.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the function has no backends, or there is not enough memory.
+    pub fn prepare_health(&self, down: &BTreeSet<String>) -> Result<Prepared, ConfigError> {
+        match &self.0 {
+            Kind::Balancer(basis) => basis.prepare_health(down).map(|next| Prepared(Kind::Balancer(next))),
+            other => Err(common::prepared_for("load balancer", other.name())),
+        }
     }
 }
 

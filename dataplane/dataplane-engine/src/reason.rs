@@ -87,6 +87,12 @@ reasons! {
     NoBackend => "no_backend",
     /// ARP or neighbour discovery that is not for us to answer.
     NeighbourIgnored => "neighbour_ignored",
+    /// Longer than the path to its backend takes, and its sender was told often enough.
+    TooBig => "too_big",
+    /// At the end of its time to live or hop limit.
+    HopLimit => "hop_limit",
+    /// No room before it in its buffer for the headers of a tunnel or an ICMP error.
+    Headroom => "headroom",
     /// Taken in by us as its end point; nothing to send in return (a TCP acknowledgement).
     Consumed => "consumed",
 }

@@ -105,3 +105,35 @@ fn without_backends_there_is_no_answer() {
     assert_eq!(Table::new(&[], SIZE).lookup(1), None);
     assert_eq!(Table::new(&[backend(1, 1)], 0).lookup(1), None);
 }
+
+/// Deterministic: which flows move is the same in every run.
+fn numbers(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    }
+}
+
+#[test]
+fn at_most_its_share_and_one_percent_of_flows_move_when_a_backend_goes() {
+    let mut random = numbers(7);
+    let mut worst: f64 = 0.0;
+    for count in [2, 3, 4, 5, 7, 10, 16, 25, 40, 64, 80, 100] {
+        for weighted in [false, true] {
+            let weight =
+                |random: &mut dyn FnMut(u64) -> u64| if weighted { 1 + random(10) as u32 } else { 1 };
+            let before: Vec<Backend> = (0..count).map(|n| backend(n, weight(&mut random))).collect();
+            let a = names(&Table::new(&before, SIZE), &before);
+            for gone in [0, usize::from(count) / 2, random(u64::from(count)) as usize] {
+                let mut after = before.clone();
+                let left = after.remove(gone);
+                let b = names(&Table::new(&after, SIZE), &after);
+                let others = a.iter().zip(&b).filter(|(x, y)| **x != left.id && x != y).count();
+                let others = others as f64 / f64::from(SIZE);
+                worst = worst.max(others);
+                println!("{count} {weighted} {gone}: {others:.4}");
+            }
+        }
+    }
+    assert!(worst <= 0.01, "{worst:.4} of all flows moved beside those of the one that went");
+}

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses a part
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // test code outside of #[test] functions
 
+pub mod carry;
 pub mod naive;
 pub mod random;
 pub mod traffic;
@@ -109,7 +110,7 @@ pub fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
