@@ -60,6 +60,8 @@ const SHARED_LIBRARIES: &[&str] = &["eal", "ethdev", "mbuf", "mempool", "ring"];
 const FUNCTIONS: &[&str] = &[
     "rte_eal_init",
     "rte_eal_cleanup",
+    "rte_thread_register",
+    "rte_thread_unregister",
     "rte_version",
     "rte_strerror",
     "rte_pktmbuf_pool_create",

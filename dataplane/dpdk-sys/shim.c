@@ -49,6 +49,12 @@ int mandate_link(uint16_t port, uint32_t *speed_mbps) {
   return known && link.link_status == RTE_ETH_LINK_UP;
 }
 
+unsigned int mandate_mq_rss(void) { return RTE_ETH_MQ_RX_RSS; }
+
+uint64_t mandate_rss_fields(void) {
+  return RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_SCTP;
+}
+
 static mandate_log_sink log_sink;
 
 static ssize_t write_log(void *cookie, const char *bytes, size_t length) {

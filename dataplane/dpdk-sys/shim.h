@@ -5,6 +5,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
@@ -40,6 +41,10 @@ void mandate_free_bulk(struct rte_mbuf **in, unsigned int count);
 
 /* Whether the link is up, and its speed in Mbit/s (0 if the driver cannot say). */
 int mandate_link(uint16_t port, uint32_t *speed_mbps);
+
+/* Receive-side scaling: the mode, and the fields of IP, TCP, UDP and SCTP that are hashed. */
+unsigned int mandate_mq_rss(void);
+uint64_t mandate_rss_fields(void);
 
 /* Sends everything DPDK logs to `sink` (bytes and their number) instead of stderr and syslog; 0, or -1 and errno. */
 typedef void (*mandate_log_sink)(const char *bytes, size_t length);

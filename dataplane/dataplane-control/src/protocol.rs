@@ -11,12 +11,18 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use trust::Digest;
 
-use crate::traffic::{TrafficProfile, TrafficReport};
+use crate::{
+    capture::{Capture, CaptureReport},
+    traffic::{TrafficProfile, TrafficReport},
+};
 
 /// Version of this protocol; both sides must have the same.
 pub const VERSION: u32 = 1;
 /// Largest frame, bytes: a configuration as a JSON string, escaped.
 pub const MAX_FRAME_BYTES: u32 = 128 << 20;
+
+/// Counters that are read without asking the packet threads are at most so old, ms.
+pub const COUNTERS_AGE_MS: u64 = 500;
 
 /// What the data plane is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +33,15 @@ pub enum Request {
         /// Must be [`VERSION`].
         version: u32,
     },
-    /// What runs now?
+    /// What runs now? The packet threads are asked, between two bursts.
     Status,
+    /// What ran last time somebody looked, at most [`COUNTERS_AGE_MS`] ago: costs the packet threads nothing.
+    Counters,
+    /// Copy frames to a file; answered when it is complete. One at a time.
+    Capture {
+        /// Which, how many, where to.
+        capture: Box<Capture>,
+    },
     /// Replace the whole configuration; the document's generation must be above the running one.
     /// Ports cannot change: that needs a new process. An identical document is accepted again and changes nothing.
     Configure {
@@ -61,10 +74,12 @@ pub enum Response {
         /// The data plane's.
         version: u32,
     },
-    /// Answer to `Status`, `Configure`, `Isolate` and `Announce`.
+    /// Answer to `Status`, `Counters`, `Configure`, `Isolate` and `Announce`.
     Status(Box<Status>),
     /// Answer to `Run`.
     Report(Box<TrafficReport>),
+    /// Answer to `Capture`.
+    Captured(CaptureReport),
     /// Answer to `Shutdown`, before the exit.
     Bye,
     /// Refused; nothing was changed.
@@ -191,6 +206,14 @@ impl<S: Read + Write> Client<S> {
     pub fn status(&mut self, request: &Request) -> Result<Status, ProtocolError> {
         match self.ask(request)? {
             Response::Status(s) => Ok(*s),
+            other => Err(ProtocolError::Unexpected(format!("{other:?}"))),
+        }
+    }
+
+    /// Copies frames and waits for the end.
+    pub fn capture(&mut self, capture: Capture) -> Result<CaptureReport, ProtocolError> {
+        match self.ask(&Request::Capture { capture: Box::new(capture) })? {
+            Response::Captured(r) => Ok(r),
             other => Err(ProtocolError::Unexpected(format!("{other:?}"))),
         }
     }

@@ -30,6 +30,7 @@ pub(crate) use self::plan::{Basis, Counts, Next, Plan};
 use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
     common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, TCP_HANDSHAKE_MS},
+    events::Events,
     machine::Machine,
     neighbour,
     packet::{self, ACK, FIN, Message, Packet, Parsed, RST, SYN, TCP},
@@ -153,6 +154,7 @@ pub(crate) struct Firewall<M> {
     clock: Clock,
     drops: Drops,
     totals: Totals,
+    events: Events,
     machine: PhantomData<M>,
 }
 
@@ -166,6 +168,7 @@ impl<M: Machine> Firewall<M> {
             clock: Clock::default(),
             drops: Drops::default(),
             totals: Totals::default(),
+            events: Events::default(),
             machine: PhantomData,
         })
     }
@@ -264,6 +267,7 @@ impl<M: Machine> Firewall<M> {
         let Some(slot) = self.table.find(key) else { return Ok(None) };
         let Some(entry) = self.table.get(slot) else { return Ok(None) };
         if self.plan.timeouts.expired(entry, now_ms) {
+            over(&mut self.events, entry);
             self.table.remove(slot);
             self.totals.expired += 1;
             return Ok(None);
@@ -284,6 +288,7 @@ impl<M: Machine> Firewall<M> {
             entry.value.generation = self.plan.generation;
             return Ok(());
         }
+        over(&mut self.events, entry);
         self.table.remove(slot);
         self.totals.revoked += 1;
         Err(DropReason::Revoked)
@@ -313,14 +318,17 @@ impl<M: Machine> Firewall<M> {
         let flags = if side == Side::Far { FROM_FAR } else { 0 };
         let state = State { generation: self.plan.generation, rule, flags };
         if let Some(slot) = replaced {
+            self.table.get(slot).map(|entry| over(&mut self.events, entry));
             self.table.remove(slot);
         }
         let timeouts = self.plan.timeouts;
-        let (slot, reclaimed) =
-            self.table.insert_or_reclaim(key, state, now_ms, |entry| timeouts.expired(entry, now_ms));
+        let (slot, reclaimed) = self.table.insert_or_reclaim(key, state, now_ms, |entry| {
+            timeouts.expired(entry, now_ms) && over(&mut self.events, entry)
+        });
         self.totals.expired += reclaimed as u64;
         slot.ok_or(DropReason::TableFull)?;
         self.totals.opened += 1;
+        self.events.opened(now_ms, &key, side, rule);
         self.count_rule(rule);
         Ok(())
     }
@@ -347,6 +355,12 @@ impl<M: Machine> Firewall<M> {
         self.count_rule(state.rule);
         Ok(())
     }
+}
+
+/// The end of a connection, which was when its last packet came; always true.
+fn over(events: &mut Events, entry: &Entry<State>) -> bool {
+    events.closed(entry.last_ms, &entry.key, entry.value.initiator(), entry.value.rule);
+    true
 }
 
 /// RFC 9293 reduced to what a filter needs: who may send what before the handshake is over, and what closes.
@@ -397,7 +411,10 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
     fn tick(&mut self, now_us: u64) {
         let now_ms = self.clock.advance(now_us);
         let timeouts = self.plan.timeouts;
-        self.totals.expired += self.table.sweep(TICK_SLOTS, |entry| timeouts.expired(entry, now_ms)) as u64;
+        self.totals.expired += self
+            .table
+            .sweep(TICK_SLOTS, |entry| timeouts.expired(entry, now_ms) && over(&mut self.events, entry))
+            as u64;
     }
 
     fn basis(&self) -> prepare::Basis {
@@ -428,5 +445,9 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
 
     fn connections(&self) -> u64 {
         self.table.len() as u64
+    }
+
+    fn events(&mut self) -> Option<&mut Events> {
+        Some(&mut self.events)
     }
 }

@@ -11,9 +11,11 @@
 mod balancer;
 mod checksum;
 mod common;
+pub mod events;
 mod firewall;
 mod frame;
 mod hash;
+pub mod headers;
 mod machine;
 pub mod maglev;
 mod neighbour;
@@ -104,6 +106,11 @@ pub trait PacketFunction<F: Frame = Vec<u8>>: Send {
 
     /// Connections tracked now.
     fn connections(&self) -> u64;
+
+    /// Where it keeps what was opened and closed, if it tracks connections.
+    fn events(&mut self) -> Option<&mut events::Events> {
+        None
+    }
 }
 
 /// Builds the configured function for frames on their own; its tables are seeded from the instance's name (see [`build_with_seed`]).

@@ -1,11 +1,13 @@
 //! DPDK's environment abstraction layer: once per process, configured by types, writing nothing to the file system.
 
 use std::{
-    cell::RefCell,
     collections::BTreeSet,
     ffi::{CStr, CString, c_char, c_int},
     marker::PhantomData,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::{DpdkError, Vdev, log};
@@ -68,7 +70,7 @@ impl Memory {
 #[derive(Debug)]
 pub struct Eal {
     /// Numbers of the ports that are open.
-    pub(crate) open: RefCell<BTreeSet<u16>>,
+    open: Mutex<BTreeSet<u16>>,
     _this_thread_only: PhantomData<*const ()>,
 }
 
@@ -105,7 +107,28 @@ impl Eal {
         }
         // What it said while all went well is of no use to an error later on.
         let _ = log::drain().len();
-        Ok(Self { open: RefCell::default(), _this_thread_only: PhantomData })
+        Ok(Self { open: Mutex::default(), _this_thread_only: PhantomData })
+    }
+}
+
+impl Eal {
+    /// Notes that a port is open; false: it was.
+    pub(crate) fn opened(&self, port: u16) -> bool {
+        self.open().insert(port)
+    }
+
+    /// Notes that a port is closed.
+    pub(crate) fn closed(&self, port: u16) {
+        self.open().remove(&port);
+    }
+
+    /// Whether no port is open.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.open().is_empty()
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

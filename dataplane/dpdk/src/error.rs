@@ -60,6 +60,12 @@ pub enum DpdkError {
         /// DPDK's last lines.
         log: String,
     },
+    /// A thread is one too many for DPDK.
+    #[error("DPDK does not take another packet thread: {cause}; start with fewer")]
+    Thread {
+        /// `rte_errno` in words.
+        cause: String,
+    },
     /// The system call filter was not installed.
     #[error("cannot install the system call filter that keeps drivers from changing interfaces: {0}")]
     Guard(String),

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::CString,
+    marker::PhantomData,
     ptr::NonNull,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -20,6 +21,33 @@ const MAX_CACHE: u32 = 256;
 pub struct Pool<'e> {
     raw: NonNull<dpdk_sys::rte_mempool>,
     pub(crate) eal: &'e Eal,
+}
+
+// SAFETY: DPDK's pools are for many threads at once: their ring takes several producers and consumers, and what is kept aside
+// for a core belongs to the one thread that is registered as it (`Registered`). The EAL behind it is only asked which ports are
+// open, under a lock. JUSTIFICATION: packet threads allocate and free, one pool each.
+unsafe impl Sync for Pool<'_> {}
+
+/// A thread that DPDK knows, so that pools keep buffers aside for it; until this is dropped, on the same thread.
+#[derive(Debug)]
+pub struct Registered(PhantomData<*const ()>);
+
+impl Registered {
+    /// Registers the calling thread, unless it is the one that started the EAL, which is known already.
+    pub fn this_thread(_eal_runs: &Pool<'_>) -> Result<Self, DpdkError> {
+        // SAFETY: the EAL runs, as the pool shows. JUSTIFICATION: without it, every buffer is taken from the shared ring.
+        match unsafe { dpdk_sys::rte_thread_register() } {
+            0 => Ok(Self(PhantomData)),
+            _ => Err(DpdkError::Thread { cause: last_error() }),
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // SAFETY: this thread was registered, and nothing of the pools' is kept by it. JUSTIFICATION: the number goes back.
+        unsafe { dpdk_sys::rte_thread_unregister() };
+    }
 }
 
 impl<'e> Pool<'e> {
@@ -79,7 +107,7 @@ impl<'e> Pool<'e> {
 impl Drop for Pool<'_> {
     fn drop(&mut self) {
         // A port can be forgotten (`mem::forget`) and outlive its borrow: then its driver still holds buffers.
-        if !self.eal.open.borrow().is_empty() {
+        if !self.eal.is_quiet() {
             return;
         }
         // SAFETY: no port is open and buffers borrow the pool, so nobody uses one of its buffers after this.

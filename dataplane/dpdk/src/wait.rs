@@ -39,6 +39,13 @@ pub enum Woken {
 }
 
 impl<'e> Waiter<'e> {
+    /// Waits for `call` alone: sockets of ports with several queues would wake the threads of all of them.
+    #[must_use]
+    pub fn only(call: BorrowedFd<'e>) -> Self {
+        let own = libc::pollfd { fd: call.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        Self { descriptors: vec![own], _borrowed: PhantomData }
+    }
+
     /// Waits for the sockets of all ports that are open now, and for `call`.
     pub fn new(_eal: &'e Eal, call: BorrowedFd<'e>) -> Self {
         let own = call.as_raw_fd();

@@ -1,8 +1,10 @@
 //! The command line.
 
-use std::{path::PathBuf, sync::LazyLock};
+use std::{net::SocketAddr, path::PathBuf, sync::LazyLock};
 
 use clap::{Parser, ValueEnum};
+
+use crate::telemetry::http::Place;
 
 static VERSION: LazyLock<String> =
     LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), dpdk::version()));
@@ -23,6 +25,19 @@ pub struct Arguments {
     /// CPUs the worker may run on, e.g. `0,2`; all that the process may use if absent.
     #[arg(long, value_delimiter = ',', value_name = "CPUS")]
     pub eal_cpus: Vec<usize>,
+    /// Packet threads, each with its own queue of every port, its own tables and its own part of the flows. With as many
+    /// CPUs listed each is pinned to one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub workers: u16,
+    /// Serve counters to Prometheus: `unix:PATH`, or an address of the loopback interface like 127.0.0.1:9464.
+    #[arg(long, value_name = "WHERE")]
+    pub metrics: Option<Place>,
+    /// Send flow records (IPFIX over UDP) to this collector, ADDRESS:PORT.
+    #[arg(long, value_name = "COLLECTOR")]
+    pub ipfix: Option<SocketAddr>,
+    /// Of one connection in so many.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N", requires = "ipfix")]
+    pub ipfix_every: u32,
 }
 
 /// Kind of memory for packet buffers.

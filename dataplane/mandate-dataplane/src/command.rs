@@ -17,7 +17,8 @@ use dataplane_engine::traffic::Session;
 
 use crate::{
     error::Refusal,
-    report::{Next, Report, Running, Swapped},
+    report::{Next, Report, Running, Swapped, merged},
+    telemetry::capture::Tap,
 };
 
 /// Commands waiting at once; there are at most a handful of connections, each with one request.
@@ -40,6 +41,8 @@ pub enum Command {
     Isolate { on: bool, reply: Reply<Report> },
     /// Tell the link whose addresses are here.
     Announce { reply: Reply<Report> },
+    /// Copy frames from now on.
+    Capture { tap: Box<Tap>, reply: Reply<()> },
     /// Send traffic; answered when it is over.
     Run { session: Box<Session>, reply: Reply<TrafficReport> },
     /// Drain and end.
@@ -86,11 +89,6 @@ impl Handle {
         }
     }
 
-    /// What runs now.
-    pub fn status(&self) -> Result<Status, Refusal> {
-        self.ask(|reply| Command::Status { reply }, ANSWER_WITHIN).map(Report::into_status)
-    }
-
     /// Asks for the end.
     pub fn shutdown(&self) {
         // A worker that is gone has ended already.
@@ -100,6 +98,34 @@ impl Handle {
     fn send(&self, command: Command) -> Result<(), ()> {
         self.queue.send(command).map_err(|_| ())?;
         (&*self.bell).write_all(&[0]).map_err(|_| ())
+    }
+}
+
+/// The asking side of all packet threads, in their order; at least one.
+#[derive(Clone)]
+pub struct Workers(Arc<[Handle]>);
+
+impl Workers {
+    /// `None` without any.
+    pub fn new(all: Vec<Handle>) -> Option<Self> {
+        if all.is_empty() { None } else { Some(Self(all.into())) }
+    }
+
+    /// Each of them.
+    pub fn each(&self) -> &[Handle] {
+        &self.0
+    }
+
+    /// Asks each, and adds their reports up.
+    pub fn status(&self, command: impl Fn(Reply<Report>) -> Command) -> Result<Status, Refusal> {
+        let reports: Vec<Report> =
+            self.0.iter().map(|one| one.ask(&command, ANSWER_WITHIN)).collect::<Result<_, _>>()?;
+        merged(&reports).ok_or_else(|| Refusal::new("SHUTTING_DOWN", "no packet thread is left"))
+    }
+
+    /// Asks all of them for the end.
+    pub fn shutdown(&self) {
+        self.0.iter().for_each(Handle::shutdown);
     }
 }
 

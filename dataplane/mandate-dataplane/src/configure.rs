@@ -1,4 +1,4 @@
-//! A new configuration: judged and compiled on the connection's thread, swapped in by the packet thread.
+//! A new configuration: judged and compiled on the connection's thread, swapped in by the packet threads.
 //!
 //! One at a time, so that each is prepared against what runs when it is swapped in; the packet thread checks that too.
 //! What was replaced comes back and is freed here.
@@ -14,48 +14,53 @@ use std::{
 use dataplane_control::{Configuration, protocol::Status};
 
 use crate::{
-    command::{ANSWER_WITHIN, Command, Handle},
+    command::{ANSWER_WITHIN, Command, Handle, Workers},
     document::Document,
     error::Refusal,
-    report::{Next, Running, Swapped},
+    report::{Next, Running, merged},
     role,
 };
 
-/// Gives the packet thread its configurations.
+/// Gives the packet threads their configurations.
 #[derive(Clone)]
 pub struct Configurator {
-    handle: Handle,
+    workers: Workers,
     turn: Arc<Mutex<()>>,
 }
 
 impl Configurator {
-    /// For the worker behind `handle`; clones take turns, others would not.
-    pub fn new(handle: Handle) -> Self {
-        Self { handle, turn: Arc::default() }
+    /// For these packet threads; clones take turns, others would not.
+    pub fn new(workers: Workers) -> Self {
+        Self { workers, turn: Arc::default() }
     }
 
-    /// Parses, prepares and swaps in; answers when it runs.
+    /// Parses, prepares and swaps in; answers when it runs everywhere.
     pub fn configure(&self, text: &str) -> Result<Status, Refusal> {
         let document = Arc::new(parse(text)?);
         // A thread that panicked in its turn has left nothing half done: the swap is the worker's.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let running = self.handle.ask(|reply| Command::Running { reply }, ANSWER_WITHIN)?;
-        if document.digest == running.document.digest {
-            return self.handle.status();
+        let ask = |worker: &Handle| worker.ask(|reply| Command::Running { reply }, ANSWER_WITHIN);
+        let running: Vec<Running> = self.workers.each().iter().map(ask).collect::<Result<_, _>>()?;
+        if running.iter().all(|r| r.document.digest == document.digest) {
+            return self.workers.status(|reply| Command::Status { reply });
         }
         self.replace(running, document)
     }
 
-    fn replace(&self, running: Running, document: Arc<Document>) -> Result<Status, Refusal> {
-        acceptable(&running.document.configuration, &document.configuration)?;
+    /// Nothing is swapped in anywhere before it is compiled for all.
+    fn replace(&self, running: Vec<Running>, document: Arc<Document>) -> Result<Status, Refusal> {
         let began = Instant::now();
-        let prepared = running.function.map(|basis| basis.prepare(&document.configuration));
-        let function = prepared.transpose().map_err(|e| refused(&e))?;
+        let prepared: Vec<Next> =
+            running.into_iter().map(|r| prepare(r, document.clone())).collect::<Result<_, _>>()?;
         let prepare_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let next = Box::new(Next { before: running.document, document, function });
-        let swapped = self.handle.ask(|reply| Command::Configure { next, reply }, ANSWER_WITHIN)?;
-        let Swapped { report, swap_us, before, function } = swapped;
-        let status = report.into_status();
+        let mut swapped = Vec::with_capacity(prepared.len());
+        for (worker, next) in self.workers.each().iter().zip(prepared) {
+            let next = Box::new(next);
+            swapped.push(worker.ask(|reply| Command::Configure { next, reply }, ANSWER_WITHIN)?);
+        }
+        let swap_us = swapped.iter().map(|s| s.swap_us).max().unwrap_or(0);
+        let status = merged(swapped.iter().map(|s| &s.report))
+            .ok_or_else(|| Refusal::new("SHUTTING_DOWN", "no packet thread is left"))?;
         tracing::info!(
             generation = status.generation,
             configuration = %status.configuration,
@@ -63,9 +68,16 @@ impl Configurator {
             swap_us,
             "reconfigured"
         );
-        drop((before, function));
+        drop(swapped);
         Ok(status)
     }
+}
+
+fn prepare(running: Running, document: Arc<Document>) -> Result<Next, Refusal> {
+    acceptable(&running.document.configuration, &document.configuration)?;
+    let prepared = running.function.map(|basis| basis.prepare(&document.configuration));
+    let function = prepared.transpose().map_err(|e| refused(&e))?;
+    Ok(Next { before: running.document, document, function })
 }
 
 /// Why a document or what it says is not taken.

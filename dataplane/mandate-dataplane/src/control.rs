@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -21,7 +21,9 @@ use std::{
 
 use dataplane_control::{
     Configuration, Function, MacAddr,
-    protocol::{self, ProtocolError, Request, Response},
+    capture::Capture,
+    config::Generator,
+    protocol::{self, ProtocolError, Request, Response, Status},
     traffic::TrafficProfile,
 };
 use dataplane_engine::traffic::Session;
@@ -30,10 +32,11 @@ use serde::Deserialize;
 
 use crate::{
     clock::Clock,
-    command::{ANSWER_WITHIN, Command, Handle},
+    command::{Command, Workers},
     configure::Configurator,
     error::{Refusal, StartError},
-    report::Report,
+    report::merged,
+    telemetry::{Board, capture},
 };
 
 /// Connections at once: the orchestrator, a launcher, an operator, each perhaps reconnecting.
@@ -66,12 +69,17 @@ impl ControlSocket {
         let listener = bound.map_err(|source| StartError::Socket { path: path.to_owned(), source })?;
         Ok(Self { listener, path: path.to_owned() })
     }
+
+    /// To accept on; the file stays with `self`.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
+    }
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!("cannot remove the control socket {}: {error}", self.path.display());
+            tracing::warn!("cannot remove the socket {}: {error}", self.path.display());
         }
     }
 }
@@ -96,9 +104,14 @@ fn remove_stale(path: &Path) -> Result<(), StartError> {
 /// What a connection needs to know.
 #[derive(Clone)]
 struct Server {
-    handle: Handle,
+    workers: Workers,
+    boards: Arc<[Arc<Board>]>,
     configurator: Configurator,
     clock: Clock,
+    /// Ports and their names never change.
+    configuration: Arc<Configuration>,
+    /// Whether a capture is going on.
+    capturing: Arc<AtomicBool>,
     /// Of the generator's port, if the process is one.
     generator: Option<MacAddr>,
     connections: Arc<AtomicUsize>,
@@ -107,14 +120,25 @@ struct Server {
 /// Serves the socket on threads of its own until the process ends.
 pub fn serve(
     socket: &ControlSocket,
-    handle: Handle,
+    workers: Workers,
+    boards: Vec<Arc<Board>>,
     clock: Clock,
     configuration: &Configuration,
 ) -> Result<(), StartError> {
-    let listener = socket.listener.try_clone().map_err(StartError::System)?;
-    let generator = generator_mac(configuration);
-    let configurator = Configurator::new(handle.clone());
-    let server = Server { handle, configurator, clock, generator, connections: Arc::default() };
+    let listener = socket.listener().map_err(StartError::System)?;
+    let server = Server {
+        configurator: Configurator::new(workers.clone()),
+        workers,
+        boards: boards.into(),
+        clock,
+        generator: generator_mac(configuration),
+        configuration: Arc::new(Configuration {
+            function: Function::Generator(Generator { port: String::new() }),
+            ..configuration.clone()
+        }),
+        capturing: Arc::default(),
+        connections: Arc::default(),
+    };
     let accept = move || {
         loop {
             match listener.accept() {
@@ -187,7 +211,7 @@ impl Server {
             let response = self.respond(request).unwrap_or_else(|refusal| error(&refusal));
             answer(stream, &response)?;
             if last {
-                self.handle.shutdown();
+                self.workers.shutdown();
                 return Ok(());
             }
         }
@@ -197,16 +221,14 @@ impl Server {
         let ask = |status| Ok(Response::Status(Box::new(status)));
         match request {
             Request::Hello { .. } => Ok(Response::Hello { version: protocol::VERSION }),
-            Request::Status => self.handle.status().and_then(ask),
+            Request::Status => self.workers.status(|reply| Command::Status { reply }).and_then(ask),
+            Request::Counters => self.counters().and_then(ask),
             Request::Configure { document } => self.configurator.configure(&document).and_then(ask),
             Request::Isolate { on } => {
-                let report = self.handle.ask(|reply| Command::Isolate { on, reply }, ANSWER_WITHIN);
-                report.map(Report::into_status).and_then(ask)
+                self.workers.status(|reply| Command::Isolate { on, reply }).and_then(ask)
             }
-            Request::Announce => {
-                let report = self.handle.ask(|reply| Command::Announce { reply }, ANSWER_WITHIN);
-                report.map(Report::into_status).and_then(ask)
-            }
+            Request::Announce => self.workers.status(|reply| Command::Announce { reply }).and_then(ask),
+            Request::Capture { capture } => self.capture(&capture),
             Request::Run { profile } => self.run(*profile),
             Request::Shutdown => Ok(Response::Bye),
         }
@@ -220,8 +242,31 @@ impl Server {
         let session = Session::new(profile, mac, self.clock.now_us() + RUN_LEAD_US)
             .map_err(|e| Refusal::new("PROFILE_REFUSED", format!("{e}; correct the profile")))?;
         let session = Box::new(session);
-        let report = self.handle.ask(|reply| Command::Run { session, reply }, lasts + RUN_MARGIN)?;
+        // A generator is one thread.
+        let Some(worker) = self.workers.each().first() else {
+            return Err(Refusal::new("SHUTTING_DOWN", "no packet thread is left"));
+        };
+        let report = worker.ask(|reply| Command::Run { session, reply }, lasts + RUN_MARGIN)?;
         Ok(Response::Report(Box::new(report)))
+    }
+
+    /// What the packet threads last left: nobody is asked.
+    fn counters(&self) -> Result<Status, Refusal> {
+        let reports: Vec<_> = self.boards.iter().filter_map(|b| b.latest()).collect();
+        merged(reports.iter().map(|r| &**r))
+            .ok_or_else(|| Refusal::new("STARTING", "no packet thread has begun yet; ask again"))
+    }
+
+    fn capture(&self, capture: &Capture) -> Result<Response, Refusal> {
+        if self.capturing.swap(true, Ordering::AcqRel) {
+            return Err(Refusal::new(
+                "CAPTURE_ACTIVE",
+                "a capture is going on; wait for its end and ask again",
+            ));
+        }
+        let report = capture::run(capture, &self.configuration, self.workers.each(), self.clock);
+        self.capturing.store(false, Ordering::Release);
+        report.map(Response::Captured)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why the process does not start, or ends: what, where, why and what to do.
 
-use std::{io, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use dataplane_control::config::{ConfigError, PciAddress};
 use dpdk::DpdkError;
@@ -69,9 +69,9 @@ pub enum StartError {
         /// Port's name.
         port: String,
     },
-    /// Somebody serves the control socket.
+    /// Somebody serves the control socket, or the one for metrics.
     #[error(
-        "control socket {path}: another process answers on it; stop that one, or choose another path with --control",
+        "socket {path}: another process answers on it; stop that one, or choose another path",
         path = path.display()
     )]
     SocketInUse {
@@ -80,18 +80,34 @@ pub enum StartError {
     },
     /// There is something else.
     #[error(
-        "control socket {path}: there is a file that is no socket; remove it, or choose another path with --control",
+        "socket {path}: there is a file that is no socket; remove it, or choose another path",
         path = path.display()
     )]
     NotASocket {
         /// Where.
         path: PathBuf,
     },
-    /// The control socket cannot be made.
-    #[error("control socket {path}: {source}; its directory must exist and be writable for this user", path = path.display())]
+    /// The socket cannot be made.
+    #[error("socket {path}: {source}; its directory must exist and be writable for this user", path = path.display())]
     Socket {
         /// Where.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address for metrics cannot be listened on.
+    #[error("metrics on {address}: {source}; choose another address or port with --metrics")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// No datagram can be sent to the collector of flow records.
+    #[error("flow records to {collector}: {source}; a route to it must exist, or leave --ipfix out")]
+    Collector {
+        /// Where.
+        collector: SocketAddr,
         /// Why.
         source: io::Error,
     },

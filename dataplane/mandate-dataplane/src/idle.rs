@@ -39,6 +39,12 @@ impl<'e> Idle<'e> {
         Ok(Self { waiter, all_ports_wake, empty_polls: 0, sleep_us: SHORTEST_US })
     }
 
+    /// Of one of several packet threads: it sleeps by time.
+    pub fn by_time(bell: BorrowedFd<'e>) -> io::Result<Self> {
+        nix::sys::prctl::set_timerslack(TIMER_SLACK_NS)?;
+        Ok(Self { waiter: Waiter::only(bell), all_ports_wake: false, empty_polls: 0, sleep_us: SHORTEST_US })
+    }
+
     /// Something came: poll on.
     pub fn busy(&mut self) {
         self.empty_polls = 0;

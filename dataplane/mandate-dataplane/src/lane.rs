@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dpdk::{Burst, Mbuf, Port};
+use dpdk::{Burst, Mbuf, Queue};
 
 /// Tries for a burst that the driver does not take at once; then the rest is dropped and counted. A driver that is
 /// full frees slots within microseconds or, its peer being gone, not at all.
@@ -11,7 +11,7 @@ const SEND_TRIES: u32 = 8;
 /// A port in use.
 pub struct Lane<'p> {
     name: String,
-    port: Port<'p>,
+    queue: Queue<'p>,
     out: Burst<'p>,
     rx_frames: u64,
     tx_frames: u64,
@@ -19,14 +19,14 @@ pub struct Lane<'p> {
 }
 
 impl<'p> Lane<'p> {
-    /// Around an open port; `name` is its connection point's.
-    pub fn new(name: String, port: Port<'p>) -> Self {
-        Self { name, port, out: Burst::new(), rx_frames: 0, tx_frames: 0, tx_dropped: 0 }
+    /// Around a queue of an open port; `name` is its connection point's.
+    pub fn new(name: String, queue: Queue<'p>) -> Self {
+        Self { name, queue, out: Burst::new(), rx_frames: 0, tx_frames: 0, tx_dropped: 0 }
     }
 
     /// Receives into `burst`; says how many.
     pub fn receive(&mut self, burst: &mut Burst<'p>) -> usize {
-        let received = self.port.rx(burst);
+        let received = self.queue.rx(burst);
         self.rx_frames += received as u64;
         received
     }
@@ -47,7 +47,7 @@ impl<'p> Lane<'p> {
             if self.out.is_empty() {
                 return;
             }
-            self.tx_frames += self.port.tx(&mut self.out) as u64;
+            self.tx_frames += self.queue.tx(&mut self.out) as u64;
         }
         self.tx_dropped += self.out.len() as u64;
         self.out.clear();
@@ -59,7 +59,11 @@ impl<'p> Lane<'p> {
         add("rx_frames", self.rx_frames);
         add("tx_frames", self.tx_frames);
         add("tx_dropped", self.tx_dropped);
-        let driver = self.port.stats();
+        // The driver counts for all queues of the port: the first one's lane tells.
+        if !self.queue.is_first() {
+            return;
+        }
+        let driver = self.queue.stats();
         add("rx_missed", driver.rx_missed + driver.rx_errors);
         add("tx_errors", driver.tx_errors);
     }

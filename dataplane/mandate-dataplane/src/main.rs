@@ -1,9 +1,9 @@
 //! The data-plane process: packets in, one packet function, packets out.
 //!
 //! `mandate-dataplane --config FILE --control SOCKET` reads its configuration once, opens the configured ports with
-//! DPDK, and runs to completion on one thread: receive a burst, decide, send a burst ([`worker`]). A second thread
-//! serves the control socket ([`control`]) and compiles configurations ([`configure`]); the two share nothing but a
-//! bounded queue of commands ([`command`]).
+//! DPDK, and runs to completion on one thread for each of `--workers`: receive a burst, decide, send a burst ([`worker`]). Others
+//! serve the control socket ([`control`]), compile configurations ([`configure`]), and show what happens ([`telemetry`]); they share
+//! nothing with packet threads but bounded queues ([`command`]) and boards that those leave their counters on.
 //!
 //! It must never change the network interfaces it uses (they belong to whoever prepared the namespace), never write
 //! to the file system beyond its own control socket, and never need more than `CAP_NET_RAW` for `af_packet` ports.
@@ -24,14 +24,29 @@ mod ports;
 mod report;
 mod role;
 mod signals;
+mod telemetry;
 mod worker;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
 use clap::Parser;
 
 use crate::{
-    arguments::Arguments, clock::Clock, control::ControlSocket, document::Document, error::StartError,
+    arguments::Arguments,
+    clock::Clock,
+    command::{Handle, Workers},
+    control::ControlSocket,
+    document::Document,
+    error::StartError,
+    telemetry::{
+        Watch,
+        flows::{self, FlowExport},
+        http::Listener,
+    },
+    worker::Post,
 };
 
 fn main() -> ExitCode {
@@ -63,9 +78,32 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     dpdk::hold_interfaces()?;
 
     let clock = Clock::start();
-    let (handle, inbox) = command::channel().map_err(StartError::System)?;
-    signals::watch(signals, handle.clone())?;
-    control::serve(&socket, handle, clock, &document.configuration)?;
-    worker::run(&eal, document, inbox, clock)
-    // `socket` is removed here, whichever way the worker ended.
+    let mut posts = posts(arguments, clock)?;
+    let workers = Workers::new(posts.iter_mut().map(|(handle, _)| handle.clone()).collect());
+    let workers = workers.ok_or_else(|| StartError::System(io::Error::other("no packet thread")))?;
+    let posts: Vec<Post> = posts.into_iter().map(|(_, post)| post).collect();
+    let boards: Vec<_> = posts.iter().map(|post| post.watch.board.clone()).collect();
+    signals::watch(signals, workers.clone())?;
+    control::serve(&socket, workers.clone(), boards.clone(), clock, &document.configuration)?;
+    let metrics = arguments.metrics.as_ref().map(Listener::bind).transpose()?;
+    metrics.iter().try_for_each(|m| m.serve(boards.clone(), clock))?;
+    worker::run(&eal, document, posts, clock, &|| workers.shutdown())
+    // `socket` is removed here, whichever way the packet threads ended.
+}
+
+/// What each packet thread gets, and how it is asked.
+fn posts(arguments: &Arguments, clock: Clock) -> Result<Vec<(Handle, Post)>, StartError> {
+    let count = usize::from(arguments.workers);
+    let export = arguments.ipfix.map(|collector| FlowExport { collector, every: arguments.ipfix_every });
+    let mut flows =
+        export.map(|e| flows::start(e, count, clock)).transpose()?.unwrap_or_default().into_iter();
+    let pinned = arguments.eal_cpus.len() >= count && count > 1;
+    (0..count)
+        .map(|index| {
+            let (handle, inbox) = command::channel().map_err(StartError::System)?;
+            let watch = Watch { flows: flows.next(), ..Watch::default() };
+            let cpu = arguments.eal_cpus.get(index).copied().filter(|_| pinned);
+            Ok((handle, Post { inbox, watch, cpu }))
+        })
+        .collect()
 }

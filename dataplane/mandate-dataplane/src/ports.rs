@@ -139,14 +139,17 @@ pub fn has_socket(port: &Port) -> bool {
 
 /// How the EAL starts for this configuration.
 pub fn eal_config(configuration: &Configuration, arguments: &Arguments) -> Result<EalConfig, StartError> {
-    let size_mb = BASE_MEMORY_MB + (buffers(configuration) * BYTES_PER_BUFFER).div_ceil(1 << 20);
+    let workers = u32::from(arguments.workers);
+    let pools_mb = (buffers(configuration) * BYTES_PER_BUFFER).div_ceil(1 << 20) * workers;
+    let size_mb = BASE_MEMORY_MB + pools_mb;
     let memory = match arguments.eal_memory {
         EalMemory::Auto => Memory::detect(size_mb),
         EalMemory::Ordinary => Memory::Ordinary { size_mb },
         EalMemory::Huge => Memory::Huge { size_mb },
     };
     let vdevs =
-        configuration.ports.iter().enumerate().map(|(i, p)| device(i, p)).collect::<Result<_, _>>()?;
+        configuration.ports.iter().enumerate().map(|(i, p)| device(i, p)).collect::<Result<Vec<_>, _>>()?;
+    let vdevs = vdevs.into_iter().map(|device| device.with_queues(arguments.workers)).collect();
     let cpus = if arguments.eal_cpus.is_empty() { allowed_cpus()? } else { arguments.eal_cpus.clone() };
     Ok(EalConfig { memory, cpus, vdevs })
 }

@@ -8,9 +8,11 @@ use dataplane_engine::{Basis, Prepared, Retired, Snapshot};
 
 use crate::{document::Document, role};
 
-/// The raw material of a [`Status`].
+/// The raw material of a [`Status`], of one packet thread.
 #[derive(Debug)]
 pub struct Report {
+    /// When it was made, on the process's clock.
+    pub at_us: u64,
     pub document: Arc<Document>,
     pub isolated: bool,
     /// Of the packet function, if there is one.
@@ -20,24 +22,43 @@ pub struct Report {
 }
 
 impl Report {
-    /// The status, with all names.
-    pub fn into_status(self) -> Status {
-        let Self { document, isolated, function, mut counters } = self;
-        let connections = function.as_ref().map_or(0, Snapshot::connections);
-        if let Some(snapshot) = function {
-            snapshot.counters(&mut counters);
-        }
-        Status {
-            instance: document.configuration.instance.clone(),
-            function: role::name(&document.configuration.function).into(),
-            generation: document.configuration.generation,
-            configuration: document.digest,
-            isolated,
-            pid: std::process::id(),
-            connections,
-            counters,
-        }
+    /// Frames that all its ports received.
+    pub fn received(&self) -> u64 {
+        self.counters.iter().filter(|(name, _)| name.starts_with("rx_frames.")).map(|(_, count)| count).sum()
     }
+
+    fn add_to(&self, status: &mut Status) {
+        let mut own = BTreeMap::new();
+        if let Some(snapshot) = &self.function {
+            snapshot.counters(&mut own);
+            status.connections += snapshot.connections();
+        }
+        for (name, count) in own.iter().chain(&self.counters) {
+            match status.counters.get_mut(name) {
+                Some(sum) => *sum += count,
+                None => drop(status.counters.insert(name.clone(), *count)),
+            }
+        }
+        status.isolated |= self.isolated;
+    }
+}
+
+/// The status of the process: of the first packet thread what they have in common, of all of them the sums.
+pub fn merged<'r>(reports: impl IntoIterator<Item = &'r Report>) -> Option<Status> {
+    let mut reports = reports.into_iter().peekable();
+    let Document { configuration, digest } = &*reports.peek()?.document;
+    let mut status = Status {
+        instance: configuration.instance.clone(),
+        function: role::name(&configuration.function).into(),
+        generation: configuration.generation,
+        configuration: *digest,
+        isolated: false,
+        pid: std::process::id(),
+        connections: 0,
+        counters: BTreeMap::new(),
+    };
+    reports.for_each(|report| report.add_to(&mut status));
+    Some(status)
 }
 
 /// What the next configuration is prepared against.
@@ -64,6 +85,8 @@ pub struct Swapped {
     pub report: Report,
     /// How long frames waited.
     pub swap_us: u64,
+    #[expect(dead_code, reason = "held to be dropped by who asked")]
     pub before: Arc<Document>,
+    #[expect(dead_code, reason = "held to be dropped by who asked")]
     pub function: Option<Retired>,
 }

@@ -4,7 +4,7 @@ use std::thread;
 
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::{command::Handle, error::StartError};
+use crate::{command::Workers, error::StartError};
 
 /// Blocks the signals; to be called before the first thread is made.
 pub fn block() -> Result<SigSet, StartError> {
@@ -16,11 +16,11 @@ pub fn block() -> Result<SigSet, StartError> {
 }
 
 /// Turns the first of them into a shutdown.
-pub fn watch(set: SigSet, handle: Handle) -> Result<(), StartError> {
+pub fn watch(set: SigSet, workers: Workers) -> Result<(), StartError> {
     let wait = move || {
         if let Ok(signal) = set.wait() {
             tracing::info!("{signal}: shutting down");
-            handle.shutdown();
+            workers.shutdown();
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map_err(StartError::System)?;

@@ -9,11 +9,13 @@ use std::{
     collections::BTreeMap,
     os::fd::AsFd,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use dataplane_engine::{DropReason, Verdict};
-use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Mbuf, Pool, Port};
+use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Mbuf, Pool, Port, Queue, Registered};
+use nix::{sched::CpuSet, unistd::Pid};
 
 use crate::{
     clock::Clock,
@@ -26,6 +28,7 @@ use crate::{
     ports,
     report::{Next, Report, Running, Swapped},
     role::{self, Generator, Role, Run},
+    telemetry::{BURST_BOUNDS, PUBLISH_US, Watch, capture::Fate, flows::FlowTap},
 };
 
 /// How often connections are aged while packets flow, µs.
@@ -41,30 +44,92 @@ const DRAIN: Duration = Duration::from_millis(50);
 /// Rounds without a packet after which the queues are taken to be empty.
 const DRAINED_ROUNDS: u32 = 16;
 
-/// Starts DPDK on this thread, opens the ports and forwards until told to stop.
-pub fn run(eal: &EalConfig, document: Document, mut inbox: Inbox, clock: Clock) -> Result<(), StartError> {
+/// What a packet thread needs besides its queues.
+pub struct Post {
+    /// Commands to it.
+    pub inbox: Inbox,
+    /// What others see of it.
+    pub watch: Watch,
+    /// The CPU it is pinned to, if it is.
+    pub cpu: Option<usize>,
+}
+
+/// Starts DPDK on this thread, opens the ports and forwards until told to stop: the first of `posts` on this thread, each other
+/// on one of its own. `stop` ends all of them when one has failed.
+pub fn run(
+    eal: &EalConfig,
+    document: Document,
+    posts: Vec<Post>,
+    clock: Clock,
+    stop: &(dyn Fn() + Sync),
+) -> Result<(), StartError> {
     let began = Instant::now();
-    let bell = inbox.bell.try_clone().map_err(StartError::System)?;
     let eal = Eal::init(eal)?;
     dataplane_engine::set_huge_pages(dpdk::prefer_huge_pages);
-    let pool = Pool::new(&eal, ports::buffers(&document.configuration))?;
-    let mut worker = Worker::new(&pool, document, clock)?;
-    let sockets = worker.document.configuration.ports.iter().filter(|p| ports::has_socket(p)).count();
-    let mut idle =
-        Idle::new(&eal, bell.as_fd(), sockets, sockets == worker.lanes.len()).map_err(StartError::System)?;
+    let configuration = &document.configuration;
+    let buffers = ports::buffers(configuration);
+    let pools = posts.iter().map(|_| Pool::new(&eal, buffers)).collect::<Result<Vec<_>, _>>()?;
+    let mut open = Vec::with_capacity(configuration.ports.len());
+    for (index, port) in configuration.ports.iter().enumerate() {
+        open.push(Port::open_with(pools.iter().collect(), ports::device(index, port)?.name())?);
+    }
+    // By port, then by thread.
+    let mut queues: Vec<_> = open.iter_mut().map(|port| port.queues().into_iter()).collect();
+    let document = Arc::new(document);
+    let mut workers = Vec::with_capacity(posts.len());
+    for (post, pool) in posts.into_iter().zip(&pools) {
+        let own: Vec<Queue<'_>> = queues.iter_mut().filter_map(Iterator::next).collect();
+        workers.push((post, pool, own));
+    }
+    let seed = getrandom::u64().map_err(|e| StartError::System(std::io::Error::other(e.to_string())))?;
+    let start = |post: Post, pool, own, document: Arc<Document>, eal: Option<&Eal>| {
+        let result = Worker::new(pool, own, document, seed, clock, post.watch)
+            .and_then(|worker| worker.work(post.inbox, post.cpu, eal));
+        // Whichever way it ended, the others are not to go on without it.
+        stop();
+        result
+    };
     tracing::info!(
-        instance = worker.document.configuration.instance,
-        function = role::name(&worker.document.configuration.function),
-        generation = worker.document.configuration.generation,
-        configuration = %worker.document.digest,
+        instance = configuration_of(&document).instance,
+        function = role::name(&configuration_of(&document).function),
+        generation = configuration_of(&document).generation,
+        configuration = %document.digest,
         start_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        workers = workers.len(),
         "forwarding, {}",
         dpdk::version()
     );
-    worker.forward_until_told(&mut inbox, &mut idle)?;
-    worker.drain();
+    let mut workers = workers.into_iter();
+    let Some((post, pool, own)) = workers.next() else { return Ok(()) };
+    let alone = workers.len() == 0;
+    let result = thread::scope(|scope| {
+        let others: Vec<_> = workers
+            .map(|(post, pool, own)| {
+                let (start, document) = (&start, document.clone());
+                let body = move || {
+                    let _known = Registered::this_thread(pool)?;
+                    start(post, pool, own, document, None)
+                };
+                thread::Builder::new().name("packets".into()).spawn_scoped(scope, body)
+            })
+            .collect();
+        let first = start(post, pool, own, document.clone(), alone.then_some(&eal));
+        others.into_iter().fold(first, |result, other| result.and(joined(other)))
+    });
     tracing::info!("stopped");
-    Ok(())
+    result
+}
+
+fn configuration_of(document: &Document) -> &dataplane_control::Configuration {
+    &document.configuration
+}
+
+/// How a packet thread ended, if it began.
+fn joined(
+    thread: std::io::Result<thread::ScopedJoinHandle<'_, Result<(), StartError>>>,
+) -> Result<(), StartError> {
+    let failed = || StartError::System(std::io::Error::other("a packet thread panicked"));
+    thread.map_err(StartError::System)?.join().map_err(|_| failed())?
 }
 
 struct Worker<'p> {
@@ -81,6 +146,7 @@ struct Worker<'p> {
     last_tick_us: u64,
     drops: Drops,
     commands: Commands,
+    watch: Watch,
 }
 
 /// What commands cost: frames wait for so long.
@@ -102,29 +168,58 @@ struct Drops {
 }
 
 impl<'p> Worker<'p> {
-    fn new(pool: &'p Pool<'p>, document: Document, clock: Clock) -> Result<Self, StartError> {
+    fn new(
+        pool: &'p Pool<'p>,
+        queues: Vec<Queue<'p>>,
+        document: Arc<Document>,
+        seed: u64,
+        clock: Clock,
+        watch: Watch,
+    ) -> Result<Self, StartError> {
         let configuration = &document.configuration;
-        let seed = getrandom::u64().map_err(|e| StartError::System(std::io::Error::other(e.to_string())))?;
         let role = Role::build(configuration, seed)
             .map_err(|source| StartError::Configuration { path: "configuration".into(), source })?;
-        let mut lanes = Vec::with_capacity(configuration.ports.len());
-        for (index, port) in configuration.ports.iter().enumerate() {
-            let open = Port::open(pool, ports::device(index, port)?.name())?;
-            lanes.push(Lane::new(port.name.clone(), open));
-        }
-        Ok(Self {
+        let named = configuration.ports.iter().zip(queues);
+        let lanes = named.map(|(port, queue)| Lane::new(port.name.clone(), queue)).collect();
+        let mut it = Self {
             pool,
             lanes,
             role,
             clock,
-            document: Arc::new(document),
+            document,
             isolated: false,
             received: Burst::new(),
             dropped: Burst::new(),
             last_tick_us: 0,
             drops: Drops::default(),
             commands: Commands::default(),
-        })
+            watch,
+        };
+        it.sample();
+        it.watch.board.publish(it.report());
+        Ok(it)
+    }
+
+    /// Forwards until told to stop, and what is still in the queues then. `eal`: it is the only packet thread, and can sleep until a
+    /// packet comes.
+    fn work(mut self, mut inbox: Inbox, cpu: Option<usize>, eal: Option<&Eal>) -> Result<(), StartError> {
+        if let Some(cpu) = cpu {
+            pin(cpu)?;
+        }
+        let bell = inbox.bell.try_clone().map_err(StartError::System)?;
+        let mut idle = match eal {
+            Some(eal) => {
+                let ports = &self.document.configuration.ports;
+                let sockets = ports.iter().filter(|p| ports::has_socket(p)).count();
+                Idle::new(eal, bell.as_fd(), sockets, sockets == ports.len())
+            }
+            None => Idle::by_time(bell.as_fd()),
+        }
+        .map_err(StartError::System)?;
+        self.forward_until_told(&mut inbox, &mut idle)?;
+        self.drain();
+        self.watch.board.publish(self.report());
+        Ok(())
     }
 
     fn forward_until_told(&mut self, inbox: &mut Inbox, idle: &mut Idle<'_>) -> Result<(), StartError> {
@@ -140,9 +235,22 @@ impl<'p> Worker<'p> {
             }
             if busy {
                 idle.busy();
-            } else if idle.nothing(self.longest_sleep())? {
+                continue;
+            }
+            if idle.nothing(self.longest_sleep())? {
                 inbox.silence().map_err(StartError::System)?;
             }
+            self.watch.polls.slept(self.clock.now_us());
+        }
+    }
+
+    /// The function keeps the events that flow records are made of.
+    fn sample(&mut self) {
+        let every = self.watch.flows.as_ref().map_or(0, FlowTap::every);
+        if let Role::Function(function) = &mut self.role
+            && let Some(events) = function.events()
+        {
+            events.sample(every);
         }
     }
 
@@ -153,7 +261,7 @@ impl<'p> Worker<'p> {
             busy |= self.receive(index);
         }
         busy |= self.generate();
-        self.tick();
+        self.tick(busy);
         busy
     }
 
@@ -164,8 +272,10 @@ impl<'p> Worker<'p> {
             return false;
         }
         let now_us = self.clock.now_us();
+        self.watch.polls.burst(count);
         if self.isolated {
             self.drops.isolated += count as u64;
+            self.copy_isolated(index, now_us);
             self.received.clear();
         } else {
             self.decide(index, now_us);
@@ -174,21 +284,36 @@ impl<'p> Worker<'p> {
     }
 
     fn decide(&mut self, index: usize, now_us: u64) {
-        let Self { role, received, dropped, lanes, drops, .. } = self;
+        let Self { role, received, dropped, lanes, drops, watch, .. } = self;
         let ingress = u16::try_from(index).unwrap_or(u16::MAX);
         if !received.iter().all(Mbuf::is_contiguous) {
             let all = std::mem::take(received);
             drops.segmented += keep_contiguous(all, received);
         }
+        if let Some(tap) = &mut watch.tap {
+            received.iter().enumerate().for_each(|(at, frame)| tap.before(at, ingress, frame.frame()));
+        }
         let function = match role {
             Role::Function(function) => function,
             Role::Generator(generator) => {
+                if let Some(tap) = &mut watch.tap {
+                    (0..received.len()).for_each(|at| tap.after(at, ingress, now_us, Fate::Taken));
+                }
                 received.iter().for_each(|frame| generator.receive(now_us, frame.frame()));
                 return received.clear();
             }
         };
         let mut verdicts = [Verdict::Drop(DropReason::Untracked); BURST];
         function.burst(now_us, ingress, received.buffers_mut(), &mut verdicts);
+        if let Some(tap) = &mut watch.tap {
+            for (at, verdict) in verdicts.iter().enumerate().take(received.len()) {
+                let fate = match *verdict {
+                    Verdict::Forward { port } => Fate::Forward(port),
+                    Verdict::Drop(reason) => Fate::Drop(reason),
+                };
+                tap.after(at, ingress, now_us, fate);
+            }
+        }
         for (frame, verdict) in received.drain().zip(verdicts) {
             if let Verdict::Forward { port } = verdict {
                 if let Some(lane) = lanes.get_mut(usize::from(port)) {
@@ -204,6 +329,16 @@ impl<'p> Worker<'p> {
         lanes.iter_mut().for_each(Lane::flush);
     }
 
+    /// Frames that are dropped because traffic is cut.
+    fn copy_isolated(&mut self, index: usize, now_us: u64) {
+        let ingress = u16::try_from(index).unwrap_or(u16::MAX);
+        let Some(tap) = &mut self.watch.tap else { return };
+        for (at, frame) in self.received.iter().enumerate() {
+            tap.before(at, ingress, frame.frame());
+            tap.after(at, ingress, now_us, Fate::Isolated);
+        }
+    }
+
     /// Sends the generator's frames that are due.
     fn generate(&mut self) -> bool {
         let Self { role: Role::Generator(generator), lanes, pool, clock, .. } = self else { return false };
@@ -214,14 +349,23 @@ impl<'p> Worker<'p> {
         sent > 0
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, busy: bool) {
         let now_us = self.clock.now_us();
+        self.watch.polls.round(now_us, busy);
         if now_us.saturating_sub(self.last_tick_us) < TICK_US {
             return;
         }
         self.last_tick_us = now_us;
         if let Role::Function(function) = &mut self.role {
             function.tick(now_us);
+            if let (Some(flows), Some(events)) = (&mut self.watch.flows, function.events()) {
+                flows.take(events, &self.document);
+            }
+        }
+        self.watch.tap.take_if(|tap| tap.is_over());
+        if now_us.saturating_sub(self.watch.published_us) >= PUBLISH_US {
+            self.watch.published_us = now_us;
+            self.watch.board.publish(self.report());
         }
         for line in dpdk::drain_log() {
             tracing::warn!("DPDK: {line}");
@@ -244,6 +388,10 @@ impl<'p> Worker<'p> {
             Command::Configure { next, reply } => drop(reply.send(self.configure(*next))),
             Command::Isolate { on, reply } => drop(reply.send(Ok(self.isolate(on)))),
             Command::Announce { reply } => drop(reply.send(self.announce())),
+            Command::Capture { tap, reply } => {
+                self.watch.tap = Some(*tap);
+                drop(reply.send(Ok(())));
+            }
             Command::Run { session, reply } => self.begin(Run { session, reply }),
             Command::Shutdown => return std::ops::ControlFlow::Break(()),
         }
@@ -326,8 +474,19 @@ impl<'p> Worker<'p> {
         counters.insert("drop.verdict".into(), verdict);
         counters.insert("worker.commands".into(), self.commands.obeyed);
         counters.insert("worker.command_us".into(), self.commands.us);
+        let polls = &self.watch.polls;
+        counters.insert("worker.polls".into(), polls.rounds);
+        counters.insert("worker.polls_busy".into(), polls.busy_rounds);
+        counters.insert("worker.busy_us".into(), polls.busy_us);
+        for (bound, count) in BURST_BOUNDS.iter().zip(polls.bursts) {
+            counters.insert(format!("burst.{bound}"), count);
+        }
+        if let Some(flows) = &self.watch.flows {
+            counters.insert("worker.events_missed".into(), flows.missed());
+        }
         let function = self.role.snapshot(&mut counters);
-        Report { document: self.document.clone(), isolated: self.isolated, function, counters }
+        let at_us = self.clock.now_us();
+        Report { at_us, document: self.document.clone(), isolated: self.isolated, function, counters }
     }
 
     /// Forwards what is still in the queues.
@@ -372,6 +531,13 @@ fn send_due<'p>(generator: &mut Generator, lane: &mut Lane<'p>, pool: &'p Pool<'
         }
     }
     BURST
+}
+
+/// Keeps this thread on one CPU.
+fn pin(cpu: usize) -> Result<(), StartError> {
+    let mut set = CpuSet::new();
+    let pinned = set.set(cpu).and_then(|()| nix::sched::sched_setaffinity(Pid::from_raw(0), &set));
+    pinned.map_err(|e| StartError::System(std::io::Error::other(format!("CPU {cpu}: {e}"))))
 }
 
 fn isolated() -> Refusal {

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::cast_possible_wrap)]
 
 pub mod frames;
+pub mod memif;
 pub mod wire;
 
 use std::{

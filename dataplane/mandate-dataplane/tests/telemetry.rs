@@ -1,0 +1,297 @@
+//! What is seen of a running firewall: counters without asking the packet thread, Prometheus' exposition, captures, and flow
+//! records. Needs no privilege; what `promtool`, tcpdump and tshark say is asked where they are installed.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixStream,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use dataplane_control::{
+    capture::Capture,
+    protocol::{COUNTERS_AGE_MS, ProtocolError, Request},
+};
+use serde_json::json;
+use support::{
+    Bench,
+    frames::{udp4, write_pcap},
+    memif::{Row, blocked, firewall, profile},
+};
+
+/// Output of a program with this input, if it is installed; a failure is a failure.
+fn asked(program: &str, arguments: &[&str], input: &str) -> Option<String> {
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        eprintln!("SKIPPED: `{program}` is not installed");
+        return None;
+    };
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {words}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+fn scrape(stream: &mut (impl Read + Write)) -> String {
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    body.to_owned()
+}
+
+/// The format's grammar, line by line: each family once, together, with its help and type before its samples.
+fn families(page: &str) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let mut families: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+    let (mut current, mut kind) = (String::new(), String::new());
+    assert!(page.ends_with('\n'));
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            current = rest.split(' ').next().unwrap().to_owned();
+            assert!(families.insert(current.clone(), BTreeMap::new()).is_none(), "{current} is there twice");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, of) = rest.split_once(' ').unwrap();
+            assert_eq!(name, current);
+            assert!(["counter", "gauge", "histogram"].contains(&of), "{line}");
+            assert_eq!(of == "counter", name.ends_with("_total"), "{line}");
+            kind = of.to_owned();
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.split('{').next().unwrap();
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
+            let base = base.filter(|_| kind == "histogram").unwrap_or(name);
+            assert_eq!(base, current, "{line}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{line}"
+            );
+            assert!(series == name || series.ends_with("\"}"), "{line}");
+            let value: f64 = value.parse().unwrap();
+            assert!(families.get_mut(base).unwrap().insert(series.to_owned(), value).is_none(), "{line}");
+        }
+    }
+    families
+}
+
+#[test]
+fn counters_are_read_without_the_packet_thread_and_prometheus_takes_them() {
+    let bench = Bench::new();
+    let place = bench.path("metrics");
+    let option = format!("unix:{}", place.display());
+    let mut row = Row::start_in(bench, |ports| firewall(1, ports), &["--metrics", &option]);
+    let report = row.generator.client().run(blocked(16, 4_000, 300)).unwrap();
+    assert!(report.rx_frames > 100, "{report:?}");
+    std::thread::sleep(Duration::from_millis(COUNTERS_AGE_MS));
+
+    let asked_before = row.middle.counter("worker.commands");
+    let mut client = row.middle.client();
+    let began = Instant::now();
+    let mut seen = client.status(&Request::Counters).unwrap();
+    for _ in 1..500 {
+        seen = client.status(&Request::Counters).unwrap();
+    }
+    let each_us = began.elapsed().as_micros() / 500;
+    let status = row.middle.status();
+    eprintln!("counters: {each_us} µs each");
+    assert_eq!(status.counters["worker.commands"] - asked_before, 1, "only the status before");
+    for name in ["rule.dns", "drop.no_rule", "rx_frames.outside", "tx_frames.inside"] {
+        assert!(status.counters[name] > 0, "{name}");
+        assert_eq!(seen.counters[name], status.counters[name], "{name}");
+    }
+
+    let page = scrape(&mut UnixStream::connect(&place).unwrap());
+    let families = families(&page);
+    let value = |family: &str, labels: &str| {
+        let family = format!("mandate_dataplane_{family}");
+        families[&family][&format!("{family}{labels}")]
+    };
+    let same = |family: &str, labels: &str, counter: &str| {
+        let count = u32::try_from(status.counters[counter]).unwrap();
+        assert!((value(family, labels) - f64::from(count)).abs() < 0.5, "{counter}\n{page}");
+    };
+    same("rule_frames_total", "{rule=\"dns\"}", "rule.dns");
+    same("dropped_frames_total", "{reason=\"no_rule\"}", "drop.no_rule");
+    same("port_rx_frames_total", "{port=\"outside\"}", "rx_frames.outside");
+    assert!(value("worker_busy_seconds_total", "{worker=\"0\"}") > 0.0, "{page}");
+    assert!(value("report_age_seconds", "{worker=\"0\"}") < 0.5, "{page}");
+    assert!(page.contains("mandate_dataplane_info{instance=\"firewall\",function=\"firewall\","), "{page}");
+    let bursts = |part: &str| {
+        let family = "mandate_dataplane_worker_burst_frames";
+        families[family][&format!("{family}_{part}{{worker=\"0\"}}")]
+    };
+    let (sum, count) = (bursts("sum"), bursts("count"));
+    assert!(count >= 1.0 && sum >= count && sum <= 32.0 * count, "{page}");
+    if let Some(words) = asked("promtool", &["check", "metrics"], &page) {
+        assert_eq!(words, "");
+    }
+    row.stop();
+    assert!(!place.exists(), "removed at the end");
+}
+
+#[test]
+fn metrics_on_the_loopback_interface() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let row = Row::start(|ports| firewall(1, ports), &["--metrics", &free]);
+    assert!(scrape(&mut TcpStream::connect(&free).unwrap()).contains("mandate_dataplane_generation 1\n"));
+    row.stop();
+}
+
+#[test]
+fn a_capture_has_what_was_asked_for_and_others_read_it() {
+    let mut row = Row::start(|ports| firewall(1, ports), &[]);
+    let file = row.bench.path("dropped.pcapng");
+    let capture: Capture = serde_json::from_value(json!({
+        "filter": { "port": "outside", "protocol": 17, "destination_ports": "5000-6000", "verdict": "no_rule",
+                    "source": "198.51.100.0/24" },
+        "limit": 100, "duration_ms": 5_000, "snaplen": 64, "path": file,
+    }))
+    .unwrap();
+    let sent = row.send(blocked(16, 4_000, 500));
+    let report = row.middle.client().capture(capture.clone()).unwrap();
+    assert_eq!((report.frames, report.missed), (100, 0), "{report:?}");
+    assert_eq!(report.file_bytes, fs::metadata(&file).unwrap().len());
+    let sent = sent.join().unwrap();
+    assert_eq!(sent.loss_ppm, 0, "{sent:?}");
+
+    let path = file.to_str().unwrap();
+    if let Some(words) = asked("tcpdump", &["-n", "-r", path], "") {
+        let lines: Vec<&str> = words.lines().collect();
+        assert_eq!(lines.len(), 100, "{words}");
+        assert!(
+            lines.iter().all(|l| l.contains("IP 198.51.100.1.") && l.contains(" > 192.0.2.10.5353: ")),
+            "{words}"
+        );
+    }
+    let fields = [
+        "-T",
+        "fields",
+        "-e",
+        "frame.comment",
+        "-e",
+        "frame.interface_name",
+        "-e",
+        "frame.len",
+        "-e",
+        "frame.cap_len",
+    ];
+    if let Some(words) = asked("tshark", &[&["-r", path][..], &fields].concat(), "") {
+        let different: BTreeSet<&str> = words.lines().collect();
+        assert_eq!(different.into_iter().collect::<Vec<_>>(), ["drop: no_rule\toutside\t200\t64"], "{words}");
+    }
+
+    // A file is never written over, and what cannot be is said.
+    let code = |capture: &Capture, row: &mut Row| match row.middle.client().capture(capture.clone()) {
+        Err(ProtocolError::Refused { code, .. }) => code,
+        other => panic!("not refused: {other:?}"),
+    };
+    assert_eq!(code(&capture, &mut row), "CAPTURE_FILE");
+    let mut wrong = capture.clone();
+    wrong.filter.port = Some("nowhere".into());
+    assert_eq!(code(&wrong, &mut row), "CAPTURE_REFUSED");
+    wrong = Capture { limit: 0, ..capture.clone() };
+    assert_eq!(code(&wrong, &mut row), "CAPTURE_REFUSED");
+
+    // Without traffic it ends with the time.
+    let silent = row.bench.path("silent.pcapng");
+    let quiet = Capture { duration_ms: 100, path: silent.to_str().unwrap().into(), ..capture };
+    assert_eq!(row.middle.client().capture(quiet).unwrap().frames, 0);
+    row.stop();
+}
+
+/// The data records that messages carry, counted by set, by their own lengths.
+fn records(messages: &[Vec<u8>]) -> BTreeMap<u16, usize> {
+    let mut sets = BTreeMap::new();
+    for message in messages {
+        let word = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
+        assert_eq!((word(0), usize::from(word(2))), (10, message.len()));
+        let mut at = 16;
+        while at < message.len() {
+            *sets.entry(word(at)).or_default() += 1;
+            at += usize::from(word(at + 2));
+        }
+        assert_eq!(at, message.len());
+    }
+    sets
+}
+
+#[test]
+fn flow_records_tell_of_both_ends_of_connections() {
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    collector.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let to = collector.local_addr().unwrap().to_string();
+    let mut row = Row::start(|ports| firewall(1, ports), &["--ipfix", &to]);
+    let report = row.generator.client().run(profile(40, 4_000, 200)).unwrap();
+    assert_eq!(report.loss_ppm, 0, "{report:?}");
+    row.middle.wait_for(|s| s.connections == 0);
+    let (mut messages, mut buffer) = (vec![], [0; 2048]);
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        if let Ok(length) = collector.recv(&mut buffer) {
+            messages.push(buffer[..length].to_vec());
+        }
+    }
+    let sets = records(&messages);
+    assert!(sets.contains_key(&2) && sets.contains_key(&3) && sets.contains_key(&256), "{sets:?}");
+
+    // As datagrams to IPFIX's port in a capture, for who reads it without us.
+    let file = row.bench.path("ipfix.pcap");
+    let datagram = |message: &Vec<u8>| {
+        let mut frame = udp4([192, 0, 2, 1], [192, 0, 2, 2], (5000, 4739), message.len());
+        frame[42..42 + message.len()].copy_from_slice(message);
+        frame
+    };
+    write_pcap(&file, &messages.iter().map(datagram).collect::<Vec<_>>());
+    let names = [
+        "cflow.srcaddr",
+        "cflow.dstaddr",
+        "cflow.srcport",
+        "cflow.dstport",
+        "cflow.protocol",
+        "cflow.selector_name",
+    ];
+    let fields = names.iter().flat_map(|n| ["-e", n]);
+    let arguments: Vec<&str> = [
+        "-r",
+        file.to_str().unwrap(),
+        "-d",
+        "udp.port==4739,cflow",
+        "-Y",
+        "cflow",
+        "-T",
+        "fields",
+        "-E",
+        "separator=;",
+    ]
+    .into_iter()
+    .chain(fields)
+    .collect();
+    let Some(words) = asked("tshark", &arguments, "") else { return row.stop() };
+    let mut sources: BTreeMap<String, usize> = BTreeMap::new();
+    for line in words.lines() {
+        let columns: Vec<Vec<&str>> = line.split(';').map(|c| c.split(',').collect()).collect();
+        for (port, (destination, rule)) in columns[2].iter().zip(columns[1].iter().zip(&columns[5])) {
+            if !port.is_empty() {
+                assert_eq!((*destination, *rule), ("192.0.2.10", "dns"), "{line}");
+                *sources.entry((*port).to_owned()).or_default() += 1;
+            }
+        }
+    }
+    // Each was opened and closed once in that run; the first of them also while the row was connected.
+    let twice = sources.values().filter(|n| **n == 2).count();
+    assert!(sources.len() == 40 && twice >= 39, "{sources:?}\n{words}");
+    row.stop();
+}
