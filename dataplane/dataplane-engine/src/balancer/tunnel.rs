@@ -9,7 +9,7 @@
 //! Flow label (RFC 6438) and UDP source port come from the flow's hash. UDP over IPv4 has no checksum (RFC 768); over IPv6 it
 //! has one, made of the inner packet's own without reading its payload: what is summed by a right checksum sums to nothing.
 //!
-//! Tests: below, `tests/balancer_modes.rs`, and golden packets that tshark takes apart.
+//! Tests: below, `tests/balancer_modes.rs`, golden packets among them.
 
 use dataplane_control::config::Mode;
 
