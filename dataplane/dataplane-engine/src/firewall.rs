@@ -10,109 +10,64 @@
 //! then on no packet renews it. A SYN opens it again if the rules allow that. Until then the last segments of one that
 //! was closed by FINs pass; of one that was reset only RSTs do.
 //!
-//! Simplifications: no fragment passes (see [`crate::packet`]); multicast other than neighbour discovery needs a rule
-//! and its replies do not match; sequence numbers are not tracked, so who can spoof a connection's addresses and ports
-//! can cut it with a RST, never keep it or open one.
+//! What else may be configured (`firewall.tracking`): [`tcp`] windows, [`fragments`], [`limits`] of sources and rules, half-open connections and
+//! what a SYN beyond them gets ([`syn`]), time-outs by [`state`], and what gives way when the table is full. A rule that rejects is
+//! answered for ([`reply`]). All of it is on the way of single frames: an established connection that none of it concerns goes
+//! by without looking at it.
 //!
-//! Tests: `tests/firewall.rs` compares with a naive model; `tests/chain.rs`.
+//! Multicast other than neighbour discovery needs a rule, and its replies do not match. Unless TCP is strict, who can spoof a
+//! connection's addresses and ports can cut it with a RST, never keep it or open one.
+//!
+//! Tests: `tests/firewall.rs` compares with a naive model; `tests/guards.rs` has what must be configured; `tests/chain.rs`.
 
+mod fragments;
+mod guards;
+mod limits;
 mod plan;
+mod reply;
+mod state;
+mod syn;
+mod tcp;
 
 use std::{marker::PhantomData, sync::Arc};
 
 use dataplane_control::{
     Configuration,
-    config::{ConfigError, Firewall as FirewallConfig, RuleAction},
+    config::{ConfigError, Firewall as FirewallConfig, RuleAction, tracking::BeyondHalfOpen},
 };
 
 pub(crate) use self::plan::{Basis, Counts, Next, Plan};
+use self::{
+    fragments::Seen,
+    guards::{Extent, Guards, Room},
+    reply::Way,
+    state::{ANSWERED, ESTABLISHED, FROM_FAR, PROXIED, RESET, State, Timeouts, WINDOWED},
+    syn::{Proxied, Sent},
+    tcp::{Checked, Segment, Step, Windows},
+};
 
 use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
-    common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, TCP_HANDSHAKE_MS},
+    common::{self, Clock, Drops},
     events::Events,
     machine::Machine,
     neighbour,
-    packet::{self, ACK, FIN, Message, Packet, Parsed, RST, SYN, TCP},
+    packet::{self, ACK, ICMP, ICMPV6, Message, Packet, Parsed, RST, SYN, TCP, UDP},
     prepare::{self, Kind, Prepared, Retired, Snapshot},
     rules::NewConnection,
     table::{Entry, Key, Side, Sought, TICK_SLOTS, Table, V4Key},
 };
 
-/// What a connection remembers.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct State {
-    /// Of the rule set that last allowed it.
-    generation: u32,
-    /// Index of the rule that did.
-    rule: u32,
-    flags: u8,
-}
-
 /// Frames that are handled together.
 const BURST: usize = 64;
-
-/// SYN-ACK came from the responder.
-const ANSWERED: u8 = 1;
-/// The initiator acknowledged it.
-const ESTABLISHED: u8 = 2;
-const FIN_FROM_INITIATOR: u8 = 4;
-const FIN_FROM_RESPONDER: u8 = 8;
-const FINS: u8 = FIN_FROM_INITIATOR | FIN_FROM_RESPONDER;
-const RESET: u8 = 16;
-/// The initiator is on the far side.
-const FROM_FAR: u8 = 32;
-
-impl State {
-    fn initiator(self) -> Side {
-        if self.flags & FROM_FAR == 0 { Side::Near } else { Side::Far }
-    }
-
-    fn closing(self) -> bool {
-        self.flags & RESET != 0 || self.flags & FINS == FINS
-    }
-}
-
-/// What a TCP segment does to its connection.
-enum Step {
-    Pass(u8),
-    Reopen,
-    Drop(DropReason),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Timeouts {
-    tcp_ms: u32,
-    other_ms: u32,
-}
-
-impl Timeouts {
-    fn of(config: &FirewallConfig) -> Self {
-        Self { tcp_ms: common::idle_ms(config.tcp_idle_ms), other_ms: common::idle_ms(config.other_idle_ms) }
-    }
-
-    #[inline]
-    fn expired(&self, entry: &Entry<State>, now_ms: u32) -> bool {
-        now_ms.wrapping_sub(entry.last_ms) > self.lifetime_ms(entry)
-    }
-
-    #[inline]
-    fn lifetime_ms(&self, entry: &Entry<State>) -> u32 {
-        let state = entry.value;
-        match () {
-            () if entry.key.protocol() != TCP => self.other_ms,
-            () if state.closing() => TCP_CLOSING_MS.min(self.tcp_ms),
-            () if state.flags & ESTABLISHED == 0 => TCP_HANDSHAKE_MS.min(self.tcp_ms),
-            () if state.flags & FINS != 0 => TCP_HALF_CLOSED_MS.min(self.tcp_ms),
-            () => self.tcp_ms,
-        }
-    }
-}
+/// Connections looked at for one that gives way when the table is full.
+const EVICT_SLOTS: usize = 64;
 
 /// What a simple packet of an established connection is judged by.
 #[derive(Clone, Copy)]
 struct Known {
     now_ms: u32,
+    side: Side,
     timeouts: Timeouts,
     generation: u32,
 }
@@ -121,10 +76,15 @@ impl Known {
     /// The rule of a connection that goes on, which is renewed; `None`: nothing was done, and there is more to see.
     #[inline]
     fn renew(&self, entry: &mut Entry<State>, protocol: u8) -> Option<u32> {
-        const STEADY: u8 = ANSWERED | ESTABLISHED;
+        const STEADY: u16 = ANSWERED | ESTABLISHED;
+        let flags = entry.value.flags;
         let (lifetime_ms, steady) = match protocol {
-            TCP => (self.timeouts.tcp_ms, entry.value.flags & !FROM_FAR == STEADY),
-            _ => (self.timeouts.other_ms, true),
+            TCP => (self.timeouts.tcp, flags & !FROM_FAR == STEADY),
+            // The first answer is written down.
+            _ => {
+                let asks = (flags & FROM_FAR == 0) == (self.side == Side::Near);
+                (self.timeouts.udp(flags), asks | (flags & ANSWERED != 0))
+            }
         };
         let idle_ms = self.now_ms.wrapping_sub(entry.last_ms);
         if !steady | (idle_ms > lifetime_ms) | (entry.value.generation != self.generation) {
@@ -141,7 +101,12 @@ struct Totals {
     opened: u64,
     expired: u64,
     revoked: u64,
+    evicted: u64,
     neighbour: u64,
+    fragments: u64,
+    rejected: u64,
+    cookies_sent: u64,
+    cookies_returned: u64,
 }
 
 /// See the module's head.
@@ -151,6 +116,7 @@ pub(crate) struct Firewall<M> {
     /// Frames each rule allowed (of its connections, both directions) or denied.
     hits: Vec<u64>,
     table: Table<State>,
+    guards: Guards,
     clock: Clock,
     drops: Drops,
     totals: Totals,
@@ -161,9 +127,13 @@ pub(crate) struct Firewall<M> {
 impl<M: Machine> Firewall<M> {
     pub(crate) fn new(c: &Configuration, config: &FirewallConfig, seed: u64) -> Result<Self, ConfigError> {
         let plan = Plan::new(c, config, 0)?;
+        let table = plan.table(seed)?;
+        let (most, slots) = (plan.max_connections, table.capacity());
+        let room = Room::new(&plan.policy, &Extent::NOTHING, most, slots, false, seed)?;
         Ok(Self {
             hits: vec![0; plan.rules()],
-            table: plan.table(seed)?,
+            table,
+            guards: Guards::new(plan.policy.clone(), room, seed),
             plan: Arc::new(plan),
             clock: Clock::default(),
             drops: Drops::default(),
@@ -188,7 +158,8 @@ impl<M: Machine> Firewall<M> {
         for ((_, sought), slot) in frames.iter().zip(&all).zip(&mut slots) {
             *slot = self.table.candidate::<M>(sought);
         }
-        let known = Known { now_ms, timeouts: self.plan.timeouts, generation: self.plan.generation };
+        let Plan { timeouts, generation, .. } = *self.plan;
+        let known = Known { now_ms, side, timeouts, generation };
         let forward = self.plan.pair.on(side.other()).index;
         for (((frame, verdict), sought), slot) in frames.iter_mut().zip(verdicts).zip(&all).zip(slots) {
             let rule = self.table.found(slot, sought).and_then(|entry| known.renew(entry, sought.protocol));
@@ -197,68 +168,196 @@ impl<M: Machine> Firewall<M> {
                     self.count_rule(rule);
                     Verdict::Forward { port: forward }
                 }
-                None => self.one(now_ms, side, frame.bytes()),
+                None => self.one(now_ms, side, frame),
             };
         }
     }
 
     #[inline(never)]
-    fn one(&mut self, now_ms: u32, side: Side, frame: &[u8]) -> Verdict {
+    fn one<F: Frame>(&mut self, now_ms: u32, side: Side, frame: &mut F) -> Verdict {
         match self.decide(now_ms, side, frame) {
-            Ok(()) => Verdict::Forward { port: self.plan.pair.on(side.other()).index },
+            Ok(Way::On) => Verdict::Forward { port: self.plan.pair.on(side.other()).index },
+            Ok(Way::Back) => Verdict::Forward { port: self.plan.pair.on(side).index },
             Err(reason) => self.drops.drop(reason),
         }
     }
 
+    /// Which way the frame goes, in which an answer or a translation may have been written.
     #[inline]
-    fn decide(&mut self, now_ms: u32, side: Side, frame: &[u8]) -> Result<(), DropReason> {
-        match packet::parse(frame)? {
-            Parsed::Ip(packet) => self.ip(now_ms, side, &packet, frame),
-            Parsed::Arp(at) => {
-                neighbour::arp(frame, at).ok_or(DropReason::Arp)?;
-                self.totals.neighbour += 1;
-                Ok(())
+    fn decide<F: Frame>(&mut self, now_ms: u32, side: Side, frame: &mut F) -> Result<Way, DropReason> {
+        match packet::parse(frame.bytes()) {
+            Ok(Parsed::Ip(packet)) => {
+                if self.guards.policy.verify_checksums && !checksum_is_right(&packet, frame.bytes()) {
+                    return Err(DropReason::TransportChecksum);
+                }
+                self.ip(now_ms, side, &packet, frame)
             }
+            Ok(Parsed::Arp(at)) => {
+                neighbour::arp(frame.bytes(), at).ok_or(DropReason::Arp)?;
+                self.totals.neighbour += 1;
+                Ok(Way::On)
+            }
+            Err(reason @ (DropReason::Fragment | DropReason::FirstFragment)) => {
+                self.fragment(now_ms, side, frame, reason)
+            }
+            Err(reason) => Err(reason),
         }
     }
 
     #[inline]
-    fn ip(&mut self, now_ms: u32, side: Side, packet: &Packet, frame: &[u8]) -> Result<(), DropReason> {
+    fn ip<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        side: Side,
+        packet: &Packet,
+        frame: &mut F,
+    ) -> Result<Way, DropReason> {
         match packet.message {
             Message::None | Message::EchoRequest | Message::EchoReply => {
-                self.connection(now_ms, side, packet)
+                self.connection(now_ms, side, packet, frame)
             }
-            Message::Error => self.related(now_ms, side, packet, frame),
+            Message::Error => self.related(now_ms, side, packet, frame.bytes()),
             Message::NeighbourSolicitation | Message::NeighbourAdvertisement => {
-                neighbour::discovery(frame, packet).ok_or(DropReason::NeighbourDiscovery)?;
+                neighbour::discovery(frame.bytes(), packet).ok_or(DropReason::NeighbourDiscovery)?;
                 self.totals.neighbour += 1;
-                Ok(())
+                Ok(Way::On)
             }
             Message::Other => Err(DropReason::IcmpType),
         }
     }
 
-    #[inline]
-    fn connection(&mut self, now_ms: u32, side: Side, packet: &Packet) -> Result<(), DropReason> {
-        let key = Key::of(packet, side);
-        let Some(slot) = self.live(now_ms, &key)? else { return self.open(now_ms, side, packet, key, None) };
-        let Some(entry) = self.table.get(slot) else { return Err(DropReason::Untracked) };
-        let closing = entry.value.closing();
-        if packet.protocol == TCP {
-            match tcp_step(entry.value.flags, side == entry.value.initiator(), packet.tcp_flags) {
-                Step::Pass(flags) => entry.value.flags = flags,
-                Step::Reopen => return self.open(now_ms, side, packet, key, Some(slot)),
-                Step::Drop(reason) => return Err(reason),
+    /// `reason`: which kind of fragment the parser says it is.
+    #[cold]
+    fn fragment<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        side: Side,
+        frame: &mut F,
+        reason: DropReason,
+    ) -> Result<Way, DropReason> {
+        let generation = self.plan.generation;
+        let fragments = self.guards.fragments.as_mut().ok_or(reason)?;
+        let (packet, piece) = packet::piece(frame.bytes())?;
+        match fragments.see(now_ms, generation, side, &packet, &piece)? {
+            Seen::Later => {
+                self.totals.fragments += 1;
+                Ok(Way::On)
+            }
+            // How much of the sequence it is cannot be known.
+            Seen::First if packet.protocol == TCP && self.guards.checks_windows() => Err(reason),
+            Seen::First => {
+                let way = self.ip(now_ms, side, &packet, frame)?;
+                if let (Way::On, Some(fragments)) = (way, &mut self.guards.fragments) {
+                    fragments.passed(now_ms, generation, side, &packet, &piece);
+                    self.totals.fragments += 1;
+                }
+                Ok(way)
             }
         }
+    }
+
+    #[inline]
+    fn connection<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        side: Side,
+        packet: &Packet,
+        frame: &mut F,
+    ) -> Result<Way, DropReason> {
+        let key = Key::of(packet, side);
+        let Some(slot) = self.live(now_ms, &key)? else {
+            return self.open(now_ms, side, packet, key, None, frame);
+        };
+        let Some(entry) = self.table.get(slot) else { return Err(DropReason::Untracked) };
+        let state = entry.value;
+        let from_initiator = side == state.initiator();
+        let mut flags = state.flags;
+        if packet.protocol == TCP {
+            match tcp::step(flags, from_initiator, packet.tcp_flags) {
+                Step::Reopen => return self.open(now_ms, side, packet, key, Some(slot), frame),
+                _ if flags & PROXIED != 0 => {
+                    return self.proxied(now_ms, from_initiator, packet, slot, frame);
+                }
+                Step::Pass(after) => flags = after,
+                Step::Drop(reason) => return Err(reason),
+            }
+            if state.flags & WINDOWED != 0
+                && let Some(windows) = self.guards.windows(slot)
+            {
+                let segment = Segment::read(frame.bytes(), packet).ok_or(DropReason::TcpHeader)?;
+                let (answered, established) = (state.flags & ANSWERED != 0, state.flags & ESTABLISHED != 0);
+                match windows.check(from_initiator, answered, established, &segment) {
+                    Checked::Within => {}
+                    Checked::Outside => return Err(DropReason::TcpWindow),
+                    Checked::Unproven => {
+                        self.count_rule(state.rule);
+                        return Ok(Way::On);
+                    }
+                }
+            }
+        } else if !from_initiator {
+            flags |= ANSWERED;
+        }
+        self.go_on(now_ms, packet.protocol, slot, flags);
+        Ok(Way::On)
+    }
+
+    /// A packet of a connection passed: its flags are these from now on.
+    #[inline]
+    fn go_on(&mut self, now_ms: u32, protocol: u8, slot: u32, flags: u16) {
+        let Some(entry) = self.table.get(slot) else { return };
+        let before = entry.value;
+        entry.value.flags = flags;
         // The segment that closes is the last one to renew.
-        if !closing {
+        if !before.closing() {
             entry.last_ms = now_ms;
         }
-        if let Some(hits) = self.hits.get_mut(entry.value.rule as usize) {
-            *hits += 1;
+        if flags != before.flags {
+            self.guards.changed(protocol, before.flags, flags);
         }
-        Ok(())
+        self.count_rule(before.rule);
+    }
+
+    /// A segment of a connection that a SYN cookie opened, see [`syn`].
+    #[cold]
+    fn proxied<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        from_initiator: bool,
+        packet: &Packet,
+        slot: u32,
+        frame: &mut F,
+    ) -> Result<Way, DropReason> {
+        let state = self.table.get(slot).ok_or(DropReason::Untracked)?.value;
+        let segment = Segment::read(frame.bytes(), packet).ok_or(DropReason::TcpHeader)?;
+        let proxied = self.guards.proxied(slot, state).ok_or(DropReason::TcpState)?;
+        let (mut flags, kind) = (state.flags, packet.tcp_flags & (SYN | ACK | RST));
+        let answered = flags & ANSWERED != 0;
+        let sent = if !answered && from_initiator && kind & (SYN | RST) == 0 {
+            proxied.call(frame, packet)
+        } else if !answered && !from_initiator && kind == SYN | ACK {
+            flags |= ANSWERED;
+            proxied.answered(frame, packet, &segment)
+        } else if !answered && !from_initiator && kind == RST | ACK {
+            flags |= RESET;
+            proxied.refused(frame, packet, &segment)
+        } else if !from_initiator && kind == SYN | ACK && flags & ESTABLISHED == 0 {
+            flags |= ESTABLISHED;
+            proxied.answered_again(frame, packet, &segment)
+        } else {
+            match tcp::step(flags, from_initiator, packet.tcp_flags) {
+                Step::Pass(after) if answered || kind & RST != 0 && from_initiator => flags = after,
+                Step::Drop(reason) => return Err(reason),
+                _ => return Err(DropReason::TcpState),
+            }
+            match !answered || proxied.translate(frame.bytes_mut(), packet, !from_initiator).is_some() {
+                true => Sent::On,
+                false => Sent::Nothing,
+            }
+        };
+        let way = sent.way().ok_or(DropReason::TcpState)?;
+        self.go_on(now_ms, TCP, slot, flags);
+        Ok(way)
     }
 
     /// The slot of a key's connection if it is neither expired nor (an error) revoked.
@@ -267,8 +366,7 @@ impl<M: Machine> Firewall<M> {
         let Some(slot) = self.table.find(key) else { return Ok(None) };
         let Some(entry) = self.table.get(slot) else { return Ok(None) };
         if self.plan.timeouts.expired(entry, now_ms) {
-            over(&mut self.events, entry);
-            self.table.remove(slot);
+            self.forget(slot);
             self.totals.expired += 1;
             return Ok(None);
         }
@@ -276,6 +374,13 @@ impl<M: Machine> Firewall<M> {
             self.judge_again(slot)?;
         }
         Ok(Some(slot))
+    }
+
+    fn forget(&mut self, slot: u32) {
+        if let Some(entry) = self.table.get(slot) {
+            over(&mut self.guards, &mut self.events, entry);
+        }
+        self.table.remove(slot);
     }
 
     /// After a reconfiguration: by the new rules, as the connection was opened.
@@ -288,49 +393,163 @@ impl<M: Machine> Firewall<M> {
             entry.value.generation = self.plan.generation;
             return Ok(());
         }
-        over(&mut self.events, entry);
-        self.table.remove(slot);
+        self.forget(slot);
         self.totals.revoked += 1;
         Err(DropReason::Revoked)
     }
 
     /// A packet of no live connection: the rules decide. `replaced` is the closed connection of the same key, if any.
-    fn open(
+    fn open<F: Frame>(
         &mut self,
         now_ms: u32,
         side: Side,
         packet: &Packet,
         key: Key,
         replaced: Option<u32>,
-    ) -> Result<(), DropReason> {
+        frame: &mut F,
+    ) -> Result<Way, DropReason> {
         if packet.protocol == TCP && packet.tcp_flags & (SYN | ACK) != SYN {
-            return Err(DropReason::TcpNotSyn);
+            return self.open_returned(now_ms, side, packet, key, frame);
         }
         if packet.message == Message::EchoReply {
             return Err(DropReason::Untracked);
         }
         let decision = self.plan.rules.decide(&NewConnection::of(packet, key), side);
         let Some(rule) = decision.rule() else { return Err(DropReason::NoRule) };
+        if decision.limited() && !self.guards.rule_allows(now_ms, rule, packet.source) {
+            return Err(DropReason::RuleRate);
+        }
         if decision.action() != RuleAction::Allow {
             self.count_rule(rule);
+            let answered = decision.action() == RuleAction::Reject && self.reject(now_ms, packet, frame);
+            return if answered { Ok(Way::Back) } else { Err(DropReason::Denied) };
+        }
+        if packet.protocol == TCP
+            && let Some(beyond) = self.guards.beyond_half_open()
+        {
+            return self.challenge(now_ms, packet, frame, beyond);
+        }
+        if let Some(slot) = replaced {
+            self.forget(slot);
+        }
+        let syn = if packet.protocol == TCP && self.guards.checks_windows() {
+            Segment::read(frame.bytes(), packet)
+        } else {
+            None
+        };
+        let slot = self.insert(now_ms, side, packet, key, rule, if syn.is_some() { WINDOWED } else { 0 })?;
+        if let Some(syn) = syn {
+            self.guards.set_windows(slot, Windows::opened(&syn));
+        }
+        Ok(Way::On)
+    }
+
+    #[cold]
+    fn reject<F: Frame>(&mut self, now_ms: u32, packet: &Packet, frame: &mut F) -> bool {
+        let answered = reply::may_be_answered(frame.bytes(), packet)
+            && self.guards.may_answer(now_ms)
+            && reply::reject(frame, packet);
+        self.totals.rejected += u64::from(answered);
+        answered
+    }
+
+    /// A SYN beyond the half-open connections there may be.
+    #[cold]
+    fn challenge<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        packet: &Packet,
+        frame: &mut F,
+        beyond: BeyondHalfOpen,
+    ) -> Result<Way, DropReason> {
+        let cookies = &mut self.guards.cookies;
+        let sent = match beyond {
+            BeyondHalfOpen::Cookie => syn::challenge(cookies, now_ms, frame, packet),
+            BeyondHalfOpen::Refuse => Sent::Nothing,
+        };
+        let way = sent.way().ok_or(DropReason::HalfOpen)?;
+        self.totals.cookies_sent += 1;
+        Ok(way)
+    }
+
+    /// TCP of no connection, and no SYN: it may return a cookie.
+    #[cold]
+    fn open_returned<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        side: Side,
+        packet: &Packet,
+        key: Key,
+        frame: &mut F,
+    ) -> Result<Way, DropReason> {
+        let segment = Segment::read(frame.bytes(), packet).ok_or(DropReason::TcpNotSyn)?;
+        let returned = self.guards.cookies.returned(now_ms, packet, &segment).ok_or(DropReason::TcpNotSyn)?;
+        // As its SYN was; the rules may be others by now.
+        let syn = NewConnection::of(&Packet { tcp_flags: SYN, ..*packet }, key);
+        let decision = self.plan.rules.decide(&syn, side);
+        let Some(rule) = decision.rule() else { return Err(DropReason::NoRule) };
+        if decision.action() != RuleAction::Allow {
             return Err(DropReason::Denied);
         }
-        let flags = if side == Side::Far { FROM_FAR } else { 0 };
-        let state = State { generation: self.plan.generation, rule, flags };
-        if let Some(slot) = replaced {
-            self.table.get(slot).map(|entry| over(&mut self.events, entry));
-            self.table.remove(slot);
-        }
+        let slot = self.insert(now_ms, side, packet, key, rule, PROXIED)?;
+        let proxied = Proxied::of(&returned);
+        let sent = match self.guards.set_proxied(slot, proxied) {
+            true => proxied.call(frame, packet),
+            false => Sent::Nothing,
+        };
+        self.totals.cookies_returned += 1;
+        sent.way().ok_or(DropReason::TcpNotSyn)
+    }
+
+    /// A connection that a rule allows, within its source's limits, where there is room or room is made; its slot.
+    #[inline]
+    fn insert(
+        &mut self,
+        now_ms: u32,
+        side: Side,
+        packet: &Packet,
+        key: Key,
+        rule: u32,
+        flags: u16,
+    ) -> Result<u32, DropReason> {
+        let counted = self.guards.take(now_ms, packet.source)?;
+        let flags = flags | if side == Side::Far { FROM_FAR } else { 0 };
+        let state = State { generation: self.plan.generation, rule, flags, counted };
         let timeouts = self.plan.timeouts;
-        let (slot, reclaimed) = self.table.insert_or_reclaim(key, state, now_ms, |entry| {
-            timeouts.expired(entry, now_ms) && over(&mut self.events, entry)
+        let Self { table, guards, events, .. } = self;
+        let (mut slot, reclaimed) = table.insert_or_reclaim(key, state, now_ms, |entry| {
+            timeouts.expired(entry, now_ms) && over(guards, events, entry)
         });
         self.totals.expired += reclaimed as u64;
-        slot.ok_or(DropReason::TableFull)?;
+        if slot.is_none() && self.guards.policy.evict && self.evict() {
+            slot = self.table.insert(key, state, now_ms);
+        }
+        let Some(slot) = slot else {
+            self.guards.give_back(counted, packet.source);
+            return Err(DropReason::TableFull);
+        };
+        self.guards.opened(packet.protocol, flags);
         self.totals.opened += 1;
         self.events.opened(now_ms, &key, side, rule);
         self.count_rule(rule);
-        Ok(())
+        Ok(slot)
+    }
+
+    /// Makes room: the next connection that is not established, or heard of from one side only, if there is one among a bounded
+    /// number.
+    #[cold]
+    fn evict(&mut self) -> bool {
+        let Self { table, guards, events, .. } = self;
+        let mut found = false;
+        let evicted = table.sweep(EVICT_SLOTS, |entry| {
+            let state = entry.value;
+            let settled = if entry.key.protocol() == TCP { ESTABLISHED } else { ANSWERED };
+            let gives_way = !found && (state.flags & settled == 0 || state.closing());
+            found |= gives_way;
+            gives_way && over(guards, events, entry)
+        });
+        self.totals.evicted += evicted as u64;
+        found
     }
 
     #[inline]
@@ -341,7 +560,7 @@ impl<M: Machine> Firewall<M> {
     }
 
     /// An ICMP error passes if it quotes a packet of a tracked connection and goes to that packet's sender.
-    fn related(&mut self, now_ms: u32, side: Side, packet: &Packet, frame: &[u8]) -> Result<(), DropReason> {
+    fn related(&mut self, now_ms: u32, side: Side, packet: &Packet, frame: &[u8]) -> Result<Way, DropReason> {
         let quoted = packet::quoted(frame, packet).ok_or(DropReason::IcmpUnrelated)?;
         if quoted.source != packet.destination {
             return Err(DropReason::IcmpUnrelated);
@@ -353,39 +572,20 @@ impl<M: Machine> Firewall<M> {
             return Err(DropReason::TcpReset);
         }
         self.count_rule(state.rule);
-        Ok(())
+        Ok(Way::On)
     }
 }
 
-/// The end of a connection, which was when its last packet came; always true.
-fn over(events: &mut Events, entry: &Entry<State>) -> bool {
+/// A connection is over, and was when its last packet came; always true.
+fn over(guards: &mut Guards, events: &mut Events, entry: &Entry<State>) -> bool {
+    guards.release(entry);
     events.closed(entry.last_ms, &entry.key, entry.value.initiator(), entry.value.rule);
     true
 }
 
-/// RFC 9293 reduced to what a filter needs: who may send what before the handshake is over, and what closes.
-#[inline]
-fn tcp_step(flags: u8, from_initiator: bool, segment: u8) -> Step {
-    let state = State { generation: 0, rule: 0, flags };
-    match segment & (SYN | ACK | RST) {
-        SYN if state.closing() => Step::Reopen,
-        s if s & RST != 0 => Step::Pass(flags | RESET),
-        _ if flags & RESET != 0 => Step::Drop(DropReason::TcpReset),
-        SYN if from_initiator => Step::Pass(flags),
-        s if s & SYN != 0 && s & ACK != 0 && !from_initiator => Step::Pass(flags | ANSWERED),
-        s if s & SYN != 0 => Step::Drop(DropReason::TcpState),
-        _ if flags & ANSWERED == 0 && from_initiator => Step::Drop(DropReason::TcpState),
-        // A challenge acknowledgement (RFC 5961 §4.2) to a SYN: passes, changes nothing.
-        _ if flags & ANSWERED == 0 => Step::Pass(flags),
-        _ => {
-            let fin = match (segment & FIN != 0, from_initiator) {
-                (true, true) => FIN_FROM_INITIATOR,
-                (true, false) => FIN_FROM_RESPONDER,
-                _ => 0,
-            };
-            Step::Pass(flags | fin | if from_initiator { ESTABLISHED } else { 0 })
-        }
-    }
+/// Of TCP, UDP and ICMP; others have none, or one of their own.
+fn checksum_is_right(packet: &Packet, frame: &[u8]) -> bool {
+    !matches!(packet.protocol, TCP | UDP | ICMP | ICMPV6) || packet.transport_checksum_is_right(frame)
 }
 
 impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
@@ -394,7 +594,7 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
         let Some(side) = self.plan.pair.side(ingress) else {
             return self.drops.drop(DropReason::UnknownPort);
         };
-        self.one(now_ms, side, frame.bytes())
+        self.one(now_ms, side, frame)
     }
 
     fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [F], verdicts: &mut [Verdict]) {
@@ -411,10 +611,11 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
     fn tick(&mut self, now_us: u64) {
         let now_ms = self.clock.advance(now_us);
         let timeouts = self.plan.timeouts;
-        self.totals.expired += self
-            .table
-            .sweep(TICK_SLOTS, |entry| timeouts.expired(entry, now_ms) && over(&mut self.events, entry))
-            as u64;
+        let Self { table, guards, events, .. } = self;
+        let expired =
+            table.sweep(TICK_SLOTS, |entry| timeouts.expired(entry, now_ms) && over(guards, events, entry));
+        guards.sweep(now_ms, TICK_SLOTS);
+        self.totals.expired += expired as u64;
     }
 
     fn basis(&self) -> prepare::Basis {
@@ -429,14 +630,19 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let Totals { opened, expired, revoked, neighbour } = self.totals;
+        let t = &self.totals;
         Snapshot {
             drops: self.drops.clone(),
             totals: vec![
-                ("connections.opened", opened),
-                ("connections.expired", expired),
-                ("connections.revoked", revoked),
-                ("pass.neighbour", neighbour),
+                ("connections.opened", t.opened),
+                ("connections.expired", t.expired),
+                ("connections.revoked", t.revoked),
+                ("connections.evicted", t.evicted),
+                ("pass.neighbour", t.neighbour),
+                ("pass.fragment", t.fragments),
+                ("reply.reject", t.rejected),
+                ("reply.syn_cookie", t.cookies_sent),
+                ("connections.by_cookie", t.cookies_returned),
             ],
             named: Kind::Firewall(Counts::of(self)),
             connections: self.table.len() as u64,

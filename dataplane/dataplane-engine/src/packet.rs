@@ -4,11 +4,15 @@
 //! What comes out is known to lie within the frame and within the IP packet: `l3 < l4 <= end <= frame.len()`. What
 //! must never be taken for granted after it: transport checksums (only end points verify them).
 //!
-//! Fragments do not pass: a later fragment has no ports to judge, and a first fragment whose rest is dropped only
-//! helps overlap and tiny-fragment attacks (RFC 1858, RFC 3128). An IPv6 atomic fragment (RFC 6946) is a whole
-//! packet and does.
+//! A fragment is no packet: a later one has no ports to judge, and a first one whose rest is dropped only helps overlap and
+//! tiny-fragment attacks (RFC 1858, RFC 3128). Who tracks datagrams asks [`piece`] instead. An IPv6 atomic fragment
+//! (RFC 6946) is a whole packet.
 //!
 //! Tests: `tests/parser.rs` (random and mutated bytes), `tests/golden.rs`, and the models beside the functions.
+
+mod piece;
+
+pub(crate) use self::piece::{Piece, piece};
 
 use crate::{checksum, hash::v4_bits, reason::DropReason};
 
@@ -167,6 +171,23 @@ fn length_of(frame: &[u8]) -> u32 {
 /// Parses a whole frame.
 #[inline]
 pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
+    let Link { ethertype, at, vlan } = link(frame)?;
+    match ethertype {
+        IPV4 => ipv4(frame, at, vlan).map(Parsed::Ip),
+        IPV6 => ipv6(frame, at, vlan).map(Parsed::Ip),
+        _ => Ok(Parsed::Arp(at)),
+    }
+}
+
+/// What is before the network's header: one of three EtherTypes, where that header begins, and the VLANs.
+struct Link {
+    ethertype: u16,
+    at: usize,
+    vlan: u32,
+}
+
+#[inline]
+fn link(frame: &[u8]) -> Result<Link, DropReason> {
     if frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::Truncated);
     }
@@ -180,9 +201,7 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     loop {
         let [a, b] = *chunk(frame, at).ok_or(DropReason::Truncated)?;
         match be16(a, b) {
-            IPV4 => return ipv4(frame, at + 2, vlan).map(Parsed::Ip),
-            IPV6 => return ipv6(frame, at + 2, vlan).map(Parsed::Ip),
-            ARP => return Ok(Parsed::Arp(at + 2)),
+            ethertype @ (IPV4 | IPV6 | ARP) => return Ok(Link { ethertype, at: at + 2, vlan }),
             VLAN | SERVICE_VLAN if tags < MAX_TAGS => {
                 let [a, b] = *chunk(frame, at + 2).ok_or(DropReason::Truncated)?;
                 vlan |= u32::from(be16(a, b) & 0xfff) << (12 * (1 - tags));
@@ -195,6 +214,21 @@ pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
 }
 
 fn ipv4(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
+    let (mut packet, fragment) = ipv4_header(frame, l3, vlan)?;
+    if fragment & 0x1fff != 0 {
+        return Err(DropReason::Fragment);
+    }
+    if fragment & 0x2000 != 0 {
+        return Err(DropReason::FirstFragment);
+    }
+    let payload = frame.get(packet.l4..packet.end).unwrap_or_default();
+    transport(&mut packet, payload)?;
+    Ok(packet)
+}
+
+/// A packet without its transport, and the word of flags and fragment offset.
+#[inline]
+fn ipv4_header(frame: &[u8], l3: usize, vlan: u32) -> Result<(Packet, u16), DropReason> {
     let h: &[u8; IPV4_HEADER] = chunk(frame, l3).ok_or(DropReason::Truncated)?;
     let header = usize::from(h[0] & 0xf) * 4;
     let total = usize::from(be16(h[2], h[3]));
@@ -217,14 +251,7 @@ fn ipv4(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
     if h[12] >= 224 || h[12] == 127 || h[16] == 127 || destination == 0 {
         return Err(DropReason::Address);
     }
-    let fragment = be16(h[6], h[7]);
-    if fragment & 0x1fff != 0 {
-        return Err(DropReason::Fragment);
-    }
-    if fragment & 0x2000 != 0 {
-        return Err(DropReason::FirstFragment);
-    }
-    let mut packet = Packet {
+    let packet = Packet {
         source: v4_bits(source),
         destination: v4_bits(destination),
         ports: 0,
@@ -238,8 +265,7 @@ fn ipv4(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
         l4,
         end,
     };
-    transport(&mut packet, &frame[l4..end])?;
-    Ok(packet)
+    Ok((packet, be16(h[6], h[7])))
 }
 
 /// Walks the options (at most 40 bytes): malformed ones and source routes do not pass.
@@ -260,6 +286,18 @@ fn ipv4_options(mut options: &[u8]) -> Result<(), DropReason> {
 }
 
 fn ipv6(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
+    let mut packet = ipv6_header(frame, l3, vlan)?;
+    if !matches!(packet.protocol, TCP | UDP | ICMPV6) {
+        (packet.protocol, packet.l4) = ipv6_extensions(&frame[..packet.end], packet.protocol, packet.l4)?;
+    }
+    let payload = frame.get(packet.l4..packet.end).unwrap_or_default();
+    transport(&mut packet, payload)?;
+    Ok(packet)
+}
+
+/// A packet whose protocol is the first header's after the fixed one.
+#[inline]
+fn ipv6_header(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
     let h: &[u8; IPV6_HEADER] = chunk(frame, l3).ok_or(DropReason::Truncated)?;
     if h[0] >> 4 != 6 {
         return Err(DropReason::Ipv6Header);
@@ -272,26 +310,20 @@ fn ipv6(frame: &[u8], l3: usize, vlan: u32) -> Result<Packet, DropReason> {
     if !ipv6_addresses_may_pass(source, destination) {
         return Err(DropReason::Address);
     }
-    let (protocol, l4) = match h[6] {
-        next @ (TCP | UDP | ICMPV6) => (next, l3 + IPV6_HEADER),
-        next => ipv6_extensions(&frame[..end], next, l3 + IPV6_HEADER)?,
-    };
-    let mut packet = Packet {
+    Ok(Packet {
         source,
         destination,
         ports: 0,
         vlan,
-        protocol,
+        protocol: h[6],
         v6: true,
         tcp_flags: 0,
         message: Message::None,
         icmp: 0,
         l3,
-        l4,
+        l4: l3 + IPV6_HEADER,
         end,
-    };
-    transport(&mut packet, &frame[l4..end])?;
-    Ok(packet)
+    })
 }
 
 #[inline]
@@ -313,15 +345,40 @@ fn ipv6_addresses_may_pass(source: u128, destination: u128) -> bool {
 }
 
 /// Walks to the transport: its protocol and where it begins. `packet` ends where the IP packet does.
-fn ipv6_extensions(packet: &[u8], mut next: u8, mut at: usize) -> Result<(u8, usize), DropReason> {
+fn ipv6_extensions(packet: &[u8], next: u8, at: usize) -> Result<(u8, usize), DropReason> {
+    match ipv6_chain(packet, next, at)? {
+        (_, _, Some(fragment)) if fragment.offset > 0 => Err(DropReason::Fragment),
+        (_, _, Some(_)) => Err(DropReason::FirstFragment),
+        (protocol, at, None) => Ok((protocol, at)),
+    }
+}
+
+/// An IPv6 fragment header that makes its packet a fragment (RFC 8200 §4.5).
+#[derive(Debug, Clone, Copy)]
+struct FragmentHeader {
+    id: u32,
+    /// Bytes.
+    offset: u32,
+    more: bool,
+    /// Where the fragment begins.
+    at: usize,
+}
+
+/// [`ipv6_extensions`] of a fragment, too: of one that is not the first, up to its fragment header.
+fn ipv6_chain(
+    packet: &[u8],
+    mut next: u8,
+    mut at: usize,
+) -> Result<(u8, usize, Option<FragmentHeader>), DropReason> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
     const AUTHENTICATION: u8 = 51;
     const DESTINATION: u8 = 60;
+    let mut fragment = None;
     for position in 0..=MAX_EXTENSIONS {
         if !matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
-            return Ok((next, at));
+            return Ok((next, at, fragment));
         }
         let h: &[u8; 8] = chunk(packet, at).ok_or(DropReason::Ipv6Extension)?;
         let length = match next {
@@ -332,12 +389,20 @@ fn ipv6_extensions(packet: &[u8], mut next: u8, mut at: usize) -> Result<(u8, us
         match next {
             HOP_BY_HOP if position > 0 => return Err(DropReason::Ipv6Extension),
             ROUTING if h[3] != 0 => return Err(DropReason::Ipv6Extension),
-            FRAGMENT if be16(h[2], h[3]) & 0xfff8 != 0 => return Err(DropReason::Fragment),
-            FRAGMENT if h[3] & 1 != 0 => return Err(DropReason::FirstFragment),
+            // A fragment of a fragment is no packet that a host sends.
+            FRAGMENT if fragment.is_some() => return Err(DropReason::Ipv6Extension),
+            FRAGMENT if be16(h[2], h[3]) & 0xfff9 != 0 => {
+                let id = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
+                let offset = u32::from(be16(h[2], h[3]) & 0xfff8);
+                fragment = Some(FragmentHeader { id, offset, more: h[3] & 1 != 0, at: at + 8 });
+            }
             _ => {}
         }
         next = h[0];
         at += length;
+        if fragment.is_some_and(|f| f.offset > 0) {
+            return Ok((next, at, fragment));
+        }
         if at > packet.len() {
             return Err(DropReason::Ipv6Extension);
         }

@@ -43,6 +43,14 @@ reasons! {
     Fragment => "fragment",
     /// The first fragment of a packet whose rest would not pass.
     FirstFragment => "first_fragment",
+    /// A fragment that came before its datagram's first, or after it was forgotten: there is no verdict to share.
+    FragmentEarly => "fragment_early",
+    /// A fragment that overlaps one that passed, or is one again (RFC 5722).
+    FragmentOverlap => "fragment_overlap",
+    /// A fragment that could hide or rewrite a transport header (RFC 1858, RFC 3128, RFC 7112).
+    FragmentTiny => "fragment_tiny",
+    /// A fragment that no datagram has room for, that contradicts its length, or is one of too many loose pieces.
+    FragmentSize => "fragment_size",
     /// A TCP header with a wrong data offset.
     TcpHeader => "tcp_header",
     /// A combination of TCP flags that no TCP sends (SYN with FIN or RST, none of SYN, ACK and RST).
@@ -73,12 +81,22 @@ reasons! {
     TcpNotSyn => "tcp_not_syn",
     /// A segment that the connection's TCP state does not allow.
     TcpState => "tcp_state",
+    /// A segment outside of its connection's windows (RFC 9293 §3.10.7.4, RFC 5961; only where TCP is strict).
+    TcpWindow => "tcp_window",
     /// Of a TCP connection that was reset, or an ICMP error about it: only a new SYN opens it again.
     TcpReset => "tcp_reset",
     /// The connection's rule, VIP or backend is no longer in the configuration.
     Revoked => "revoked",
     /// A new connection, but the table is full.
     TableFull => "table_full",
+    /// A new connection of a source that holds as many as one may.
+    SourceLimit => "source_limit",
+    /// A new connection of a source that opens them faster than one may.
+    SourceRate => "source_rate",
+    /// A SYN, but as many connections as may be are half open.
+    HalfOpen => "half_open",
+    /// A new connection beyond its rule's limit.
+    RuleRate => "rule_rate",
     /// From the backends, but of no tracked connection.
     Untracked => "untracked",
     /// Not addressed to a service or to one of our addresses.

@@ -82,6 +82,12 @@ impl Key {
         Self::new((quoted.source, quoted.destination), ports, vlan, quoted.protocol, side)
     }
 
+    /// Of all that a source, an address or a network, has of something: no packet's.
+    pub(crate) fn of_source(source: u128, of: u32) -> Self {
+        let [high, low] = halves(source);
+        Self([high, low, 0, 0, u64::from(of)])
+    }
+
     #[inline]
     fn new((source, destination): (u128, u128), ports: u32, vlan: u32, protocol: u8, side: Side) -> Self {
         let (near, far, ports) = match side {
@@ -281,9 +287,20 @@ impl<V: Copy + Default> Table<V> {
     /// Changes the bound and keeps every connection, also those beyond a lower bound (they age out). A bound above
     /// [`Table::capacity`] needs `room`, an empty table of that bound; the smaller table is left there.
     pub(crate) fn set_limit(&mut self, limit: u32, room: &mut Option<Self>) {
+        self.set_limit_and_tell(limit, room, |_, _, _| {});
+    }
+
+    /// [`Table::set_limit`], which tells of each entry that moves its slot before and after; `None`: two buckets of the
+    /// larger table's index were full, and the entry is lost.
+    pub(crate) fn set_limit_and_tell(
+        &mut self,
+        limit: u32,
+        room: &mut Option<Self>,
+        mut moved: impl FnMut(&Entry<V>, usize, Option<u32>),
+    ) {
         if let Some(larger) = room.as_mut().filter(|r| r.capacity() > self.capacity()) {
-            for entry in self.entries.iter().filter(|e| e.state != VACANT) {
-                larger.insert(entry.key, entry.value, entry.last_ms);
+            for (slot, entry) in self.entries.iter().enumerate().filter(|(_, e)| e.state != VACANT) {
+                moved(entry, slot, larger.insert(entry.key, entry.value, entry.last_ms));
             }
             std::mem::swap(self, larger);
         }

@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::Range};
 
 use common::{
-    naive::{self, Naive, Seen},
+    naive::{self, Naive, Piece, Seen},
     random::{self, Random},
     traffic::{Sent, any_frame},
     *,
@@ -55,12 +55,53 @@ impl Connection {
     }
 }
 
-/// What the documentation says, with lists.
+/// A datagram in pieces, a flag for each byte that passed.
 #[derive(Debug)]
+struct Datagram {
+    name: (bool, IpAddr, IpAddr, u32, Option<u8>, (u16, u16)),
+    since_ms: u64,
+    generation: u64,
+    bytes: Vec<bool>,
+    end: Option<usize>,
+    ended: bool,
+}
+
+/// What the documentation says, with lists.
+#[derive(Debug, Default)]
 struct Model {
     rules: Vec<Rule>,
     generation: u64,
     connections: Vec<Connection>,
+    datagrams: Vec<Datagram>,
+}
+
+impl Datagram {
+    fn take(&mut self, part: Range<usize>, more: bool) -> Result<(), &'static str> {
+        self.bytes.resize(self.bytes.len().max(part.end), false);
+        let before = self.bytes.clone();
+        let known = before[part.clone()].iter().filter(|b| **b).count();
+        if self.ended || known == part.len() {
+            return Err("fragment_overlap");
+        }
+        self.bytes[part.clone()].fill(true);
+        let last = before.iter().rposition(|b| *b).map_or(0, |b| b + 1);
+        let contradicts = self.end.is_some_and(|end| part.end > end || !more && part.end != end)
+            || !more && last > part.end;
+        let starts = self.bytes.windows(2).filter(|w| !w[0] && w[1]).count() + usize::from(self.bytes[0]);
+        if known > 0 || contradicts || starts > 8 {
+            self.ended = true;
+            self.bytes = before;
+            return Err(if known > 0 { "fragment_overlap" } else { "fragment_size" });
+        }
+        if !more {
+            self.end = Some(part.end);
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.end.is_some_and(|end| self.bytes[..end].iter().all(|b| *b))
+    }
 }
 
 /// The end points of a packet: an echo's identifier stands for the asking side's port.
@@ -213,11 +254,41 @@ impl Model {
         Ok(())
     }
 
+    fn fragment(&mut self, now_ms: u64, far: bool, p: &Naive, piece: &Piece) -> Result<(), &'static str> {
+        let part = piece.bytes.clone();
+        let v4 = p.source.is_ipv4();
+        let aligned = !piece.more || part.len().is_multiple_of(8);
+        if part.is_empty() || !aligned || v4 && p.protocol == 6 && part.start == 8 {
+            return Err("fragment_tiny");
+        }
+        if part.end > 65_515 {
+            return Err("fragment_size");
+        }
+        let name = (far, p.source, p.destination, piece.id, v4.then_some(p.protocol), p.vlan);
+        self.datagrams.retain(|d| now_ms - d.since_ms <= 30_000 && d.generation == self.generation);
+        if let Some(datagram) = self.datagrams.iter_mut().find(|d| d.name == name) {
+            let taken = datagram.take(part, piece.more);
+            self.datagrams.retain(|d| !d.is_whole());
+            return taken;
+        }
+        if part.start > 0 {
+            return Err("fragment_early");
+        }
+        self.packet(now_ms, far, p)?;
+        let (bytes, generation) = (vec![true; part.end], self.generation);
+        let first = Datagram { name, since_ms: now_ms, generation, bytes, end: None, ended: false };
+        self.datagrams.push(first);
+        Ok(())
+    }
+
     fn frame(&mut self, now_ms: u64, far: bool, frame: &[u8]) -> Result<(), &'static str> {
-        match naive::read(frame) {
+        match naive::read_any(frame) {
             Seen::Bad => Err("bad"),
             Seen::Arp(p) => naive::arp(&p).map(|_| ()).ok_or("arp"),
-            Seen::Ip(p) => self.packet(now_ms, far, &p),
+            Seen::Ip(p) => match &p.piece {
+                Some(piece) => self.fragment(now_ms, far, &p, piece),
+                None => self.packet(now_ms, far, &p),
+            },
         }
     }
 }
@@ -236,7 +307,7 @@ fn is_bad(reason: DropReason) -> bool {
     use DropReason::*;
     let bad =
         [Truncated, EtherType, Ipv4Header, Ipv4Checksum, SourceRoute, Ipv6Header, Ipv6Extension, Address];
-    let transport = [Fragment, FirstFragment, TcpHeader, TcpFlags, UdpHeader, TransportHeader, IcmpType];
+    let transport = [Fragment, FragmentTiny, TcpHeader, TcpFlags, UdpHeader, TransportHeader, IcmpType];
     bad.contains(&reason) || transport.contains(&reason)
 }
 
@@ -312,7 +383,7 @@ proptest! {
     #[test]
     fn decides_as_the_model(rules in rule_set(), seed: u64, ops in proptest::collection::vec(op(), 1..200)) {
         let mut engine = build_with_seed(&firewall(rules.clone(), 4096), seed).unwrap();
-        let mut model = Model { rules, generation: 0, connections: vec![] };
+        let mut model = Model { rules, generation: 0, ..Model::default() };
         let mut now_us = 5_000_000;
         for op in ops {
             now_us += 10;
@@ -354,6 +425,14 @@ fn drawn_rules(runner: &mut proptest::test_runner::TestRunner) -> Vec<Rule> {
     rule_set().new_tree(runner).unwrap().current()
 }
 
+/// So many datagrams that none gives way to another.
+fn many_pieces(mut c: Configuration) -> Configuration {
+    if let Function::Firewall(f) = &mut c.function {
+        f.tracking.fragment_datagrams = Some(65_536);
+    }
+    c
+}
+
 /// In bursts, with waits, sweeps and reconfigurations between them; as many as [`random::frames_and_seed`] says.
 #[test]
 fn random_frames_are_decided_as_by_the_model() {
@@ -362,8 +441,8 @@ fn random_frames_are_decided_as_by_the_model() {
     let mut random = Random::new(seed);
     let mut stream = random::Stream::new(random.next());
     let rules = drawn_rules(&mut runner);
-    let mut engine = build_with_seed(&firewall(rules.clone(), 16_384), seed).unwrap();
-    let mut model = Model { rules, generation: 0, connections: vec![] };
+    let mut engine = build_with_seed(&many_pieces(firewall(rules.clone(), 16_384)), seed).unwrap();
+    let mut model = Model { rules, generation: 0, ..Model::default() };
     let (mut now_us, mut done, mut passed) = (5_000_000, 0, 0_u64);
     let mut next = stream.next();
     while done < frames {
@@ -374,7 +453,7 @@ fn random_frames_are_decided_as_by_the_model() {
             8 | 9 => {
                 model.rules = drawn_rules(&mut runner);
                 model.generation += 1;
-                engine.reconfigure(&firewall(model.rules.clone(), 16_384)).unwrap();
+                engine.reconfigure(&many_pieces(firewall(model.rules.clone(), 16_384))).unwrap();
             }
             // What is over is found by nobody.
             10 | 11 => model.connections.retain(|c| now_us / 1000 - c.last_ms <= c.lifetime_ms()),

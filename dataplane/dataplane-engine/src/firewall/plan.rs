@@ -7,7 +7,11 @@ use dataplane_control::{
     config::{ConfigError, Firewall as Config, Port},
 };
 
-use super::{Firewall, State, Timeouts};
+use super::{
+    Firewall,
+    guards::{Extent, Policy, Room},
+    state::{State, Timeouts},
+};
 use crate::{
     common::{self, PortPair},
     machine::Machine,
@@ -16,7 +20,7 @@ use crate::{
     table::Table,
 };
 
-const MAX_CONNECTIONS: &str = "firewall.max_connections";
+pub(super) const MAX_CONNECTIONS: &str = "firewall.max_connections";
 /// In [`Next::carried`]: the rule is new.
 const NEW: u32 = u32::MAX;
 
@@ -31,6 +35,7 @@ pub(crate) struct Plan {
     rule_ids: Vec<String>,
     pub(super) max_connections: u32,
     pub(super) timeouts: Timeouts,
+    pub(super) policy: Arc<Policy>,
 }
 
 impl Plan {
@@ -45,6 +50,7 @@ impl Plan {
             rule_ids: config.rules.iter().map(|r| r.id.clone()).collect(),
             max_connections: config.max_connections,
             timeouts: Timeouts::of(config),
+            policy: Arc::new(Policy::of(config)),
         })
     }
 
@@ -63,11 +69,17 @@ pub(crate) struct Basis {
     plan: Arc<Plan>,
     capacity: usize,
     seed: u64,
+    extent: Extent,
 }
 
 impl Basis {
     pub(super) fn of<M: Machine>(running: &Firewall<M>) -> Self {
-        Self { plan: running.plan.clone(), capacity: running.table.capacity(), seed: running.table.seed() }
+        Self {
+            plan: running.plan.clone(),
+            capacity: running.table.capacity(),
+            seed: running.table.seed(),
+            extent: running.guards.extent(),
+        }
     }
 
     pub(crate) fn prepare(&self, c: &Configuration) -> Result<Next, ConfigError> {
@@ -78,12 +90,15 @@ impl Basis {
             return Err(common::invalid("firewall.outside", "the two sides only change with a new process"));
         }
         let grows = plan.max_connections as usize > self.capacity;
+        let capacity = self.capacity.max(plan.max_connections as usize);
+        let most = plan.max_connections;
         let known: BTreeMap<&str, u32> = self.plan.rule_ids.iter().map(String::as_str).zip(0..).collect();
         Ok(Next {
             before: self.plan.clone(),
             carried: plan.rule_ids.iter().map(|id| known.get(id.as_str()).copied().unwrap_or(NEW)).collect(),
             hits: vec![0; plan.rules()],
             room: if grows { Some(plan.table(self.seed)?) } else { None },
+            guards: Room::new(&plan.policy, &self.extent, most, capacity, grows, self.seed)?,
             plan: Arc::new(plan),
         })
     }
@@ -99,6 +114,7 @@ pub(crate) struct Next {
     hits: Vec<u64>,
     /// An empty table, if the running one is too small.
     room: Option<Table<State>>,
+    guards: Room,
 }
 
 impl Next {
@@ -111,7 +127,13 @@ impl Next {
         }
         mem::swap(&mut self.hits, &mut running.hits);
         mem::swap(&mut self.plan, &mut running.plan);
-        running.table.set_limit(running.plan.max_connections, &mut self.room);
+        let (most, grows) = (running.plan.max_connections, self.room.is_some());
+        let Firewall { table, guards, plan, .. } = running;
+        let moving = guards.swap(&plan.policy, &mut self.guards, most, grows);
+        table.set_limit_and_tell(most, &mut self.room, |entry, before, after| {
+            guards.moved(&moving, entry, before, after);
+        });
+        self.guards.keep(moving);
         Ok(self)
     }
 }

@@ -18,6 +18,16 @@ pub struct Naive {
     /// Rest of the packet from the transport header on.
     pub transport: Vec<u8>,
     pub hops: u8,
+    /// Of a fragment: which part of which datagram.
+    pub piece: Option<Piece>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    pub id: u32,
+    /// First byte and the one after the last.
+    pub bytes: std::ops::Range<usize>,
+    pub more: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +42,16 @@ fn word(b: &[u8], at: usize) -> Option<u16> {
     Some(u16::from(*b.get(at)?) << 8 | u16::from(*b.get(at + 1)?))
 }
 
+/// Whole packets only.
 pub fn read(frame: &[u8]) -> Seen {
+    match read_any(frame) {
+        Seen::Ip(p) if p.piece.is_some() => Seen::Bad,
+        seen => seen,
+    }
+}
+
+/// Fragments, too.
+pub fn read_any(frame: &[u8]) -> Seen {
     read_frame(frame).unwrap_or(Seen::Bad)
 }
 
@@ -81,6 +100,7 @@ fn empty(source: IpAddr, destination: IpAddr, protocol: u8, hops: u8, transport:
         icmp: None,
         transport: transport.to_vec(),
         hops,
+        piece: None,
     }
 }
 
@@ -112,11 +132,15 @@ fn v4(b: &[u8]) -> Option<(Naive, Vec<u8>)> {
     if bad_source || destination.is_loopback() || destination.is_unspecified() {
         return None;
     }
-    // Neither an offset nor more fragments.
-    if word(b, 6)? % 0x4000 != 0 {
-        return None;
+    let mut it = empty(source.into(), destination.into(), b[9], b[8], &b[header..total]);
+    // An offset, or more fragments.
+    let word_6 = word(b, 6)?;
+    if word_6 % 0x4000 != 0 {
+        let offset = usize::from(word_6 % 0x2000) * 8;
+        let more = word_6 & 0x2000 != 0;
+        it.piece = Some(Piece { id: u32::from(word(b, 4)?), bytes: offset..offset + total - header, more });
     }
-    Some((empty(source.into(), destination.into(), b[9], b[8], &b[header..total]), b[..header].to_vec()))
+    Some((it, b[..header].to_vec()))
 }
 
 fn v6(b: &[u8], whole: bool) -> Option<Naive> {
@@ -133,6 +157,7 @@ fn v6(b: &[u8], whole: bool) -> Option<Naive> {
     let mut rest = if whole { &b[40..40 + length] } else { &b[40..] };
     let mut next = b[6];
     let mut walked = 0;
+    let mut piece = None;
     while [0, 43, 44, 51, 60].contains(&next) {
         if walked == 8 || rest.len() < 8 || next == 0 && walked > 0 {
             return None;
@@ -146,18 +171,33 @@ fn v6(b: &[u8], whole: bool) -> Option<Naive> {
             return None;
         }
         // Fragment offset or the "more" flag; two reserved bits lie between.
-        if next == 44 && word(rest, 2)? & 0xfff9 != 0 {
+        let fragment = next == 44 && word(rest, 2)? & 0xfff9 != 0;
+        if next == 44 && piece.is_some() {
             return None;
+        }
+        if fragment {
+            let offset = usize::from(word(rest, 2)? & 0xfff8);
+            let id = u32::from(word(rest, 4)?) << 16 | u32::from(word(rest, 6)?);
+            let more = rest[3] & 1 != 0;
+            piece = Some(Piece { id, bytes: offset..offset + rest.len() - 8, more });
         }
         next = rest[0];
         rest = rest.get(size..)?;
         walked += 1;
+        if piece.as_ref().is_some_and(|p| p.bytes.start > 0) {
+            break;
+        }
     }
-    Some(empty(source.into(), destination.into(), next, b[7], rest))
+    Some(Naive { piece, ..empty(source.into(), destination.into(), next, b[7], rest) })
 }
 
 fn transport(ip: &mut Naive) -> Option<()> {
     let t = &ip.transport;
+    match &ip.piece {
+        Some(piece) if piece.bytes.start > 0 => return Some(()),
+        Some(_) if t.len() < 8 => return None,
+        _ => {}
+    }
     match ip.protocol {
         6 => {
             let header = usize::from(*t.get(12)? / 16) * 4;
@@ -173,7 +213,7 @@ fn transport(ip: &mut Naive) -> Option<()> {
         }
         17 => {
             let length = usize::from(word(t, 4)?);
-            if t.len() < 8 || length < 8 || length > t.len() {
+            if t.len() < 8 || length < 8 || ip.piece.is_none() && length > t.len() {
                 return None;
             }
             (ip.source_port, ip.destination_port) = (word(t, 0)?, word(t, 2)?);
@@ -189,6 +229,8 @@ fn transport(ip: &mut Naive) -> Option<()> {
                 return None;
             }
             ip.icmp = Some((t[0], t[1], word(t, 4)?));
+            // Of ICMP only echo comes in pieces.
+            (ip.piece.is_none() || ip.is_request() || ip.is_reply()).then_some(())?;
         }
         _ => {}
     }
@@ -220,7 +262,7 @@ impl Naive {
     pub fn quoted(&self) -> Option<Self> {
         let b = self.transport.get(8..)?;
         let mut q = if self.source.is_ipv6() {
-            v6(b, false)?
+            v6(b, false).filter(|p| p.piece.is_none())?
         } else {
             let header = usize::from(*b.first()? % 16) * 4;
             if b.len() < 20 || b[0] / 16 != 4 || header < 20 || word(b, 6)? % 0x2000 != 0 {

@@ -1,6 +1,6 @@
 //! Where the firewall decides otherwise than Linux: named as in the table of `docs/dataplane.md`, which has the reasons.
 
-use crate::Verdict::{self, Drop, Pass};
+use crate::Verdict::{self, Drop, Part, Pass};
 
 struct Difference {
     name: &'static str,
@@ -42,18 +42,16 @@ const ALL: &[Difference] = &[
     ),
     difference("opened by both", Pass, Drop, &["tcp opened by both / SYN of the other"]),
     difference(
-        "fragments",
+        "fragments out of order",
         Pass,
-        Drop,
+        Part,
         &[
-            "fragments / two",
-            "fragments / three",
             "fragments / the last first",
             "fragments / two of three swapped",
-            "fragments / IPv6",
             "fragments / IPv6, the last first",
         ],
     ),
+    difference("overlapping fragments", Drop, Part, &["fragments / overlapping"]),
     difference("tiny first fragment", Pass, Drop, &["fragments / a tiny first"]),
     difference(
         "ICMP queries",
