@@ -14,7 +14,10 @@ use common::{
 };
 use dataplane_control::{
     Configuration, Function,
-    config::{PortRange, Prefix, Rule, RuleAction},
+    config::{
+        PortRange, Prefix, Rule, RuleAction, Tracking,
+        tracking::{BeyondHalfOpen, HalfOpen},
+    },
 };
 use dataplane_engine::{DropReason, PacketFunction, Verdict, build, build_with_seed};
 use proptest::{prelude::*, strategy::ValueTree as _};
@@ -493,10 +496,12 @@ proptest! {
     fn a_burst_is_its_frames_in_turn(
         rules in rule_set(),
         seed: u64,
+        guarded: bool,
         talks in proptest::collection::vec(talk(), 1..12),
         ops in proptest::collection::vec((op(), 0_usize..4096, 0_usize..3), 1..250),
     ) {
-        let built = || build_with_seed(&firewall([open_rules(), rules.clone()].concat(), 64), seed).unwrap();
+        let config = |rules: Vec<Rule>| guard(guarded, firewall([open_rules(), rules].concat(), 64));
+        let built = || build_with_seed(&config(rules.clone()), seed).unwrap();
         let (mut single, mut burst) = (built(), built());
         let mut now_us = 5_000_000;
         let mut waiting: (bool, Vec<Vec<u8>>) = (false, Vec::new());
@@ -519,7 +524,7 @@ proptest! {
                 }
                 (Op::Wait(us), _) => now_us += us,
                 (Op::Reconfigure(rules), _) => {
-                    let next = firewall([open_rules(), rules].concat(), 64);
+                    let next = config(rules);
                     single.reconfigure(&next).unwrap();
                     burst.reconfigure(&next).unwrap();
                 }
@@ -534,6 +539,16 @@ proptest! {
         };
         prop_assert_eq!(counters(&*single), counters(&*burst));
     }
+}
+
+/// With what may be configured beside the table.
+fn guard(guarded: bool, mut c: Configuration) -> Configuration {
+    if let (true, Function::Firewall(f)) = (guarded, &mut c.function) {
+        let half_open = HalfOpen { limit: 3, beyond: BeyondHalfOpen::Cookie };
+        f.tracking = Tracking { half_open: Some(half_open), strict_tcp: true, ..Tracking::default() };
+        f.tracking.timeouts.udp_one_way_ms = Some(10_000);
+    }
+    c
 }
 
 /// Frames of one conversation, in no order: some open it, most go on.
