@@ -1,5 +1,5 @@
-// What our packet functions are measured against: a stateful firewall on DPDK's own libraries, rte_hash for connections
-// and librte_acl for rules, written to be fast and to decide exactly what ours decides of the fixture's frames.
+// What our packet functions are measured against: a stateful firewall and a load balancer on DPDK's own libraries, rte_hash for connections
+// and librte_acl for rules, written to be fast and to decide exactly what ours decide of the fixture's frames.
 //
 //   reference DIR [EAL arguments]
 //
@@ -32,10 +32,14 @@
 #define BURST 64
 #define BURSTS 8 // of buffers that are filled in turn
 #define MAX_RULES (1 << 17)
+#define MAX_SERVICES 8
+#define MAX_BACKENDS 1000
+#define CHOICES 65537
 
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
 enum { ANSWERED = 1, ESTABLISHED = 2, FIN_INITIATOR = 4, FIN_RESPONDER = 8, RESET = 16 };
 enum { FINS = FIN_INITIATOR | FIN_RESPONDER };
+enum { CONFIRMED = ESTABLISHED, UNCONFIRMED_MS = 30000 };
 enum { HANDSHAKE_MS = 30000, HALF_CLOSED_MS = 120000, CLOSING_MS = 10000 };
 
 struct key {
@@ -44,10 +48,22 @@ struct key {
 
 struct connection {
     struct key key;
-    uint32_t last_ms, rule;
+    uint32_t last_ms, rule; // or its backend, with the service in the high half
     uint8_t flags, live;
-    uint8_t unused[6];
+    uint8_t client[6]; // its client's address, when it is balanced
 } __rte_aligned(32);
+
+struct service {
+    uint32_t address; // as in a frame
+    uint16_t port;
+    uint8_t protocol;
+    uint64_t frames, opened;
+};
+
+struct backend {
+    uint8_t address[6];
+    uint64_t frames, opened;
+};
 
 struct flow {
     uint8_t protocol;
@@ -81,11 +97,15 @@ static struct {
     struct rte_hash *table;
     struct connection *connections;
     uint32_t limit, *free, free_count;
-    uint32_t *next, *due_ms; // of the queue of those that are looked at for their age
-    uint32_t oldest, newest; // 0: none
+    uint32_t *next, *due_ms; // of the queues of those that are looked at for their age, TCP's and the others'
+    uint32_t oldest[2], newest[2]; // 0: none
     struct rte_acl_ctx *rules;
     uint8_t *allow;
     uint64_t *hits;
+    struct service services[MAX_SERVICES];
+    struct backend *backends;
+    uint32_t service_count, backend_count;
+    uint16_t choice[CHOICES]; // of a backend, by a hash
     uint32_t tcp_ms, other_ms;
     uint64_t frame_ns;
     struct trace trace;
@@ -150,28 +170,39 @@ static inline bool expired(const struct connection *c, uint32_t now_ms) {
     return now_ms - c->last_ms > lifetime(c);
 }
 
+static inline uint32_t balanced_lifetime(const struct connection *c) {
+    if ((c->flags & RESET) || (c->flags & FINS) == FINS)
+        return RTE_MIN(CLOSING_MS, it.tcp_ms);
+    return c->flags & CONFIRMED ? it.tcp_ms : RTE_MIN(UNCONFIRMED_MS, it.tcp_ms);
+}
+
+static uint32_t any_lifetime(const struct connection *c) {
+    return it.service_count ? balanced_lifetime(c) : lifetime(c);
+}
+
 static void append(uint32_t slot) {
     const struct connection *c = &it.connections[slot];
+    int queue = c->key.protocol == 6;
     it.next[slot] = 0;
-    it.due_ms[slot] = c->last_ms + lifetime(c);
-    if (it.newest)
-        it.next[it.newest] = slot;
+    it.due_ms[slot] = c->last_ms + any_lifetime(c);
+    if (it.newest[queue])
+        it.next[it.newest[queue]] = slot;
     else
-        it.oldest = slot;
-    it.newest = slot;
+        it.oldest[queue] = slot;
+    it.newest[queue] = slot;
 }
 
 // Looks at the oldest while they are due, at no more than came as frames, and one.
-static void age(uint32_t now_ms, int frames) {
-    for (int i = 0; i <= frames && it.oldest; i++) {
-        uint32_t slot = it.oldest;
+static void age_queue(int queue, uint32_t now_ms, int frames) {
+    for (int i = 0; i <= frames && it.oldest[queue]; i++) {
+        uint32_t slot = it.oldest[queue];
         struct connection *c = &it.connections[slot];
         if ((int32_t)(now_ms - it.due_ms[slot]) <= 0)
             return;
-        it.oldest = it.next[slot];
-        if (!it.oldest)
-            it.newest = 0;
-        if (c->live && !expired(c, now_ms)) {
+        it.oldest[queue] = it.next[slot];
+        if (!it.oldest[queue])
+            it.newest[queue] = 0;
+        if (c->live && now_ms - c->last_ms <= any_lifetime(c)) {
             append(slot);
             continue;
         }
@@ -180,6 +211,11 @@ static void age(uint32_t now_ms, int frames) {
         c->live = 0;
         it.free[it.free_count++] = slot;
     }
+}
+
+static void age(uint32_t now_ms, int frames) {
+    age_queue(0, now_ms, frames);
+    age_queue(1, now_ms, frames);
 }
 
 // A TCP segment of a connection; false: it is dropped.
@@ -295,6 +331,110 @@ static void burst(struct rte_mbuf **frames, uint16_t side, int count, uint32_t n
         open_all(keys, flags, fresh, news, now_ms);
 }
 
+static const uint8_t OWN[6] = {2, 0, 0, 0, 0, 2}; // our address at both ports
+
+static inline uint8_t closed_by(uint8_t flags, uint8_t fin) {
+    return (flags & FIN ? fin : 0) | (flags & RST ? RESET : 0);
+}
+
+// Sends a client's frame to its connection's backend.
+static inline void dispatch(uint8_t *frame, const struct connection *c) {
+    struct backend *backend = &it.backends[c->rule & 0xffff];
+    backend->frames++;
+    it.services[c->rule >> 16].frames++;
+    memcpy(frame, backend->address, 6);
+    memcpy(frame + 6, OWN, 6);
+    passed++;
+}
+
+// A client's frame of no connection.
+static void open_balanced(uint8_t *frame, const struct key *key, uint8_t flags, uint32_t now_ms) {
+    void *known;
+    // Another frame of the burst may have opened it.
+    if (rte_hash_lookup_data(it.table, key, &known) >= 0) {
+        dispatch(frame, &it.connections[(uintptr_t)known]);
+        return;
+    }
+    uint32_t service = 0;
+    while (service < it.service_count &&
+           !(it.services[service].address == key->far && it.services[service].port == key->ports >> 16 &&
+             it.services[service].protocol == key->protocol))
+        service++;
+    if (service == it.service_count || it.free_count == 0) {
+        dropped++;
+        return;
+    }
+    uint32_t slot = it.free[--it.free_count];
+    if (rte_hash_add_key_data(it.table, key, (void *)(uintptr_t)slot) != 0) {
+        it.free_count++;
+        dropped++;
+        return;
+    }
+    uint16_t backend = it.choice[hash(key, sizeof *key, 0) % CHOICES];
+    struct connection *c = &it.connections[slot];
+    *c = (struct connection){.key = *key, .last_ms = now_ms, .rule = service << 16 | backend, .live = 1};
+    c->flags = closed_by(flags, FIN_INITIATOR);
+    memcpy(c->client, frame + 6, 6);
+    append(slot);
+    it.services[service].opened++;
+    it.backends[backend].opened++;
+    dispatch(frame, c);
+}
+
+// The load balancer at layer 2: clients at side 0, backends, which answer through it, at side 1.
+static void balance(struct rte_mbuf **frames, uint16_t side, int count, uint32_t now_ms) {
+    struct key keys[BURST];
+    const void *pointers[BURST];
+    uint8_t flags[BURST], *bytes[BURST];
+    uint32_t n = 0;
+    for (int i = 0; i < count; i++) {
+        bytes[n] = rte_pktmbuf_mtod(frames[i], uint8_t *);
+        bool good = memcmp(bytes[n], OWN, 6) == 0 && !(bytes[n][6] & 1) &&
+                    parse(bytes[n], rte_pktmbuf_data_len(frames[i]), side, &keys[n], &flags[n]);
+        pointers[n] = &keys[n];
+        n += good;
+        dropped += !good;
+    }
+    if (n == 0)
+        return;
+    uint64_t found = 0;
+    void *data[BURST];
+    rte_hash_lookup_bulk_data(it.table, pointers, n, &found, data);
+    for (uint32_t i = 0; i < n; i++)
+        if (likely(found >> i & 1))
+            rte_prefetch0(&it.connections[(uintptr_t)data[i]]);
+    for (uint32_t i = 0; i < n; i++) {
+        struct connection *c = &it.connections[(uintptr_t)data[i]];
+        bool known = found >> i & 1;
+        bool closing = known && ((c->flags & RESET) || (c->flags & FINS) == FINS);
+        bool again = closing && side == 0 && (flags[i] & (SYN | ACK)) == SYN;
+        if (unlikely(known && (again || now_ms - c->last_ms > balanced_lifetime(c)))) {
+            rte_hash_del_key(it.table, &c->key);
+            c->live = 0;
+            known = false;
+        }
+        if (unlikely(!known)) {
+            if (side == 0)
+                open_balanced(bytes[i], &keys[i], flags[i], now_ms);
+            else
+                dropped++;
+            continue;
+        }
+        c->last_ms = now_ms;
+        if (side == 0) {
+            uint8_t confirmed = (c->flags & ANSWERED) && !(flags[i] & (SYN | RST)) ? CONFIRMED : 0;
+            c->flags |= confirmed | closed_by(flags[i], FIN_INITIATOR);
+            memcpy(c->client, bytes[i] + 6, 6);
+            dispatch(bytes[i], c);
+        } else {
+            c->flags |= ANSWERED | (keys[i].protocol == 6 ? 0 : CONFIRMED) | closed_by(flags[i], FIN_RESPONDER);
+            memcpy(bytes[i], c->client, 6);
+            memcpy(bytes[i] + 6, OWN, 6);
+            passed++;
+        }
+    }
+}
+
 static double cpu(void) {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -325,7 +465,10 @@ static double pass(const struct trace *trace, uint64_t count, uint32_t *at, bool
         if (decide) {
             it.now_ns += (uint64_t)n * it.frame_ns;
             uint32_t now_ms = it.now_ns / 1000000;
-            burst(frames, of->side, n, now_ms);
+            if (it.service_count)
+                balance(frames, of->side, n, now_ms);
+            else
+                burst(frames, of->side, n, now_ms);
             age(now_ms, n);
         } else {
             __asm__ volatile("" ::: "memory");
@@ -377,7 +520,21 @@ static void read_rules(const char *path) {
     it.rules = rte_acl_create(&parameter);
     it.allow = calloc(MAX_RULES, 1);
     it.hits = calloc(MAX_RULES, sizeof *it.hits);
+    it.backends = calloc(MAX_BACKENDS, sizeof *it.backends);
     while (fgets(line, sizeof line, file)) {
+        uint8_t *b = it.backends[it.backend_count].address;
+        if (sscanf(line, "vip %31s %u %u", source, &d0, &protocol) == 3) {
+            if (it.service_count == MAX_SERVICES)
+                fail("too many services");
+            it.services[it.service_count++] =
+                (struct service){rte_cpu_to_be_32(address(source)), rte_cpu_to_be_16(d0), protocol, 0, 0};
+            continue;
+        }
+        if (sscanf(line, "backend %hhx:%hhx:%hhx:%hhx:%hhx:%hhx", b, b + 1, b + 2, b + 3, b + 4, b + 5) == 6) {
+            if (++it.backend_count == MAX_BACKENDS)
+                fail("too many backends");
+            continue;
+        }
         if (sscanf(line, "%31[^/]/%u %31[^/]/%u %u-%u %u-%u %u %7s", source, &sl, destination, &dl, &s0, &s1, &d0, &d1, &protocol, action) != 10)
             fail("a rule");
         struct acl_rule rule = {.data = {.category_mask = 1, .priority = RTE_ACL_MAX_PRIORITY - (int32_t)n, .userdata = n + 1}};
@@ -396,6 +553,10 @@ static void read_rules(const char *path) {
             fail("too many rules");
     }
     fclose(file);
+    for (uint32_t i = 0; i < CHOICES && it.backend_count; i++)
+        it.choice[i] = i % it.backend_count;
+    if (n == 0)
+        return;
     struct rte_acl_config config = {.num_categories = 1, .num_fields = 5};
     memcpy(config.defs, FIELDS, sizeof FIELDS);
     if (rte_acl_build(it.rules, &config) != 0)
@@ -411,6 +572,7 @@ static void forget(void) {
     free(it.due_ms);
     free(it.allow);
     free(it.hits);
+    free(it.backends);
     free(it.trace.frames);
     free(it.trace.bytes);
     memset(&it, 0, sizeof it);

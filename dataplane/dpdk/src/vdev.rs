@@ -87,6 +87,13 @@ impl Vdev {
         Ok(Self::new("net_pcap", index, arguments))
     }
 
+    /// `net_pcap`: receives the frames of a capture file again and again, from memory, and swallows what is sent. For measurements. Needs
+    /// the feature `pcap`, and a buffer for each frame.
+    pub fn pcap_endless(index: u16, receive: &str) -> Result<Self, DpdkError> {
+        let file = checked("capture file", receive, MAX_FILE_BYTES)?;
+        Ok(Self::new("net_pcap", index, format!(",rx_pcap={file},infinite_rx=1")))
+    }
+
     /// `net_pcap` on an interface of the network namespace. Needs the feature `pcap`, and `CAP_NET_RAW`.
     pub fn pcap_interface(index: u16, interface: &str) -> Result<Self, DpdkError> {
         let interface = checked("interface", interface, MAX_INTERFACE_BYTES)?;
@@ -183,6 +190,7 @@ mod tests {
             (Vdev::pcap(2, Some("/a"), None), "vdev=net_pcap2,rx_pcap=/a"),
             (Vdev::pcap(2, Some("/a"), Some("/b")), "vdev=net_pcap2,rx_pcap=/a,tx_pcap=/b"),
             (Vdev::pcap_interface(2, "lo"), "vdev=net_pcap2,iface=lo"),
+            (Vdev::pcap_endless(2, "/a"), "vdev=net_pcap2,rx_pcap=/a,infinite_rx=1"),
             (Vdev::af_xdp(0, "e"), "vdev=net_af_xdp0,iface=e,queue_count=2"),
             (Ok(Vdev::null(0, 60)), "vdev=net_null0,size=60"),
         ] {

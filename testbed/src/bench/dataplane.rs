@@ -3,7 +3,14 @@
 //! Both read the same rules and frames, which ours writes, and answer the same commands (`testbed/dataplane/reference.c`).
 //! A round is so many frames of one case through each, one after the other; a figure is the median of the rounds, a
 //! ratio the median of each round's. That both decide alike is checked in every round: figures of different work are none.
-//! Tests: below, and `examples/dataplane-bench` of the data plane.
+//! Over devices (`net_pcap` from memory, `net_null`) ours is measured beside OVS-DPDK with the same rules and beside testpmd: there the
+//! cost of the devices is in every figure, so that only the ratio says something.
+//! Tests: below, and `examples/dataplane-bench` and `examples/dataplane-wire` of the data plane.
+
+mod capture;
+mod ovs;
+mod peer;
+mod testpmd;
 
 use std::{
     fs,
@@ -17,32 +24,59 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::{ovs::Ovs, peer::Forwarded, testpmd::Testpmd};
 use super::report::{Bar, Machine, Report, Row};
 use crate::{
     cli::BenchOptions,
     command, interrupt,
     ui::{self, Step},
+    up::apt::{self, Need},
     workspace,
 };
 
 const BUILD_LIMIT: Duration = Duration::from_secs(2400);
-/// Making the files of all cases.
+/// Making the files of a case.
 const WRITE_LIMIT: Duration = Duration::from_secs(600);
 const ROUNDS: usize = 11;
 const QUICK_ROUNDS: usize = 7;
 /// Frames of one case in a round, and at first, for the caches and the branch predictor to learn.
 const FRAMES: u64 = 4_000_000;
 const QUICK_FRAMES: u64 = 2_000_000;
-/// Huge pages of 2 MiB for both tables of a million connections.
-const HUGE_PAGES: u64 = 512;
+/// Huge pages of 2 MiB: for both tables of a million connections, and for OVS and ours with 100,000 frames at each port.
+const HUGE_PAGES: u64 = 1024;
+/// Rounds over devices.
+const WIRE_ROUNDS: usize = 9;
+const QUICK_WIRE_ROUNDS: usize = 7;
+/// Frames of ours over devices in a round.
+const WIRE_FRAMES: u64 = 4_000_000;
+/// Peers, if they can be had.
+const PEERS: &[Need] = &[
+    Need { names: &["dpdk-dev", "dpdk"], why: "testpmd" },
+    Need { names: &["openvswitch-switch-dpdk"], why: "the firewall's peer on DPDK" },
+];
 const HUGE_PAGES_FILE: &str = "/proc/sys/vm/nr_hugepages";
 
-/// What must be held, by case: against the reference, and in millions a second.
+/// At least so many times OVS-DPDK on the same devices, by case; the first alone in a quick run, for OVS takes long to be warm.
+const OVS_BARS: &[(&str, &str, f64)] = &[
+    ("firewall-established-1k", "firewall on OVS-DPDK's devices, 1k flows", 8.0),
+    ("firewall-established-100k", "firewall on OVS-DPDK's devices, 100k flows", 8.0),
+];
+/// At least so many times testpmd's `io`, by case.
+const IO_BARS: &[(&str, &str, f64)] = &[
+    ("io-null", "frames between two net_null ports", 1.0),
+    ("io-pcap", "frames between two net_pcap ports", 1.0),
+];
+
+/// What must be held, by case: against the reference, and in millions a second (established: twice VPP's stateful ACL, and 1.5 times its load
+/// balancer, on such a machine).
 const BARS: &[(&str, &str, Bar, Bar)] = &[
-    ("firewall-established-1k", "firewall, established, 1k flows", Bar::AtLeast(1.3), Bar::Shown),
-    ("firewall-established-100k", "firewall, established, 100k flows", Bar::AtLeast(1.3), Bar::Shown),
-    ("firewall-established-1m", "firewall, established, 1M flows", Bar::AtLeast(1.3), Bar::Shown),
+    ("firewall-established-1k", "firewall, established, 1k flows", Bar::AtLeast(1.3), Bar::AtLeast(78.0)),
+    ("firewall-established-100k", "firewall, established, 100k flows", Bar::AtLeast(1.3), Bar::AtLeast(35.0)),
+    ("firewall-established-1m", "firewall, established, 1M flows", Bar::AtLeast(1.3), Bar::AtLeast(24.0)),
     ("firewall-new", "firewall, new connections with ageing", Bar::Shown, Bar::AtLeast(8.0)),
+    ("balancer-established-1k", "balancer, established, 1k flows", Bar::AtLeast(1.3), Bar::AtLeast(55.0)),
+    ("balancer-established-100k", "balancer, established, 100k flows", Bar::AtLeast(1.3), Bar::AtLeast(39.7)),
+    ("balancer-established-1m", "balancer, established, 1M flows", Bar::AtLeast(1.3), Bar::AtLeast(23.7)),
 ];
 
 /// A case as the worker names it.
@@ -51,18 +85,26 @@ struct Case {
     case: String,
     flows: u64,
     rules: u64,
+    /// Something is promised of it.
+    bar: bool,
 }
 
-/// Figures of a case, millions of frames a second and core.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// Figures of a case, millions of frames a second and core; null where it was not measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CaseRow {
     case: String,
     flows: u64,
     rules: u64,
-    ours_mpps: f64,
-    reference_mpps: f64,
-    floor_mpps: f64,
-    ratio_reference: f64,
+    ours_mpps: Option<f64>,
+    reference_mpps: Option<f64>,
+    floor_mpps: Option<f64>,
+    ratio_reference: Option<f64>,
+    /// Ours on the devices that OVS or testpmd had.
+    ours_wire_mpps: Option<f64>,
+    ovs_mpps: Option<f64>,
+    ratio_ovs: Option<f64>,
+    testpmd_mpps: Option<f64>,
+    ratio_testpmd: Option<f64>,
 }
 
 /// What was measured.
@@ -172,24 +214,33 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<Measured> {
     let machine = Machine::here();
     let dir = workspace::state_dir()?.join("bench").join("dataplane");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let ours = step("our packet functions", build_ours)?;
+    let [ours, wire] = step("our packet functions", build_ours)?;
     let reference = step("the reference in C", || build_reference(&dir))?;
-    let cases = step("rules and frames", || write_cases(&ours, &dir))?;
+    let cases: Vec<Case> = cases(&ours)?.into_iter().filter(|c| c.bar || !options.quick).collect();
     let _pages = HugePages::reserve();
     let huge = HugePages::enough();
-    let mut ours = Worker::start("dataplane-bench", Command::new(ours).arg("run").arg(&dir))?;
+    let mut worker = Worker::start("dataplane-bench", Command::new(&ours).arg("run").arg(&dir))?;
     let mut theirs = Worker::start("the reference", Command::new(reference).arg(&dir).args(eal(huge)))?;
     let mut rows = Vec::new();
     for case in &cases {
         let what = format!("{} flows, {} rules: {}", case.flows, case.rules, case.case);
-        rows.push(step(&what, || measure(case, options.quick, &mut ours, &mut theirs))?);
+        rows.push(step(&what, || {
+            command::succeed(Command::new(&ours).arg("write").arg(&dir).arg(&case.case), WRITE_LIMIT)?;
+            let row = measure(case, options.quick, &mut worker, &mut theirs);
+            forget(&dir, case);
+            row
+        })?);
     }
+    // Their tables make room for what comes.
+    drop((worker, theirs));
+    let over = Wire { program: &wire, dir: &dir, huge, quick: options.quick };
+    over.beside_peers(&mut rows);
     let note = if huge {
-        "tables in huge pages"
+        "tables in huge pages".to_owned()
     } else {
-        "no huge pages: reserve 512 for figures that mean something"
+        format!("no huge pages: reserve {HUGE_PAGES} for figures that mean something")
     };
-    Ok(Measured { report: Report::new(options.quick, machine, judged(&rows, note)), rows })
+    Ok(Measured { report: Report::new(options.quick, machine, judged(&rows, options.quick, &note)), rows })
 }
 
 fn step<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
@@ -199,11 +250,15 @@ fn step<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Resu
     done
 }
 
-fn build_ours() -> anyhow::Result<PathBuf> {
-    let build = ["build", "--locked", "--release", "-p", "mandate-dataplane", "--example", "dataplane-bench"];
-    command::succeed(workspace::cargo().args(build), BUILD_LIMIT)?;
+fn build_ours() -> anyhow::Result<[PathBuf; 2]> {
+    let names = ["dataplane-bench", "dataplane-wire"];
+    let mut build = workspace::cargo();
+    build.args(["build", "--locked", "--release", "-p", "mandate-dataplane"]);
+    build.args(names.iter().flat_map(|name| ["--example", name]));
+    command::succeed(&mut build, BUILD_LIMIT)?;
     let metadata = workspace::Metadata::load(&workspace::root()?)?;
-    Ok(metadata.target_directory.join("release").join("examples").join("dataplane-bench"))
+    let built = metadata.target_directory.join("release").join("examples");
+    Ok(names.map(|name| built.join(name)))
 }
 
 /// As fast as the compiler makes it on this processor.
@@ -220,10 +275,20 @@ fn build_reference(dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
-fn write_cases(ours: &Path, dir: &Path) -> anyhow::Result<Vec<Case>> {
-    command::succeed(Command::new(ours).arg("write").arg(dir), WRITE_LIMIT)?;
+fn cases(ours: &Path) -> anyhow::Result<Vec<Case>> {
     let listed = command::succeed(Command::new(ours).arg("cases"), WRITE_LIMIT)?;
     listed.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// Removes the frames of a case, of which there may be a quarter of a gigabyte, unless a peer is to have them.
+fn forget(dir: &Path, case: &Case) {
+    if OVS_BARS.iter().any(|(name, ..)| *name == case.case) {
+        return;
+    }
+    for end in ["frames", "warm"] {
+        // What is left is written over next time.
+        let _best_effort = fs::remove_file(dir.join(format!("{}.{end}", case.case)));
+    }
 }
 
 fn eal(huge: bool) -> &'static [&'static str] {
@@ -265,7 +330,7 @@ fn measure(case: &Case, quick: bool, ours: &mut Worker, theirs: &mut Worker) -> 
     }
     // In the first both learn.
     all.remove(0);
-    let of = |f: fn(&(f64, f64, f64)) -> f64| median(all.iter().map(f).collect());
+    let of = |f: fn(&(f64, f64, f64)) -> f64| Some(median(all.iter().map(f).collect()));
     Ok(CaseRow {
         case: case.case.clone(),
         flows: case.flows,
@@ -274,7 +339,110 @@ fn measure(case: &Case, quick: bool, ours: &mut Worker, theirs: &mut Worker) -> 
         reference_mpps: of(|r| r.1),
         floor_mpps: of(|r| r.2),
         ratio_reference: of(|r| r.0 / r.1),
+        ..CaseRow::default()
     })
+}
+
+/// Ours over devices, and beside whom.
+struct Wire<'a> {
+    program: &'a Path,
+    dir: &'a Path,
+    huge: bool,
+    quick: bool,
+}
+
+impl Wire<'_> {
+    /// Adds what can be had: a peer that is not there, or does not start, leaves its figures out.
+    fn beside_peers(&self, rows: &mut Vec<CaseRow>) {
+        if let Err(e) = apt::install(PEERS) {
+            ui::say(&format!("peers are missing: {e:#}"));
+        }
+        for (case, _, _) in ovs_bars(self.quick) {
+            let Some(row) = rows.iter_mut().find(|r| r.case == *case) else { continue };
+            let what = format!("{case} beside OVS-DPDK");
+            match step(&what, || self.beside_ovs(case)) {
+                Ok((ours, ovs, ratio)) => {
+                    (row.ours_wire_mpps, row.ovs_mpps, row.ratio_ovs) = (Some(ours), Some(ovs), Some(ratio));
+                }
+                Err(e) => ui::say(&format!("{what}: {e:#}")),
+            }
+        }
+        for (case, _, _) in IO_BARS {
+            let what = format!("{case} beside testpmd");
+            match step(&what, || self.beside_testpmd(case)) {
+                Ok((ours, testpmd, ratio)) => rows.push(CaseRow {
+                    case: (*case).to_owned(),
+                    ours_wire_mpps: Some(ours),
+                    testpmd_mpps: Some(testpmd),
+                    ratio_testpmd: Some(ratio),
+                    ..CaseRow::default()
+                }),
+                Err(e) => ui::say(&format!("{what}: {e:#}")),
+            }
+        }
+    }
+
+    fn captures(&self, case: &str) -> anyhow::Result<[PathBuf; 2]> {
+        let both = ["outside", "inside"].map(|side| self.dir.join(format!("{case}.{side}.pcap")));
+        capture::write(&self.dir.join(format!("{case}.warm")), &both[0], &both[1])?;
+        Ok(both)
+    }
+
+    fn beside_ovs(&self, case: &str) -> anyhow::Result<(f64, f64, f64)> {
+        if !ovs::is_there() {
+            bail!("openvswitch-switch-dpdk is not installed");
+        }
+        let captures = self.captures(case)?;
+        let file = |end: &str| self.dir.join(format!("{case}.{end}"));
+        let mut command = Command::new(self.program);
+        command.arg("pcap").args(&captures).args([file("json"), file("warm")]);
+        let mut ours = Worker::start("dataplane-wire", &mut command)?;
+        let eal = if self.huge { "--no-pci --in-memory" } else { "--no-pci --no-huge -m 2048" };
+        let mut theirs = Ovs::start(self.dir, eal, &file("rules"), [&captures[0], &captures[1]])?;
+        self.compare(&mut ours, || theirs.round())
+    }
+
+    fn beside_testpmd(&self, case: &str) -> anyhow::Result<(f64, f64, f64)> {
+        let mut command = Command::new(self.program);
+        let devices = if case == "io-null" {
+            command.arg("null");
+            [0, 1].map(|n| format!("net_null{n},size=64"))
+        } else {
+            let captures = self.captures("firewall-established-1k")?;
+            command.arg("pcap").args(&captures);
+            [0, 1].map(|n| format!("net_pcap{n},rx_pcap={},infinite_rx=1", captures[n].display()))
+        };
+        let mut ours = Worker::start("dataplane-wire", &mut command)?;
+        let eal: &[&str] = match self.huge {
+            true => &["--in-memory", "--no-pci", "--log-level=error"],
+            false => &["--no-huge", "-m", "256", "--no-pci", "--log-level=error"],
+        };
+        let mut theirs = Testpmd::start(eal, &devices)?;
+        self.compare(&mut ours, || theirs.round())
+    }
+
+    /// Ours, the peer's, and how many times the peer's ours is.
+    fn compare(
+        &self,
+        ours: &mut Worker,
+        mut theirs: impl FnMut() -> anyhow::Result<Forwarded>,
+    ) -> anyhow::Result<(f64, f64, f64)> {
+        let rounds = if self.quick { QUICK_WIRE_ROUNDS } else { WIRE_ROUNDS };
+        let mut all = Vec::new();
+        for _ in 0..=rounds {
+            let our = ours.round("round", WIRE_FRAMES)?;
+            let peer = theirs()?;
+            // Whoever drops does less.
+            if our.dropped > 0 || peer.passed < 0.999 {
+                bail!("one of them drops: {our:?}, {peer:?}");
+            }
+            all.push((our.mpps, peer.mpps));
+        }
+        // In the first both learn.
+        all.remove(0);
+        let of = |f: fn(&(f64, f64)) -> f64| median(all.iter().map(f).collect());
+        Ok((of(|r| r.0), of(|r| r.1), of(|r| r.0 / r.1)))
+    }
 }
 
 fn median(mut all: Vec<f64>) -> f64 {
@@ -282,21 +450,39 @@ fn median(mut all: Vec<f64>) -> f64 {
     all.get(all.len() / 2).copied().unwrap_or_default()
 }
 
-fn judged(rows: &[CaseRow], note: &str) -> Vec<Row> {
+fn ovs_bars(quick: bool) -> &'static [(&'static str, &'static str, f64)] {
+    if quick { &OVS_BARS[..1] } else { OVS_BARS }
+}
+
+fn judged(rows: &[CaseRow], quick: bool, note: &str) -> Vec<Row> {
+    let of = |case: &str| rows.iter().find(|r| r.case == case);
     let mut out = Vec::new();
     for (case, promise, ratio, rate) in BARS {
-        let row = rows.iter().find(|r| r.case == *case);
+        let row = of(case);
         let with = match row {
             Some(r) => format!("{} rules, 64 B; {note}", r.rules),
             None => "not measured".to_owned(),
         };
-        out.push(Row::new(promise, row.map(|r| r.ours_mpps), *rate, "M/s", &with));
-        let reference = row.map_or(0.0, |r| r.reference_mpps);
-        let against = format!("times the reference, {reference:.1} M/s");
-        out.push(Row::new("  by the reference", row.map(|r| r.ratio_reference), *ratio, "x", &against));
+        out.push(Row::new(promise, row.and_then(|r| r.ours_mpps), *rate, "M/s", &with));
+        let against = times("the reference", row.and_then(|r| r.reference_mpps));
+        out.push(Row::new("  by the reference", row.and_then(|r| r.ratio_reference), *ratio, "x", &against));
+    }
+    for (case, promise, bar) in ovs_bars(quick) {
+        let row = of(case);
+        let against = times("OVS-DPDK with connection tracking", row.and_then(|r| r.ovs_mpps));
+        out.push(Row::new(promise, row.and_then(|r| r.ratio_ovs), Bar::AtLeast(*bar), "x", &against));
+    }
+    for (case, promise, bar) in IO_BARS {
+        let row = of(case);
+        let against = times("testpmd io", row.and_then(|r| r.testpmd_mpps));
+        out.push(Row::new(promise, row.and_then(|r| r.ratio_testpmd), Bar::AtLeast(*bar), "x", &against));
     }
     ui::say("figures are of one thread's CPU time; only ratios of one run compare");
     out
+}
+
+fn times(peer: &str, mpps: Option<f64>) -> String {
+    mpps.map_or_else(|| format!("{peer}: not measured"), |mpps| format!("times {peer}, {mpps:.1} M/s"))
 }
 
 #[cfg(test)]
@@ -304,23 +490,33 @@ mod tests {
     use super::*;
 
     fn row(case: &str, ours_mpps: f64, ratio_reference: f64) -> CaseRow {
-        let reference_mpps = ours_mpps / ratio_reference;
         CaseRow {
             case: case.into(),
-            flows: 1,
-            rules: 1,
-            ours_mpps,
-            reference_mpps,
-            floor_mpps: 1.0,
-            ratio_reference,
+            ours_mpps: Some(ours_mpps),
+            reference_mpps: Some(ours_mpps / ratio_reference),
+            ratio_reference: Some(ratio_reference),
+            ..CaseRow::default()
         }
     }
 
     #[test]
     fn a_ratio_below_the_bar_or_a_case_that_is_missing_holds_nothing() {
-        let rows = [row("firewall-established-1k", 50.0, 1.29), row("firewall-new", 8.1, 0.9)];
-        let held: Vec<bool> = judged(&rows, "").iter().map(|r| r.held).collect();
-        assert_eq!(held, [true, false, false, false, false, false, true, true]);
+        let established = CaseRow { ratio_ovs: Some(8.1), ..row("firewall-established-1k", 50.0, 1.29) };
+        let io = CaseRow { case: "io-null".into(), ratio_testpmd: Some(0.99), ..CaseRow::default() };
+        let held: Vec<bool> = judged(&[established, row("firewall-new", 8.1, 0.9), io], false, "")
+            .iter()
+            .map(|r| r.held)
+            .collect();
+        let bars = 2 * BARS.len();
+        assert_eq!(held[..8], [false, false, false, false, false, false, true, true]);
+        assert!(held[8..bars].iter().all(|h| !h));
+        assert_eq!(held[bars..], [true, false, false, false]);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_null() {
+        let json = serde_json::to_value(row("a", 1.0, 2.0)).unwrap();
+        assert!(json["ovs_mpps"].is_null() && json["ratio_ovs"].is_null() && json["ratio_reference"] == 2.0);
     }
 
     #[test]

@@ -14,8 +14,10 @@ use std::{
 };
 
 use dataplane_control::{
-    Configuration, Function,
-    config::{Firewall, MacAddr, Port, PortDriver, PortRange, Prefix, Rule, RuleAction},
+    Configuration, Function as What,
+    config::{
+        Backend, Firewall, LoadBalancer, MacAddr, Port, PortDriver, PortRange, Prefix, Rule, RuleAction, Vip,
+    },
 };
 
 /// Frames of one side in a row.
@@ -32,28 +34,83 @@ pub enum Load {
     Established,
     /// Each frame opens a UDP connection; those before age.
     New,
+    /// One frame in ten opens a UDP connection, the others are of established TCP connections.
+    Mixed,
+    /// Each frame is a SYN that nobody answers.
+    Flood,
+}
+
+/// What decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Function {
+    Firewall,
+    /// At layer 2, between clients and backends.
+    Balancer,
 }
 
 /// A case.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub name: &'static str,
+    pub function: Function,
     pub load: Load,
     pub flows: u32,
     pub rules: u32,
     pub length: usize,
+    /// Something is promised of it.
+    pub bar: bool,
 }
 
-const fn case(name: &'static str, load: Load, flows: u32, rules: u32) -> Case {
-    Case { name, load, flows, rules, length: 60 }
+/// The shortest Ethernet frame without FCS, and the longest.
+const SHORTEST: usize = 60;
+const LONGEST: usize = 1514;
+/// The simple Internet mix: seven of 60 bytes, four of 590, one of 1,514.
+const IMIX: usize = 0;
+const MIX: [usize; 12] = [60, 590, 60, 60, 590, 60, 60, 590, 60, 60, 590, LONGEST];
+/// What opens and ages again does so within this virtual time, and a turn of all frames takes longer, ms.
+const IDLE_MS: u64 = 60;
+const TURN_NS: u64 = 100_000_000;
+/// As many as VPP was measured with.
+const BACKENDS: u16 = 100;
+const SERVICE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const SERVICE_PORT: u16 = 443;
+/// Frames of a mix.
+const MIXED_FRAMES: u32 = 1_000_000;
+
+const fn bar(name: &'static str, load: Load, flows: u32, rules: u32) -> Case {
+    Case { name, function: Function::Firewall, load, flows, rules, length: SHORTEST, bar: true }
 }
 
-/// Those that have bars.
+const fn balanced(name: &'static str, load: Load, flows: u32, bar: bool) -> Case {
+    Case { name, function: Function::Balancer, load, flows, rules: 0, length: SHORTEST, bar }
+}
+
+const fn case(name: &'static str, load: Load, flows: u32, rules: u32, length: usize) -> Case {
+    Case { name, function: Function::Firewall, load, flows, rules, length, bar: false }
+}
+
+/// Those that have bars, and others.
 pub const CASES: &[Case] = &[
-    case("firewall-established-1k", Load::Established, 1_000, 1_000),
-    case("firewall-established-100k", Load::Established, 100_000, 1_000),
-    case("firewall-established-1m", Load::Established, 1_000_000, 1_000),
-    case("firewall-new", Load::New, 1_000_000, 1_000),
+    bar("firewall-established-1k", Load::Established, 1_000, 1_000),
+    bar("firewall-established-100k", Load::Established, 100_000, 1_000),
+    bar("firewall-established-1m", Load::Established, 1_000_000, 1_000),
+    bar("firewall-new", Load::New, 1_000_000, 1_000),
+    balanced("balancer-established-1k", Load::Established, 1_000, true),
+    balanced("balancer-established-100k", Load::Established, 100_000, true),
+    balanced("balancer-established-1m", Load::Established, 1_000_000, true),
+    balanced("balancer-new", Load::New, 1_000_000, false),
+    case("firewall-established-1", Load::Established, 1, 1_000, SHORTEST),
+    case("firewall-established-100k-10-rules", Load::Established, 100_000, 10, SHORTEST),
+    case("firewall-established-100k-10k-rules", Load::Established, 100_000, 10_000, SHORTEST),
+    case("firewall-established-1k-100k-rules", Load::Established, 1_000, 100_000, SHORTEST),
+    case("firewall-established-100k-imix", Load::Established, 100_000, 1_000, IMIX),
+    case("firewall-established-100k-1518", Load::Established, 100_000, 1_000, LONGEST),
+    case("firewall-new-10-rules", Load::New, 1_000_000, 10, SHORTEST),
+    case("firewall-new-10k-rules", Load::New, 100_000, 10_000, SHORTEST),
+    case("firewall-new-100k-rules", Load::New, 20_000, 100_000, SHORTEST),
+    case("firewall-mixed-100k", Load::Mixed, 100_000, 1_000, SHORTEST),
+    case("firewall-mixed-1m", Load::Mixed, 1_000_000, 1_000, SHORTEST),
+    case("firewall-flood", Load::Flood, 1_000_000, 1_000, SHORTEST),
 ];
 
 /// SplitMix64.
@@ -176,6 +233,31 @@ fn flows(random: &mut Random, lines: &[Line], protocol: u8, count: u32) -> Vec<F
     out
 }
 
+/// Of clients of the one service.
+fn clients(random: &mut Random, protocol: u8, count: u32) -> Vec<Flow> {
+    let mut seen = HashSet::new();
+    let mut out = Vec::new();
+    while out.len() < count as usize {
+        let flow = Flow {
+            source: 10 << 24 | random.next() as u32 & 0x00ff_ffff,
+            destination: SERVICE.to_bits(),
+            source_port: 1024 + random.below(60_000) as u16,
+            destination_port: SERVICE_PORT,
+            protocol,
+        };
+        if seen.insert(flow) {
+            out.push(flow);
+        }
+    }
+    out
+}
+
+/// Where a backend's frames go.
+fn backend_mac(number: u16) -> MacAddr {
+    let [high, low] = number.to_be_bytes();
+    MacAddr([2, 0, 0, 3, high, low])
+}
+
 fn sum(bytes: &[u8]) -> u32 {
     let words = bytes.chunks(2).map(|c| u32::from(c[0]) << 8 | c.get(1).map_or(0, |b| u32::from(*b)));
     words.sum()
@@ -238,23 +320,41 @@ impl Case {
     /// Idle time of what is not TCP, ms: with [`Case::frame_ns`] it says how many connections live at once.
     fn other_ms(&self) -> u64 {
         match self.load {
-            Load::Established => 60_000,
-            Load::New => 60,
+            Load::Established | Load::Flood => 60_000,
+            Load::New | Load::Mixed => IDLE_MS,
         }
+    }
+
+    /// Idle time of TCP, ms; none is longer, whatever its state.
+    fn tcp_ms(&self) -> u64 {
+        if self.load == Load::Flood { IDLE_MS } else { 300_000 }
     }
 
     /// Virtual time between two frames, ns.
     pub fn frame_ns(&self) -> u64 {
         match self.load {
             Load::Established => 20,
-            // 10 million a second.
-            Load::New => 100,
+            // A million flows: 10 million a second.
+            Load::New | Load::Flood => TURN_NS / u64::from(self.flows),
+            Load::Mixed => TURN_NS / u64::from(MIXED_FRAMES),
         }
     }
 
     /// Room for all, and some.
     fn connections(&self) -> u32 {
-        (self.flows + self.flows / 8).next_multiple_of(1024)
+        let all = if self.load == Load::Mixed { self.flows + MIXED_FRAMES / 10 } else { self.flows };
+        (all + all / 8).next_multiple_of(1024)
+    }
+
+    /// Length of the `n`-th frame.
+    fn length(&self, n: usize) -> usize {
+        if self.length == IMIX { MIX[n % MIX.len()] } else { self.length }
+    }
+
+    /// A run of frames of one side, which follows `before` others.
+    fn run(&self, flows: &[Flow], side: u16, flags: u8, before: usize) -> Vec<(u16, Vec<u8>)> {
+        let one = |(n, flow)| (side, frame(flow, side, flags, self.length(before + n)));
+        flows.iter().enumerate().map(one).collect()
     }
 
     /// Writes all files.
@@ -262,23 +362,31 @@ impl Case {
         let mut random = Random(0x6d61_6e64 + u64::from(self.rules));
         let lines = lines(&mut random, self.rules);
         let protocol = if self.load == Load::New { UDP } else { TCP };
-        let mut flows = flows(&mut random, &lines, protocol, self.flows);
+        let mut flows = match self.function {
+            Function::Firewall => flows(&mut random, &lines, protocol, self.flows),
+            Function::Balancer => clients(&mut random, protocol, self.flows),
+        };
         let mut warm = Vec::new();
         let mut frames = Vec::new();
-        match self.load {
-            Load::Established => {
-                for run in flows.chunks(RUN) {
-                    for (side, flags) in [(0, SYN), (1, SYN | ACK), (0, ACK)] {
-                        warm.extend(run.iter().map(|f| (side, frame(f, side, flags, self.length))));
-                    }
-                }
-                random.shuffle(&mut flows);
-                for (n, run) in flows.chunks(RUN).enumerate() {
-                    let side = (n % 2) as u16;
-                    frames.extend(run.iter().map(|f| (side, frame(f, side, ACK, self.length))));
+        if matches!(self.load, Load::Established | Load::Mixed) {
+            for run in flows.chunks(RUN) {
+                for (side, flags) in [(0, SYN), (1, SYN | ACK), (0, ACK)] {
+                    warm.extend(self.run(run, side, flags, 0));
                 }
             }
-            Load::New => frames.extend(flows.iter().map(|f| (0, frame(f, 0, 0, self.length)))),
+            random.shuffle(&mut flows);
+        }
+        match self.load {
+            Load::Established => {
+                for (n, run) in flows.chunks(RUN).enumerate() {
+                    // Replies of backends cost less: clients' frames only, as others measure balancers.
+                    let side = if self.function == Function::Balancer { 0 } else { (n % 2) as u16 };
+                    frames.extend(self.run(run, side, ACK, frames.len()));
+                }
+            }
+            Load::New => frames.extend(self.run(&flows, 0, 0, 0)),
+            Load::Flood => frames.extend(self.run(&flows, 0, SYN, 0)),
+            Load::Mixed => self.mix(&mut random, &lines, &flows, &mut frames),
         }
         let file = |end: &str| directory.join(format!("{}.{end}", self.name));
         write_frames(&file("warm"), &warm)?;
@@ -287,14 +395,43 @@ impl Case {
         fs::write(file("json"), self.configuration(&lines).to_bytes())
     }
 
+    /// Connections open from outside only, where one frame in five does.
+    fn mix(&self, random: &mut Random, lines: &[Line], known: &[Flow], frames: &mut Vec<(u16, Vec<u8>)>) {
+        let fresh = flows(random, lines, UDP, MIXED_FRAMES / 10);
+        let (mut fresh, mut known) = (fresh.iter(), known.iter().cycle());
+        for n in 0..MIXED_FRAMES {
+            let side = (n as usize / RUN % 2) as u16;
+            let new = if side == 0 && n % 5 == 0 { fresh.next() } else { None };
+            let (flow, flags) = match (new, known.next()) {
+                (Some(flow), _) => (flow, 0),
+                (None, Some(flow)) => (flow, ACK),
+                (None, None) => return,
+            };
+            frames.push((side, frame(flow, side, flags, self.length(frames.len()))));
+        }
+    }
+
     fn text(&self, lines: &[Line]) -> String {
         let mut out = format!(
             "connections {} tcp_ms {} other_ms {} frame_ns {}\n",
             self.connections(),
-            300_000,
+            // A balancer has one idle time for all.
+            if self.function == Function::Balancer && self.load == Load::New {
+                IDLE_MS
+            } else {
+                self.tcp_ms()
+            },
             self.other_ms(),
             self.frame_ns()
         );
+        if self.function == Function::Balancer {
+            for protocol in [TCP, UDP] {
+                out += &format!("vip {SERVICE} {SERVICE_PORT} {protocol}\n");
+            }
+            for number in 1..=BACKENDS {
+                out += &format!("backend {}\n", backend_mac(number));
+            }
+        }
         for l in lines {
             let net = |n: Net| format!("{}/{}", Ipv4Addr::from(n.address), n.length);
             let action = if l.allow { "allow" } else { "deny" };
@@ -310,6 +447,9 @@ impl Case {
     }
 
     fn configuration(&self, lines: &[Line]) -> Configuration {
+        if self.function == Function::Balancer {
+            return self.balancer();
+        }
         let port = |name: &str, last| Port {
             name: name.into(),
             driver: PortDriver::AfPacket { interface: name.into() },
@@ -333,13 +473,44 @@ impl Case {
             instance: "bench".into(),
             generation: 1,
             ports: vec![port("outside", 1), port("inside", 2)],
-            function: Function::Firewall(Firewall {
+            function: What::Firewall(Firewall {
                 outside: "outside".into(),
                 inside: "inside".into(),
                 rules: lines.iter().enumerate().map(rule).collect(),
                 max_connections: self.connections(),
+                tcp_idle_ms: self.tcp_ms(),
                 other_idle_ms: self.other_ms(),
                 ..Firewall::default()
+            }),
+        }
+    }
+
+    fn balancer(&self) -> Configuration {
+        let port = |name: &str| Port {
+            name: name.into(),
+            driver: PortDriver::AfPacket { interface: name.into() },
+            mac: MacAddr([2, 0, 0, 0, 0, 2]),
+        };
+        let vip = |(id, protocol)| Vip::new(id, IpAddr::V4(SERVICE), protocol, SERVICE_PORT);
+        let backend = |number| Backend {
+            id: format!("b{number}"),
+            number,
+            mac: backend_mac(number),
+            weight: 1,
+            addresses: Vec::new(),
+            draining: false,
+        };
+        let vips = [("tcp", TCP), ("udp", UDP)].map(vip).into();
+        let backends = (1..=BACKENDS).map(backend).collect();
+        let idle_ms = if self.load == Load::New { self.other_ms() } else { self.tcp_ms() };
+        Configuration {
+            instance: "bench".into(),
+            generation: 1,
+            ports: vec![port("clients"), port("backends")],
+            function: What::LoadBalancer(LoadBalancer {
+                max_connections: self.connections(),
+                idle_ms,
+                ..LoadBalancer::new("clients", "backends", vips, backends)
             }),
         }
     }

@@ -1,6 +1,6 @@
 //! Our packet functions, measured: the worker of `cargo testbed bench dataplane`.
 //!
-//! `dataplane-bench cases` names the cases, `dataplane-bench write DIR` writes their files, `dataplane-bench run DIR` obeys commands on stdin as
+//! `dataplane-bench cases` names the cases, `dataplane-bench write DIR CASE` writes one's files, `dataplane-bench run DIR` obeys commands on stdin as
 //! `testbed/dataplane/reference.c` does: `load CASE`, `round N`, `floor N`.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
@@ -180,18 +180,17 @@ fn main() {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["cases"] => {
             for c in CASES {
-                println!("{}", json!({ "case": c.name, "flows": c.flows, "rules": c.rules }));
+                println!("{}", json!({ "case": c.name, "flows": c.flows, "rules": c.rules, "bar": c.bar }));
             }
         }
-        ["write", directory] => {
-            for case in CASES {
-                case.write(&PathBuf::from(directory)).unwrap();
-            }
+        ["write", directory, name] => {
+            let case = CASES.iter().find(|c| c.name == *name).unwrap();
+            case.write(&PathBuf::from(directory)).unwrap();
         }
         ["run", directory] => {
             dataplane_engine::set_huge_pages(dpdk::prefer_huge_pages);
             run(&PathBuf::from(directory));
         }
-        _ => eprintln!("usage: dataplane-bench cases | write DIR | run DIR"),
+        _ => eprintln!("usage: dataplane-bench cases | write DIR CASE | run DIR"),
     }
 }
