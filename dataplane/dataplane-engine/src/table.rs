@@ -109,6 +109,21 @@ impl Key {
         }
     }
 
+    /// [`Key::as_sent_from`] of an IPv4 connection, but that the ports of ICMP mean nothing; `None`: it is one of IPv6.
+    #[inline]
+    pub(crate) fn v4_as_sent_from(&self, side: Side) -> Option<(u32, u32, u32)> {
+        let [n1, n0, f1, f0, rest] = self.0;
+        if n1 | f1 != 0 || n0 >> 32 != 0xffff {
+            return None;
+        }
+        let low = |half: u64| (half & 0xffff_ffff) as u32;
+        let ports = (rest >> 32) as u32;
+        Some(match side {
+            Side::Near => (low(n0), low(f0), ports),
+            Side::Far => (low(f0), low(n0), ports.rotate_left(16)),
+        })
+    }
+
     /// The outer VLAN id; 0: no tag.
     #[inline]
     pub(crate) fn outer_vlan(&self) -> u32 {

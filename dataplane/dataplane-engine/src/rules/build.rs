@@ -172,12 +172,8 @@ impl<'a, const F: usize, const M: usize> Builder<'a, F, M> {
         }
         let (word, shift) = place::<F>(cut.field);
         let small = |n: u32| u8::try_from(n).unwrap_or(0);
-        Node {
-            base: u32::try_from(base).unwrap_or(u32::MAX),
-            mask: u16::try_from(cells - 1).unwrap_or(u16::MAX),
-            word: u8::try_from(word).unwrap_or(0),
-            shift: small(shift + cut.top - cut.bits),
-        }
+        let base = u32::try_from(base).unwrap_or(u32::MAX);
+        Node::cut(base, cut.bits, u8::try_from(word).unwrap_or(0), small(shift + cut.top - cut.bits))
     }
 
     /// The smallest space that holds what the rules have of a space.

@@ -96,23 +96,31 @@ fn conditions<const F: usize>(rule: &Rule, answer: u32, path: Path) -> Condition
     it
 }
 
-/// The words of a connection that `side` opens; whether it is one of IPv4, which has [`V4_WORDS`].
+/// The words of an IPv4 connection that `side` opens.
 #[inline(always)]
-pub(super) fn words(new: &NewConnection, side: Side, zones: &Zones) -> (bool, Words<V6_WORDS>) {
+pub(super) fn v4_words(new: &NewConnection, side: Side, zones: &Zones) -> Option<Words<V4_WORDS>> {
+    let (source, destination, ports) = new.key.v4_as_sent_from(side)?;
+    let [rest, ports] = last_words(new, ports, side, zones);
+    Some([source, destination, rest, ports])
+}
+
+/// The same of IPv6.
+pub(super) fn v6_words(new: &NewConnection, side: Side, zones: &Zones) -> Words<V6_WORDS> {
     let (source, destination, ports) = new.key.as_sent_from(side);
+    let [s3, s2, s1, s0] = [3, 2, 1, 0].map(|n| word(source, n));
+    let [d3, d2, d1, d0] = [3, 2, 1, 0].map(|n| word(destination, n));
+    let [rest, ports] = last_words(new, ports, side, zones);
+    [s3, s2, s1, s0, d3, d2, d1, d0, rest, ports, 0, 0, 0, 0, 0, 0]
+}
+
+#[inline(always)]
+fn last_words(new: &NewConnection, ports: u32, side: Side, zones: &Zones) -> [u32; 2] {
     let protocol = new.key.protocol();
-    let ports = if matches!(protocol, ICMP | ICMPV6) { u32::from(new.icmp) } else { ports };
     let (from, to) = zones.of(new.key.outer_vlan(), side);
     let rest = u32::from_le_bytes([protocol, from, to, new.tcp_flags]);
-    let mut words = [0; V6_WORDS];
-    if source >> 32 == 0xffff {
-        let v4 = [word(source, 0), word(destination, 0), rest, ports];
-        words.iter_mut().zip(v4).for_each(|(slot, word)| *slot = word);
-        return (true, words);
-    }
-    let addresses = [source, destination].into_iter().flat_map(|a| [3, 2, 1, 0].map(|n| word(a, n)));
-    words.iter_mut().zip(addresses.chain([rest, ports])).for_each(|(slot, word)| *slot = word);
-    (false, words)
+    // Without a branch: which protocol comes next is hard to guess.
+    let icmp = u32::from((protocol == ICMP) | (protocol == ICMPV6)).wrapping_neg();
+    [rest, u32::from(new.icmp) & icmp | ports & !icmp]
 }
 
 /// A 32-bit word, counted from the low end.

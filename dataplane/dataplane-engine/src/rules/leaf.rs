@@ -1,6 +1,7 @@
 //! Rules packed side by side, compared all at once with the vector instructions that every x86-64 has: the compiler finds them.
 
 use super::conditions::Conditions;
+use crate::machine::Machine;
 
 /// Rules compared at once. Eight were slower: most leaves have fewer, and their lines are read for nothing.
 pub(super) const LANES: usize = 4;
@@ -13,7 +14,8 @@ pub(super) type Words<const W: usize> = [u32; W];
 #[repr(align(64))]
 pub(super) struct Block<const M: usize> {
     value: [[u32; LANES]; M],
-    pub(super) mask: [[u32; LANES]; M],
+    mask: [[u32; LANES]; M],
+    /// Of source ports, and of destination ports.
     low: [[u16; LANES]; 2],
     high: [[u16; LANES]; 2],
 }
@@ -34,15 +36,28 @@ impl<const M: usize> Block<M> {
             for (word, (value, mask)) in it.value.iter_mut().zip(&mut it.mask).enumerate() {
                 (value[lane], mask[lane]) = rule.masked(word);
             }
-            for (n, (low, high)) in it.low.iter_mut().zip(&mut it.high).enumerate() {
-                (low[lane], high[lane]) = rule.ports(n);
+            for end in 0..2 {
+                (it.low[end][lane], it.high[end][lane]) = rule.ports(end);
             }
         }
         it
     }
 
-    /// A bit for each rule that holds.
+    /// All lines of it.
     #[inline(always)]
+    pub(super) fn prefetch<P: Machine>(&self) {
+        P::prefetch(self);
+        P::prefetch(&self.mask[M - 1]);
+        // Four masked words are a line.
+        for word in (4..M).step_by(4) {
+            P::prefetch(&self.value[word]);
+            P::prefetch(&self.mask[word]);
+        }
+    }
+
+    /// A bit for each rule that holds. A function of its own, in this form: 33 instructions for IPv4. Inlined, the compiler finds
+    /// no vectors in it, and takes three times as many.
+    #[inline(never)]
     pub(super) fn hits<const W: usize>(&self, words: &Words<W>) -> u32 {
         let mut differs = [0; LANES];
         for ((value, mask), word) in self.value.iter().zip(&self.mask).zip(words) {
@@ -50,17 +65,15 @@ impl<const M: usize> Block<M> {
                 differs[lane] |= (value[lane] ^ word) & mask[lane];
             }
         }
-        let ports = [(words[M] >> 16) as u16, (words[M] & 0xffff) as u16];
-        let mut beyond = [0_u16; LANES];
-        for ((low, high), port) in self.low.iter().zip(&self.high).zip(ports) {
-            for lane in 0..LANES {
-                beyond[lane] |= low[lane].saturating_sub(port) | port.saturating_sub(high[lane]);
-            }
+        let (source, destination) = ((words[M] >> 16) as u16, (words[M] & 0xffff) as u16);
+        for (lane, differs) in differs.iter_mut().enumerate() {
+            let beyond = self.low[0][lane].saturating_sub(source)
+                | source.saturating_sub(self.high[0][lane])
+                | self.low[1][lane].saturating_sub(destination)
+                | destination.saturating_sub(self.high[1][lane]);
+            *differs |= u32::from(beyond);
         }
-        let mut hits = 0;
-        for lane in 0..LANES {
-            hits |= u32::from((differs[lane] | u32::from(beyond[lane])) == 0) << lane;
-        }
-        hits
+        let hits: [u32; LANES] = std::array::from_fn(|lane| u32::from(differs[lane] == 0) << lane);
+        hits[0] | hits[1] | hits[2] | hits[3]
     }
 }

@@ -223,9 +223,9 @@ impl Rules {
     /// The first match for a connection that `side` opens.
     #[must_use]
     pub fn decide(&self, new: &NewConnection, side: Side) -> Decision {
-        Decision::of(match conditions::words(new, side, &self.zones) {
-            (true, [a, b, c, d, ..]) => self.v4[side as usize].first(&[a, b, c, d]),
-            (false, words) => self.v6[side as usize].first(&words),
+        Decision::of(match conditions::v4_words(new, side, &self.zones) {
+            Some(words) => self.v4[side as usize].first(&words),
+            None => self.v6[side as usize].first(&conditions::v6_words(new, side, &self.zones)),
         })
     }
 
@@ -242,9 +242,10 @@ impl Rules {
         let mut words = [[0; V4_WORDS]; BURST];
         let mut others = false;
         for (new, slot) in new.iter().zip(&mut words) {
-            let (v4, [a, b, c, d, ..]) = conditions::words(new, side, &self.zones);
-            *slot = [a, b, c, d];
-            others |= !v4;
+            match conditions::v4_words(new, side, &self.zones) {
+                Some(words) => *slot = words,
+                None => others = true,
+            }
         }
         if others {
             return self.decide_both::<M>(side, new, out);
@@ -255,13 +256,15 @@ impl Rules {
     }
 
     /// Of at most [`BURST`], not all of IPv4: each version's together.
+    #[cold]
+    #[inline(never)]
     fn decide_both<M: Machine>(&self, side: Side, new: &[NewConnection], out: &mut [Decision]) {
         let mut v4 = OfVersion::<V4_WORDS>::default();
         let mut v6 = OfVersion::<V6_WORDS>::default();
         for (new, which) in new.iter().zip(0..) {
-            match conditions::words(new, side, &self.zones) {
-                (true, [a, b, c, d, ..]) => v4.push([a, b, c, d], which),
-                (false, words) => v6.push(words, which),
+            match conditions::v4_words(new, side, &self.zones) {
+                Some(words) => v4.push(words, which),
+                None => v6.push(conditions::v6_words(new, side, &self.zones), which),
             }
         }
         v4.answer(self.v4[side as usize].first_of_all::<M, V4_WORDS>(v4.words()), out);

@@ -11,37 +11,42 @@ use super::{
 };
 use crate::machine::Machine;
 
-/// Leads on to `base` plus some bits of a word; without a mask, it is a leaf.
+/// Leads on to a base plus some bits of a word; without a mask for them, it is a leaf. From the low end: the base (32 bits), the mask
+/// (16), the word and the shift (8 each), of a leaf in their place how many blocks. One word, so that it is read and written as one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Node {
-    pub base: u32,
-    pub mask: u16,
-    /// Of a leaf: the number of its blocks, high byte.
-    pub word: u8,
-    /// Of a leaf: low byte.
-    pub shift: u8,
-}
+pub(super) struct Node(u64);
 
 impl Node {
+    /// `bits` of a word from `shift` on, at most 16.
+    pub(super) fn cut(base: u32, bits: u32, word: u8, shift: u8) -> Self {
+        let mask = u64::from(u16::MAX) >> (16 - bits.min(16));
+        Self(u64::from(base) | mask << 32 | u64::from(word) << 48 | u64::from(shift) << 56)
+    }
+
     pub(super) fn leaf(base: u32, blocks: u16) -> Self {
-        let [word, shift] = blocks.to_be_bytes();
-        Self { base, mask: 0, word, shift }
+        Self(u64::from(base) | u64::from(blocks) << 48)
     }
 
     #[inline(always)]
     fn is_leaf(self) -> bool {
-        self.mask == 0
+        self.0 >> 32 & 0xffff == 0
+    }
+
+    #[inline(always)]
+    fn base(self) -> u32 {
+        (self.0 & 0xffff_ffff) as u32
     }
 
     #[inline(always)]
     fn next<const W: usize>(self, words: &Words<W>) -> u32 {
-        let word = words[usize::from(self.word) & (W - 1)];
-        self.base.wrapping_add(word >> (self.shift & 31) & u32::from(self.mask))
+        let word = words[(self.0 >> 48) as usize & (W - 1)];
+        let mask = (self.0 >> 32 & 0xffff) as u32;
+        self.base().wrapping_add(word >> (self.0 >> 56 & 31) & mask)
     }
 
     #[inline(always)]
     fn blocks(self) -> usize {
-        usize::from(u16::from_be_bytes([self.word, self.shift]))
+        (self.0 >> 48) as usize
     }
 }
 
@@ -92,7 +97,7 @@ impl<const M: usize> Tree<M> {
     pub(super) fn steps<const W: usize>(&self, words: &Words<W>) -> Steps {
         let mut steps = Steps::default();
         let leaf = self.leaf(words, |_| steps.nodes += 1);
-        let blocks = self.blocks.iter().skip(leaf.base as usize).take(leaf.blocks());
+        let blocks = self.blocks.iter().skip(leaf.base() as usize).take(leaf.blocks());
         steps.misses = blocks.take_while(|block| block.hits(words) == 0).fold(0, |n, _| n + 1);
         steps
     }
@@ -100,7 +105,7 @@ impl<const M: usize> Tree<M> {
     /// The first of a leaf's rules that holds. Most leaves are one block.
     #[inline(always)]
     fn first_of<const W: usize>(&self, leaf: Node, words: &Words<W>) -> u32 {
-        let base = leaf.base as usize;
+        let base = leaf.base() as usize;
         let (mut hits, mut answers) = self.block(base, words);
         if (hits == 0) & (leaf.blocks() > 1) {
             for at in base + 1..base + leaf.blocks() {
@@ -134,11 +139,10 @@ impl<const M: usize> Tree<M> {
             self.walk::<P, W>(words, &mut at);
         }
         for (leaf, _) in at.iter().zip(words) {
-            if let Some(block) = self.blocks.get(leaf.base as usize) {
-                P::prefetch(block);
-                P::prefetch(&block.mask[M - 1]);
+            if let Some(block) = self.blocks.get(leaf.base() as usize) {
+                block.prefetch::<P>();
             }
-            self.answers.get(leaf.base as usize).map(P::prefetch);
+            self.answers.get(leaf.base() as usize).map(P::prefetch);
         }
         for ((leaf, words), best) in at.iter().zip(words).zip(best) {
             *best = (*best).min(self.first_of(*leaf, words));
