@@ -13,6 +13,7 @@ use trust::Digest;
 pub use tracking::Tracking;
 
 pub use crate::balancer::{Affinity, Backend, LoadBalancer, MIN_MTU, Mode, QuicIds, Vip};
+pub use crate::chain::{Chain, Link};
 use crate::port;
 pub use crate::port::{PciAddress, Port, PortDriver};
 
@@ -54,6 +55,8 @@ pub enum Function {
     Reflector(Reflector),
     /// Sends known traffic when asked to (the client-side probe).
     Generator(Generator),
+    /// Several of the above, one after the other.
+    Chain(Chain),
 }
 
 /// Stateful firewall: default deny, first matching rule wins, replies of allowed connections pass.
@@ -441,6 +444,7 @@ impl Configuration {
             ),
             Function::Reflector(r) => known("reflector.port", &r.port),
             Function::Generator(g) => known("generator.port", &g.port),
+            Function::Chain(c) => c.check(self),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod balancer;
 pub mod capture;
+pub mod chain;
 pub mod config;
 pub mod day0;
 pub mod port;

@@ -94,7 +94,7 @@ pub enum PortDriver {
 fn yes() -> bool {
     true
 }
-fn shortest_frame() -> u16 {
+pub(crate) fn shortest_frame() -> u16 {
     NULL_FRAME_BYTES.0
 }
 

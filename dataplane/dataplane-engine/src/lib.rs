@@ -9,6 +9,7 @@
 //! generator, firewall, balancer and reflectors against each other in memory.
 
 mod balancer;
+mod chain;
 mod checksum;
 mod common;
 pub mod events;
@@ -138,15 +139,16 @@ pub fn build_with_seed(
 ///
 /// # Errors
 /// As [`build`].
-pub fn build_on<M: Machine, F: Frame>(
+pub fn build_on<'f, M: Machine, F: Frame + 'f>(
     configuration: &Configuration,
     seed: u64,
-) -> Result<Box<dyn PacketFunction<F>>, ConfigError> {
+) -> Result<Box<dyn PacketFunction<F> + 'f>, ConfigError> {
     configuration.check()?;
     Ok(match &configuration.function {
         Function::Firewall(f) => Box::new(firewall::Firewall::<M>::new(configuration, f, seed)?),
         Function::LoadBalancer(_) => Box::new(balancer::Balancer::<M>::new(configuration, seed)?),
         Function::Reflector(r) => Box::new(reflector::Reflector::new(configuration, r)?),
+        Function::Chain(c) => Box::new(chain::build::<M, F>(configuration, c, seed)?),
         Function::Generator(_) => {
             let problem = "is a generator, which processes no packets; run it as a traffic::Session";
             return Err(common::invalid("function", problem));

@@ -20,29 +20,32 @@ use std::{
 
 use dataplane_control::{Configuration, config::ConfigError};
 
-use crate::{balancer, common, common::Drops, firewall, reflector};
+use crate::{balancer, chain, common, common::Drops, firewall, reflector};
 
 /// One of the functions that process packets, in some form.
 #[derive(Debug, Clone)]
-pub(crate) enum Kind<F, B, R> {
+pub(crate) enum Kind<F, B, R, C> {
     Firewall(F),
     Balancer(B),
     Reflector(R),
+    /// Several, in a row.
+    Chain(Vec<C>),
 }
 
-impl<F, B, R> Kind<F, B, R> {
+impl<F, B, R, C> Kind<F, B, R, C> {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Firewall(_) => "firewall",
             Self::Balancer(_) => "load balancer",
             Self::Reflector(_) => "reflector",
+            Self::Chain(_) => "chain",
         }
     }
 }
 
 /// What the next configuration is prepared against: the running plan. Made in constant time.
 #[derive(Debug, Clone)]
-pub struct Basis(pub(crate) Kind<firewall::Basis, balancer::Basis, Arc<reflector::Plan>>);
+pub struct Basis(pub(crate) Kind<firewall::Basis, balancer::Basis, Arc<reflector::Plan>, Basis>);
 
 impl Basis {
     /// Checks and compiles a configuration. Takes as long as it takes: not for the packet thread.
@@ -56,6 +59,7 @@ impl Basis {
             Kind::Firewall(basis) => Kind::Firewall(basis.prepare(configuration)?),
             Kind::Balancer(basis) => Kind::Balancer(basis.prepare(configuration)?),
             Kind::Reflector(plan) => Kind::Reflector(reflector::Next::prepare(plan, configuration)?),
+            Kind::Chain(parts) => Kind::Chain(chain::prepare(parts, configuration)?),
         }))
     }
 
@@ -75,12 +79,12 @@ impl Basis {
 /// A configuration ready to be swapped in, see [`crate::PacketFunction::swap`].
 #[derive(Debug)]
 #[must_use = "nothing runs it until it is swapped in"]
-pub struct Prepared(pub(crate) Kind<firewall::Next, balancer::Next, reflector::Next>);
+pub struct Prepared(pub(crate) Kind<firewall::Next, balancer::Next, reflector::Next, Prepared>);
 
 /// What a swap replaced; to be dropped off the packet thread, which is all it is good for.
 #[derive(Debug)]
 #[must_use = "drop it on another thread: freeing a large rule set takes milliseconds"]
-pub struct Retired(#[expect(dead_code, reason = "held to be dropped")] pub(crate) Prepared);
+pub struct Retired(pub(crate) Prepared);
 
 /// The plan that `prepared` was made against is no longer the running one.
 pub(crate) fn stale() -> ConfigError {
@@ -92,7 +96,7 @@ pub(crate) fn stale() -> ConfigError {
 pub struct Snapshot {
     pub(crate) drops: Drops,
     pub(crate) totals: Vec<(&'static str, u64)>,
-    pub(crate) named: Kind<firewall::Counts, balancer::Counts, ()>,
+    pub(crate) named: Kind<firewall::Counts, balancer::Counts, (), Snapshot>,
     pub(crate) connections: u64,
 }
 
@@ -104,8 +108,18 @@ impl Snapshot {
             Kind::Firewall(counts) => counts.report(out),
             Kind::Balancer(counts) => counts.report(out),
             Kind::Reflector(()) => {}
+            Kind::Chain(parts) => parts.iter().for_each(|part| part.add_to(out)),
         }
         out.extend(self.totals.iter().map(|(name, count)| ((*name).to_owned(), *count)));
+    }
+
+    /// Adds to what is there of the same names.
+    fn add_to(&self, out: &mut BTreeMap<String, u64>) {
+        let mut own = BTreeMap::new();
+        self.counters(&mut own);
+        for (name, count) in own {
+            *out.entry(name).or_default() += count;
+        }
     }
 
     /// Connections that were tracked.

@@ -113,6 +113,8 @@ reasons! {
     Headroom => "headroom",
     /// Taken in by us as its end point; nothing to send in return (a TCP acknowledgement).
     Consumed => "consumed",
+    /// Sent to and fro between the functions of a chain.
+    ChainLoop => "chain_loop",
 }
 
 impl DropReason {

@@ -134,6 +134,10 @@ impl Eal {
 
 impl Drop for Eal {
     fn drop(&mut self) {
+        // A port was abandoned (`Port::abandon`): its driver goes on until the process ends.
+        if !self.is_quiet() {
+            return;
+        }
         // SAFETY: ports and pools borrow the EAL, so none is left. JUSTIFICATION: closes drivers' sockets and files.
         unsafe { dpdk_sys::rte_eal_cleanup() };
     }

@@ -161,6 +161,13 @@ impl<'p> Port<'p> {
         DpdkError::Port { port: self.name.clone(), step, cause, log: log::appendix() }
     }
 
+    /// Gives the port up as it is, and with it its buffers' pool and the EAL, until the process ends, which should be soon. For
+    /// drivers that cannot be closed while their peer is: memif's is told of that by DPDK's interrupt thread, which then uses what
+    /// closing frees (DPDK 22.11).
+    pub fn abandon(self) {
+        std::mem::forget(self);
+    }
+
     /// Its queue pairs, each for a thread; the buffers of each come from the pool it was opened with.
     pub fn queues(&mut self) -> Vec<Queue<'_>> {
         let number = self.number;

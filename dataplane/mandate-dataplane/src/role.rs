@@ -11,7 +11,7 @@ use crate::{command::Reply, error::Refusal};
 /// What the process does with frames.
 pub enum Role<'p> {
     /// Firewall, load balancer, reflector.
-    Function(Box<dyn PacketFunction<Mbuf<'p>>>),
+    Function(Box<dyn PacketFunction<Mbuf<'p>> + 'p>),
     /// The client-side probe.
     Generator(Generator),
 }
@@ -121,5 +121,6 @@ pub fn name(function: &Function) -> &'static str {
         Function::LoadBalancer(_) => "load_balancer",
         Function::Reflector(_) => "reflector",
         Function::Generator(_) => "generator",
+        Function::Chain(_) => "chain",
     }
 }

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dataplane_control::{Configuration, config::PortDriver};
 use dataplane_engine::{DropReason, Verdict};
 use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Mbuf, Pool, Port, Queue, Registered};
 use nix::{sched::CpuSet, unistd::Pid};
@@ -116,11 +117,21 @@ pub fn run(
         let first = start(post, pool, own, document.clone(), alone.then_some(&eal));
         others.into_iter().fold(first, |result, other| result.and(joined(other)))
     });
+    drop(queues);
+    for (port, configured) in open.into_iter().zip(&document.configuration.ports) {
+        if let PortDriver::Memif { socket, server } = &configured.driver {
+            port.abandon();
+            if *server {
+                // Whoever closes a memif removes its socket.
+                let _missing = std::fs::remove_file(socket);
+            }
+        }
+    }
     tracing::info!("stopped");
     result
 }
 
-fn configuration_of(document: &Document) -> &dataplane_control::Configuration {
+fn configuration_of(document: &Document) -> &Configuration {
     &document.configuration
 }
 
@@ -218,7 +229,12 @@ impl<'p> Worker<'p> {
         .map_err(StartError::System)?;
         self.forward_until_told(&mut inbox, &mut idle)?;
         self.drain();
-        self.watch.board.publish(self.report());
+        let report = self.report();
+        let sum = |what: &str| -> u64 {
+            report.counters.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, n)| n).sum()
+        };
+        tracing::info!(received = sum("rx_frames."), sent = sum("tx_frames."), "drained");
+        self.watch.board.publish(report);
         Ok(())
     }
 

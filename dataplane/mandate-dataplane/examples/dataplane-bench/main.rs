@@ -62,7 +62,7 @@ struct Verdicts {
 }
 
 struct Bench<'p> {
-    function: Box<dyn PacketFunction<Mbuf<'p>>>,
+    function: Box<dyn PacketFunction<Mbuf<'p>> + 'p>,
     trace: Trace,
     frame_ns: u64,
     now_ns: u64,

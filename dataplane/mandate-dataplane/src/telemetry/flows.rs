@@ -212,10 +212,15 @@ fn now_ms() -> u64 {
 /// Name of the rule or backend.
 fn chosen<'d>(document: &'d Document, event: &Event) -> &'d str {
     let index = usize::try_from(event.chosen).unwrap_or(usize::MAX);
-    let id = match &document.configuration.function {
-        Function::Firewall(f) => f.rules.get(index).map(|r| &r.id),
-        Function::LoadBalancer(l) => l.backends.get(index).map(|b| &b.id),
-        _ => None,
-    };
-    id.map_or("", String::as_str)
+    chosen_of(&document.configuration.function, index).unwrap_or("")
+}
+
+fn chosen_of(function: &Function, index: usize) -> Option<&str> {
+    match function {
+        Function::Firewall(f) => f.rules.get(index).map(|r| r.id.as_str()),
+        Function::LoadBalancer(l) => l.backends.get(index).map(|b| b.id.as_str()),
+        // The first one's events are told.
+        Function::Chain(c) => chosen_of(c.functions.first()?, index),
+        Function::Reflector(_) | Function::Generator(_) => None,
+    }
 }

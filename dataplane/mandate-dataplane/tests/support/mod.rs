@@ -94,7 +94,12 @@ impl Bench {
 
     /// Writes a configuration and starts its process, unprivileged but for `CAP_NET_RAW`.
     pub fn start(&self, namespace: &str, configuration: &Configuration) -> Process {
-        self.spawn(unprivileged(namespace), configuration, &[]).started()
+        self.start_with(namespace, configuration, &[])
+    }
+
+    /// [`Bench::start`] with more options.
+    pub fn start_with(&self, namespace: &str, configuration: &Configuration, options: &[&str]) -> Process {
+        self.spawn(unprivileged(namespace), configuration, options).started()
     }
 
     /// Writes a configuration and starts its process where we are: for ports that need no interface.

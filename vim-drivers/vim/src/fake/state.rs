@@ -372,6 +372,7 @@ fn status_of(key: &ObjectKey, object: &Object) -> Option<Status> {
         Function::LoadBalancer(_) => "load_balancer",
         Function::Reflector(_) => "reflector",
         Function::Generator(_) => "generator",
+        Function::Chain(_) => "chain",
     };
     Some(Status {
         instance: key.to_string(),
