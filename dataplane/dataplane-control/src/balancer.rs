@@ -47,6 +47,107 @@ pub struct LoadBalancer {
     /// Longest IP packet towards the backends, bytes: a longer one is answered with ICMP "too big" in the tunnel and NAT modes.
     #[serde(default = "default_mtu", skip_serializing_if = "is_default_mtu")]
     pub mtu: u16,
+    /// How backends are asked whether they work; absent: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+}
+
+/// Asks every backend at its first address, from the process's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub probe: Probe,
+    /// Time from one question to the next, ms, a tenth more or less at random: 100 to 3,600,000.
+    #[serde(default = "default_interval_ms")]
+    pub interval_ms: u32,
+    /// Longest time for an answer, ms; not above the interval.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u32,
+    /// Good answers in a row after which a backend that was down is used again, at least 1.
+    #[serde(default = "default_up_after")]
+    pub up_after: u32,
+    /// Bad or missing answers in a row after which a backend is down, at least 1.
+    #[serde(default = "default_down_after")]
+    pub down_after: u32,
+}
+
+/// What a backend is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Probe {
+    /// To take a TCP connection.
+    Tcp {
+        /// Port.
+        port: u16,
+    },
+    /// To answer `GET` (HTTP/1.1) with a status of 200 to 299.
+    Http {
+        /// Port.
+        port: u16,
+        /// From its `/` on; of visible ASCII.
+        path: String,
+    },
+    /// To answer an ICMP echo; needs `CAP_NET_RAW`, or the process's group in `net.ipv4.ping_group_range`.
+    Icmp,
+}
+
+fn default_interval_ms() -> u32 {
+    2000
+}
+
+fn default_timeout_ms() -> u32 {
+    1000
+}
+
+fn default_up_after() -> u32 {
+    2
+}
+
+fn default_down_after() -> u32 {
+    3
+}
+
+impl HealthCheck {
+    /// With every option at its default.
+    #[must_use]
+    pub fn new(probe: Probe) -> Self {
+        Self {
+            probe,
+            interval_ms: default_interval_ms(),
+            timeout_ms: default_timeout_ms(),
+            up_after: default_up_after(),
+            down_after: default_down_after(),
+        }
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<(), ConfigError> {
+        let path = |field: &str| format!("load_balancer.health.{field}");
+        if !(100..=3_600_000).contains(&self.interval_ms) {
+            return invalid(
+                &path("interval_ms"),
+                format!("{} is not within 100 to 3600000", self.interval_ms),
+            );
+        }
+        if !(1..=self.interval_ms).contains(&self.timeout_ms) {
+            return invalid(&path("timeout_ms"), "must be at least 1 and not above `interval_ms`");
+        }
+        if self.up_after == 0 || self.down_after == 0 {
+            return invalid(&path("up_after, down_after"), "must be at least 1");
+        }
+        if let Probe::Http { path: of, .. } = &self.probe
+            && !(of.starts_with('/') && of.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return invalid(
+                &path("probe.http.path"),
+                format!("`{of}` is no path: begin with / and escape others"),
+            );
+        }
+        match backends.iter().find(|b| b.addresses.is_empty()) {
+            Some(b) => invalid(&path("probe"), format!("backend `{}` has no address to be asked at", b.id)),
+            None => Ok(()),
+        }
+    }
 }
 
 fn default_table_size() -> u32 {
@@ -172,6 +273,7 @@ impl LoadBalancer {
             idle_ms: default_tcp_idle_ms(),
             addresses: Vec::new(),
             mtu: default_mtu(),
+            health: None,
         }
     }
 
@@ -201,6 +303,7 @@ impl LoadBalancer {
         }
         self.backends.iter().try_for_each(Backend::check)?;
         self.vips.iter().try_for_each(|v| v.check(self))?;
+        self.health.iter().try_for_each(|h| h.check(&self.backends))?;
         self.nat_is_one_to_one()
     }
 
@@ -365,7 +468,7 @@ mod tests {
     fn options_at_their_defaults_are_not_written() {
         let plain = balancer(Mode::L2, &[("192.0.2.1", 80)], &[], &[]);
         let text = serde_json::to_string(&plain).unwrap();
-        for name in ["addresses", "mtu", "mode", "backend_port", "affinity", "quic", "draining"] {
+        for name in ["addresses", "mtu", "health", "mode", "backend_port", "affinity", "quic", "draining"] {
             assert!(!text.contains(name), "{text}");
         }
         assert_eq!(serde_json::from_str::<LoadBalancer>(&text).unwrap(), plain);
@@ -393,6 +496,27 @@ mod tests {
         let both = balancer(Mode::Ipip, v6, &["10.0.0.1", "fd00::1"], &["10.0.0.2", "fd00::2"]);
         assert_eq!(both.tunnel(&both.backends[0], false), Some((ip("fd00::1"), ip("fd00::2"))));
         assert_eq!(both.tunnel(&both.backends[0], true), Some((ip("10.0.0.1"), ip("10.0.0.2"))));
+    }
+
+    #[test]
+    fn a_health_check_is_possible() {
+        let mut it = balancer(Mode::L2, &[], &[], &["10.0.0.2"]);
+        it.health = Some(HealthCheck::new(Probe::Http { port: 80, path: "/health".into() }));
+        assert_eq!(problem(&it), "");
+        let text = serde_json::to_string(&it).unwrap();
+        assert_eq!(serde_json::from_str::<LoadBalancer>(&text).unwrap(), it);
+        for (change, words) in [
+            (HealthCheck { interval_ms: 99, ..HealthCheck::new(Probe::Icmp) }, "interval_ms"),
+            (HealthCheck { timeout_ms: 2001, ..HealthCheck::new(Probe::Icmp) }, "timeout_ms"),
+            (HealthCheck { up_after: 0, ..HealthCheck::new(Probe::Icmp) }, "at least 1"),
+            (HealthCheck::new(Probe::Http { port: 1, path: "/a b".into() }), "no path"),
+        ] {
+            it.health = Some(change);
+            assert!(problem(&it).contains(words), "{words}: {}", problem(&it));
+        }
+        it.backends[0].addresses.clear();
+        it.health = Some(HealthCheck::new(Probe::Icmp));
+        assert!(problem(&it).contains("no address to be asked at"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use trust::Digest;
 
 pub use tracking::Tracking;
 
-pub use crate::balancer::{Affinity, Backend, LoadBalancer, MIN_MTU, Mode, QuicIds, Vip};
+pub use crate::balancer::{Affinity, Backend, HealthCheck, LoadBalancer, MIN_MTU, Mode, Probe, QuicIds, Vip};
 pub use crate::chain::{Chain, Link};
 use crate::port;
 pub use crate::port::{PciAddress, Port, PortDriver};

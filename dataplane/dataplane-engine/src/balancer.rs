@@ -22,7 +22,7 @@
 //!
 //! A datagram to a QUIC service goes to the backend that its connection id names (`quic.rs`), wherever its flow went before.
 //!
-//! Tests: `tests/balancer.rs` and `tests/balancer_modes.rs` compare with naive models; `tests/chain.rs`; golden ARP and ND replies.
+//! Tests: `tests/balancer.rs` compares with a naive model; `tests/balancer_modes.rs` goes case by case; `tests/chain.rs`; golden ARP and ND replies.
 
 mod burst;
 mod icmp;
@@ -77,8 +77,10 @@ const RESET: u8 = 8;
 const ANSWERED: u8 = 16;
 /// The backend may never be heard.
 const DIRECT: u8 = 32;
-/// Its frames need more than the commonest: another mode than `l2`, or connection ids to be read.
-const SPECIAL: u8 = 64;
+/// Its connection ids are to be read.
+const QUIC: u8 = 64;
+/// In another mode than `l2`.
+const CARRIED: u8 = 128;
 
 fn closing(flags: u8) -> bool {
     flags & RESET != 0 || flags & FINS == FINS
@@ -498,7 +500,7 @@ impl<M: Machine> Balancer<M> {
             entry.value.backend = self.plan.pool.pick(hash).ok_or(DropReason::NoBackend)?;
             self.totals.moved += 1;
         }
-        entry.value.flags = entry.value.flags & !(DIRECT | SPECIAL) | kind(service);
+        entry.value.flags = entry.value.flags & !(DIRECT | QUIC | CARRIED) | kind(service);
         (entry.value.service, entry.value.generation) = (number, self.plan.generation);
         Ok(())
     }
@@ -544,6 +546,7 @@ impl<M: Machine> Balancer<M> {
     }
 
     /// A packet to a backend by NAT or a tunnel, or the error that it is answered with.
+    #[inline]
     fn carry<F: Frame>(
         &mut self,
         now_ms: u32,
@@ -551,13 +554,13 @@ impl<M: Machine> Balancer<M> {
         frame: &mut F,
     ) -> Result<PortIndex, DropReason> {
         let Carried { packet, quoted, service, backend, hash } = carried;
-        let plan = self.plan.clone();
-        let service = plan.vips.get(*service).ok_or(DropReason::NoService)?;
-        let slot = plan.pool.slots.get(usize::from(*backend)).ok_or(DropReason::NoBackend)?;
-        let ends = slot.tunnel(packet.v6);
-        let overhead = if service.mode.is_tunnel() { ends.overhead(service.mode) } else { 0 };
+        let service = self.plan.vips.get(*service).ok_or(DropReason::NoService)?;
+        let slot = self.plan.pool.slots.get(usize::from(*backend)).ok_or(DropReason::NoBackend)?;
+        let (mode, ends, mac) = (service.mode, slot.tunnel(packet.v6), slot.mac);
+        let to = Becomes { address: slot.address(packet.v6), port: service.backend_port };
+        let overhead = if mode.is_tunnel() { ends.overhead(mode) } else { 0 };
         let path = self.path_mtus.get(usize::from(*backend)).copied().unwrap_or_default();
-        let room = usize::from(path.of(plan.mtu, now_ms)) - overhead;
+        let room = usize::from(path.of(self.plan.mtu, now_ms)) - overhead;
         // An IPv6 sender is never told less (RFC 8201 §4).
         let room = if packet.v6 { room.max(usize::from(dataplane_control::config::MIN_MTU)) } else { room };
         if packet.end - packet.l3 > room {
@@ -567,14 +570,13 @@ impl<M: Machine> Balancer<M> {
         if !nat::hop(frame.bytes_mut(), packet).ok_or(DropReason::Truncated)? {
             return self.refuse(now_ms, packet, icmp::Error::TimeExceeded, frame);
         }
-        if service.mode == Mode::Nat {
-            let to = Becomes { address: slot.address(packet.v6), port: service.backend_port };
+        if mode == Mode::Nat {
             translate(frame.bytes_mut(), packet, *quoted, End::Destination, to)?;
         } else {
             if !frame.prepend(overhead) {
                 return Err(DropReason::Headroom);
             }
-            ends.wrap(frame.bytes_mut(), packet, service.mode, *hash).ok_or(DropReason::Truncated)?;
+            ends.wrap(frame.bytes_mut(), packet, mode, *hash).ok_or(DropReason::Truncated)?;
             if !frame.resize(packet.end + overhead) {
                 return Err(DropReason::Truncated);
             }
@@ -582,10 +584,11 @@ impl<M: Machine> Balancer<M> {
             let place = frame.bytes_mut().get_mut(packet.l3 - 2..packet.l3).ok_or(DropReason::Truncated)?;
             place.copy_from_slice(&ether_type.to_be_bytes());
         }
-        self.address(frame.bytes_mut(), Side::Far, slot.mac)
+        self.address(frame.bytes_mut(), Side::Far, mac)
     }
 
     /// A NAT reply to its client.
+    #[inline]
     fn give_back<F: Frame>(&mut self, returned: &Returned, frame: &mut F) -> Result<PortIndex, DropReason> {
         let Returned { packet, quoted, client_mac, service } = returned;
         if !nat::hop(frame.bytes_mut(), packet).ok_or(DropReason::Truncated)? {
@@ -645,8 +648,8 @@ fn translate(
 /// What its service makes of a connection.
 fn kind(service: &plan::Service) -> u8 {
     let direct = if service.mode.is_tunnel() { DIRECT } else { 0 };
-    let special = service.mode != Mode::L2 || service.quic.are_read();
-    direct | if special { SPECIAL } else { 0 }
+    let carried = if service.mode == Mode::L2 { 0 } else { CARRIED };
+    direct | carried | if service.quic.are_read() { QUIC } else { 0 }
 }
 
 #[inline]

@@ -6,18 +6,20 @@
 //! Tests: below, and `tests/process.rs` (refusals, and how long packets wait).
 
 use std::{
+    collections::BTreeSet,
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc::Sender},
     time::Instant,
 };
 
-use dataplane_control::{Configuration, protocol::Status};
+use dataplane_control::{Configuration, Function, protocol::Status};
 
 use crate::{
     command::{ANSWER_WITHIN, Command, Handle, Workers},
     document::Document,
-    error::Refusal,
-    report::{Next, Running, merged},
+    error::{Refusal, StartError},
+    health::{self, News},
+    report::{Next, Running, Swapped, merged},
     role,
 };
 
@@ -25,26 +27,59 @@ use crate::{
 #[derive(Clone)]
 pub struct Configurator {
     workers: Workers,
-    turn: Arc<Mutex<()>>,
+    /// Taken in turns; whoever is told what runs, if anybody.
+    turn: Arc<Mutex<Option<Sender<News>>>>,
 }
 
 impl Configurator {
-    /// For these packet threads; clones take turns, others would not.
-    pub fn new(workers: Workers) -> Self {
-        Self { workers, turn: Arc::default() }
+    /// For these packet threads, which run this; clones take turns, others would not. A balancer's backends are asked from now on.
+    pub fn new(workers: Workers, running: &Configuration) -> Result<Self, StartError> {
+        let it = Self { workers, turn: Arc::default() };
+        if matches!(running.function, Function::LoadBalancer(_)) {
+            let judge = health::start(it.clone())?;
+            tell(Some(&judge), running);
+            *it.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(judge);
+        }
+        Ok(it)
+    }
+
+    /// The running configuration with these backends down, everywhere.
+    pub fn leave_out(&self, down: &BTreeSet<String>) -> Result<(), Refusal> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepare = |running: Running| {
+            let prepared = running.function.map(|basis| basis.prepare_health(down));
+            let function = prepared.transpose().map_err(|e| refused(&e))?;
+            Ok(Next { before: running.document.clone(), document: running.document, function })
+        };
+        let prepared: Vec<Next> = self.running()?.into_iter().map(prepare).collect::<Result<_, Refusal>>()?;
+        self.swap(prepared).map(drop)
     }
 
     /// Parses, prepares and swaps in; answers when it runs everywhere.
     pub fn configure(&self, text: &str) -> Result<Status, Refusal> {
         let document = Arc::new(parse(text)?);
         // A thread that panicked in its turn has left nothing half done: the swap is the worker's.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let ask = |worker: &Handle| worker.ask(|reply| Command::Running { reply }, ANSWER_WITHIN);
-        let running: Vec<Running> = self.workers.each().iter().map(ask).collect::<Result<_, _>>()?;
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.running()?;
         if running.iter().all(|r| r.document.digest == document.digest) {
             return self.workers.status(|reply| Command::Status { reply });
         }
-        self.replace(running, document)
+        let status = self.replace(running, document.clone())?;
+        tell(turn.as_ref(), &document.configuration);
+        Ok(status)
+    }
+
+    fn running(&self) -> Result<Vec<Running>, Refusal> {
+        let ask = |worker: &Handle| worker.ask(|reply| Command::Running { reply }, ANSWER_WITHIN);
+        self.workers.each().iter().map(ask).collect()
+    }
+
+    fn swap(&self, prepared: Vec<Next>) -> Result<Vec<Swapped>, Refusal> {
+        let swap = |(worker, next): (&Handle, Next)| {
+            let next = Box::new(next);
+            worker.ask(|reply| Command::Configure { next, reply }, ANSWER_WITHIN)
+        };
+        self.workers.each().iter().zip(prepared).map(swap).collect()
     }
 
     /// Nothing is swapped in anywhere before it is compiled for all.
@@ -53,11 +88,7 @@ impl Configurator {
         let prepared: Vec<Next> =
             running.into_iter().map(|r| prepare(r, document.clone())).collect::<Result<_, _>>()?;
         let prepare_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let mut swapped = Vec::with_capacity(prepared.len());
-        for (worker, next) in self.workers.each().iter().zip(prepared) {
-            let next = Box::new(next);
-            swapped.push(worker.ask(|reply| Command::Configure { next, reply }, ANSWER_WITHIN)?);
-        }
+        let swapped = self.swap(prepared)?;
         let swap_us = swapped.iter().map(|s| s.swap_us).max().unwrap_or(0);
         let status = merged(swapped.iter().map(|s| &s.report))
             .ok_or_else(|| Refusal::new("SHUTTING_DOWN", "no packet thread is left"))?;
@@ -70,6 +101,14 @@ impl Configurator {
         );
         drop(swapped);
         Ok(status)
+    }
+}
+
+/// Tells whoever asks backends what runs.
+fn tell(judge: Option<&Sender<News>>, running: &Configuration) {
+    if let (Some(judge), Function::LoadBalancer(config)) = (judge, &running.function) {
+        // It ends with the process.
+        let _ = judge.send(News::Runs(Box::new(config.clone())));
     }
 }
 

@@ -127,7 +127,7 @@ pub fn serve(
 ) -> Result<(), StartError> {
     let listener = socket.listener().map_err(StartError::System)?;
     let server = Server {
-        configurator: Configurator::new(workers.clone()),
+        configurator: Configurator::new(workers.clone(), configuration)?,
         workers,
         boards: boards.into(),
         clock,

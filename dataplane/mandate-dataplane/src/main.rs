@@ -18,6 +18,7 @@ mod configure;
 mod control;
 mod document;
 mod error;
+mod health;
 mod idle;
 mod lane;
 mod ports;

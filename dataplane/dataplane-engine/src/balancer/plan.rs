@@ -337,6 +337,12 @@ impl Vips {
         self.get(ports.get(usize::from(port))?.checked_sub(1)?)
     }
 
+    /// Whether any packet may be a NAT reply.
+    #[inline]
+    pub fn translate(&self, v6: bool) -> bool {
+        self.replies.iter().any(|by_version| !by_version[usize::from(v6)].is_empty())
+    }
+
     /// A packet from a backend as the client is to see it, if it is a NAT reply.
     pub fn untranslated(&self, packet: &Packet) -> Option<(Packet, &Service)> {
         let service = self.answered_from((packet.ports >> 16) as u16, packet.protocol, packet.v6)?;
