@@ -100,6 +100,13 @@ impl Chain {
         for index in 0..self.functions.len() {
             let part = self.part(whole, index)?;
             self.check_place(&part, index)?;
+            if matches!(&part.function, Function::LoadBalancer(l) if l.health.is_some()) {
+                let path = format!("chain.functions[{index}].load_balancer.health");
+                return Err(invalid(
+                    path,
+                    "a chain asks no backends; give the balancer a process of its own",
+                ));
+            }
             part.check().map_err(|e| within(e, index))?;
         }
         Ok(())
