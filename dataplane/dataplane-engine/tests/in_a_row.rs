@@ -97,8 +97,8 @@ fn who_has(address: [u8; 4]) -> Vec<u8> {
 
 /// Something that may pass, be answered or be dropped, from either side.
 fn frame(random: &mut impl FnMut(u32) -> u32) -> (u16, Vec<u8>) {
-    let client = [198, 51, 100, random(12) as u8];
-    let port = 1000 + random(8) as u16;
+    let client = [198, 51, 100, random(6) as u8];
+    let port = 1000 + random(6) as u16;
     let service = [53, 53, 53, 55, 80][random(5) as usize];
     match random(10) {
         0 => (WAN, who_has(VIP)),
@@ -163,7 +163,7 @@ fn a_chain_is_its_functions_joined_by_hand() {
         }
         // Passed, answered and dropped, from both sides.
         for case in [(WAN, Some(LAN)), (WAN, Some(WAN)), (WAN, None), (LAN, Some(WAN)), (LAN, None)] {
-            assert!(outcomes.get(&case).is_some_and(|n| *n > 50), "{case:?} in {outcomes:?}");
+            assert!(outcomes.get(&case).is_some_and(|n| *n > 20), "{case:?} in {outcomes:?}");
         }
         let (mut counters, mut sums) = (BTreeMap::new(), BTreeMap::new());
         row.counters(&mut counters);
