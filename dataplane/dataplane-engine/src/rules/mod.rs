@@ -5,7 +5,7 @@
 //! leaves compare whole rules ([`leaf`]), a burst's connections level by level ([`tree`]). What is compiled never decides anything
 //! else than the list from top to bottom would.
 //!
-//! Tests: `tests/classify.rs` and the firewall's model in `tests/firewall.rs`, both of which evaluate the configuration's own form.
+//! Tests: `tests/classify.rs`, `tests/conditions.rs` and the firewall's model in `tests/firewall.rs`, both of which evaluate the configuration's own form.
 
 mod build;
 mod conditions;
