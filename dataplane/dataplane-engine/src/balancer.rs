@@ -46,12 +46,13 @@ use self::{
 };
 use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
+    ages::Age,
     common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, UNCONFIRMED_MS},
     machine::Machine,
     maglev, neighbour,
     packet::{self, ACK, FIN, Message, Packet, Parsed, Quoted, RST, SYN, TCP, UDP},
     prepare::{self, Kind, Prepared, Retired, Snapshot},
-    table::{Entry, Key, Side, TICK_SLOTS, Table},
+    table::{Entry, Judged, Key, Side, TICK_SLOTS, Table},
 };
 
 /// What a connection remembers.
@@ -82,6 +83,9 @@ const QUIC: u8 = 64;
 /// In another mode than `l2`.
 const CARRIED: u8 = 128;
 
+/// Connections looked at for one that is over, or not confirmed, when the table is full.
+const RECLAIM: usize = 64;
+
 fn closing(flags: u8) -> bool {
     flags & RESET != 0 || flags & FINS == FINS
 }
@@ -98,15 +102,34 @@ struct Timeouts {
 
 impl Timeouts {
     #[inline]
-    fn expired(self, entry: &Entry<State>, now_ms: u32) -> bool {
-        let flags = entry.value.flags;
-        let lifetime_ms = match () {
+    fn lifetime_ms(self, flags: u8) -> u32 {
+        match () {
             () if closing(flags) => TCP_CLOSING_MS.min(self.idle_ms),
             () if flags & CONFIRMED == 0 => UNCONFIRMED_MS.min(self.idle_ms),
             () if half_closed(flags) => TCP_HALF_CLOSED_MS.min(self.idle_ms),
             () => self.idle_ms,
-        };
-        now_ms.wrapping_sub(entry.last_ms) > lifetime_ms
+        }
+    }
+
+    #[inline]
+    fn expired(self, entry: &Entry<State>, now_ms: u32) -> bool {
+        now_ms.wrapping_sub(entry.last_ms) > self.lifetime_ms(entry.value.flags)
+    }
+
+    /// When the connection is looked at next; one that is not confirmed may be given up for others.
+    #[inline]
+    fn age(self, entry: &Entry<State>) -> (Age, u32) {
+        let flags = entry.value.flags;
+        let age = if flags & CONFIRMED == 0 { Age::Queue(0) } else { Age::Wheel };
+        (age, entry.last_ms.wrapping_add(self.lifetime_ms(flags)))
+    }
+
+    fn judge(self, entry: &Entry<State>, now_ms: u32) -> Judged {
+        if self.expired(entry, now_ms) {
+            return Judged::Over;
+        }
+        let (age, due_ms) = self.age(entry);
+        Judged::Waits(age, due_ms)
     }
 }
 
@@ -114,6 +137,7 @@ impl Timeouts {
 struct Totals {
     opened: u64,
     expired: u64,
+    evicted: u64,
     revoked: u64,
     moved: u64,
     named: u64,
@@ -284,6 +308,9 @@ impl<M: Machine> Balancer<M> {
         state.client_mac = client_mac;
         entry.last_ms = now_ms;
         let State { service, backend, .. } = entry.value;
+        if let Some(slot) = live {
+            self.wait(now_ms, slot, flags);
+        }
         let named = self.named(service, frame, packet).filter(|named| *named != backend);
         if let (Some(named), Some(entry)) = (named, live.and_then(|slot| self.table.get(slot))) {
             entry.value.backend = named;
@@ -340,11 +367,11 @@ impl<M: Machine> Balancer<M> {
         let flags = kind(service) | closed_by(packet.tcp_flags, FIN_FROM_CLIENT);
         let generation = self.plan.generation;
         let state = State { client_mac: source_mac(frame), flags, backend, service: number, generation };
-        let timeouts = self.plan.timeouts;
-        let (slot, reclaimed) =
-            self.table.insert_or_reclaim(key, state, now_ms, |entry| timeouts.expired(entry, now_ms));
-        self.totals.expired += reclaimed as u64;
-        slot.ok_or(DropReason::TableFull)?;
+        if self.table.is_full() {
+            self.make_room(now_ms);
+        }
+        let age = (Age::Queue(0), now_ms.wrapping_add(self.plan.timeouts.lifetime_ms(flags)));
+        self.table.insert(key, state, now_ms, age).ok_or(DropReason::TableFull)?;
         self.totals.opened += 1;
         self.totals.named += u64::from(named.is_some());
         if let Some(count) = self.counts.get_mut(usize::from(backend)) {
@@ -354,6 +381,41 @@ impl<M: Machine> Balancer<M> {
             count.opened += 1;
         }
         self.dispatch(packet, number, backend)
+    }
+
+    /// A connection that is over, or else the oldest that is not confirmed, makes room for another.
+    #[cold]
+    fn make_room(&mut self, now_ms: u32) {
+        self.look(now_ms, RECLAIM);
+        for _ in 0..RECLAIM {
+            let Some(slot) = self.table.oldest().filter(|_| self.table.is_full()) else { return };
+            let Some(entry) = self.table.get(slot) else { return };
+            if entry.value.flags & CONFIRMED == 0 {
+                self.table.remove(slot);
+                self.totals.evicted += 1;
+                return;
+            }
+            // Confirmed since.
+            let age = self.plan.timeouts.age(entry);
+            self.table.wait(slot, age, now_ms);
+        }
+    }
+
+    /// Looks at connections whose time has come.
+    #[inline]
+    fn look(&mut self, now_ms: u32, budget: usize) {
+        let timeouts = self.plan.timeouts;
+        let over = self.table.look::<M>(now_ms, budget, |entry| timeouts.judge(entry, now_ms));
+        self.totals.expired += over as u64;
+    }
+
+    /// If a connection's flags are no more what they were: it is looked at when they say.
+    #[inline]
+    fn wait(&mut self, now_ms: u32, slot: u32, before: u8) {
+        if let Some(entry) = self.table.get(slot).filter(|entry| entry.value.flags != before) {
+            let age = self.plan.timeouts.age(entry);
+            self.table.wait(slot, age, now_ms);
+        }
     }
 
     #[inline]
@@ -379,9 +441,11 @@ impl<M: Machine> Balancer<M> {
         }
         let entry = self.table.get(slot).ok_or(DropReason::Untracked)?;
         let heard = if packet.protocol == TCP { ANSWERED } else { ANSWERED | CONFIRMED };
+        let flags = entry.value.flags;
         entry.value.flags |= heard | closed_by(packet.tcp_flags, FIN_FROM_BACKEND);
         entry.last_ms = now_ms;
         let client_mac = entry.value.client_mac;
+        self.wait(now_ms, slot, flags);
         Ok(match service {
             Some(service) => Action::Return(Returned { packet: *packet, quoted: 0, client_mac, service }),
             None => Action::Address(Side::Near, client_mac),
@@ -668,6 +732,7 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
         let Some(side) = self.plan.pair.side(ingress) else {
             return self.drops.drop(DropReason::UnknownPort);
         };
+        self.look(now_ms, burst::BURST);
         self.one(now_ms, side, frame)
     }
 
@@ -677,13 +742,12 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
             frames.iter().zip(verdicts).for_each(|(_, v)| *v = self.drops.drop(DropReason::UnknownPort));
             return;
         };
-        M::run(|| self.burst_from(now_ms, side, frames, verdicts));
+        M::run(burst::Together { balancer: self, now_ms, side, frames, verdicts });
     }
 
     fn tick(&mut self, now_us: u64) {
         let now_ms = self.clock.advance(now_us);
-        let timeouts = self.plan.timeouts;
-        self.totals.expired += self.table.sweep(TICK_SLOTS, |entry| timeouts.expired(entry, now_ms)) as u64;
+        self.look(now_ms, TICK_SLOTS);
     }
 
     fn basis(&self) -> prepare::Basis {
@@ -708,13 +772,24 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let Totals { opened, expired, revoked, moved, named, neighbour, too_big, time_exceeded, path_mtu } =
-            self.totals;
+        let Totals {
+            opened,
+            expired,
+            evicted,
+            revoked,
+            moved,
+            named,
+            neighbour,
+            too_big,
+            time_exceeded,
+            path_mtu,
+        } = self.totals;
         Snapshot {
             drops: self.drops.clone(),
             totals: vec![
                 ("connections.opened", opened),
                 ("connections.expired", expired),
+                ("connections.evicted", evicted),
                 ("connections.revoked", revoked),
                 ("connections.moved", moved),
                 ("connections.named", named),

@@ -50,18 +50,18 @@ use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
     common::{self, Clock, Drops},
     events::Events,
-    machine::Machine,
+    machine::{Machine, Work},
     neighbour,
-    packet::{self, ACK, ICMP, ICMPV6, Message, Packet, Parsed, RST, SYN, TCP, UDP},
+    packet::{self, ACK, ICMP, ICMPV6, Message, Packet, Parsed, RST, SYN, Simple, TCP, UDP},
     prepare::{self, Kind, Prepared, Retired, Snapshot},
-    rules::NewConnection,
-    table::{Entry, Key, Side, Sought, TICK_SLOTS, Table, V4Key},
+    rules::{Decision, NewConnection},
+    table::{Entry, Judged, Key, Side, Sought, TICK_SLOTS, Table, V4Key},
 };
 
 /// Frames that are handled together.
 const BURST: usize = 64;
-/// Connections looked at for one that gives way when the table is full.
-const EVICT_SLOTS: usize = 64;
+/// Connections looked at for one that is over when the table is full.
+const RECLAIM: usize = 64;
 
 /// What a simple packet of an established connection is judged by.
 #[derive(Clone, Copy)]
@@ -95,6 +95,58 @@ impl Known {
     }
 }
 
+/// What is known of the frames of a burst; kept between bursts, for it takes time to clear.
+#[derive(Debug)]
+struct Scratch {
+    sought: [Sought; BURST],
+    tcp_flags: [u8; BURST],
+    ends: [u16; BURST],
+    slots: [u32; BURST],
+    /// Frames of which nothing is known.
+    fresh: [u8; BURST],
+    new: [NewConnection; BURST],
+    decisions: [Decision; BURST],
+    /// By frame.
+    decided: [Option<Decision>; BURST],
+}
+
+impl Scratch {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            sought: [Sought::NOTHING; BURST],
+            tcp_flags: [0; BURST],
+            ends: [0; BURST],
+            slots: [0; BURST],
+            fresh: [0; BURST],
+            new: [NewConnection::tracked(Sought::NOTHING.key.key()); BURST],
+            decisions: [Decision::DEFAULT; BURST],
+            decided: [None; BURST],
+        })
+    }
+}
+
+/// Frames of one port, decided on together.
+struct Together<'w, M, F> {
+    firewall: &'w mut Firewall<M>,
+    scratch: &'w mut Scratch,
+    now_ms: u32,
+    side: Side,
+    frames: &'w mut [F],
+    verdicts: &'w mut [Verdict],
+}
+
+impl<M: Machine, F: Frame> Work for Together<'_, M, F> {
+    #[inline(always)]
+    fn done(self) {
+        let Self { firewall, scratch, now_ms, side, frames, verdicts } = self;
+        for (frames, verdicts) in frames.chunks_mut(BURST).zip(verdicts.chunks_mut(BURST)) {
+            // More than may come new; what is over leaves its lines near for those.
+            firewall.look(now_ms, BURST);
+            firewall.stages(scratch, now_ms, side, frames, verdicts);
+        }
+    }
+}
+
 /// Counters beyond drops and rules.
 #[derive(Debug, Default)]
 struct Totals {
@@ -121,6 +173,8 @@ pub(crate) struct Firewall<M> {
     drops: Drops,
     totals: Totals,
     events: Events,
+    /// Not there while it is in use.
+    scratch: Option<Box<Scratch>>,
     machine: PhantomData<M>,
 }
 
@@ -139,47 +193,129 @@ impl<M: Machine> Firewall<M> {
             drops: Drops::default(),
             totals: Totals::default(),
             events: Events::default(),
+            scratch: Some(Scratch::new()),
             machine: PhantomData,
         })
     }
 
     /// A burst in stages, so that what one frame waits for from memory the others wait for, too: all headers; where all
-    /// connections are; then, in their order, what each frame does. What is not of an established connection, or not simple, goes
-    /// the way of a single frame: whatever the frames before it changed, it finds.
-    #[inline]
-    fn stages<F: Frame>(&mut self, now_ms: u32, side: Side, frames: &mut [F], verdicts: &mut [Verdict]) {
-        let mut all = [Sought::default(); BURST];
-        for (frame, sought) in frames.iter().zip(&mut all) {
-            let Some(simple) = packet::simple(frame.bytes()) else { continue };
-            let key = V4Key::of(simple.addresses, simple.ports, simple.protocol, side);
-            *sought = self.table.seek::<M>(key);
+    /// connections are; what the rules say of those that are not there; then, in their order, what each frame does. What is not of an
+    /// established connection, or not simple, goes the way of a single frame: whatever the frames before it changed, it
+    /// finds.
+    #[inline(always)]
+    fn stages<F: Frame>(
+        &mut self,
+        scratch: &mut Scratch,
+        now_ms: u32,
+        side: Side,
+        frames: &mut [F],
+        verdicts: &mut [Verdict],
+    ) {
+        if self.guards.policy.verify_checksums {
+            frames.iter_mut().zip(verdicts).for_each(|(f, v)| *v = self.one(now_ms, side, f));
+            return;
         }
-        let mut slots = [u32::MAX; BURST];
-        for ((_, sought), slot) in frames.iter().zip(&all).zip(&mut slots) {
-            *slot = self.table.candidate::<M>(sought);
+        let Scratch { sought, tcp_flags, ends, slots, fresh, .. } = scratch;
+        let headers = sought.iter_mut().zip(tcp_flags).zip(ends);
+        for (frame, ((sought, tcp_flags), end)) in frames.iter().zip(headers) {
+            *sought = match packet::simple(frame.bytes()) {
+                Some(simple) => {
+                    (*tcp_flags, *end) = (simple.tcp_flags, simple.end);
+                    self.table.seek::<M>(V4Key::of(simple.addresses, simple.ports, simple.protocol, side))
+                }
+                None => Sought::NOTHING,
+            };
         }
+        let mut missing = 0;
+        for ((at, _), (sought, slot)) in (0u8..).zip(frames.iter()).zip(sought.iter().zip(slots)) {
+            let candidate = self.table.candidate::<M>(sought);
+            *slot = candidate.slot;
+            fresh[missing % BURST] = at;
+            missing += usize::from(candidate.missing);
+        }
+        let fresh = if missing > 0 { self.decide_on_missing(scratch, missing, side) } else { 0 };
         let Plan { timeouts, generation, .. } = *self.plan;
         let known = Known { now_ms, side, timeouts, generation };
-        let forward = self.plan.pair.on(side.other()).index;
-        for (((frame, verdict), sought), slot) in frames.iter_mut().zip(verdicts).zip(&all).zip(slots) {
-            let rule = self.table.found(slot, sought).and_then(|entry| known.renew(entry, sought.protocol));
-            *verdict = match rule {
+        let forward = Verdict::Forward { port: self.plan.pair.on(side.other()).index };
+        let Scratch { sought, tcp_flags, ends, slots, decided, .. } = &mut *scratch;
+        let all = sought.iter().zip(tcp_flags).zip(slots).zip(ends.iter().zip(decided));
+        for ((frame, verdict), (((sought, tcp_flags), slot), (end, decided))) in
+            frames.iter_mut().zip(verdicts).zip(all)
+        {
+            let found = self.table.found(*slot, sought).filter(|_| *tcp_flags & SYN == 0);
+            *verdict = match found.and_then(|entry| known.renew(entry, sought.key.protocol())) {
                 Some(rule) => {
                     self.count_rule(rule);
-                    Verdict::Forward { port: forward }
+                    forward
+                }
+                None if sought.is_something() => {
+                    let (addresses, ports, protocol) = sought.key.as_sent_from(side);
+                    let packet =
+                        Simple { addresses, ports, protocol, tcp_flags: *tcp_flags, end: *end }.packet();
+                    self.simple(now_ms, side, &packet, sought.key, *decided, frame)
                 }
                 None => self.one(now_ms, side, frame),
             };
+        }
+        let Scratch { fresh: which, decided, .. } = scratch;
+        for at in which.iter().take(fresh) {
+            decided[usize::from(*at) % BURST] = None;
+        }
+    }
+
+    /// What the rules say of those frames that are of no connection where it would be looked for first, by frame; later a frame may find
+    /// its connection all the same. How many of `fresh` there are now.
+    #[inline(never)]
+    fn decide_on_missing(&self, scratch: &mut Scratch, missing: usize, side: Side) -> usize {
+        let Scratch { sought, tcp_flags, fresh, new, decisions, decided, .. } = scratch;
+        let mut count = 0;
+        for which in 0..missing.min(BURST) {
+            let at = fresh[which];
+            let index = usize::from(at) % BURST;
+            let (sought, flags) = (&sought[index], tcp_flags[index]);
+            if sought.is_something() && (sought.key.protocol() != TCP || flags == SYN) {
+                self.table.seek_elsewhere::<M>(sought);
+                new[count] = NewConnection::opened(sought.key.key(), flags);
+                fresh[count] = at;
+                count += 1;
+            }
+        }
+        self.table.prefetch_free::<M>(count);
+        self.plan.rules.decide_all::<M>(side, &new[..count], &mut decisions[..count]);
+        for (at, decision) in fresh.iter().zip(decisions).take(count) {
+            decided[usize::from(*at) % BURST] = Some(*decision);
+        }
+        count
+    }
+
+    /// A simple frame's way, of what its header said.
+    #[inline(never)]
+    fn simple<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        side: Side,
+        packet: &Packet,
+        key: V4Key,
+        decided: Option<Decision>,
+        frame: &mut F,
+    ) -> Verdict {
+        let way = self.connection(now_ms, side, packet, (key.key(), decided), frame);
+        self.verdict(side, way)
+    }
+
+    #[inline]
+    fn verdict(&mut self, side: Side, way: Result<Way, DropReason>) -> Verdict {
+        match way {
+            Ok(Way::On) => Verdict::Forward { port: self.plan.pair.on(side.other()).index },
+            Ok(Way::Back) => Verdict::Forward { port: self.plan.pair.on(side).index },
+            Err(reason) => self.drops.drop(reason),
         }
     }
 
     #[inline(never)]
     fn one<F: Frame>(&mut self, now_ms: u32, side: Side, frame: &mut F) -> Verdict {
-        match self.decide(now_ms, side, frame) {
-            Ok(Way::On) => Verdict::Forward { port: self.plan.pair.on(side.other()).index },
-            Ok(Way::Back) => Verdict::Forward { port: self.plan.pair.on(side).index },
-            Err(reason) => self.drops.drop(reason),
-        }
+        let way = self.decide(now_ms, side, frame);
+        self.verdict(side, way)
     }
 
     /// Which way the frame goes, in which an answer or a translation may have been written.
@@ -214,7 +350,7 @@ impl<M: Machine> Firewall<M> {
     ) -> Result<Way, DropReason> {
         match packet.message {
             Message::None | Message::EchoRequest | Message::EchoReply => {
-                self.connection(now_ms, side, packet, frame)
+                self.connection(now_ms, side, packet, (Key::of(packet, side), None), frame)
             }
             Message::Error => self.related(now_ms, side, packet, frame.bytes()),
             Message::NeighbourSolicitation | Message::NeighbourAdvertisement => {
@@ -256,17 +392,18 @@ impl<M: Machine> Firewall<M> {
         }
     }
 
+    /// With the key comes what the rules say if it is a new one, where that is known already.
     #[inline]
     fn connection<F: Frame>(
         &mut self,
         now_ms: u32,
         side: Side,
         packet: &Packet,
+        (key, decided): (Key, Option<Decision>),
         frame: &mut F,
     ) -> Result<Way, DropReason> {
-        let key = Key::of(packet, side);
         let Some(slot) = self.live(now_ms, &key)? else {
-            return self.open(now_ms, side, packet, key, None, frame);
+            return self.open(now_ms, side, packet, (key, decided), None, frame);
         };
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::Untracked) };
         let state = entry.value;
@@ -274,7 +411,7 @@ impl<M: Machine> Firewall<M> {
         let mut flags = state.flags;
         if packet.protocol == TCP {
             match tcp::step(flags, from_initiator, packet.tcp_flags) {
-                Step::Reopen => return self.open(now_ms, side, packet, key, Some(slot), frame),
+                Step::Reopen => return self.open(now_ms, side, packet, (key, None), Some(slot), frame),
                 _ if flags & PROXIED != 0 => {
                     return self.proxied(now_ms, from_initiator, packet, slot, frame);
                 }
@@ -314,6 +451,8 @@ impl<M: Machine> Firewall<M> {
         }
         if flags != before.flags {
             self.guards.changed(protocol, before.flags, flags);
+            let age = self.plan.timeouts.age(entry);
+            self.table.wait(slot, age, now_ms);
         }
         self.count_rule(before.rule);
     }
@@ -404,7 +543,7 @@ impl<M: Machine> Firewall<M> {
         now_ms: u32,
         side: Side,
         packet: &Packet,
-        key: Key,
+        (key, decided): (Key, Option<Decision>),
         replaced: Option<u32>,
         frame: &mut F,
     ) -> Result<Way, DropReason> {
@@ -414,7 +553,10 @@ impl<M: Machine> Firewall<M> {
         if packet.message == Message::EchoReply {
             return Err(DropReason::Untracked);
         }
-        let decision = self.plan.rules.decide(&NewConnection::of(packet, key), side);
+        let decision = match decided {
+            Some(decision) => decision,
+            None => self.plan.rules.decide(&NewConnection::of(packet, key), side),
+        };
         let Some(rule) = decision.rule() else { return Err(DropReason::NoRule) };
         if decision.limited() && !self.guards.rule_allows(now_ms, rule, packet.source) {
             return Err(DropReason::RuleRate);
@@ -515,15 +657,11 @@ impl<M: Machine> Firewall<M> {
         let counted = self.guards.take(now_ms, packet.source)?;
         let flags = flags | if side == Side::Far { FROM_FAR } else { 0 };
         let state = State { generation: self.plan.generation, rule, flags, counted };
-        let timeouts = self.plan.timeouts;
-        let Self { table, guards, events, .. } = self;
-        let (mut slot, reclaimed) = table.insert_or_reclaim(key, state, now_ms, |entry| {
-            timeouts.expired(entry, now_ms) && over(guards, events, entry)
-        });
-        self.totals.expired += reclaimed as u64;
-        if slot.is_none() && self.guards.policy.evict && self.evict() {
-            slot = self.table.insert(key, state, now_ms);
+        if self.table.is_full() {
+            self.make_room(now_ms);
         }
+        let age = self.plan.timeouts.age_at_first(packet.protocol, state, now_ms);
+        let slot = self.table.insert(key, state, now_ms, age);
         let Some(slot) = slot else {
             self.guards.give_back(counted, packet.source);
             return Err(DropReason::TableFull);
@@ -535,21 +673,32 @@ impl<M: Machine> Firewall<M> {
         Ok(slot)
     }
 
-    /// Makes room: the next connection that is not established, or heard of from one side only, if there is one among a bounded
-    /// number.
+    /// A connection that is over, or else, where the configuration says so, the oldest of those that may be given up makes room for another.
     #[cold]
-    fn evict(&mut self) -> bool {
+    fn make_room(&mut self, now_ms: u32) {
+        self.look(now_ms, RECLAIM);
+        if self.table.is_full()
+            && self.guards.policy.evict
+            && let Some(slot) = self.table.oldest()
+        {
+            self.forget(slot);
+            self.totals.evicted += 1;
+        }
+    }
+
+    /// Looks at connections whose time has come.
+    #[inline]
+    fn look(&mut self, now_ms: u32, budget: usize) {
+        let timeouts = self.plan.timeouts;
         let Self { table, guards, events, .. } = self;
-        let mut found = false;
-        let evicted = table.sweep(EVICT_SLOTS, |entry| {
-            let state = entry.value;
-            let settled = if entry.key.protocol() == TCP { ESTABLISHED } else { ANSWERED };
-            let gives_way = !found && (state.flags & settled == 0 || state.closing());
-            found |= gives_way;
-            gives_way && over(guards, events, entry)
+        let ended = table.look::<M>(now_ms, budget, |entry| {
+            let judged = timeouts.judge(entry, now_ms);
+            if matches!(judged, Judged::Over) {
+                over(guards, events, entry);
+            }
+            judged
         });
-        self.totals.evicted += evicted as u64;
-        found
+        self.totals.expired += ended as u64;
     }
 
     #[inline]
@@ -576,11 +725,10 @@ impl<M: Machine> Firewall<M> {
     }
 }
 
-/// A connection is over, and was when its last packet came; always true.
-fn over(guards: &mut Guards, events: &mut Events, entry: &Entry<State>) -> bool {
+/// A connection is over, and was when its last packet came.
+fn over(guards: &mut Guards, events: &mut Events, entry: &Entry<State>) {
     guards.release(entry);
     events.closed(entry.last_ms, &entry.key, entry.value.initiator(), entry.value.rule);
-    true
 }
 
 /// Of TCP, UDP and ICMP; others have none, or one of their own.
@@ -594,6 +742,7 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
         let Some(side) = self.plan.pair.side(ingress) else {
             return self.drops.drop(DropReason::UnknownPort);
         };
+        self.look(now_ms, BURST);
         self.one(now_ms, side, frame)
     }
 
@@ -603,19 +752,15 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
             frames.iter().zip(verdicts).for_each(|(_, v)| *v = self.drops.drop(DropReason::UnknownPort));
             return;
         };
-        for (frames, verdicts) in frames.chunks_mut(BURST).zip(verdicts.chunks_mut(BURST)) {
-            self.stages(now_ms, side, frames, verdicts);
-        }
+        let Some(mut scratch) = self.scratch.take() else { return };
+        M::run(Together { firewall: self, scratch: &mut scratch, now_ms, side, frames, verdicts });
+        self.scratch = Some(scratch);
     }
 
     fn tick(&mut self, now_us: u64) {
         let now_ms = self.clock.advance(now_us);
-        let timeouts = self.plan.timeouts;
-        let Self { table, guards, events, .. } = self;
-        let expired =
-            table.sweep(TICK_SLOTS, |entry| timeouts.expired(entry, now_ms) && over(guards, events, entry));
-        guards.sweep(now_ms, TICK_SLOTS);
-        self.totals.expired += expired as u64;
+        self.look(now_ms, TICK_SLOTS);
+        self.guards.sweep(now_ms, TICK_SLOTS);
     }
 
     fn basis(&self) -> prepare::Basis {

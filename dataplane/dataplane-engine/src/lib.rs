@@ -8,6 +8,7 @@
 //! frames, `tests/firewall.rs` and `tests/balancer.rs` compare with naive models, `tests/chain.rs` drives
 //! generator, firewall, balancer and reflectors against each other in memory.
 
+mod ages;
 mod balancer;
 mod chain;
 mod checksum;
@@ -34,7 +35,7 @@ use std::collections::BTreeMap;
 pub use dataplane_control::config::ConfigError;
 use dataplane_control::{Configuration, Function};
 pub use frame::Frame;
-pub use machine::{Machine, Plain, set_huge_pages};
+pub use machine::{Machine, Plain, Work, set_huge_pages};
 pub use prepare::{Basis, Prepared, Retired, Snapshot};
 pub use reason::DropReason;
 pub use table::Side;

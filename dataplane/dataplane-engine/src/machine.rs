@@ -11,9 +11,15 @@ pub trait Machine: Send + 'static {
 
     /// Does this work, compiled for what the processor can do if it is not every processor's.
     #[inline]
-    fn run<R>(work: impl FnOnce() -> R) -> R {
-        work()
+    fn run(work: impl Work) {
+        work.done();
     }
+}
+
+/// What is compiled anew for each kind of processor, if it is always inlined.
+pub trait Work {
+    /// Does it.
+    fn done(self);
 }
 
 /// A machine that is told nothing.

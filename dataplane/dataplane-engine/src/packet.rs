@@ -116,7 +116,8 @@ fn be16(a: u8, b: u8) -> u16 {
     u16::from_be_bytes([a, b])
 }
 
-/// Of the commonest frames: untagged IPv4 without options or fragments, a UDP datagram or a TCP segment that only acknowledges.
+/// Of the commonest frames: untagged IPv4 without options or fragments, a UDP datagram or a TCP segment that only acknowledges or only
+/// opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Simple {
     /// Source and destination.
@@ -124,6 +125,30 @@ pub(crate) struct Simple {
     /// As in [`Packet`].
     pub ports: u32,
     pub protocol: u8,
+    pub tcp_flags: u8,
+    /// Where the IP packet ends.
+    pub end: u16,
+}
+
+impl Simple {
+    /// As [`parse`] says it.
+    #[inline]
+    pub(crate) fn packet(&self) -> Packet {
+        Packet {
+            source: v4_bits(self.addresses.0),
+            destination: v4_bits(self.addresses.1),
+            ports: self.ports,
+            vlan: 0,
+            protocol: self.protocol,
+            v6: false,
+            tcp_flags: self.tcp_flags,
+            message: Message::None,
+            icmp: 0,
+            l3: 14,
+            l4: 34,
+            end: usize::from(self.end),
+        }
+    }
 }
 
 /// `None`: [`parse`] says what it is. What is not `None` is what `parse` says it is.
@@ -143,22 +168,27 @@ pub(crate) fn simple(frame: &[u8]) -> Option<Simple> {
         true => (20, u32::from(h[46] >> 4) * 4),
         false => (8, u32::from(be16(h[38], h[39]))),
     };
-    let flags = if tcp { h[47] & (SYN | ACK | RST | FIN) ^ ACK } else { 0 };
+    let tcp_flags = if tcp { h[47] } else { 0 };
+    let other_flags = tcp & (tcp_flags & (SYN | ACK | RST | FIN) != ACK) & (tcp_flags != SYN);
     // Whatever differs is not 0; what is beyond a bound has its highest bit.
     let differs = (native(12) ^ u32::to_be(0x0800_4500)) & u32::to_be(0xffff_ff00)
         | native(18) & u32::to_be(0x0000_3fff)
-        | u32::from(h[6] & 1 | flags);
+        | u32::from(h[6] & 1);
     let beyond = total.wrapping_sub(20 + least)
         | length.wrapping_sub(least)
         | transport.wrapping_sub(length)
         | length_of(frame).wrapping_sub(total + 14);
     let addresses =
         (source >= 224 << 24) | (source >> 24 == 127) | (destination >> 24 == 127) | (destination == 0);
-    let good = (differs | beyond >> 31 == 0) & sum.is_multiple_of(0xffff) & (tcp | udp) & !addresses;
+    let good =
+        (differs | beyond >> 31 == 0) & sum.is_multiple_of(0xffff) & (tcp | udp) & !addresses & !other_flags;
     (good & (frame.len() <= usize::from(u16::MAX))).then_some(Simple {
         addresses: (source, destination),
         ports: word(34),
         protocol,
+        tcp_flags,
+        // The frame is not longer than that.
+        end: ((total + 14) & 0xffff) as u16,
     })
 }
 

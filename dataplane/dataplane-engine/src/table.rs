@@ -13,6 +13,7 @@
 //! Tests: below (against a `HashMap`).
 
 use crate::{
+    ages::{AGE_BYTES, Age, Ages, QUEUES},
     hash::{fold, halves},
     machine::{self, Machine},
     packet::{ICMP, ICMPV6, Message, Packet, Quoted},
@@ -25,11 +26,13 @@ const WAYS: usize = 8;
 /// Connections by bucket when the table is full: more, and the second bucket is asked too often.
 const LOAD: usize = 4;
 /// Bytes of memory per connection: an entry, its part of the index and of the list of free slots.
-pub(crate) const CONNECTION_BYTES: usize = 64 + 64 / LOAD + 4;
-/// Entries looked at by one `tick`.
+pub(crate) const CONNECTION_BYTES: usize = 64 + 64 / LOAD + AGE_BYTES;
+/// Connections looked at for their age by one `tick`.
 pub(crate) const TICK_SLOTS: usize = 4096;
-/// Entries looked at for an expired one when a connection finds the table full.
+/// Entries of a table that is swept, looked at for an expired one when it is full.
 const RECLAIM_SLOTS: usize = 64;
+/// Connections that are looked at together.
+const LOOKS: usize = 32;
 
 /// The side of a two-port function where a frame came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,9 @@ impl Side {
 }
 
 /// A connection's addresses, ports, protocol and VLANs: near end point first.
+///
+/// IPv6: near (high half), the rest, far (low half), far (high half), near (low half). IPv4: both addresses, the rest, and what no
+/// IPv6 packet has, the far end point `::ffff:0.0.0.0`.
 #[derive(Debug, Clone, Copy, Eq)]
 pub(crate) struct Key([u64; 5]);
 
@@ -85,7 +91,7 @@ impl Key {
     /// Of all that a source, an address or a network, has of something: no packet's.
     pub(crate) fn of_source(source: u128, of: u32) -> Self {
         let [high, low] = halves(source);
-        Self([high, low, 0, 0, u64::from(of)])
+        Self([high, u64::from(of), 0, 0, low])
     }
 
     #[inline]
@@ -95,50 +101,64 @@ impl Key {
             Side::Far => (destination, source, if is_icmp(protocol) { ports } else { ports.rotate_left(16) }),
         };
         let ([n1, n0], [f1, f0]) = (halves(near), halves(far));
-        Self([n1, n0, f1, f0, u64::from(ports) << 32 | u64::from(vlan) << 8 | u64::from(protocol)])
+        let rest = u64::from(ports) << 32 | u64::from(vlan) << 8 | u64::from(protocol);
+        match n1 == 0 && n0 >> 32 == 0xffff {
+            true => Self([n0 << 32 | f0 & 0xffff_ffff, rest, MAPPED, 0, 0]),
+            false => Self([n1, rest, f0, f1, n0]),
+        }
     }
 
     /// (source, destination) addresses and ports as the initiator on `side` sends them. ICMP has no ports.
     pub(crate) fn as_sent_from(&self, side: Side) -> (u128, u128, u32) {
-        let [n1, n0, f1, f0, rest] = self.0;
+        let [n1, rest, f0, f1, n0] = self.0;
         let join = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
+        let (near, far) = match self.is_v4() {
+            true => (join(0, MAPPED | n1 >> 32), join(0, MAPPED | n1 & 0xffff_ffff)),
+            false => (join(n1, n0), join(f1, f0)),
+        };
         let ports = if is_icmp(self.protocol()) { 0 } else { (rest >> 32) as u32 };
         match side {
-            Side::Near => (join(n1, n0), join(f1, f0), ports),
-            Side::Far => (join(f1, f0), join(n1, n0), ports.rotate_left(16)),
+            Side::Near => (near, far, ports),
+            Side::Far => (far, near, ports.rotate_left(16)),
         }
     }
 
     /// [`Key::as_sent_from`] of an IPv4 connection, but that the ports of ICMP mean nothing; `None`: it is one of IPv6.
     #[inline]
     pub(crate) fn v4_as_sent_from(&self, side: Side) -> Option<(u32, u32, u32)> {
-        let [n1, n0, f1, f0, rest] = self.0;
-        if n1 | f1 != 0 || n0 >> 32 != 0xffff {
+        if !self.is_v4() {
             return None;
         }
-        let low = |half: u64| (half & 0xffff_ffff) as u32;
+        let [both, rest, ..] = self.0;
+        let (near, far) = ((both >> 32) as u32, (both & 0xffff_ffff) as u32);
         let ports = (rest >> 32) as u32;
         Some(match side {
-            Side::Near => (low(n0), low(f0), ports),
-            Side::Far => (low(f0), low(n0), ports.rotate_left(16)),
+            Side::Near => (near, far, ports),
+            Side::Far => (far, near, ports.rotate_left(16)),
         })
+    }
+
+    #[inline]
+    fn is_v4(&self) -> bool {
+        let [_, _, f0, f1, n0] = self.0;
+        (f0 ^ MAPPED) | f1 | n0 == 0
     }
 
     /// The outer VLAN id; 0: no tag.
     #[inline]
     pub(crate) fn outer_vlan(&self) -> u32 {
-        (self.0[4] >> 20 & 0xfff) as u32
+        (self.0[1] >> 20 & 0xfff) as u32
     }
 
     pub(crate) fn protocol(&self) -> u8 {
-        (self.0[4] & 0xff) as u8
+        (self.0[1] & 0xff) as u8
     }
 
     #[inline]
     pub(crate) fn hash(&self, seed: u64) -> u64 {
-        let [a, b, c, d, e] = self.0;
-        if a | c == 0 && b >> 32 == 0xffff && d >> 32 == 0xffff {
-            return V4Key { addresses: b << 32 | d & 0xffff_ffff, rest: e }.hash(seed);
+        let [a, e, d, c, b] = self.0;
+        if self.is_v4() {
+            return V4Key { addresses: a, rest: e }.hash(seed);
         }
         // A factor of zero swallows the other: no factor may be one that a sender can choose without the seed.
         let x = fold(a ^ seed, b ^ seed.rotate_left(16) ^ 0x9e37_79b9_7f4a_7c15);
@@ -146,6 +166,9 @@ impl Key {
         fold(x ^ e ^ seed, y ^ seed.rotate_left(24) ^ 0x94d0_49bb_1331_11eb)
     }
 }
+
+/// Before an IPv4 address: the low half of what the parser refuses on the wire.
+const MAPPED: u64 = 0xffff << 32;
 
 fn is_icmp(protocol: u8) -> bool {
     matches!(protocol, ICMP | ICMPV6)
@@ -172,6 +195,22 @@ impl V4Key {
         Self { addresses: both(near, u64::from(far)), rest: both(ports, u64::from(protocol)) }
     }
 
+    /// Addresses and ports as the end point on `side` sends them, and the protocol.
+    #[inline]
+    pub(crate) fn as_sent_from(self, side: Side) -> ((u32, u32), u32, u8) {
+        let (near, far) = ((self.addresses >> 32) as u32, (self.addresses & 0xffff_ffff) as u32);
+        let (ports, protocol) = ((self.rest >> 32) as u32, self.protocol());
+        match side {
+            Side::Near => ((near, far), ports, protocol),
+            Side::Far => ((far, near), ports.rotate_left(16), protocol),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn protocol(self) -> u8 {
+        (self.rest & 0xff) as u8
+    }
+
     #[inline]
     fn hash(self, seed: u64) -> u64 {
         let h = fold(self.addresses ^ seed, self.rest ^ seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15);
@@ -180,21 +219,43 @@ impl V4Key {
 
     #[inline]
     fn is(self, key: &Key) -> bool {
-        const MAPPED: u64 = 0xffff << 32;
-        let [a, b, c, d, e] = key.0;
-        let addresses = (b ^ self.addresses >> 32 ^ MAPPED) | (d ^ self.addresses & 0xffff_ffff ^ MAPPED);
-        a | c | addresses | (e ^ self.rest) == 0
+        let [addresses, rest, f0, f1, n0] = key.0;
+        (addresses ^ self.addresses) | (rest ^ self.rest) | (f0 ^ MAPPED) | f1 | n0 == 0
+    }
+
+    /// The same for whoever takes any.
+    #[inline]
+    pub(crate) fn key(self) -> Key {
+        Key([self.addresses, self.rest, MAPPED, 0, 0])
     }
 }
 
-/// Where a connection is looked for first; asked for when it is made.
-#[derive(Debug, Clone, Copy, Default)]
+/// A connection that is looked for, and where first.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Sought {
-    key: V4Key,
+    pub key: V4Key,
     home: u32,
     tag: u16,
-    /// 0: nothing is sought.
-    pub protocol: u8,
+}
+
+impl Sought {
+    /// Nothing is.
+    pub(crate) const NOTHING: Self =
+        Self { key: V4Key { addresses: u64::MAX, rest: u64::MAX }, home: u32::MAX, tag: 0 };
+
+    #[inline]
+    pub(crate) fn is_something(&self) -> bool {
+        self.home != u32::MAX
+    }
+}
+
+/// What the index says of what is sought.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    /// The slot that it probably has.
+    pub slot: u32,
+    /// It is not where it would be looked for first.
+    pub missing: bool,
 }
 
 /// An echo's identifier, and which side asks: so that a request never passes as the reply to another.
@@ -257,8 +318,14 @@ fn first(ways: u64) -> usize {
 /// Where a key is looked for.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    home: usize,
+    home: u32,
     tag: u16,
+}
+
+impl Place {
+    fn home(self) -> usize {
+        self.home as usize
+    }
 }
 
 /// See the module's head.
@@ -266,11 +333,20 @@ struct Place {
 pub(crate) struct Table<V> {
     index: Vec<Bucket>,
     entries: Vec<Entry<V>>,
-    /// Slots that nobody has.
-    free: Vec<u32>,
+    ages: Ages,
     limit: usize,
     seed: u64,
+    /// Of a table that is swept.
     cursor: usize,
+}
+
+/// What becomes of a connection that is looked at for its age.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Judged {
+    /// It is over.
+    Over,
+    /// It is looked at again after this time, ms.
+    Waits(Age, u32),
 }
 
 /// The machine has not enough memory for a table.
@@ -287,12 +363,7 @@ impl<V: Copy + Default> Table<V> {
         Ok(Self {
             index: filled(buckets, Bucket::default())?,
             entries: filled(capacity, vacant)?,
-            free: {
-                let mut free = Vec::new();
-                free.try_reserve_exact(capacity).map_err(|_| OutOfMemory)?;
-                free.extend((0..limit).rev());
-                free
-            },
+            ages: Ages::new(limit)?,
             limit: capacity,
             seed,
             cursor: 0,
@@ -314,8 +385,11 @@ impl<V: Copy + Default> Table<V> {
         mut moved: impl FnMut(&Entry<V>, usize, Option<u32>),
     ) {
         if let Some(larger) = room.as_mut().filter(|r| r.capacity() > self.capacity()) {
-            for (slot, entry) in self.entries.iter().enumerate().filter(|(_, e)| e.state != VACANT) {
-                moved(entry, slot, larger.insert(entry.key, entry.value, entry.last_ms));
+            for (slot, age, due_ms) in self.ages.all() {
+                if let Some(entry) = self.entries.get(slot as usize) {
+                    let after = larger.insert(entry.key, entry.value, entry.last_ms, (age, due_ms));
+                    moved(entry, slot as usize, after);
+                }
             }
             std::mem::swap(self, larger);
         }
@@ -334,14 +408,14 @@ impl<V: Copy + Default> Table<V> {
 
     /// Connections now.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.ages.taken()
     }
 
     #[inline]
     fn place(&self, hash: u64) -> Place {
         // The low half, spread over all buckets; the tag is of the high half.
-        let home = ((hash & 0xffff_ffff) * self.index.len() as u64) >> 32;
-        Place { home: home as usize, tag: (hash >> 48) as u16 | 1 }
+        let home = (((hash & 0xffff_ffff) * self.index.len() as u64) >> 32) as u32;
+        Place { home, tag: (hash >> 48) as u16 | 1 }
     }
 
     /// The other bucket of a key that is in `bucket`: the other's other is this.
@@ -357,21 +431,32 @@ impl<V: Copy + Default> Table<V> {
     #[inline]
     pub(crate) fn seek<M: Machine>(&self, key: V4Key) -> Sought {
         let Place { home, tag } = self.place(key.hash(self.seed));
-        if let Some(bucket) = self.index.get(home) {
+        if let Some(bucket) = self.index.get(home as usize) {
             M::prefetch(bucket);
         }
-        Sought { key, home: u32::try_from(home).unwrap_or(u32::MAX), tag, protocol: (key.rest & 0xff) as u8 }
+        Sought { key, home, tag }
     }
 
-    /// The slot that this probably leads to, whose line is asked for; any slot if there is none.
+    /// Where this probably is; the line of its entry is asked for.
     #[inline]
-    pub(crate) fn candidate<M: Machine>(&self, sought: &Sought) -> u32 {
-        let Some(bucket) = self.index.get(sought.home as usize) else { return u32::MAX };
-        let slot = bucket.slot(bucket.with(sought.tag));
+    pub(crate) fn candidate<M: Machine>(&self, sought: &Sought) -> Candidate {
+        let Some(bucket) = self.index.get(sought.home as usize) else {
+            return Candidate { slot: u32::MAX, missing: true };
+        };
+        let ways = bucket.with(sought.tag);
+        let slot = bucket.slot(ways);
         if let Some(entry) = self.entries.get(slot as usize) {
             M::prefetch(entry);
         }
-        slot
+        Candidate { slot, missing: ways == 0 }
+    }
+
+    /// Asks for the line where it is looked for next.
+    #[inline]
+    pub(crate) fn seek_elsewhere<M: Machine>(&self, sought: &Sought) {
+        if let Some(bucket) = self.index.get(self.other(sought.home as usize, sought.tag)) {
+            M::prefetch(bucket);
+        }
     }
 
     /// The entry of a slot if it is what is sought; a slot that nobody has has no packet's key.
@@ -383,7 +468,8 @@ impl<V: Copy + Default> Table<V> {
     /// The slot of a key.
     #[inline]
     pub(crate) fn find(&self, key: &Key) -> Option<u32> {
-        let Place { home, tag } = self.place(key.hash(self.seed));
+        let place = self.place(key.hash(self.seed));
+        let (home, tag) = (place.home(), place.tag);
         self.find_in(home, tag, key).or_else(|| self.find_in(self.other(home, tag), tag, key))
     }
 
@@ -407,17 +493,37 @@ impl<V: Copy + Default> Table<V> {
         self.entries.get_mut(slot as usize)
     }
 
-    /// Adds a key that is not there; `None` when full.
-    pub(crate) fn insert(&mut self, key: Key, value: V, now_ms: u32) -> Option<u32> {
+    /// Adds a key that is not there, to be looked at as `age` says; `None` when full.
+    #[inline]
+    pub(crate) fn insert(&mut self, key: Key, value: V, now_ms: u32, age: (Age, u32)) -> Option<u32> {
         if self.len() >= self.limit {
             return None;
         }
         let place = self.place(key.hash(self.seed));
         let (bucket, way) = self.room(place)?;
-        let slot = self.free.pop()?;
+        let slot = self.ages.take(age.0, age.1, now_ms)?;
         *self.entries.get_mut(slot as usize)? = Entry { key, value, last_ms: now_ms, state: OCCUPIED };
         self.put(bucket, way, place.tag, slot);
         Some(slot)
+    }
+
+    /// From now on the connection is looked at as `age` says.
+    #[inline]
+    pub(crate) fn wait(&mut self, slot: u32, age: (Age, u32), now_ms: u32) {
+        if self.entries.get(slot as usize).is_some_and(|e| e.state != VACANT) {
+            self.ages.wait(slot, age.0, age.1, now_ms);
+        }
+    }
+
+    /// Whether there is no room for another connection.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= self.limit
+    }
+
+    /// The connection that began first of those that may be given up, of the first queue that has one.
+    pub(crate) fn oldest(&self) -> Option<u32> {
+        (0..QUEUES).find_map(|queue| self.ages.oldest(queue))
     }
 
     #[inline]
@@ -438,19 +544,19 @@ impl<V: Copy + Default> Table<V> {
     /// A free way in either bucket, if need be after one that is there went to its other bucket.
     #[inline]
     fn room(&mut self, place: Place) -> Option<(usize, usize)> {
-        if let Some(way) = self.vacant(place.home) {
-            return Some((place.home, way));
+        if let Some(way) = self.vacant(place.home()) {
+            return Some((place.home(), way));
         }
         self.room_elsewhere(place)
     }
 
     #[cold]
     fn room_elsewhere(&mut self, place: Place) -> Option<(usize, usize)> {
-        let other = self.other(place.home, place.tag);
+        let other = self.other(place.home(), place.tag);
         if let Some(way) = self.vacant(other) {
             return Some((other, way));
         }
-        for from in [place.home, other] {
+        for from in [place.home(), other] {
             let full = *self.index.get(from)?;
             for (way, (tag, slot)) in full.tags.into_iter().zip(full.slots).enumerate() {
                 let to = self.other(from, tag);
@@ -464,7 +570,79 @@ impl<V: Copy + Default> Table<V> {
         None
     }
 
-    /// [`Table::insert`], after looking for expired entries if the table is full.
+    /// Forgets a connection.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        let Some(entry) = self.entries.get(slot as usize).filter(|e| e.state != VACANT) else { return };
+        let place = self.place(entry.key.hash(self.seed));
+        self.remove_from(slot, place);
+    }
+
+    #[inline]
+    fn remove_from(&mut self, slot: u32, place: Place) {
+        let (home, tag) = (place.home(), place.tag);
+        let Some(entry) = self.entries.get_mut(slot as usize) else { return };
+        entry.state = VACANT;
+        entry.key = Key::VACANT;
+        self.ages.give_back(slot);
+        for bucket in [home, self.other(home, tag)] {
+            let Some(index) = self.index.get_mut(bucket) else { return };
+            let mut ways = index.with(tag);
+            while ways != 0 {
+                let way = first(ways) % WAYS;
+                if index.slots[way] == slot {
+                    index.tags[way] = 0;
+                    return;
+                }
+                ways &= ways - 1;
+            }
+        }
+    }
+
+    /// Looks at connections whose time has come, at no more than `budget` and a few, and forgets those that are over; how many.
+    /// What one waits for from memory the others wait for, too.
+    pub(crate) fn look<M: Machine>(
+        &mut self,
+        now_ms: u32,
+        budget: usize,
+        mut judge: impl FnMut(&Entry<V>) -> Judged,
+    ) -> usize {
+        let (mut removed, mut looks) = (0, 0);
+        while looks < budget {
+            let mut slots = [0; LOOKS];
+            let count = self.ages.due(now_ms, &mut slots);
+            if count == 0 {
+                break;
+            }
+            looks += count;
+            for slot in slots.iter().take(count) {
+                if let Some(entry) = self.entries.get(*slot as usize) {
+                    M::prefetch(entry);
+                }
+            }
+            let mut places = [Place { home: 0, tag: 0 }; LOOKS];
+            for (slot, place) in slots.iter().take(count).zip(&mut places) {
+                if let Some(entry) = self.entries.get(*slot as usize) {
+                    *place = self.place(entry.key.hash(self.seed));
+                }
+                if let Some(bucket) = self.index.get(place.home()) {
+                    M::prefetch(bucket);
+                }
+            }
+            for (slot, place) in slots.into_iter().take(count).zip(places) {
+                let Some(entry) = self.entries.get(slot as usize) else { continue };
+                match judge(entry) {
+                    Judged::Over => {
+                        self.remove_from(slot, place);
+                        removed += 1;
+                    }
+                    Judged::Waits(age, due_ms) => self.ages.wait(slot, age, due_ms, now_ms),
+                }
+            }
+        }
+        removed
+    }
+
+    /// [`Table::insert`] into a table that is swept, after looking for expired entries if it is full.
     pub(crate) fn insert_or_reclaim(
         &mut self,
         key: Key,
@@ -472,31 +650,16 @@ impl<V: Copy + Default> Table<V> {
         now_ms: u32,
         expired: impl FnMut(&Entry<V>) -> bool,
     ) -> (Option<u32>, usize) {
-        if let Some(slot) = self.insert(key, value, now_ms) {
+        let age = (Age::Wheel, now_ms);
+        if let Some(slot) = self.insert(key, value, now_ms, age) {
             return (Some(slot), 0);
         }
         let reclaimed = self.sweep(RECLAIM_SLOTS, expired);
-        let slot = if reclaimed > 0 { self.insert(key, value, now_ms) } else { None };
+        let slot = if reclaimed > 0 { self.insert(key, value, now_ms, age) } else { None };
         (slot, reclaimed)
     }
 
-    /// Forgets a connection.
-    pub(crate) fn remove(&mut self, slot: u32) {
-        let Some(entry) = self.entries.get_mut(slot as usize).filter(|e| e.state != VACANT) else { return };
-        entry.state = VACANT;
-        let key = std::mem::replace(&mut entry.key, Key::VACANT);
-        let Place { home, tag } = self.place(key.hash(self.seed));
-        self.free.push(slot);
-        for bucket in [home, self.other(home, tag)] {
-            let Some(index) = self.index.get_mut(bucket) else { return };
-            if let Some(way) = (0..WAYS).find(|way| index.tags[*way] == tag && index.slots[*way] == slot) {
-                index.tags[way] = 0;
-                return;
-            }
-        }
-    }
-
-    /// Looks at the next `budget` entries and forgets the expired ones; how many.
+    /// Looks at the next `budget` entries, whatever their age, and forgets the expired ones; how many.
     pub(crate) fn sweep(&mut self, budget: usize, mut expired: impl FnMut(&Entry<V>) -> bool) -> usize {
         let mut removed = 0;
         for _ in 0..budget.min(self.entries.len()) {
@@ -509,10 +672,20 @@ impl<V: Copy + Default> Table<V> {
         }
         removed
     }
+
+    /// Asks for the lines where the entries of the next connections will be.
+    #[inline]
+    pub(crate) fn prefetch_free<M: Machine>(&self, count: usize) {
+        for slot in self.ages.free().take(count) {
+            if let Some(entry) = self.entries.get(slot as usize) {
+                M::prefetch(entry);
+            }
+        }
+    }
 }
 
 /// Memory in use from now on, so that no packet waits for the kernel to find it.
-fn filled<T: Copy>(count: usize, with: T) -> Result<Vec<T>, OutOfMemory> {
+pub(crate) fn filled<T: Copy>(count: usize, with: T) -> Result<Vec<T>, OutOfMemory> {
     let mut memory = Vec::new();
     memory.try_reserve_exact(count).map_err(|_| OutOfMemory)?;
     machine::announce(memory.spare_capacity_mut());
@@ -524,11 +697,12 @@ fn filled<T: Copy>(count: usize, with: T) -> Result<Vec<T>, OutOfMemory> {
 #[allow(clippy::cast_possible_truncation)] // small test values
 mod tests {
     use super::*;
+    use crate::Plain;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
     fn key(n: u64) -> Key {
-        Key([0, 0xffff_0000_0000 | n, 0, n.wrapping_mul(77), n])
+        Key([n << 32, n, MAPPED, 0, n.wrapping_mul(77)])
     }
 
     #[test]
@@ -536,6 +710,9 @@ mod tests {
         assert_eq!(std::mem::size_of::<Entry<[u32; 4]>>(), 64);
         assert_eq!(std::mem::size_of::<Bucket>(), 64);
     }
+
+    /// Looked at from now on.
+    const NOW: (Age, u32) = (Age::Queue(0), 0);
 
     proptest! {
         #[test]
@@ -550,7 +727,7 @@ mod tests {
                         prop_assert_eq!(found.is_some(), model.contains_key(&n));
                         if found.is_none() {
                             let room = model.len() < 40;
-                            prop_assert_eq!(table.insert(key(n), at, at).is_some(), room);
+                            prop_assert_eq!(table.insert(key(n), at, at, NOW).is_some(), room);
                             if room { model.insert(n, at); }
                         }
                     }
@@ -559,8 +736,11 @@ mod tests {
                         model.remove(&n);
                     }
                     _ => {
-                        // A sweep over everything removes exactly what is expired.
-                        table.sweep(usize::MAX, |e| e.value % 3 == 0);
+                        // Everything is looked at, and exactly what is over is removed.
+                        table.look::<Plain>(at + 1, usize::MAX, |e| match e.value % 3 {
+                            0 => Judged::Over,
+                            _ => Judged::Waits(Age::Queue(0), at + 1),
+                        });
                         model.retain(|_, v| *v % 3 != 0);
                     }
                 }
@@ -577,17 +757,17 @@ mod tests {
     fn a_higher_bound_keeps_everything_and_a_lower_one_only_refuses() {
         let mut table = Table::new(100, 7).unwrap();
         for n in 0..100 {
-            table.insert(key(n), n, 0).unwrap();
+            table.insert(key(n), n, 0, NOW).unwrap();
         }
-        assert!(table.insert(key(100), 100, 0).is_none());
+        assert!(table.insert(key(100), 100, 0, NOW).is_none());
         table.set_limit(5000, &mut None);
-        assert!(table.insert(key(100), 100, 0).is_none(), "no room was given");
+        assert!(table.insert(key(100), 100, 0, NOW).is_none(), "no room was given");
         let mut room = Some(Table::new(5000, 7).unwrap());
         table.set_limit(5000, &mut room);
         assert_eq!(room.map(|smaller| smaller.capacity()), Some(100));
-        table.insert(key(100), 100, 0).unwrap();
+        table.insert(key(100), 100, 0, NOW).unwrap();
         table.set_limit(50, &mut None);
-        assert!(table.insert(key(101), 101, 0).is_none());
+        assert!(table.insert(key(101), 101, 0, NOW).is_none());
         assert!((0..=100).all(|n| table.find(&key(n)).is_some()));
     }
     /// Which half of an address may be spoofed to swallow the other: none, under any seed.

@@ -755,6 +755,8 @@ proptest! {
             }
         }
         same(&mut *single, &mut *burst, now_us, waiting.1, waiting.0)?;
+        // A burst looks for what is over by itself.
+        [&mut single, &mut burst].into_iter().for_each(|f| f.tick(now_us));
         let counters = |f: &dyn PacketFunction| {
             let mut out = std::collections::BTreeMap::new();
             f.counters(&mut out);
@@ -769,7 +771,7 @@ fn from_client(port: u16) -> Vec<u8> {
 }
 
 #[test]
-fn a_full_table_refuses_new_connections_and_keeps_old_ones() {
+fn a_full_table_refuses_new_connections_and_keeps_those_that_were_answered() {
     let config = |n, most| {
         balancer(vec![vip("dns", "192.0.2.10", 17, 53)], (1..=n).map(|n| backend(n, 1)).collect(), most)
     };
@@ -777,7 +779,21 @@ fn a_full_table_refuses_new_connections_and_keeps_old_ones() {
     for port in 1..=5 {
         assert!(matches!(lb.process(0, 0, &mut from_client(port)), Verdict::Forward { port: 1, .. }));
     }
-    assert_eq!(lb.process(0, 0, &mut from_client(6)), Verdict::Drop(DropReason::TableFull));
+    // Nobody has answered: the oldest makes room.
+    assert!(matches!(lb.process(0, 0, &mut from_client(6)), Verdict::Forward { port: 1, .. }));
+    let answer = |port| {
+        Build::udp((ip("192.0.2.10"), 53), (ip("198.51.100.1"), port), b"!")
+            .macs(LB_BACKEND_MAC, backend_mac(1))
+    };
+    assert_eq!(lb.process(0, 1, &mut answer(1).frame()), Verdict::Drop(DropReason::Untracked));
+    assert!(matches!(lb.process(0, 0, &mut from_client(1)), Verdict::Forward { port: 1, .. }));
+    for port in [1, 3, 4, 5, 6] {
+        assert!(
+            matches!(lb.process(0, 1, &mut answer(port).frame()), Verdict::Forward { port: 0, .. }),
+            "{port}"
+        );
+    }
+    assert_eq!(lb.process(0, 0, &mut from_client(2)), Verdict::Drop(DropReason::TableFull));
     lb.reconfigure(&config(2, 6)).unwrap();
     for port in 1..=6 {
         assert!(matches!(lb.process(0, 0, &mut from_client(port)), Verdict::Forward { port: 1, .. }));

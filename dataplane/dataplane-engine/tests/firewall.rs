@@ -532,6 +532,8 @@ proptest! {
             }
         }
         same(&mut *single, &mut *burst, now_us, waiting.1, waiting.0)?;
+        // A burst looks for what is over by itself.
+        [&mut single, &mut burst].into_iter().for_each(|f| f.tick(now_us));
         let counters = |f: &dyn PacketFunction| {
             let mut out = std::collections::BTreeMap::new();
             f.counters(&mut out);
@@ -608,17 +610,53 @@ fn open_rules() -> Vec<Rule> {
 }
 
 #[test]
-fn a_full_table_refuses_new_connections_only_and_reclaims_expired_ones() {
+fn a_full_table_forgets_what_is_over_then_the_oldest_that_nobody_answered() {
     let mut fw = build(&firewall(open_rules(), 10)).unwrap();
+    let count = |fw: &dyn PacketFunction, name: &str| {
+        let mut all = std::collections::BTreeMap::new();
+        fw.counters(&mut all);
+        all.get(name).copied().unwrap_or(0)
+    };
     for port in 1..=10 {
-        assert!(matches!(fw.process(0, 0, &mut syn(port)), Verdict::Forward { port: 1, .. }));
+        assert!(matches!(fw.process(0, 0, &mut syn(port)), Verdict::Forward { port: 1 }));
     }
-    assert_eq!(fw.process(0, 0, &mut syn(11)), Verdict::Drop(DropReason::TableFull));
     assert!(matches!(fw.process(29_000_000, 0, &mut syn(10)), Verdict::Forward { .. }));
     // Without a tick: the nine idle handshakes are over after 30 s, the tenth was seen again.
     assert!(matches!(fw.process(31_000_000, 0, &mut syn(11)), Verdict::Forward { .. }));
     assert!(matches!(fw.process(31_000_000, 0, &mut syn(10)), Verdict::Forward { .. }));
-    assert_eq!(fw.connections(), 2);
+    assert_eq!((fw.connections(), count(&*fw, "connections.expired")), (2, 9));
+    // None is over, and the one that began first is given up: its answer passes no more.
+    (12..=20).for_each(|port| {
+        assert!(matches!(fw.process(31_000_000, 0, &mut syn(port)), Verdict::Forward { .. }))
+    });
+    assert_eq!((fw.connections(), count(&*fw, "connections.evicted")), (10, 1));
+    let (s, c) = ((ip("192.0.2.10"), 443), ip("198.51.100.1"));
+    let mut answer = |port| fw.process(31_000_000, 1, &mut Build::tcp(s, (c, port), 0x12, b"").frame());
+    let passing: Vec<u16> =
+        (10..=20).filter(|port| matches!(answer(*port), Verdict::Forward { .. })).collect();
+    assert_eq!(passing.len(), 10);
+}
+
+#[test]
+fn an_established_connection_survives_a_flood_and_nothing_makes_room_for_more() {
+    let (c, s) = ((ip("198.51.100.7"), 5000), (ip("192.0.2.10"), 443));
+    let mut fw = established((c, s), open_rules());
+    let mut frames: Vec<Vec<u8>> = (1..=5000).map(syn).collect();
+    let mut verdicts = vec![Verdict::Drop(DropReason::Untracked); frames.len()];
+    fw.burst(1000, 0, &mut frames, &mut verdicts);
+    assert!(verdicts.iter().all(|v| *v == Verdict::Forward { port: 1 }));
+    let mut datagrams: Vec<Vec<u8>> =
+        (1..=5000).map(|port| Build::udp((ip("198.51.100.9"), port), s, b"?").frame()).collect();
+    fw.burst(2000, 0, &mut datagrams, &mut verdicts);
+    assert!(passes(&mut *fw, (c, s), 3, true, 0x10) && passes(&mut *fw, (c, s), 3, false, 0x10));
+    assert_eq!(fw.connections(), 10);
+    // Ten that are all established: a new one is refused.
+    for port in 5001..5010 {
+        for (initiator, flags) in [(true, 2), (false, 0x12), (true, 0x10)] {
+            assert!(passes(&mut *fw, ((c.0, port), s), 4, initiator, flags), "{port} {flags:x}");
+        }
+    }
+    assert_eq!(fw.process(5000, 0, &mut syn(1)), Verdict::Drop(DropReason::TableFull));
 }
 
 #[test]

@@ -143,12 +143,12 @@ pub enum Fragments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// It is dropped and counted.
+    /// It takes the place of the oldest one that is closed, whose handshake is not complete, or that was heard of from one side only, in this
+    /// order: an established connection is never evicted. If there is none, it is dropped and counted.
     #[default]
-    Refuse,
-    /// It takes the place of one that is not established, if one is found among a bounded number: an established
-    /// connection is never evicted.
     Evict,
+    /// It is dropped and counted.
+    Refuse,
 }
 
 fn v4_source() -> u8 {

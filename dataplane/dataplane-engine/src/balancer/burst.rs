@@ -13,14 +13,14 @@ use crate::{
     DropReason, Frame, PortIndex, Verdict,
     common::UNCONFIRMED_MS,
     hash::v4_bits,
-    machine::Machine,
+    machine::{Machine, Work},
     maglev,
-    packet::{self, IPV4_HEADER, Message, Packet, Simple, TCP},
+    packet::{self, IPV4_HEADER, Message, Packet, SYN, Simple, TCP},
     table::{Entry, Side, Sought, V4Key},
 };
 
 /// Frames that are handled together.
-const BURST: usize = 64;
+pub(super) const BURST: usize = 64;
 
 /// What a simple frame of a known connection is judged by.
 #[derive(Clone, Copy)]
@@ -42,24 +42,31 @@ impl Known {
     }
 }
 
-impl<M: Machine> Balancer<M> {
-    #[inline]
-    pub(super) fn burst_from<F: Frame>(
-        &mut self,
-        now_ms: u32,
-        side: Side,
-        frames: &mut [F],
-        verdicts: &mut [Verdict],
-    ) {
+/// Frames of one side, decided on together.
+pub(super) struct Together<'w, M, F> {
+    pub balancer: &'w mut Balancer<M>,
+    pub now_ms: u32,
+    pub side: Side,
+    pub frames: &'w mut [F],
+    pub verdicts: &'w mut [Verdict],
+}
+
+impl<M: Machine, F: Frame> Work for Together<'_, M, F> {
+    #[inline(always)]
+    fn done(self) {
+        let Self { balancer, now_ms, side, frames, verdicts } = self;
         for (frames, verdicts) in frames.chunks_mut(BURST).zip(verdicts.chunks_mut(BURST)) {
+            balancer.look(now_ms, BURST);
             match side {
-                Side::Near => self.stages::<true, F>(now_ms, frames, verdicts),
-                Side::Far => self.stages::<false, F>(now_ms, frames, verdicts),
+                Side::Near => balancer.stages::<true, F>(now_ms, frames, verdicts),
+                Side::Far => balancer.stages::<false, F>(now_ms, frames, verdicts),
             }
         }
     }
+}
 
-    #[inline]
+impl<M: Machine> Balancer<M> {
+    #[inline(always)]
     fn stages<const NEAR: bool, F: Frame>(
         &mut self,
         now_ms: u32,
@@ -70,12 +77,11 @@ impl<M: Machine> Balancer<M> {
         let ours = self.plan.pair.on(side).mac;
         let nat = !NEAR && self.plan.vips.translate(false);
         let mut translated = 0_u64;
-        let mut all = [Sought::default(); BURST];
+        let mut all = [Sought::NOTHING; BURST];
         for ((frame, sought), bit) in frames.iter().zip(&mut all).zip(0..) {
             let bytes = frame.bytes();
-            let Some(mut simple) = packet::simple(bytes).filter(|_| bytes.starts_with(&ours)) else {
-                continue;
-            };
+            let goes_on = |simple: &Simple| simple.tcp_flags & SYN == 0 && bytes.starts_with(&ours);
+            let Some(mut simple) = packet::simple(bytes).filter(goes_on) else { continue };
             if nat && let Some(as_seen) = self.as_seen(&simple) {
                 simple = as_seen;
                 translated |= 1 << bit;
@@ -85,7 +91,7 @@ impl<M: Machine> Balancer<M> {
         }
         let mut slots = [u32::MAX; BURST];
         for ((_, sought), slot) in frames.iter().zip(&all).zip(&mut slots) {
-            *slot = self.table.candidate::<M>(sought);
+            *slot = self.table.candidate::<M>(sought).slot;
         }
         let idle_ms = self.plan.timeouts.idle_ms;
         let known = Known {
@@ -132,7 +138,7 @@ impl<M: Machine> Balancer<M> {
             entry.value.flags = was.flags | if confirmed { CONFIRMED } else { 0 };
             entry.value.client_mac = source_mac(frame);
         } else {
-            let heard = if sought.protocol == TCP { ANSWERED } else { ANSWERED | CONFIRMED };
+            let heard = if sought.key.protocol() == TCP { ANSWERED } else { ANSWERED | CONFIRMED };
             entry.value.flags = was.flags | heard;
         }
     }

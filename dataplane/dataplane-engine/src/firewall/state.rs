@@ -5,9 +5,10 @@
 use dataplane_control::config::Firewall as Config;
 
 use crate::{
+    ages::Age,
     common::{self, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, TCP_HANDSHAKE_MS},
     packet::{ICMP, ICMPV6, TCP, UDP},
-    table::{Entry, Side},
+    table::{Entry, Judged, Side},
 };
 
 /// What a connection remembers.
@@ -99,13 +100,39 @@ impl Timeouts {
 
     #[inline]
     pub(super) fn expired(&self, entry: &Entry<State>, now_ms: u32) -> bool {
-        now_ms.wrapping_sub(entry.last_ms) > self.lifetime(entry)
+        now_ms.wrapping_sub(entry.last_ms) > self.lifetime(entry.key.protocol(), entry.value)
+    }
+
+    /// When a connection is looked at next: when it is over if nothing renews it. One that is closed, that is not established, or that
+    /// was heard of from one side only may be given up for others, in this order.
+    pub(super) fn age(&self, entry: &Entry<State>) -> (Age, u32) {
+        self.age_at_first(entry.key.protocol(), entry.value, entry.last_ms)
+    }
+
+    /// [`Timeouts::age`] of a connection that is not there yet.
+    pub(super) fn age_at_first(&self, protocol: u8, state: State, last_ms: u32) -> (Age, u32) {
+        let settled = if protocol == TCP { ESTABLISHED } else { ANSWERED };
+        let age = match () {
+            () if state.closing() => Age::Queue(0),
+            () if state.flags & settled != 0 => Age::Wheel,
+            () if protocol == TCP => Age::Queue(1),
+            () => Age::Queue(2),
+        };
+        (age, last_ms.wrapping_add(self.lifetime(protocol, state)))
+    }
+
+    /// Whether a connection that is looked at is over.
+    pub(super) fn judge(&self, entry: &Entry<State>, now_ms: u32) -> Judged {
+        if self.expired(entry, now_ms) {
+            return Judged::Over;
+        }
+        let (age, due_ms) = self.age(entry);
+        Judged::Waits(age, due_ms)
     }
 
     #[inline]
-    fn lifetime(&self, entry: &Entry<State>) -> u32 {
-        let state = entry.value;
-        match entry.key.protocol() {
+    fn lifetime(&self, protocol: u8, state: State) -> u32 {
+        match protocol {
             TCP if state.closing() => self.tcp_closing,
             TCP if state.flags & ESTABLISHED == 0 => self.tcp_handshake,
             TCP if state.flags & FINS != 0 => self.tcp_half_closed,

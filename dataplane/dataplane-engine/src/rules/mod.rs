@@ -67,6 +67,12 @@ impl NewConnection {
         Self { key, icmp: packet.icmp, tcp_flags: packet.tcp_flags }
     }
 
+    /// Of a UDP datagram, or a TCP segment with these flags, whose key this is.
+    #[inline]
+    pub(crate) fn opened(key: Key, tcp_flags: u8) -> Self {
+        Self { key, icmp: 0, tcp_flags }
+    }
+
     /// Of a connection that is tracked, to be judged again: what is not remembered of its first packet is as usual, a SYN
     /// alone, an echo request with code 0.
     pub(crate) fn tracked(key: Key) -> Self {
