@@ -35,7 +35,7 @@ struct Wire<'p> {
     ports: [Port<'p>; 2],
     burst: Burst<'p>,
     out: [Burst<'p>; 2],
-    function: Option<Box<dyn PacketFunction<Mbuf<'p>>>>,
+    function: Option<Box<dyn PacketFunction<Mbuf<'p>> + 'p>>,
     began: Instant,
     ticked_us: u64,
     passed: u64,
@@ -104,7 +104,7 @@ impl<'p> Wire<'p> {
 }
 
 /// Passes frames that only open connections.
-fn warm<'p>(function: &mut dyn PacketFunction<Mbuf<'p>>, pool: &'p Pool<'p>, file: &str) {
+fn warm<'p>(function: &mut (dyn PacketFunction<Mbuf<'p>> + 'p), pool: &'p Pool<'p>, file: &str) {
     let bytes = std::fs::read(file).unwrap();
     let mut rest = &bytes[4..];
     while let [a, b, c, d, tail @ ..] = rest {
@@ -121,12 +121,12 @@ fn run(devices: [Vdev; 2], memory_mb: u32, buffers: u32, between: Option<(&str, 
     let config = EalConfig { memory: Memory::detect(memory_mb), cpus: vec![0], vdevs: devices.to_vec() };
     let eal = Eal::init(&config).unwrap();
     let pool = Pool::new(&eal, buffers).unwrap();
-    let function = between.map(|(configuration, frames)| {
+    let mut function = None;
+    if let Some((configuration, frames)) = between {
         let configuration = Configuration::parse(&std::fs::read(configuration).unwrap()).unwrap();
-        let mut it = dataplane_engine::build_on::<Processor, _>(&configuration, 0x6d61_6e64).unwrap();
-        warm(&mut *it, &pool, frames);
-        it
-    });
+        let built = dataplane_engine::build_on::<Processor, _>(&configuration, 0x6d61_6e64).unwrap();
+        warm(&mut **function.insert(built), &pool, frames);
+    }
     let mut wire = Wire {
         ports: devices.map(|d| Port::open(&pool, d.name()).unwrap()),
         burst: Burst::new(),
