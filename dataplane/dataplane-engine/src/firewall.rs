@@ -98,9 +98,9 @@ impl Known {
 /// What is known of the frames of a burst; kept between bursts, for it takes time to clear.
 #[derive(Debug)]
 struct Scratch {
+    /// Where the packet ends, TCP flags, and the protocol; 0: it is not simple.
+    headers: [(u16, u8, u8); BURST],
     sought: [Sought; BURST],
-    tcp_flags: [u8; BURST],
-    ends: [u16; BURST],
     slots: [u32; BURST],
     /// Frames of which nothing is known.
     fresh: [u8; BURST],
@@ -113,9 +113,8 @@ struct Scratch {
 impl Scratch {
     fn new() -> Box<Self> {
         Box::new(Self {
+            headers: [(0, 0, 0); BURST],
             sought: [Sought::NOTHING; BURST],
-            tcp_flags: [0; BURST],
-            ends: [0; BURST],
             slots: [0; BURST],
             fresh: [0; BURST],
             new: [NewConnection::tracked(Sought::NOTHING.key.key()); BURST],
@@ -142,7 +141,10 @@ impl<M: Machine, F: Frame> Work for Together<'_, M, F> {
         for (frames, verdicts) in frames.chunks_mut(BURST).zip(verdicts.chunks_mut(BURST)) {
             // More than may come new; what is over leaves its lines near for those.
             firewall.look(now_ms, BURST);
-            firewall.stages(scratch, now_ms, side, frames, verdicts);
+            match side {
+                Side::Near => firewall.stages::<true, F>(scratch, now_ms, frames, verdicts),
+                Side::Far => firewall.stages::<false, F>(scratch, now_ms, frames, verdicts),
+            }
         }
     }
 }
@@ -203,79 +205,94 @@ impl<M: Machine> Firewall<M> {
     /// established connection, or not simple, goes the way of a single frame: whatever the frames before it changed, it
     /// finds.
     #[inline(always)]
-    fn stages<F: Frame>(
+    fn stages<const NEAR: bool, F: Frame>(
         &mut self,
         scratch: &mut Scratch,
         now_ms: u32,
-        side: Side,
         frames: &mut [F],
         verdicts: &mut [Verdict],
     ) {
+        let side = if NEAR { Side::Near } else { Side::Far };
         if self.guards.policy.verify_checksums {
             frames.iter_mut().zip(verdicts).for_each(|(f, v)| *v = self.one(now_ms, side, f));
             return;
         }
-        let Scratch { sought, tcp_flags, ends, slots, fresh, .. } = scratch;
-        let headers = sought.iter_mut().zip(tcp_flags).zip(ends);
-        for (frame, ((sought, tcp_flags), end)) in frames.iter().zip(headers) {
-            *sought = match packet::simple(frame.bytes()) {
-                Some(simple) => {
-                    (*tcp_flags, *end) = (simple.tcp_flags, simple.end);
-                    self.table.seek::<M>(V4Key::of(simple.addresses, simple.ports, simple.protocol, side))
-                }
-                None => Sought::NOTHING,
-            };
+        let count = frames.len().min(verdicts.len()).min(BURST);
+        let (frames, verdicts) = (&mut frames[..count], &mut verdicts[..count]);
+        let Scratch { headers, sought, slots, fresh, .. } = scratch;
+        for at in 0..count {
+            let Simple { addresses, ports, protocol, tcp_flags, end } =
+                packet::simple_or_not(frames[at].bytes());
+            headers[at] = (end, tcp_flags, protocol);
+            let opens = (protocol == 0) | (tcp_flags & SYN != 0);
+            sought[at] = Sought::of(V4Key::of(addresses, ports, protocol, side), opens);
+        }
+        for sought in sought.iter_mut().take(count) {
+            self.table.seek::<M>(sought);
         }
         let mut missing = 0;
-        for ((at, _), (sought, slot)) in (0u8..).zip(frames.iter()).zip(sought.iter().zip(slots)) {
-            let candidate = self.table.candidate::<M>(sought);
-            *slot = candidate.slot;
-            fresh[missing % BURST] = at;
+        for at in 0..count {
+            let candidate = self.table.candidate::<M>(&sought[at]);
+            slots[at] = candidate.slot;
+            // Below a burst.
+            fresh[missing % BURST] = u8::try_from(at).unwrap_or(0);
             missing += usize::from(candidate.missing);
         }
         let fresh = if missing > 0 { self.decide_on_missing(scratch, missing, side) } else { 0 };
         let Plan { timeouts, generation, .. } = *self.plan;
         let known = Known { now_ms, side, timeouts, generation };
         let forward = Verdict::Forward { port: self.plan.pair.on(side.other()).index };
-        let Scratch { sought, tcp_flags, ends, slots, decided, .. } = &mut *scratch;
-        let all = sought.iter().zip(tcp_flags).zip(slots).zip(ends.iter().zip(decided));
-        for ((frame, verdict), (((sought, tcp_flags), slot), (end, decided))) in
-            frames.iter_mut().zip(verdicts).zip(all)
-        {
-            let found = self.table.found(*slot, sought).filter(|_| *tcp_flags & SYN == 0);
-            *verdict = match found.and_then(|entry| known.renew(entry, sought.key.protocol())) {
-                Some(rule) => {
-                    self.count_rule(rule);
-                    forward
-                }
-                None if sought.is_something() => {
-                    let (addresses, ports, protocol) = sought.key.as_sent_from(side);
-                    let packet =
-                        Simple { addresses, ports, protocol, tcp_flags: *tcp_flags, end: *end }.packet();
-                    self.simple(now_ms, side, &packet, sought.key, *decided, frame)
-                }
-                None => self.one(now_ms, side, frame),
+        for at in 0..count {
+            let sought = &scratch.sought[at];
+            let found = self.table.found(scratch.slots[at], sought).filter(|_| !sought.opens);
+            let Some(rule) = found.and_then(|entry| known.renew(entry, sought.key.protocol())) else {
+                verdicts[at] = self.other(scratch, at, now_ms, side, &mut frames[at]);
+                continue;
             };
+            self.count_rule(rule);
+            verdicts[at] = forward;
         }
-        let Scratch { fresh: which, decided, .. } = scratch;
-        for at in which.iter().take(fresh) {
-            decided[usize::from(*at) % BURST] = None;
+        for at in scratch.fresh.iter().take(fresh) {
+            scratch.decided[usize::from(*at) % BURST] = None;
         }
+    }
+
+    /// What is not one more packet of an established connection.
+    #[inline(never)]
+    fn other<F: Frame>(
+        &mut self,
+        scratch: &Scratch,
+        at: usize,
+        now_ms: u32,
+        side: Side,
+        frame: &mut F,
+    ) -> Verdict {
+        let (end, tcp_flags, protocol) = scratch.headers[at % BURST];
+        if protocol == 0 {
+            return self.one(now_ms, side, frame);
+        }
+        let key = scratch.sought[at % BURST].key;
+        let (addresses, ports) = key.as_sent_from(side);
+        let packet = Simple { addresses, ports, protocol, tcp_flags, end }.packet();
+        let known = (key.key(), scratch.decided[at % BURST]);
+        let way = self.connection(now_ms, side, &packet, known, frame);
+        self.verdict(side, way)
     }
 
     /// What the rules say of those frames that are of no connection where it would be looked for first, by frame; later a frame may find
     /// its connection all the same. How many of `fresh` there are now.
     #[inline(never)]
     fn decide_on_missing(&self, scratch: &mut Scratch, missing: usize, side: Side) -> usize {
-        let Scratch { sought, tcp_flags, fresh, new, decisions, decided, .. } = scratch;
+        let Scratch { headers, sought, fresh, new, decisions, decided, .. } = scratch;
         let mut count = 0;
         for which in 0..missing.min(BURST) {
             let at = fresh[which];
             let index = usize::from(at) % BURST;
-            let (sought, flags) = (&sought[index], tcp_flags[index]);
-            if sought.is_something() && (sought.key.protocol() != TCP || flags == SYN) {
+            let (_, tcp_flags, protocol) = headers[index];
+            if protocol != 0 && (protocol != TCP || tcp_flags == SYN) {
+                let sought = &sought[index];
                 self.table.seek_elsewhere::<M>(sought);
-                new[count] = NewConnection::opened(sought.key.key(), flags);
+                new[count] = NewConnection::opened(sought.key.key(), tcp_flags);
                 fresh[count] = at;
                 count += 1;
             }
@@ -286,21 +303,6 @@ impl<M: Machine> Firewall<M> {
             decided[usize::from(*at) % BURST] = Some(*decision);
         }
         count
-    }
-
-    /// A simple frame's way, of what its header said.
-    #[inline(never)]
-    fn simple<F: Frame>(
-        &mut self,
-        now_ms: u32,
-        side: Side,
-        packet: &Packet,
-        key: V4Key,
-        decided: Option<Decision>,
-        frame: &mut F,
-    ) -> Verdict {
-        let way = self.connection(now_ms, side, packet, (key.key(), decided), frame);
-        self.verdict(side, way)
     }
 
     #[inline]

@@ -9,6 +9,12 @@ pub trait Machine: Send + 'static {
     /// Brings the line of this value nearer.
     fn prefetch<T>(of: &T);
 
+    /// Which of some numbers are this one: a bit each, the lowest the first's.
+    #[inline]
+    fn equal(numbers: &[u16; 8], this: u16) -> u32 {
+        numbers.iter().rev().fold(0, |bits, number| bits << 1 | u32::from(*number == this))
+    }
+
     /// Does this work, compiled for what the processor can do if it is not every processor's.
     #[inline]
     fn run(work: impl Work) {

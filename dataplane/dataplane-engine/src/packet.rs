@@ -118,12 +118,13 @@ fn be16(a: u8, b: u8) -> u16 {
 
 /// Of the commonest frames: untagged IPv4 without options or fragments, a UDP datagram or a TCP segment that only acknowledges or only
 /// opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Simple {
     /// Source and destination.
     pub addresses: (u32, u32),
     /// As in [`Packet`].
     pub ports: u32,
+    /// 0: it is none of those, and nothing else is meant.
     pub protocol: u8,
     pub tcp_flags: u8,
     /// Where the IP packet ends.
@@ -154,42 +155,55 @@ impl Simple {
 /// `None`: [`parse`] says what it is. What is not `None` is what `parse` says it is.
 #[inline]
 pub(crate) fn simple(frame: &[u8]) -> Option<Simple> {
-    let h: &[u8; 54] = frame.first_chunk()?;
+    Some(simple_or_not(frame)).filter(|it| it.protocol != 0)
+}
+
+/// [`simple`], of protocol 0 for `None`.
+#[inline(always)]
+pub(crate) fn simple_or_not(frame: &[u8]) -> Simple {
+    let Some(h) = frame.first_chunk::<54>() else { return Simple::default() };
     let native = |at: usize| u32::from_ne_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
     let word = |at: usize| u32::from_be(native(at));
     // A sum of ones' complements is right in either order of bytes; it is never 0, for there is a version in it.
     let sum = [14, 18, 22, 26, 30].iter().fold(0, |sum, at| sum + u64::from(native(*at)));
     let (source, destination, protocol) = (word(26), word(30), h[23]);
-    let (tcp, udp) = (protocol == TCP, protocol == UDP);
     let total = u32::from(be16(h[16], h[17]));
-    let transport = total.wrapping_sub(20);
-    // A header's length, or a datagram's.
-    let (least, length) = match tcp {
-        true => (20, u32::from(h[46] >> 4) * 4),
-        false => (8, u32::from(be16(h[38], h[39]))),
-    };
-    let tcp_flags = if tcp { h[47] } else { 0 };
-    let other_flags = tcp & (tcp_flags & (SYN | ACK | RST | FIN) != ACK) & (tcp_flags != SYN);
     // Whatever differs is not 0; what is beyond a bound has its highest bit.
     let differs = (native(12) ^ u32::to_be(0x0800_4500)) & u32::to_be(0xffff_ff00)
         | native(18) & u32::to_be(0x0000_3fff)
         | u32::from(h[6] & 1);
-    let beyond = total.wrapping_sub(20 + least)
-        | length.wrapping_sub(least)
-        | transport.wrapping_sub(length)
-        | length_of(frame).wrapping_sub(total + 14);
-    let addresses =
-        (source >= 224 << 24) | (source >> 24 == 127) | (destination >> 24 == 127) | (destination == 0);
+    let is = |byte: u32, this: u32| (byte ^ this).wrapping_sub(1);
+    let (source_net, destination_net) = (source >> 24, destination >> 24);
+    let addresses = 223_u32.wrapping_sub(source_net)
+        | is(source_net, 127)
+        | is(destination_net, 127)
+        | destination.wrapping_sub(1) & !destination;
+    let beyond = addresses | length_of(frame).wrapping_sub(total + 14);
+    let (tcp_flags, beyond) = match protocol {
+        TCP => {
+            let (flags, header) = (h[47], u32::from(h[46] >> 4) * 4);
+            let usual = (flags & (SYN | ACK | RST | FIN) == ACK) | (flags == SYN);
+            let other = if usual { 0 } else { u32::MAX };
+            (flags, beyond | other | header.wrapping_sub(20) | total.wrapping_sub(20).wrapping_sub(header))
+        }
+        UDP => {
+            let length = u32::from(be16(h[38], h[39]));
+            (0, beyond | length.wrapping_sub(8) | total.wrapping_sub(20).wrapping_sub(length))
+        }
+        _ => (0, u32::MAX),
+    };
+    // Without a header, what is left of it is beyond any bound, too.
+    let beyond = beyond | total.wrapping_sub(28);
     let good =
-        (differs | beyond >> 31 == 0) & sum.is_multiple_of(0xffff) & (tcp | udp) & !addresses & !other_flags;
-    (good & (frame.len() <= usize::from(u16::MAX))).then_some(Simple {
+        (differs | beyond >> 31 == 0) & sum.is_multiple_of(0xffff) & (frame.len() <= usize::from(u16::MAX));
+    Simple {
         addresses: (source, destination),
         ports: word(34),
-        protocol,
+        protocol: if good { protocol } else { 0 },
         tcp_flags,
         // The frame is not longer than that.
         end: ((total + 14) & 0xffff) as u16,
-    })
+    }
 }
 
 /// Bytes of a frame; of one that is longer than any, more than any.
@@ -575,6 +589,85 @@ impl Packet {
                 checksum::pseudo_header(source, destination, self.protocol, length)
             }
             _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // small test values
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A frame of `length` bytes whose IPv4 header is right, then some bytes are changed and, if wished, its sum is right again.
+    fn frame(protocol: u8, flags: u8, length: usize, changes: &[(usize, u8)], mended: bool) -> Vec<u8> {
+        let mut f = vec![0; length.max(54)];
+        f[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
+        f[14] = 0x45;
+        let total = (f.len() - 14) as u16;
+        f[16..18].copy_from_slice(&total.to_be_bytes());
+        f[22..24].copy_from_slice(&[64, protocol]);
+        f[26..34].copy_from_slice(&[10, 0, 0, 1, 192, 0, 2, 1]);
+        f[34..38].copy_from_slice(&[4, 1, 1, 187]);
+        f[38..40].copy_from_slice(&total.wrapping_sub(20).to_be_bytes());
+        if protocol == TCP {
+            (f[46], f[47]) = (5 << 4, flags);
+        }
+        changes.iter().for_each(|(at, to)| {
+            if let Some(byte) = f.get_mut(*at) {
+                *byte = *to
+            }
+        });
+        if mended {
+            f[24..26].fill(0);
+            let sum = checksum::finish(checksum::sum(&f[14..34]));
+            f[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        f.truncate(length);
+        f
+    }
+
+    #[test]
+    fn the_commonest_frames_are_simple() {
+        for (protocol, flags) in [(UDP, 0), (TCP, ACK), (TCP, ACK | PSH), (TCP, SYN)] {
+            for length in [60, 64, 1514] {
+                assert!(
+                    simple(&frame(protocol, flags, length, &[], true)).is_some(),
+                    "{protocol} {flags} {length}"
+                );
+            }
+        }
+        for flags in [SYN | ACK, FIN | ACK, RST, SYN | PSH, 0] {
+            assert_eq!(simple(&frame(TCP, flags, 60, &[], true)), None, "{flags}");
+        }
+    }
+
+    /// Of a header's bytes, to what is at a bound.
+    fn change() -> impl Strategy<Value = (usize, u8)> {
+        let at =
+            prop::sample::select(vec![6, 12, 13, 14, 15, 16, 17, 20, 21, 23, 26, 30, 31, 38, 39, 46, 47]);
+        let bounds = [
+            0, 1, 2, 7, 8, 9, 0x10, 0x1f, 0x20, 28, 40, 0x40, 0x45, 0x46, 0x50, 0x60, 0x70, 126, 127, 128,
+            223, 224, 255,
+        ];
+        (at, prop_oneof![3 => prop::sample::select(bounds.to_vec()), 1 => any::<u8>()])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn what_is_simple_is_what_the_parser_says(
+            protocol in prop::sample::select(vec![TCP, UDP, ICMP, SCTP, 0]),
+            flags in prop::sample::select(vec![ACK, SYN, ACK | PSH, SYN | ACK, FIN | ACK, SYN | 0xc0]),
+            length in prop::sample::select(vec![0, 14, 34, 41, 42, 53, 54, 60, 74, 1514, 65_535, 65_550]),
+            changes in prop::collection::vec(change(), 0..3),
+            mended in prop::bool::weighted(0.9),
+        ) {
+            let frame = frame(protocol, flags, length, &changes, mended);
+            if let Some(simple) = simple(&frame) {
+                prop_assert_eq!(parse(&frame), Ok(Parsed::Ip(simple.packet())));
+                prop_assert!(matches!(simple.protocol, TCP | UDP));
+            }
         }
     }
 }

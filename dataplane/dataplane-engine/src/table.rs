@@ -15,7 +15,7 @@
 use crate::{
     ages::{AGE_BYTES, Age, Ages, QUEUES},
     hash::{fold, halves},
-    machine::{self, Machine},
+    machine::{self, Machine, Plain},
     packet::{ICMP, ICMPV6, Message, Packet, Quoted},
 };
 
@@ -195,14 +195,14 @@ impl V4Key {
         Self { addresses: both(near, u64::from(far)), rest: both(ports, u64::from(protocol)) }
     }
 
-    /// Addresses and ports as the end point on `side` sends them, and the protocol.
+    /// Addresses and ports as the end point on `side` sends them.
     #[inline]
-    pub(crate) fn as_sent_from(self, side: Side) -> ((u32, u32), u32, u8) {
+    pub(crate) fn as_sent_from(self, side: Side) -> ((u32, u32), u32) {
         let (near, far) = ((self.addresses >> 32) as u32, (self.addresses & 0xffff_ffff) as u32);
-        let (ports, protocol) = ((self.rest >> 32) as u32, self.protocol());
+        let ports = (self.rest >> 32) as u32;
         match side {
-            Side::Near => ((near, far), ports, protocol),
-            Side::Far => ((far, near), ports.rotate_left(16), protocol),
+            Side::Near => ((near, far), ports),
+            Side::Far => ((far, near), ports.rotate_left(16)),
         }
     }
 
@@ -236,16 +236,19 @@ pub(crate) struct Sought {
     pub key: V4Key,
     home: u32,
     tag: u16,
+    /// Whether the frame may open a connection, and not go on with one.
+    pub opens: bool,
 }
 
 impl Sought {
     /// Nothing is.
     pub(crate) const NOTHING: Self =
-        Self { key: V4Key { addresses: u64::MAX, rest: u64::MAX }, home: u32::MAX, tag: 0 };
+        Self { key: V4Key { addresses: u64::MAX, rest: u64::MAX }, home: u32::MAX, tag: 0, opens: false };
 
+    /// A key that is to be sought.
     #[inline]
-    pub(crate) fn is_something(&self) -> bool {
-        self.home != u32::MAX
+    pub(crate) fn of(key: V4Key, opens: bool) -> Self {
+        Self { key, home: u32::MAX, tag: 0, opens }
     }
 }
 
@@ -293,26 +296,22 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// The ways with this tag: the highest bit of a byte each.
+    /// The ways with this tag, a bit each.
     #[inline]
-    fn with(&self, tag: u16) -> u64 {
-        let mut ways = [0; WAYS];
-        for (way, has) in ways.iter_mut().zip(&self.tags) {
-            *way = if *has == tag { 0x80 } else { 0 };
-        }
-        u64::from_le_bytes(ways)
+    fn with<M: Machine>(&self, tag: u16) -> u32 {
+        M::equal(&self.tags, tag)
     }
 
     #[inline]
-    fn slot(&self, ways: u64) -> u32 {
-        self.slots[first(ways) % WAYS]
+    fn slot(&self, ways: u32) -> u32 {
+        self.slots[first(ways)]
     }
 }
 
-/// The first of some ways.
+/// The first of some ways; any of none.
 #[inline]
-fn first(ways: u64) -> usize {
-    ways.trailing_zeros() as usize / 8
+fn first(ways: u32) -> usize {
+    ways.trailing_zeros() as usize % WAYS
 }
 
 /// Where a key is looked for.
@@ -429,12 +428,12 @@ impl<V: Copy + Default> Table<V> {
 
     /// Asks for the line of the index that leads to a connection.
     #[inline]
-    pub(crate) fn seek<M: Machine>(&self, key: V4Key) -> Sought {
-        let Place { home, tag } = self.place(key.hash(self.seed));
+    pub(crate) fn seek<M: Machine>(&self, sought: &mut Sought) {
+        let Place { home, tag } = self.place(sought.key.hash(self.seed));
         if let Some(bucket) = self.index.get(home as usize) {
             M::prefetch(bucket);
         }
-        Sought { key, home, tag }
+        (sought.home, sought.tag) = (home, tag);
     }
 
     /// Where this probably is; the line of its entry is asked for.
@@ -443,7 +442,7 @@ impl<V: Copy + Default> Table<V> {
         let Some(bucket) = self.index.get(sought.home as usize) else {
             return Candidate { slot: u32::MAX, missing: true };
         };
-        let ways = bucket.with(sought.tag);
+        let ways = bucket.with::<M>(sought.tag);
         let slot = bucket.slot(ways);
         if let Some(entry) = self.entries.get(slot as usize) {
             M::prefetch(entry);
@@ -476,7 +475,7 @@ impl<V: Copy + Default> Table<V> {
     #[inline]
     fn find_in(&self, bucket: usize, tag: u16, key: &Key) -> Option<u32> {
         let bucket = self.index.get(bucket)?;
-        let mut ways = bucket.with(tag);
+        let mut ways = bucket.with::<Plain>(tag);
         while ways != 0 {
             let slot = bucket.slot(ways);
             if self.entries.get(slot as usize).is_some_and(|e| e.key == *key) {
@@ -537,7 +536,7 @@ impl<V: Copy + Default> Table<V> {
     /// A free way of a bucket.
     #[inline]
     fn vacant(&self, bucket: usize) -> Option<usize> {
-        let free = self.index.get(bucket)?.with(0);
+        let free = self.index.get(bucket)?.with::<Plain>(0);
         (free != 0).then(|| first(free))
     }
 
@@ -586,9 +585,9 @@ impl<V: Copy + Default> Table<V> {
         self.ages.give_back(slot);
         for bucket in [home, self.other(home, tag)] {
             let Some(index) = self.index.get_mut(bucket) else { return };
-            let mut ways = index.with(tag);
+            let mut ways = index.with::<Plain>(tag);
             while ways != 0 {
-                let way = first(ways) % WAYS;
+                let way = first(ways);
                 if index.slots[way] == slot {
                     index.tags[way] = 0;
                     return;
@@ -697,7 +696,6 @@ pub(crate) fn filled<T: Copy>(count: usize, with: T) -> Result<Vec<T>, OutOfMemo
 #[allow(clippy::cast_possible_truncation)] // small test values
 mod tests {
     use super::*;
-    use crate::Plain;
     use proptest::prelude::*;
     use std::collections::HashMap;
 

@@ -22,6 +22,22 @@ impl Machine for Processor {
         let _ = of;
     }
 
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn equal(numbers: &[u16; 8], this: u16) -> u32 {
+        use std::arch::x86_64::{
+            _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
+        };
+        // SAFETY: every x86-64 processor has SSE2, and the array is as long as what is read. JUSTIFICATION: per packet; the compiler makes
+        // three times as many instructions of a comparison of each.
+        let bytes = unsafe {
+            let all = _mm_loadu_si128(numbers.as_ptr().cast());
+            let same = _mm_cmpeq_epi16(all, _mm_set1_epi16(this.cast_signed()));
+            _mm_movemask_epi8(_mm_packs_epi16(same, same))
+        };
+        bytes.cast_unsigned() & 0xff
+    }
+
     #[inline]
     fn run(work: impl Work) {
         #[cfg(target_arch = "x86_64")]
@@ -46,6 +62,16 @@ fn with_avx2(work: impl Work) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dataplane_engine::Plain;
+
+    #[test]
+    fn what_is_equal_is_so_on_any_machine() {
+        let numbers = [1, 0, 0x8000, 1, 0xffff, 7, 0x7fff, 1];
+        for this in [0, 1, 2, 7, 0x7fff, 0x8000, 0xff, 0xffff] {
+            assert_eq!(Processor::equal(&numbers, this), Plain::equal(&numbers, this), "{this}");
+        }
+        assert_eq!(Plain::equal(&numbers, 1), 0b1000_1001);
+    }
 
     #[test]
     fn what_is_run_is_done_once_and_what_is_prefetched_stays() {

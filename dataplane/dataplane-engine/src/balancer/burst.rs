@@ -87,7 +87,8 @@ impl<M: Machine> Balancer<M> {
                 translated |= 1 << bit;
             }
             let key = V4Key::of(simple.addresses, simple.ports, simple.protocol, side);
-            *sought = self.table.seek::<M>(key);
+            *sought = Sought::of(key, false);
+            self.table.seek::<M>(sought);
         }
         let mut slots = [u32::MAX; BURST];
         for ((_, sought), slot) in frames.iter().zip(&all).zip(&mut slots) {
