@@ -72,7 +72,7 @@ pub struct Firewall {
     pub zones: Vec<Zone>,
     /// In order of precedence, at most [`MAX_RULES`].
     pub rules: Vec<Rule>,
-    /// Most connections tracked at once; a new one beyond it is dropped and counted.
+    /// Most connections tracked at once; what becomes of a new one beyond it, [`tracking::WhenFull`] says.
     #[serde(default = "default_max_connections")]
     pub max_connections: u32,
     /// Idle time after which an established TCP connection is forgotten, ms.

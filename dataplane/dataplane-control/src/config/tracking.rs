@@ -263,7 +263,7 @@ mod tests {
     fn what_is_left_out_is_not_written() {
         assert_eq!(serde_json::to_string(&Tracking::default()).unwrap(), "{}");
         assert_eq!(parsed("{}"), Tracking::default());
-        let whole = r#"{"timeouts":{"udp_one_way_ms":5000},"per_source":{"connections":10},"half_open":{"limit":7},"strict_tcp":true,"fragments":"drop","when_full":"evict"}"#;
+        let whole = r#"{"timeouts":{"udp_one_way_ms":5000},"per_source":{"connections":10},"half_open":{"limit":7},"strict_tcp":true,"fragments":"drop","when_full":"refuse"}"#;
         assert_eq!(serde_json::to_string(&parsed(whole)).unwrap(), whole);
         assert_eq!(refusal(whole), "");
         assert_eq!(parsed(whole).half_open.map(|h| h.beyond), Some(BeyondHalfOpen::Cookie));
