@@ -401,7 +401,12 @@ mod tests {
         sender.send(News::Runs(Box::new(config(Probe::Tcp { port: late })))).unwrap();
         // One after the other or together; again after the refusal.
         until(&both);
-        assert!(told.lock().unwrap().len() >= 2);
+        let began = Instant::now();
+        while told.lock().unwrap().len() < 2 && began.elapsed() < Duration::from_secs(20) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(told.lock().unwrap().len() >= 2, "told once, and not again after the refusal");
+        until(&both);
         let _up = TcpListener::bind((HERE, late)).unwrap();
         until(&BTreeSet::new());
     }
