@@ -160,10 +160,10 @@ fn clippy() -> anyhow::Result<Tally> {
 }
 
 /// Licences, bans and sources are in `check` as well; the advisories are only here.
-/// CI installs cargo-deny (about three minutes of CPU); a developer's machine is left as it is.
+/// CI installs cargo-deny (a minute or two of CPU, unoptimised); a developer's machine is left as it is.
 fn deny() -> anyhow::Result<Tally> {
     if !has("deny") && std::env::var_os("CI").is_some() {
-        cargo(&["install", "--locked", "cargo-deny"], BUILD_LIMIT)?;
+        cargo(&["install", "--locked", "--debug", "cargo-deny"], BUILD_LIMIT)?;
     }
     if !has("deny") {
         ui::say(
@@ -205,7 +205,8 @@ fn signing() -> Tally {
 
 fn tests(crates: &[String]) -> anyhow::Result<Tally> {
     let mut c = workspace::cargo();
-    c.args(["test", "--locked", "--no-fail-fast"]);
+    // No documentation tests: there are none, and to find that out takes minutes.
+    c.args(["test", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"]);
     match crates {
         [] => c.arg("--workspace"),
         some => c.args(some.iter().flat_map(|name| ["--package", name])),

@@ -2,15 +2,13 @@
 // Helpers outside of #[test] functions; small values.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-mod common;
-
 use std::{
     cell::RefCell,
     net::{IpAddr, Ipv6Addr},
     rc::Rc,
 };
 
-use common::{
+use crate::common::{
     carry,
     naive::{self, Naive, Seen},
     random::{self, Random},

@@ -2,14 +2,12 @@
 // Helpers outside of #[test] functions; small values.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use common::{
+use crate::common::{
     carry,
     naive::{self, Naive, Seen},
     *,

@@ -2,11 +2,9 @@
 // Helpers outside of #[test] functions; small values.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-mod common;
-
 use std::collections::{BTreeMap, VecDeque};
 
-use common::*;
+use crate::common::*;
 use dataplane_control::{
     Configuration, Function, MacAddr,
     config::{Backend, RuleAction::*},

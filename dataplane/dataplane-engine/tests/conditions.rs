@@ -2,9 +2,7 @@
 // Helpers outside of #[test] functions.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use dataplane_control::{
     Configuration, Function,
     config::{IcmpMatch, Rule, RuleAction, TcpFlags, Zone},

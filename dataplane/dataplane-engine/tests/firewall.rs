@@ -2,11 +2,9 @@
 // Helpers outside of #[test] functions; small values.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-mod common;
-
 use std::{net::IpAddr, ops::Range};
 
-use common::{
+use crate::common::{
     naive::{self, Naive, Piece, Seen},
     random::{self, Random},
     traffic::{Sent, any_frame},

@@ -2,9 +2,7 @@
 // Helpers outside of #[test] functions; small values.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use dataplane_engine::{DropReason, PacketFunction, Verdict, build};
 
 /// The whole frame that comes back.

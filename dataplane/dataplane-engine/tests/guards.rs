@@ -3,11 +3,9 @@
 // Helpers outside of #[test] functions; small values.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
-mod common;
-
 use std::{collections::BTreeMap, net::IpAddr};
 
-use common::{
+use crate::common::{
     naive::{self, Naive, Seen},
     traffic::{Sent, any_frame},
     *,

@@ -19,14 +19,15 @@ fn configuration(ports: &[(&str, u8)], function: serde_json::Value) -> Configura
     Configuration::parse(&serde_json::to_vec(&document).unwrap()).unwrap()
 }
 
+/// Room for all: in a full table it shows which frames of a burst are decided on first.
 fn firewall(allowed: &str) -> serde_json::Value {
-    json!({ "firewall": { "outside": "wan", "inside": "dmz", "other_idle_ms": 50, "max_connections": 64, "rules": [
+    json!({ "firewall": { "outside": "wan", "inside": "dmz", "other_idle_ms": 50, "max_connections": 512, "rules": [
         { "id": "dns", "from": "wan", "action": "allow", "protocol": 17, "destination_ports": allowed },
     ] } })
 }
 
 fn balancer() -> serde_json::Value {
-    json!({ "load_balancer": { "client": "dmz", "backend": "lan", "table_size": 13, "max_connections": 48, "idle_ms": 70,
+    json!({ "load_balancer": { "client": "dmz", "backend": "lan", "table_size": 13, "max_connections": 512, "idle_ms": 70,
         "vips": [{ "id": "dns", "address": "192.0.2.10", "protocol": 17, "port": 53 }],
         "backends": [{ "id": "a", "number": 1, "mac": "02:00:00:00:01:01", "weight": 1 },
                      { "id": "b", "number": 2, "mac": "02:00:00:00:01:02", "weight": 2 }] } })

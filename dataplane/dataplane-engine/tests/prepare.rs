@@ -1,11 +1,9 @@
 //! A configuration prepared on another thread and swapped in: what it keeps, and what it refuses.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)] // helpers outside of #[test] functions
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::*;
+use crate::common::*;
 use dataplane_control::{
     Configuration,
     config::{Rule, RuleAction},

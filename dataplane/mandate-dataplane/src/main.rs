@@ -34,6 +34,7 @@ use std::{
 };
 
 use clap::Parser;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
     arguments::Arguments,
@@ -52,20 +53,29 @@ use crate::{
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("MANDATE_LOG").unwrap_or_else(|_| "info".into()),
-        )
-        .init();
+    log_to_stderr();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere).
+fn log_to_stderr() {
+    let wanted = std::env::var("MANDATE_LOG").unwrap_or_else(|_| "info".into());
+    let (filter, wrong) = match wanted.parse::<Targets>() {
+        Ok(filter) => (filter, None),
+        Err(e) => (Targets::new().with_default(tracing::Level::INFO), Some(e)),
+    };
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
+    if let Some(e) = wrong {
+        tracing::warn!("MANDATE_LOG is `{wanted}`: {e}; write for instance `mandate_dataplane=debug,info`");
     }
 }
 

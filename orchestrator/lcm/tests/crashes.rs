@@ -5,16 +5,15 @@
 //! First crashes are enumerated; second ones are sampled, the same ones every time. The number of runs is printed.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/world.rs"]
-mod world;
+use crate::common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use common::*;
+use crate::common::*;
+use crate::world::*;
 use lcm::{
     Action, Event, NsRecord, Operation, Plan, fold,
     operation::{Direction, FinalState, StepState},
@@ -25,7 +24,6 @@ use ledger_contract::{
 };
 use trust::{Signer, UnixTime, issue};
 use vim::{Kind, Spec};
-use world::*;
 
 #[derive(Clone, Copy)]
 struct Shape {

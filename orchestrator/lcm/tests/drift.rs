@@ -1,8 +1,7 @@
 //! Drift: each difference is found and named; what is as it should be is not; ten thousand services are cheap.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use lcm::{

@@ -1,9 +1,7 @@
 //! Plans of the whole life cycle: what is done in which order, where, and what is refused.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use dataplane_control::{Configuration, Function};
 use lcm::{Action, NsRecord, Plan};
 use ledger_contract::{

@@ -1,9 +1,7 @@
 //! Plans of a service that a MANO makes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{Setup, deploy, heal, managed, migrate, scale, target};
+use crate::common::{Setup, deploy, heal, managed, migrate, scale, target};
 use lcm::{Action, Plan};
 use ledger_contract::{IntentKind, intent::ScaleDirection::ScaleOut};
 use mano::{PackageKind, SiteLink};

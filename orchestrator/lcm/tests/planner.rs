@@ -1,9 +1,8 @@
 //! Plans of the small service: order, undo, generations, references; and what is refused.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
-use common::{Setup, deploy, heal, plan, scale, sites, try_plan};
+use crate::common;
+use crate::common::{Setup, deploy, heal, plan, scale, sites, try_plan};
 use dataplane_control::{Configuration, Function, traffic::Expectation};
 use lcm::{Action, Plan};
 use ledger_contract::{

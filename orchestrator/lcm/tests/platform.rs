@@ -1,12 +1,11 @@
 //! What descriptors ask of the infrastructure, in plans: the shipped SR-IOV service as a golden file, and what becomes of the
-//! same descriptors at sites that lack something. `UPDATE_GOLDEN=1 cargo test -p lcm --test platform` writes the file anew.
+//! same descriptors at sites that lack something. `UPDATE_GOLDEN=1 cargo test -p lcm --test all platform::` writes the file anew.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-
+use crate::common;
 use std::{collections::BTreeMap, fs, path::Path};
 
-use common::{Setup, deploy, intent, map};
+use crate::common::{Setup, deploy, intent, map};
 use descriptors::{day0, parse};
 use lcm::{
     NsRecord, Plan,

@@ -4,13 +4,10 @@
 //! exactly what is recorded; and in the end, a termination leaves nothing at all.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/world.rs"]
-mod world;
-
 use std::{collections::BTreeMap, sync::Arc};
 
-use common::*;
+use crate::common::*;
+use crate::world::*;
 use lcm::{
     NsRecord, Plan,
     operation::{Direction, FinalState, Outcome},
@@ -21,7 +18,6 @@ use ledger_contract::{
 };
 use proptest::prelude::*;
 use vim::{ComputeState, ObjectKey, Observed, Spec};
-use world::*;
 
 #[derive(Debug, Clone, Copy)]
 struct Move {

@@ -1,17 +1,13 @@
 //! Journals that version 0.1 wrote open, and what was in flight in them finishes.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/world.rs"]
-mod world;
-
 use std::{collections::BTreeMap, sync::Arc};
 
-use common::*;
+use crate::common::*;
+use crate::world::*;
 use lcm::{Command, Event, NsRecord, Operation, fold, operation::FinalState};
 use ledger_contract::{IntentKind, intent::ScaleDirection::ScaleOut};
 use trust::{Signer, UnixTime, issue};
-use world::*;
 
 fn journal(name: &str) -> Vec<Event> {
     let path = format!("{}/tests/fixtures/journal-0.1-{name}.jsonl", env!("CARGO_MANIFEST_DIR"));

@@ -27,7 +27,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
     api::{Api, MAX_PAGE, Signals, tls},
@@ -75,15 +75,19 @@ pub fn run(home: &Home, config: Config, options: OpenOptions, ready: impl FnOnce
 
 /// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere); without it, what an operator wants to know.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("MANDATE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var("MANDATE_LOG").unwrap_or_else(|_| "info".into());
+    let (filter, wrong) = match wanted.parse::<Targets>() {
+        Ok(filter) => (filter, None),
+        Err(e) => (Targets::new().with_default(tracing::Level::INFO), Some(e)),
+    };
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
     // A second call, as in tests, keeps the first subscriber.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .with_target(false)
-        .try_init();
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
+    if let Some(e) = wrong {
+        tracing::warn!("MANDATE_LOG is `{wanted}`: {e}; write for instance `vim_host=debug,info`");
+    }
 }
 
 async fn serve(

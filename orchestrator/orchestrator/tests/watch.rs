@@ -212,6 +212,7 @@ async fn it_outlives_a_restart_of_the_orchestrator() {
     server.stop(&socket).await;
     tokio::time::sleep(Duration::from_millis(700)).await;
     *service.intent.lock().unwrap() = Some(intent(true, Some(("COMPLETED", true))));
+    service.changes.send_modify(|n| *n += 1);
     let server = Server::start(&socket, service);
     let out = tokio::time::timeout(LIMIT, running.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));

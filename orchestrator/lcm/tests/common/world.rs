@@ -21,7 +21,7 @@ use ledger_contract::{
 use trust::{Digest, UnixTime};
 use vim::Spec;
 
-use super::{deploy, grant, heal, intent, isolate, migrate, observed, rollback, scale, update};
+use crate::common::{deploy, grant, heal, intent, isolate, migrate, observed, rollback, scale, update};
 
 /// What goes wrong with a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,7 +32,8 @@ pub struct Follower<'a> {
     context: &'a Context,
     client: Client,
     deadline: Option<Instant>,
-    change: u64,
+    /// The last change that was seen; 0 of an orchestrator that was away, which may count anew.
+    change: Cell<u64>,
     met: Cell<bool>,
     stream: Option<Events>,
     last: Option<u64>,
@@ -46,7 +47,7 @@ impl<'a> Follower<'a> {
             context,
             client: context.client()?,
             deadline,
-            change: 0,
+            change: Cell::new(0),
             met: Cell::new(false),
             stream: None,
             last: None,
@@ -71,6 +72,7 @@ impl<'a> Follower<'a> {
             if !away || !self.met.get() || since.elapsed() > AWAY || self.over() {
                 return Err(self.context.client_failure(error));
             }
+            self.change.set(0);
             spinner.say("mandate serve does not answer; waiting for it to come back");
             tokio::time::sleep(RETRY).await;
         }
@@ -105,13 +107,17 @@ impl<'a> Follower<'a> {
 
     /// Waits for the next change; an error when the time is over.
     pub async fn next(&mut self, spinner: &Spinner, what: &str) -> Result<(), Failure> {
-        let after = self.change;
-        let changes = self.ask(spinner, |c| async move { c.changes(after).await });
+        let changes = self.ask(spinner, |c| {
+            let after = self.change.get();
+            async move { c.changes(after).await }
+        });
         let answered = match self.deadline {
             None => Some(changes.await?),
             Some(d) => tokio::time::timeout_at(d.into(), changes).await.ok().transpose()?,
         };
-        self.change = answered.unwrap_or(after);
+        if let Some(change) = answered {
+            self.change.set(change);
+        }
         if answered.is_none() || self.over() {
             let problem = Problem::new(504, "WATCH_TIMEOUT", "The time is over", format!("{what} goes on"))
                 .hint("watch again, with a longer --timeout");
