@@ -14,7 +14,7 @@ use dataplane_control::{Configuration, Function, chain::Chain as ChainConfig, co
 use crate::{
     DropReason, Frame, Machine, PacketFunction, PortIndex, Verdict, build_on,
     common::{self, Drops, PortPair},
-    events::Events,
+    events::{Events, Logged, Ring},
     prepare::{self, Basis, Kind, Prepared, Retired, Snapshot},
 };
 
@@ -226,5 +226,9 @@ impl<F: Frame> PacketFunction<F> for Chain<'_, F> {
     /// Of the first that keeps any: a connection through the row is one.
     fn events(&mut self) -> Option<&mut Events> {
         self.functions.iter_mut().find_map(|f| f.events())
+    }
+
+    fn log(&mut self, index: usize) -> Option<&mut Ring<Logged>> {
+        self.functions.get_mut(index)?.log(0)
     }
 }

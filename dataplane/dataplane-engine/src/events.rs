@@ -1,22 +1,59 @@
-//! Connections that were opened and closed, for those who keep flow records (IPFIX, RFC 7011).
+//! What a function leaves for others to write down: connections that were opened and closed, for flow records (IPFIX, RFC 7011), and
+//! decisions of rules with `log`.
+//!
+//! Each kind lies in a [`Ring`] of bounded room: what finds none is counted and forgotten. Whoever runs the function takes the full
+//! batch away and gives an empty one back ([`Ring::exchange`]), so nothing is allocated after [`Ring::hold`]. Both are on paths that open
+//! or end a connection, or refuse one, and on no other.
 //!
 //! A function that tracks connections owns one [`Events`] and says [`Events::opened`] and [`Events::closed`]. It is off until a
-//! sampling rate is set: then each of the two is one comparison, on paths that open or end a connection and on no other. Sampled are
-//! whole connections, chosen by their key: of one that is in the sample both ends are. The room is bounded: what finds none is
-//! counted and forgotten. Whoever runs the function takes the full batch away and gives an empty one back ([`Events::exchange`]), so nothing
-//! is allocated after [`Events::sample`].
+//! sampling rate is set: then each of the two is one comparison. Sampled are whole connections, chosen by their key: of one that is
+//! in the sample both ends are.
 //!
-//! Tests: below, and `tests/events.rs`.
+//! Tests: below, and `tests/conditions.rs` (what rules with `log` leave).
 
 use std::{mem, net::IpAddr};
 
 use crate::{
+    DropReason,
     hash::address_of,
     table::{Key, Side},
 };
 
-/// Events kept between two exchanges: a millisecond of a million new connections a second.
+/// Flow events kept between two exchanges: a millisecond of a million new connections a second.
 pub const BATCH: usize = 1024;
+/// Decisions kept between two exchanges: many more than anybody writes down in a millisecond.
+pub const LOG_BATCH: usize = 256;
+
+/// The ends of a connection, as its first packet has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Source address: of who opened it.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Source port; 0 where the protocol has none.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Whether who opened it is on the near side (outside; towards the clients).
+    pub from_near: bool,
+}
+
+impl Ends {
+    fn of(key: &Key, side: Side) -> Self {
+        let (source, destination, ports) = key.as_sent_from(side);
+        Self {
+            source: address_of(source),
+            destination: address_of(destination),
+            source_port: (ports >> 16) as u16,
+            destination_port: (ports & 0xffff) as u16,
+            protocol: key.protocol(),
+            from_near: side == Side::Near,
+        }
+    }
+}
 
 /// What happened to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,42 +71,120 @@ pub struct Event {
     pub happened: Happened,
     /// When, on the functions' clock: ms that wrap after 49 days.
     pub at_ms: u32,
-    /// Source address: of who opened it.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Source port; 0 where the protocol has none.
-    pub source_port: u16,
-    /// Destination port.
-    pub destination_port: u16,
-    /// IP protocol.
-    pub protocol: u8,
-    /// Whether who opened it is on the near side (outside; towards the clients).
-    pub from_near: bool,
+    /// Between whom.
+    pub ends: Ends,
     /// Index of the rule that allowed it, or of the backend that has it.
     pub chosen: u32,
 }
 
+/// What became of a packet that a rule with `log` decided on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It opened a connection.
+    Allowed,
+    /// It was answered with a SYN cookie; who returns that is allowed.
+    Challenged,
+    /// It was dropped and its sender told.
+    Rejected,
+    /// The rule denies it ([`DropReason::Denied`]: also of a rule that rejects, where no answer may be sent), it was beyond the rule's
+    /// limit ([`DropReason::RuleRate`]), or the rule allows it and something else does not.
+    Dropped(DropReason),
+}
+
+/// A decision of a rule with `log` on a packet of no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logged {
+    /// When, as [`Event::at_ms`].
+    pub at_ms: u32,
+    /// Index of the rule.
+    pub rule: u32,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Of the packet.
+    pub ends: Ends,
+    /// Whether there is an [`Event`] of the connection's opening, too.
+    pub sampled: bool,
+}
+
 /// See the module's head.
+#[derive(Debug)]
+pub struct Ring<T> {
+    batch: Vec<T>,
+    missed: u64,
+}
+
+impl<T> Default for Ring<T> {
+    fn default() -> Self {
+        Self { batch: Vec::new(), missed: 0 }
+    }
+}
+
+impl<T> Ring<T> {
+    /// Room for so many; what is there is forgotten. The only call that allocates.
+    pub fn hold(&mut self, most: usize) {
+        self.batch = Vec::with_capacity(most);
+    }
+
+    fn push(&mut self, one: T) {
+        if self.batch.len() == self.batch.capacity() {
+            self.missed += 1;
+        } else {
+            self.batch.push(one);
+        }
+    }
+
+    /// Whether there is nothing to take.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Takes what there is and goes on with `empty`, in the room that it has.
+    #[must_use]
+    pub fn exchange(&mut self, mut empty: Vec<T>) -> Vec<T> {
+        empty.clear();
+        mem::replace(&mut self.batch, empty)
+    }
+
+    /// How many found no room, ever.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+}
+
+impl Ring<Logged> {
+    #[cold]
+    pub(crate) fn decided(
+        &mut self,
+        at_ms: u32,
+        key: &Key,
+        side: Side,
+        (rule, outcome): (u32, Outcome),
+        sampled: bool,
+    ) {
+        self.push(Logged { at_ms, rule, outcome, ends: Ends::of(key, side), sampled });
+    }
+}
+
+/// Flow events, see the module's head.
 #[derive(Debug, Default)]
 pub struct Events {
-    batch: Vec<Event>,
+    ring: Ring<Event>,
     /// One connection in so many; 0: off.
     every: u32,
-    missed: u64,
 }
 
 impl Events {
     /// From now on, of one connection in `every`; 0: of none. The only call that allocates.
     pub fn sample(&mut self, every: u32) {
         self.every = every;
-        let room = if every == 0 { 0 } else { BATCH };
-        self.batch = Vec::with_capacity(room);
+        self.ring.hold(if every == 0 { 0 } else { BATCH });
     }
 
     /// Whether a connection with this key is in the sample.
     #[inline]
-    fn sampled(&self, key: &Key) -> bool {
+    pub(crate) fn sampled(&self, key: &Key) -> bool {
         self.every != 0 && key.hash(SAMPLE_SEED).is_multiple_of(u64::from(self.every))
     }
 
@@ -91,41 +206,12 @@ impl Events {
 
     #[cold]
     fn keep(&mut self, happened: Happened, at_ms: u32, key: &Key, side: Side, chosen: u32) {
-        if self.batch.len() == self.batch.capacity() {
-            self.missed += 1;
-            return;
-        }
-        let (source, destination, ports) = key.as_sent_from(side);
-        self.batch.push(Event {
-            happened,
-            at_ms,
-            source: address_of(source),
-            destination: address_of(destination),
-            source_port: (ports >> 16) as u16,
-            destination_port: (ports & 0xffff) as u16,
-            protocol: key.protocol(),
-            from_near: side == Side::Near,
-            chosen,
-        });
+        self.ring.push(Event { happened, at_ms, ends: Ends::of(key, side), chosen });
     }
 
-    /// Whether there is nothing to take.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.batch.is_empty()
-    }
-
-    /// Takes what there is and goes on with `empty`, whose room is kept if it has [`BATCH`].
-    #[must_use]
-    pub fn exchange(&mut self, mut empty: Vec<Event>) -> Vec<Event> {
-        empty.clear();
-        mem::replace(&mut self.batch, empty)
-    }
-
-    /// Events that found no room, ever.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        self.missed
+    /// Where they lie.
+    pub fn ring(&mut self) -> &mut Ring<Event> {
+        &mut self.ring
     }
 }
 
@@ -159,8 +245,8 @@ mod tests {
         events.sample(1);
         events.sample(0);
         events.closed(1, &key(1), Side::Near, 0);
-        assert!(events.is_empty());
-        assert_eq!((events.missed(), events.batch.capacity()), (0, 0));
+        assert!(events.ring.is_empty());
+        assert_eq!((events.ring.missed(), events.ring.batch.capacity()), (0, 0));
     }
 
     #[test]
@@ -170,20 +256,20 @@ mod tests {
         for port in 1..=2_000 {
             events.opened(5, &key(port), Side::Near, 7);
         }
-        let opened = events.exchange(Vec::with_capacity(BATCH));
+        let opened = events.ring.exchange(Vec::with_capacity(BATCH));
         assert!((150..350).contains(&opened.len()), "{}", opened.len());
         for port in 1..=2_000 {
             events.closed(9, &key(port), Side::Near, 7);
         }
-        let closed = events.exchange(vec![]);
+        let closed = events.ring.exchange(vec![]);
         let as_closed = |e: &Event| Event { happened: Happened::Closed, at_ms: 9, ..*e };
         assert_eq!(opened.iter().map(as_closed).collect::<Vec<_>>(), closed);
         let first = opened[0];
         assert_eq!(
-            (first.source.to_string(), first.destination_port, first.chosen),
+            (first.ends.source.to_string(), first.ends.destination_port, first.chosen),
             ("192.0.2.1".into(), 53, 7)
         );
-        assert!(first.from_near);
+        assert!(first.ends.from_near);
     }
 
     #[test]
@@ -193,9 +279,9 @@ mod tests {
         for port in 0..u16::try_from(BATCH).unwrap() + 10 {
             events.opened(1, &key(port), Side::Near, 0);
         }
-        assert_eq!(events.missed(), 10);
-        assert_eq!(events.exchange(Vec::with_capacity(BATCH)).len(), BATCH);
+        assert_eq!(events.ring.missed(), 10);
+        assert_eq!(events.ring.exchange(Vec::with_capacity(BATCH)).len(), BATCH);
         events.opened(1, &key(1), Side::Near, 0);
-        assert!(!events.is_empty());
+        assert!(!events.ring.is_empty());
     }
 }

@@ -49,7 +49,7 @@ use self::{
 use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
     common::{self, Clock, Drops},
-    events::Events,
+    events::{Events, Logged, Outcome, Ring},
     machine::{Machine, Work},
     neighbour,
     packet::{self, ACK, ICMP, ICMPV6, Message, Packet, Parsed, RST, SYN, Simple, TCP, UDP},
@@ -175,6 +175,8 @@ pub(crate) struct Firewall<M> {
     drops: Drops,
     totals: Totals,
     events: Events,
+    /// Decisions of rules with `log`.
+    log: Ring<Logged>,
     /// Not there while it is in use.
     scratch: Option<Box<Scratch>>,
     machine: PhantomData<M>,
@@ -195,6 +197,7 @@ impl<M: Machine> Firewall<M> {
             drops: Drops::default(),
             totals: Totals::default(),
             events: Events::default(),
+            log: Ring::default(),
             scratch: Some(Scratch::new()),
             machine: PhantomData,
         })
@@ -560,6 +563,24 @@ impl<M: Machine> Firewall<M> {
             None => self.plan.rules.decide(&NewConnection::of(packet, key), side),
         };
         let Some(rule) = decision.rule() else { return Err(DropReason::NoRule) };
+        let way = self.admit(now_ms, side, packet, (key, decision, rule), replaced, frame);
+        if decision.log() {
+            self.write_down(now_ms, side, key, decision, way);
+        }
+        way
+    }
+
+    /// As a rule says that is known by now.
+    #[inline]
+    fn admit<F: Frame>(
+        &mut self,
+        now_ms: u32,
+        side: Side,
+        packet: &Packet,
+        (key, decision, rule): (Key, Decision, u32),
+        replaced: Option<u32>,
+        frame: &mut F,
+    ) -> Result<Way, DropReason> {
         if decision.limited() && !self.guards.rule_allows(now_ms, rule, packet.source) {
             return Err(DropReason::RuleRate);
         }
@@ -586,6 +607,27 @@ impl<M: Machine> Firewall<M> {
             self.guards.set_windows(slot, Windows::opened(&syn));
         }
         Ok(Way::On)
+    }
+
+    /// A decision of a rule with `log`, and what it came to.
+    #[cold]
+    fn write_down(
+        &mut self,
+        now_ms: u32,
+        side: Side,
+        key: Key,
+        decision: Decision,
+        way: Result<Way, DropReason>,
+    ) {
+        let outcome = match way {
+            Ok(Way::On) => Outcome::Allowed,
+            Ok(Way::Back) if decision.action() == RuleAction::Allow => Outcome::Challenged,
+            Ok(Way::Back) => Outcome::Rejected,
+            Err(reason) => Outcome::Dropped(reason),
+        };
+        let Some(rule) = decision.rule() else { return };
+        let sampled = outcome == Outcome::Allowed && self.events.sampled(&key);
+        self.log.decided(now_ms, &key, side, (rule, outcome), sampled);
     }
 
     #[cold]
@@ -632,10 +674,14 @@ impl<M: Machine> Firewall<M> {
         let syn = NewConnection::of(&Packet { tcp_flags: SYN, ..*packet }, key);
         let decision = self.plan.rules.decide(&syn, side);
         let Some(rule) = decision.rule() else { return Err(DropReason::NoRule) };
-        if decision.action() != RuleAction::Allow {
-            return Err(DropReason::Denied);
+        let slot = match decision.action() {
+            RuleAction::Allow => self.insert(now_ms, side, packet, key, rule, PROXIED),
+            RuleAction::Deny | RuleAction::Reject => Err(DropReason::Denied),
+        };
+        if decision.log() {
+            self.write_down(now_ms, side, key, decision, slot.map(|_| Way::On));
         }
-        let slot = self.insert(now_ms, side, packet, key, rule, PROXIED)?;
+        let slot = slot?;
         let proxied = Proxied::of(&returned);
         let sent = match self.guards.set_proxied(slot, proxied) {
             true => proxied.call(frame, packet),
@@ -802,5 +848,9 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
 
     fn events(&mut self) -> Option<&mut Events> {
         Some(&mut self.events)
+    }
+
+    fn log(&mut self, index: usize) -> Option<&mut Ring<Logged>> {
+        (index == 0).then_some(&mut self.log)
     }
 }

@@ -113,6 +113,12 @@ pub trait PacketFunction<F: Frame = Vec<u8>>: Send {
     fn events(&mut self) -> Option<&mut events::Events> {
         None
     }
+
+    /// Where the `index`-th function of a row, or one that is alone as the first, keeps what its rules with `log` decided.
+    fn log(&mut self, index: usize) -> Option<&mut events::Ring<events::Logged>> {
+        let _ = index;
+        None
+    }
 }
 
 /// Builds the configured function for frames on their own; its tables are seeded from the instance's name (see [`build_with_seed`]).

@@ -31,6 +31,7 @@ mod worker;
 use std::{
     io::{self, IsTerminal},
     process::ExitCode,
+    thread::JoinHandle,
 };
 
 use clap::Parser;
@@ -45,8 +46,9 @@ use crate::{
     error::StartError,
     telemetry::{
         Watch,
-        flows::{self, FlowExport},
+        flows::{self, Export, FlowExport},
         http::Listener,
+        rule_log,
     },
     worker::Post,
 };
@@ -89,7 +91,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     dpdk::hold_interfaces()?;
 
     let clock = Clock::start();
-    let mut posts = posts(arguments, clock)?;
+    let (mut posts, writers) = posts(arguments, clock)?;
     let workers = Workers::new(posts.iter_mut().map(|(handle, _)| handle.clone()).collect());
     let workers = workers.ok_or_else(|| StartError::System(io::Error::other("no packet thread")))?;
     let posts: Vec<Post> = posts.into_iter().map(|(_, post)| post).collect();
@@ -98,23 +100,37 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     control::serve(&socket, workers.clone(), boards.clone(), clock, &document.configuration)?;
     let metrics = arguments.metrics.as_ref().map(Listener::bind).transpose()?;
     metrics.iter().try_for_each(|m| m.serve(boards.clone(), clock))?;
-    worker::run(&eal, document, posts, clock, &|| workers.shutdown())
+    let result = worker::run(&eal, document, posts, clock, &|| workers.shutdown());
+    // What the packet threads gave away last is written before the end.
+    for writer in writers {
+        let _ = writer.join();
+    }
+    result
     // `socket` is removed here, whichever way the packet threads ended.
 }
 
+/// Threads that write down what packet threads give away; they end after those.
+type Writers = Vec<JoinHandle<()>>;
+
 /// What each packet thread gets, and how it is asked.
-fn posts(arguments: &Arguments, clock: Clock) -> Result<Vec<(Handle, Post)>, StartError> {
+fn posts(arguments: &Arguments, clock: Clock) -> Result<(Vec<(Handle, Post)>, Writers), StartError> {
     let count = usize::from(arguments.workers);
     let export = arguments.ipfix.map(|collector| FlowExport { collector, every: arguments.ipfix_every });
-    let mut flows =
-        export.map(|e| flows::start(e, count, clock)).transpose()?.unwrap_or_default().into_iter();
+    let export = export.map(|e| flows::start(e, count, clock)).transpose()?;
+    let (flows, decisions, exporter) = match export {
+        Some(Export { taps, decisions, thread }) => (taps, Some(decisions), Some(thread)),
+        None => (vec![], None, None),
+    };
+    let (logs, log) = rule_log::start(count, decisions, clock)?;
+    let (mut flows, mut logs) = (flows.into_iter(), logs.into_iter());
     let pinned = arguments.eal_cpus.len() >= count && count > 1;
-    (0..count)
+    let posts = (0..count)
         .map(|index| {
             let (handle, inbox) = command::channel().map_err(StartError::System)?;
-            let watch = Watch { flows: flows.next(), ..Watch::default() };
+            let watch = Watch { flows: flows.next(), log: logs.next(), ..Watch::default() };
             let cpu = arguments.eal_cpus.get(index).copied().filter(|_| pinned);
             Ok((handle, Post { inbox, watch, cpu }))
         })
-        .collect()
+        .collect::<Result<_, StartError>>()?;
+    Ok((posts, [Some(log), exporter].into_iter().flatten().collect()))
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use dataplane_control::{Configuration, config::PortDriver};
-use dataplane_engine::{DropReason, Verdict};
+use dataplane_engine::{DropReason, Verdict, events::LOG_BATCH};
 use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Mbuf, Pool, Port, Queue, Registered};
 use nix::{sched::CpuSet, unistd::Pid};
 
@@ -29,7 +29,7 @@ use crate::{
     ports,
     report::{Next, Report, Running, Swapped},
     role::{self, Generator, Role, Run},
-    telemetry::{BURST_BOUNDS, PUBLISH_US, Watch, capture::Fate, flows::FlowTap},
+    telemetry::{BURST_BOUNDS, PUBLISH_US, Watch, capture::Fate, rule_log},
 };
 
 /// How often connections are aged while packets flow, µs.
@@ -206,7 +206,7 @@ impl<'p> Worker<'p> {
             commands: Commands::default(),
             watch,
         };
-        it.sample();
+        it.hold();
         it.watch.board.publish(it.report());
         Ok(it)
     }
@@ -229,6 +229,7 @@ impl<'p> Worker<'p> {
         .map_err(StartError::System)?;
         self.forward_until_told(&mut inbox, &mut idle)?;
         self.drain();
+        self.hand_over();
         let report = self.report();
         let sum = |what: &str| -> u64 {
             report.counters.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, n)| n).sum()
@@ -260,13 +261,29 @@ impl<'p> Worker<'p> {
         }
     }
 
-    /// The function keeps the events that flow records are made of.
-    fn sample(&mut self) {
-        let every = self.watch.flows.as_ref().map_or(0, FlowTap::every);
-        if let Role::Function(function) = &mut self.role
-            && let Some(events) = function.events()
-        {
-            events.sample(every);
+    /// The function keeps what is written down of it: events that flow records are made of, decisions of rules.
+    fn hold(&mut self) {
+        let Role::Function(function) = &mut self.role else { return };
+        if let (Some(flows), Some(events)) = (&self.watch.flows, function.events()) {
+            events.sample(flows.every());
+        }
+        if self.watch.log.is_some() {
+            for part in 0..rule_log::parts(&self.document.configuration) {
+                function.log(part).into_iter().for_each(|log| log.hold(LOG_BATCH));
+            }
+        }
+    }
+
+    /// Gives away what the function kept.
+    fn hand_over(&mut self) {
+        let Self { role: Role::Function(function), watch, document, .. } = self else { return };
+        if let (Some(flows), Some(events)) = (&mut watch.flows, function.events()) {
+            flows.take(events, document);
+        }
+        if let Some(tap) = &mut watch.log {
+            for part in 0..rule_log::parts(&document.configuration) {
+                function.log(part).into_iter().for_each(|log| tap.take(part, log, document));
+            }
         }
     }
 
@@ -374,10 +391,8 @@ impl<'p> Worker<'p> {
         self.last_tick_us = now_us;
         if let Role::Function(function) = &mut self.role {
             function.tick(now_us);
-            if let (Some(flows), Some(events)) = (&mut self.watch.flows, function.events()) {
-                flows.take(events, &self.document);
-            }
         }
+        self.hand_over();
         self.watch.tap.take_if(|tap| tap.is_over());
         if now_us.saturating_sub(self.watch.published_us) >= PUBLISH_US {
             self.watch.published_us = now_us;
@@ -424,6 +439,8 @@ impl<'p> Worker<'p> {
             let message = "another configuration came in between; send the newest document";
             return Err(Refusal::new("GENERATION_STALE", message));
         }
+        // What its indices are of is about to go.
+        self.hand_over();
         let began = self.clock.now_us();
         let function = self.role.swap(function).map_err(|e| configure::refused(&e))?;
         let before = std::mem::replace(&mut self.document, document);
@@ -499,6 +516,10 @@ impl<'p> Worker<'p> {
         }
         if let Some(flows) = &self.watch.flows {
             counters.insert("worker.events_missed".into(), flows.missed());
+        }
+        if let Some(log) = &self.watch.log {
+            counters.insert("worker.log_lines".into(), log.lines());
+            counters.insert("worker.log_suppressed".into(), log.suppressed());
         }
         let function = self.role.snapshot(&mut counters);
         let at_us = self.clock.now_us();

@@ -1,5 +1,5 @@
-//! What is seen of a running firewall: counters without asking the packet thread, Prometheus' exposition, captures, and flow
-//! records. Needs no privilege; what `promtool`, tcpdump and tshark say is asked where they are installed.
+//! What is seen of a running firewall: counters without asking the packet thread, Prometheus' exposition, captures, flow
+//! records, and decisions of rules. Needs no privilege; what `promtool`, tcpdump and tshark say is asked where they are installed.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
 
@@ -16,14 +16,16 @@ use std::{
 };
 
 use dataplane_control::{
+    Function,
     capture::Capture,
-    protocol::{COUNTERS_AGE_MS, ProtocolError, Request},
+    config::{Rule, RuleAction},
+    protocol::{COUNTERS_AGE_MS, ProtocolError, Request, Status},
 };
 use serde_json::json;
 use support::{
     Bench,
     frames::{udp4, write_pcap},
-    memif::{Row, blocked, firewall, profile},
+    memif::{Row, blocked, firewall, port, profile},
 };
 
 /// Output of a program with this input, if it is installed; a failure is a failure.
@@ -294,4 +296,98 @@ fn flow_records_tell_of_both_ends_of_connections() {
     let twice = sources.values().filter(|n| **n == 2).count();
     assert!(sources.len() == 40 && twice >= 39, "{sources:?}\n{words}");
     row.stop();
+}
+
+/// firewallEvent, source port and rule of each data record of an IPv4 connection.
+fn records_v4(message: &[u8]) -> Vec<(u8, u16, String)> {
+    let word = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
+    let (mut at, mut found) = (16, vec![]);
+    while at < message.len() {
+        let end = at + usize::from(word(at + 2));
+        if word(at) == 256 {
+            let mut record = at + 4;
+            while record < end {
+                let name = record + 35;
+                let name_end = name + usize::from(message[record + 34]);
+                let rule = String::from_utf8(message[name..name_end].to_vec()).unwrap();
+                found.push((message[record + 16], word(record + 29), rule));
+                record = name_end;
+            }
+        }
+        at = end;
+    }
+    found
+}
+
+#[test]
+fn decisions_of_rules_with_log_are_lines_and_records() {
+    const DENIED: u16 = 1_000;
+    let bench = Bench::new();
+    let (from, log, place) = (bench.path("in.pcap"), bench.path("log"), bench.path("metrics"));
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    collector.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    let ask = |port, to| udp4([198, 51, 100, 7], [192, 0, 2, 10], (port, to), 20);
+    // Two connections, one of them of three packets; one of a rule that is silent; then more than is written down.
+    let first = [ask(1, 53), ask(1, 53), ask(2, 53), ask(1, 53), ask(3, 123)];
+    let denied = (0..DENIED).map(|i| ask(10_000 + i, 23));
+    write_pcap(&from, &first.into_iter().chain(denied).collect::<Vec<_>>());
+    let mut document = firewall(
+        3,
+        json!([
+            port("outside", json!({ "pcap_file": { "receive": from } }), 2),
+            port("inside", json!({ "pcap_file": { "transmit": bench.path("out.pcap") } }), 3)
+        ]),
+    );
+    let Function::Firewall(function) = &mut document.function else { panic!("a firewall") };
+    function.rules[1].log = true;
+    let telnet = Rule { id: "telnet".into(), action: RuleAction::Deny, ..function.rules[1].clone() };
+    function.rules.push(Rule { destination_ports: Some("23".parse().unwrap()), ..telnet });
+    // Hardly a connection is sampled.
+    let to = collector.local_addr().unwrap().to_string();
+    let metrics = format!("unix:{}", place.display());
+    let options = ["--ipfix", &to, "--ipfix-every", "4294967295", "--metrics", &metrics];
+    let mut process = bench.spawn_logging(&document, &options, fs::File::create(&log).unwrap()).started();
+    let told = |s: &Status, name: &str| s.counters.get(name).copied().unwrap_or(0);
+    let all = u64::from(DENIED) + 2;
+    let status = process.wait_for(|s| told(s, "worker.log_lines") + told(s, "worker.log_suppressed") == all);
+    let (lines, suppressed) = (told(&status, "worker.log_lines"), told(&status, "worker.log_suppressed"));
+    // In one second or on both sides of its end.
+    assert!((200..=400).contains(&lines), "{lines} lines");
+    std::thread::sleep(Duration::from_millis(COUNTERS_AGE_MS));
+    let page = scrape(&mut UnixStream::connect(&place).unwrap());
+    let shown = format!("mandate_dataplane_worker_rule_log_suppressed_total{{worker=\"0\"}} {suppressed}\n");
+    assert!(page.contains(&shown), "{shown}{page}");
+    assert_eq!(process.terminate(), Some(0));
+
+    let text = fs::read_to_string(&log).unwrap();
+    let decisions: Vec<&str> = text
+        .lines()
+        .filter_map(|l| l.split_once("rule_log at_ms=")?.1.split_once(' '))
+        .map(|l| l.1)
+        .collect();
+    let line = |action: &str, rule: &str, ports: (u16, u16)| {
+        format!(
+            "action={action} {rule} generation=3 port=\"outside\" protocol=17 source=198.51.100.7 source_port={} \
+             destination=192.0.2.10 destination_port={}",
+            ports.0, ports.1
+        )
+    };
+    assert_eq!(decisions[0], line("\"allowed\"", "rule=\"dns\" index=1", (1, 53)), "{text}");
+    assert_eq!(decisions[1], line("\"allowed\"", "rule=\"dns\" index=1", (2, 53)));
+    let denied = line("\"denied\" reason=\"denied\"", "rule=\"telnet\" index=2", (10_000, 23));
+    assert_eq!(decisions[2], denied);
+    assert_eq!(decisions.len() as u64, lines);
+    let said: u64 = text
+        .lines()
+        .filter_map(|l| l.split_once("suppressed=")?.1.split(' ').next()?.parse::<u64>().ok())
+        .sum();
+    assert_eq!(said, suppressed, "{text}");
+
+    let (mut exported, mut buffer) = (vec![], [0; 2048]);
+    while let Ok(length) = collector.recv(&mut buffer) {
+        exported.extend(records_v4(&buffer[..length]));
+    }
+    assert_eq!(exported.len() as u64, lines, "a record for each line");
+    let dns = |port| (1, port, "dns".to_owned());
+    assert_eq!(exported[..3], [dns(1), dns(2), (3, 10_000, "telnet".to_owned())]);
 }

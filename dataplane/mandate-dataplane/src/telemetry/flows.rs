@@ -1,7 +1,8 @@
 //! Flow records: batches of events from the packet threads become IPFIX messages to a collector, by UDP, on a thread of their own.
 //!
 //! A connection that is sampled is told twice: when it is opened, and when it is over, with its start if it is remembered. The
-//! memory for that is bounded, and so is the queue; what finds no room is counted.
+//! memory for that is bounded, and so is the queue; what finds no room is counted. Decisions of rules that are written down
+//! ([`super::rule_log`]) become records here, too.
 
 use std::{
     collections::HashMap,
@@ -11,20 +12,27 @@ use std::{
         Arc,
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
-    thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use dataplane_control::Function;
-use dataplane_engine::events::{BATCH, Event, Events, Happened};
+use dataplane_engine::events::{BATCH, Ends, Event, Events, Happened};
 
-use super::ipfix::{Exporter, Flow};
-use crate::{clock::Clock, document::Document, error::StartError};
+use super::{
+    batches::{self, Batch, Given, Taker},
+    ipfix::{Exporter, Flow},
+};
+use crate::{
+    clock::{Clock, now_ms},
+    document::Document,
+    error::StartError,
+};
 
-/// Batches of one packet thread on their way, or back.
-const BATCHES: usize = 8;
 /// Sampled connections whose start is remembered.
 const MAX_OPEN: usize = 65_536;
+/// Decisions of rules that wait to be exported: some seconds of them.
+const MAX_DECISIONS: usize = 1024;
 /// Templates are sent again after so long (RFC 7011 §8.1).
 const TEMPLATES_EVERY: Duration = Duration::from_secs(30);
 /// Longest time that a record waits for company.
@@ -38,20 +46,21 @@ pub struct FlowExport {
     pub every: u32,
 }
 
-struct Batch {
-    worker: usize,
-    events: Vec<Event>,
-    /// What `chosen` is an index of.
-    document: Arc<Document>,
+/// A decision of a rule with `log`, for a record.
+#[derive(Debug)]
+pub struct Decided {
+    /// ms since 1970.
+    pub at_ms: u64,
+    /// firewallEvent.
+    pub event: u8,
+    pub ends: Ends,
+    pub rule: String,
 }
 
 /// A packet thread's end.
 pub struct FlowTap {
-    worker: usize,
-    spare: Receiver<Vec<Event>>,
-    full: SyncSender<Batch>,
+    taker: Taker<Event>,
     every: u32,
-    missed: u64,
 }
 
 impl FlowTap {
@@ -62,26 +71,27 @@ impl FlowTap {
 
     /// Takes what there is, if somebody will have it.
     pub fn take(&mut self, events: &mut Events, document: &Arc<Document>) {
-        if events.is_empty() {
-            return;
-        }
-        let Ok(empty) = self.spare.try_recv() else { return };
-        let batch = Batch { worker: self.worker, events: events.exchange(empty), document: document.clone() };
-        let length = batch.events.len() as u64;
-        // There are fewer batches than the queue has room for: full means that nobody is there any more.
-        if self.full.try_send(batch).is_err() {
-            self.missed += length;
-        }
+        self.taker.take(0, events.ring(), document);
     }
 
-    /// Events that were taken and lost.
+    /// Events that found no room, or nobody.
     pub fn missed(&self) -> u64 {
-        self.missed
+        self.taker.missed()
     }
 }
 
-/// Starts the thread that exports; gives one end for each packet thread.
-pub fn start(export: FlowExport, workers: usize, clock: Clock) -> Result<Vec<FlowTap>, StartError> {
+/// The thread that exports.
+pub struct Export {
+    /// An end for each packet thread.
+    pub taps: Vec<FlowTap>,
+    /// Where decisions of rules go.
+    pub decisions: SyncSender<Decided>,
+    /// Ends when all of these are gone.
+    pub thread: JoinHandle<()>,
+}
+
+/// Starts it.
+pub fn start(export: FlowExport, workers: usize, clock: Clock) -> Result<Export, StartError> {
     let failed = |source| StartError::Collector { collector: export.collector, source };
     let local: IpAddr = match export.collector {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -89,25 +99,17 @@ pub fn start(export: FlowExport, workers: usize, clock: Clock) -> Result<Vec<Flo
     };
     let socket = UdpSocket::bind((local, 0)).map_err(failed)?;
     socket.connect(export.collector).map_err(failed)?;
-    let (into, full) = mpsc::sync_channel(BATCHES * workers);
-    let (taps, spare) = (0..workers)
-        .map(|worker| {
-            let (give, spare) = mpsc::sync_channel(BATCHES);
-            for _ in 0..BATCHES {
-                // As many as there is room for.
-                let _ = give.try_send(Vec::with_capacity(BATCH));
-            }
-            (FlowTap { worker, spare, full: into.clone(), every: export.every, missed: 0 }, give)
-        })
-        .unzip();
+    let (takers, given) = batches::channel(workers, BATCH);
+    let (decisions, decided) = mpsc::sync_channel(MAX_DECISIONS);
     let exporter = Exporter::new(std::process::id(), export.every);
     let open = HashMap::new();
-    let mut thread = Thread { socket, exporter, clock, open, templates: None, spare };
-    thread::Builder::new()
+    let mut it = Thread { socket, exporter, clock, open, templates: None, decided };
+    let thread = thread::Builder::new()
         .name("flows".into())
-        .spawn(move || thread.run(&full))
+        .spawn(move || it.run(&given))
         .map_err(StartError::System)?;
-    Ok(taps)
+    let taps = takers.into_iter().map(|taker| FlowTap { taker, every: export.every }).collect();
+    Ok(Export { taps, decisions, thread })
 }
 
 /// What tells sampled connections apart.
@@ -121,41 +123,67 @@ struct Thread {
     open: HashMap<OpenKey, u64>,
     /// When the templates were sent.
     templates: Option<Instant>,
-    spare: Vec<SyncSender<Vec<Event>>>,
+    decided: Receiver<Decided>,
 }
 
 impl Thread {
-    fn run(&mut self, full: &Receiver<Batch>) {
+    fn run(&mut self, given: &Given<Event>) {
         loop {
-            match full.recv_timeout(LINGER) {
-                Ok(batch) => self.export(batch),
-                Err(RecvTimeoutError::Timeout) => self.send(),
-                Err(RecvTimeoutError::Disconnected) => return self.send(),
+            match given.full.recv_timeout(LINGER) {
+                Ok(batch) => {
+                    self.export(&batch);
+                    given.give_back(batch);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.decisions();
+                    self.send();
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
             }
+        }
+        // Who makes decisions into records ends soon after the packet threads.
+        while let Ok(decided) = self.decided.recv_timeout(LINGER) {
+            self.decision(&decided);
+        }
+        self.send();
+    }
+
+    fn export(&mut self, batch: &Batch<Event>) {
+        for event in &batch.all {
+            let name = chosen(&batch.document, event);
+            let flow = self.flow(event, name);
+            self.add(&flow);
+        }
+        self.decisions();
+    }
+
+    /// Those that wait.
+    fn decisions(&mut self) {
+        for _ in 0..MAX_DECISIONS {
+            let Ok(decided) = self.decided.try_recv() else { return };
+            self.decision(&decided);
         }
     }
 
-    fn export(&mut self, batch: Batch) {
-        for event in &batch.events {
-            let name = chosen(&batch.document, event);
-            let flow = self.flow(event, name);
+    fn decision(&mut self, decided: &Decided) {
+        let Decided { at_ms, event, ends, rule } = decided;
+        self.add(&flow_of(ends, (*at_ms, *at_ms), *event, rule));
+    }
+
+    fn add(&mut self, flow: &Flow<'_>) {
+        self.templates_if_due();
+        if !self.exporter.add(flow) {
+            self.send();
             self.templates_if_due();
-            if !self.exporter.add(&flow) {
-                self.send();
-                self.templates_if_due();
-                // An empty message has room for any record.
-                let _ = self.exporter.add(&flow);
-            }
-        }
-        if let Some(spare) = self.spare.get(batch.worker) {
-            let _ = spare.try_send(batch.events);
+            // An empty message has room for any record.
+            let _ = self.exporter.add(flow);
         }
     }
 
     fn flow<'n>(&mut self, event: &Event, chosen: &'n str) -> Flow<'n> {
-        let Event { source, destination, source_port, destination_port, protocol, .. } = *event;
+        let Ends { source, destination, source_port, destination_port, protocol, .. } = event.ends;
         let key = (source, destination, source_port, destination_port, protocol);
-        let at_ms = self.since_1970_ms(event.at_ms);
+        let at_ms = self.clock.since_1970_ms(event.at_ms);
         let (event_code, start_ms) = match event.happened {
             Happened::Opened => {
                 if self.open.len() < MAX_OPEN {
@@ -165,23 +193,7 @@ impl Thread {
             }
             Happened::Closed => (2, self.open.remove(&key).unwrap_or(at_ms)),
         };
-        Flow {
-            start_ms,
-            end_ms: at_ms,
-            event: event_code,
-            ingress: if event.from_near { 1 } else { 2 },
-            source,
-            destination,
-            ports: (source_port, destination_port),
-            protocol,
-            chosen,
-        }
-    }
-
-    /// The functions' clock wraps after 49 days: what is told is not so old.
-    fn since_1970_ms(&self, at_ms: u32) -> u64 {
-        let clock_ms = u32::try_from((self.clock.now_us() / 1_000) & u64::from(u32::MAX)).unwrap_or(0);
-        now_ms().saturating_sub(clock_ms.wrapping_sub(at_ms).into())
+        flow_of(&event.ends, (start_ms, at_ms), event_code, chosen)
     }
 
     fn templates_if_due(&mut self) {
@@ -204,9 +216,18 @@ impl Thread {
     }
 }
 
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+fn flow_of<'n>(ends: &Ends, (start_ms, end_ms): (u64, u64), event: u8, chosen: &'n str) -> Flow<'n> {
+    Flow {
+        start_ms,
+        end_ms,
+        event,
+        ingress: if ends.from_near { 1 } else { 2 },
+        source: ends.source,
+        destination: ends.destination,
+        ports: (ends.source_port, ends.destination_port),
+        protocol: ends.protocol,
+        chosen,
+    }
 }
 
 /// Name of the rule or backend.
@@ -219,8 +240,10 @@ fn chosen_of(function: &Function, index: usize) -> Option<&str> {
     match function {
         Function::Firewall(f) => f.rules.get(index).map(|r| r.id.as_str()),
         Function::LoadBalancer(l) => l.backends.get(index).map(|b| b.id.as_str()),
-        // The first one's events are told.
-        Function::Chain(c) => chosen_of(c.functions.first()?, index),
+        // Of the first that keeps events: firewalls do.
+        Function::Chain(c) => {
+            chosen_of(c.functions.iter().find(|f| matches!(f, Function::Firewall(_)))?, index)
+        }
         Function::Reflector(_) | Function::Generator(_) => None,
     }
 }

@@ -53,7 +53,7 @@ pub struct Flow<'n> {
     pub start_ms: u64,
     /// ms since 1970.
     pub end_ms: u64,
-    /// 1: created; 2: deleted (firewallEvent).
+    /// firewallEvent (233): 1 created, 2 deleted, 3 denied, 4 alert.
     pub event: u8,
     /// From 1.
     pub ingress: u32,

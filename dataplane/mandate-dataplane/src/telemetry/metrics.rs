@@ -37,6 +37,16 @@ const OF_WORKERS: &[(&str, &str, &str)] = &[
     ("worker.commands", "worker_commands_total", "Commands that the packet thread obeyed."),
     ("worker.capture_missed", "worker_capture_missed_frames_total", "Frames that a capture could not take."),
     ("worker.events_missed", "worker_flow_events_missed_total", "Flow events that found no room."),
+    (
+        "worker.log_lines",
+        "worker_rule_log_lines_total",
+        "Decisions of rules with log that were written down.",
+    ),
+    (
+        "worker.log_suppressed",
+        "worker_rule_log_suppressed_total",
+        "Decisions of rules with log beyond what is written down.",
+    ),
 ];
 /// The same in µs, shown in seconds.
 const SECONDS_OF_WORKERS: &[(&str, &str, &str)] = &[

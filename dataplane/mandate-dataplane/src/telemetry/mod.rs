@@ -1,10 +1,11 @@
 //! What others see of the packet threads without holding them up: counters ([`board`], [`metrics`], [`http`]), copies of frames
-//! ([`capture`], [`pcapng`]) and flow records ([`flows`], [`ipfix`]).
+//! ([`capture`], [`pcapng`]), flow records ([`flows`], [`ipfix`]) and decisions of rules ([`rule_log`]).
 //!
 //! The packet thread's part is [`Watch`]: it leaves a report on a board ten times a second, copies frames while somebody
 //! captures, and hands on batches of events. It never waits for anybody: what is not taken in time is counted and dropped. Everything
 //! else runs on other threads.
 
+pub mod batches;
 pub mod board;
 pub mod capture;
 pub mod flows;
@@ -12,12 +13,14 @@ pub mod http;
 mod ipfix;
 mod metrics;
 mod pcapng;
+pub mod rule_log;
 
 use std::sync::Arc;
 
 pub use board::Board;
 use capture::Tap;
 use flows::FlowTap;
+use rule_log::LogTap;
 
 /// How often a report is left on the board, µs.
 pub const PUBLISH_US: u64 = 100_000;
@@ -28,6 +31,7 @@ pub struct Watch {
     pub board: Arc<Board>,
     pub tap: Option<Tap>,
     pub flows: Option<FlowTap>,
+    pub log: Option<LogTap>,
     pub polls: Polls,
     pub published_us: u64,
 }

@@ -114,6 +114,13 @@ impl Bench {
         self.spawn(command, configuration, options)
     }
 
+    /// [`Bench::spawn_here`] with its log in a file.
+    pub fn spawn_logging(&self, configuration: &Configuration, options: &[&str], log: fs::File) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mandate-dataplane"));
+        command.env("MANDATE_LOG", "info").stderr(log);
+        self.spawn(command, configuration, options)
+    }
+
     fn spawn(&self, mut command: Command, configuration: &Configuration, options: &[&str]) -> Process {
         let name = &configuration.instance;
         let (config, control) = (self.path(&format!("{name}.json")), self.path(&format!("{name}.sock")));
