@@ -35,10 +35,11 @@ pub fn main(options: &BenchOptions) -> anyhow::Result<ExitCode> {
         }
     };
     let mut text = document.to_string();
-    if !options.json {
-        let table = report.table(ui::coloured(io::stdout().is_terminal()));
+    if options.subject == Subject::Dataplane {
         // The cases are for programs; people see the promises.
-        text = if options.subject == Subject::Dataplane { format!("{table}\n{text}") } else { table };
+        ui::say(&report.table(ui::coloured(io::stderr().is_terminal())));
+    } else if !options.json {
+        text = report.table(ui::coloured(io::stdout().is_terminal()));
     }
     // Whoever closed stdout does not want the answer.
     let _gone = writeln!(io::stdout(), "{text}");

@@ -3,6 +3,8 @@
 //! Both read the same rules and frames, which ours writes, and answer the same commands (`testbed/dataplane/reference.c`).
 //! A round is so many frames of one case through each, one after the other; a figure is the median of the rounds, a
 //! ratio the median of each round's. That both decide alike is checked in every round: figures of different work are none.
+//! What the reference cannot do is measured beside something else of ours in the same process (`base`): a chain beside its firewall alone,
+//! telemetry beside none, two packet threads beside one, IPv6 beside IPv4, modes of the balancer beside layer 2.
 //! Over devices (`net_pcap` from memory, `net_null`) ours is measured beside OVS-DPDK with the same rules and beside testpmd: there the
 //! cost of the devices is in every figure, so that only the ratio says something.
 //! Tests: below, and `examples/dataplane-bench` and `examples/dataplane-wire` of the data plane.
@@ -49,6 +51,10 @@ const WIRE_ROUNDS: usize = 9;
 const QUICK_WIRE_ROUNDS: usize = 7;
 /// Frames of ours over devices in a round.
 const WIRE_FRAMES: u64 = 4_000_000;
+/// Frames of a round beside something of ours: counters are left for others twice in it.
+const BASE_FRAMES: u64 = 4_000_000;
+/// Configurations that are swapped while frames pass.
+const SWAPS: u64 = 20;
 /// Peers, if they can be had.
 const PEERS: &[Need] = &[
     Need { names: &["dpdk-dev", "dpdk"], why: "testpmd" },
@@ -79,6 +85,18 @@ const BARS: &[(&str, &str, Bar, Bar)] = &[
     ("balancer-established-1m", "balancer, established, 1M flows", Bar::AtLeast(1.3), Bar::AtLeast(23.7)),
 ];
 
+/// At least so many times what ours is measured beside, by case.
+const BASE_BARS: &[(&str, &str, f64)] = &[
+    ("chain-established-1k", "chain of firewall and balancer, 1k flows", 0.6),
+    ("chain-established-100k", "chain of firewall and balancer, 100k flows", 0.6),
+    ("firewall-established-100k-telemetry", "telemetry, established", 0.98),
+    ("firewall-new-telemetry", "telemetry, new connections", 0.98),
+    ("firewall-established-100k-two-workers", "two workers", 1.8),
+];
+/// Promises of configurations that are swapped while frames pass.
+const SWAP_CASE: &str = "firewall-swap-10k-rules";
+const SWAP_BUILD_S: f64 = 2.0;
+
 /// A case as the worker names it.
 #[derive(Debug, Clone, Deserialize)]
 struct Case {
@@ -87,6 +105,12 @@ struct Case {
     rules: u64,
     /// Something is promised of it.
     bar: bool,
+    /// The reference can do it.
+    reference: bool,
+    /// What else of ours it is measured beside: a case or other words.
+    base: Option<String>,
+    /// Configurations are swapped.
+    swaps: bool,
 }
 
 /// Figures of a case, millions of frames a second and core; null where it was not measured.
@@ -105,6 +129,39 @@ pub struct CaseRow {
     ratio_ovs: Option<f64>,
     testpmd_mpps: Option<f64>,
     ratio_testpmd: Option<f64>,
+    /// What of ours it was measured beside.
+    base: Option<String>,
+    base_mpps: Option<f64>,
+    ratio_base: Option<f64>,
+    /// Where configurations were swapped.
+    swap: Option<Swap>,
+}
+
+/// Configurations that were swapped while frames passed; times are of the threads' CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Swap {
+    swaps: u64,
+    /// Frames that passed meanwhile, millions a second.
+    #[serde(skip_serializing)]
+    mpps: f64,
+    /// Of these frames.
+    dropped: u64,
+    /// The longest time to compile one.
+    build_s: f64,
+    /// The same by the clock on the wall, which others' work on the processor lengthens.
+    build_wall_s: f64,
+    /// Time between two bursts with a swap: median and longest.
+    stall_us: f64,
+    longest_stall_us: f64,
+    /// Time of a burst: median and longest.
+    burst_us: f64,
+    longest_burst_us: f64,
+}
+
+impl Case {
+    fn row(&self) -> CaseRow {
+        CaseRow { case: self.case.clone(), flows: self.flows, rules: self.rules, ..CaseRow::default() }
+    }
 }
 
 /// What was measured.
@@ -226,7 +283,13 @@ pub fn run(options: &BenchOptions) -> anyhow::Result<Measured> {
         let what = format!("{} flows, {} rules: {}", case.flows, case.rules, case.case);
         rows.push(step(&what, || {
             command::succeed(Command::new(&ours).arg("write").arg(&dir).arg(&case.case), WRITE_LIMIT)?;
-            let row = measure(case, options.quick, &mut worker, &mut theirs);
+            let row = if case.swaps {
+                measure_swaps(case, &mut worker)
+            } else if case.reference {
+                measure(case, options.quick, &mut worker, &mut theirs)
+            } else {
+                measure_beside_ours(case, options.quick, &mut worker)
+            };
             forget(&dir, case);
             row
         })?);
@@ -282,12 +345,16 @@ fn cases(ours: &Path) -> anyhow::Result<Vec<Case>> {
 
 /// Removes the frames of a case, of which there may be a quarter of a gigabyte, unless a peer is to have them.
 fn forget(dir: &Path, case: &Case) {
-    if OVS_BARS.iter().any(|(name, ..)| *name == case.case) {
+    let is_kept = |case: &str| OVS_BARS.iter().any(|(name, ..)| *name == case);
+    if is_kept(&case.case) {
         return;
     }
-    for end in ["frames", "warm"] {
-        // What is left is written over next time.
-        let _best_effort = fs::remove_file(dir.join(format!("{}.{end}", case.case)));
+    let beside = case.base.as_ref().filter(|name| !is_kept(name));
+    for name in [Some(&case.case), beside].into_iter().flatten() {
+        for end in ["frames", "warm"] {
+            // What is left is written over next time.
+            let _best_effort = fs::remove_file(dir.join(format!("{name}.{end}")));
+        }
     }
 }
 
@@ -332,15 +399,46 @@ fn measure(case: &Case, quick: bool, ours: &mut Worker, theirs: &mut Worker) -> 
     all.remove(0);
     let of = |f: fn(&(f64, f64, f64)) -> f64| Some(median(all.iter().map(f).collect()));
     Ok(CaseRow {
-        case: case.case.clone(),
-        flows: case.flows,
-        rules: case.rules,
         ours_mpps: of(|r| r.0),
         reference_mpps: of(|r| r.1),
         floor_mpps: of(|r| r.2),
         ratio_reference: of(|r| r.0 / r.1),
-        ..CaseRow::default()
+        ..case.row()
     })
+}
+
+/// Beside something else of ours, or alone.
+fn measure_beside_ours(case: &Case, quick: bool, ours: &mut Worker) -> anyhow::Result<CaseRow> {
+    let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
+    ours.ask(&format!("load {}", case.case))?;
+    let mut all = Vec::new();
+    for round in 0..=rounds {
+        let kinds = if round % 2 == 0 { ["round", "base"] } else { ["base", "round"] };
+        let [first, second] = kinds.map(|kind| ours.round(kind, BASE_FRAMES));
+        let (first, second) = (first?, second?);
+        if first.dropped + second.dropped > 0 {
+            bail!("{}: frames are dropped, and all were to pass: {first:?}, {second:?}", case.case);
+        }
+        all.push(if round % 2 == 0 { (first.mpps, second.mpps) } else { (second.mpps, first.mpps) });
+    }
+    // In the first both learn.
+    all.remove(0);
+    let of = |f: fn(&(f64, f64)) -> f64| Some(median(all.iter().map(f).collect()));
+    Ok(CaseRow {
+        ours_mpps: of(|r| r.0),
+        base: case.base.clone(),
+        base_mpps: of(|r| r.1),
+        ratio_base: of(|r| r.0 / r.1),
+        ..case.row()
+    })
+}
+
+fn measure_swaps(case: &Case, ours: &mut Worker) -> anyhow::Result<CaseRow> {
+    ours.ask(&format!("load {}", case.case))?;
+    // The caches and the branch predictor learn.
+    ours.round("round", QUICK_FRAMES)?;
+    let swap: Swap = serde_json::from_value(ours.ask(&format!("swap {SWAPS}"))?)?;
+    Ok(CaseRow { ours_mpps: Some(swap.mpps), swap: Some(swap), ..case.row() })
 }
 
 /// Ours over devices, and beside whom.
@@ -467,6 +565,13 @@ fn judged(rows: &[CaseRow], quick: bool, note: &str) -> Vec<Row> {
         let against = times("the reference", row.and_then(|r| r.reference_mpps));
         out.push(Row::new("  by the reference", row.and_then(|r| r.ratio_reference), *ratio, "x", &against));
     }
+    for (case, promise, bar) in BASE_BARS {
+        let row = of(case);
+        let base = row.and_then(|r| r.base.as_deref()).unwrap_or("what it is measured beside");
+        let against = times(base, row.and_then(|r| r.base_mpps));
+        out.push(Row::new(promise, row.and_then(|r| r.ratio_base), Bar::AtLeast(*bar), "x", &against));
+    }
+    out.extend(judged_swaps(of(SWAP_CASE).and_then(|r| r.swap)));
     for (case, promise, bar) in ovs_bars(quick) {
         let row = of(case);
         let against = times("OVS-DPDK with connection tracking", row.and_then(|r| r.ovs_mpps));
@@ -479,6 +584,25 @@ fn judged(rows: &[CaseRow], quick: bool, note: &str) -> Vec<Row> {
     }
     ui::say("figures are of one thread's CPU time; only ratios of one run compare");
     out
+}
+
+fn judged_swaps(swap: Option<Swap>) -> [Row; 3] {
+    let with = |text: fn(&Swap) -> String| swap.as_ref().map_or_else(|| "not measured".to_owned(), text);
+    let build =
+        with(|s| format!("longest of {}, on another thread; {:.2} s by the clock", s.swaps, s.build_wall_s));
+    let lost = with(|s| format!("{:.1} M/s meanwhile", s.mpps));
+    let stall = with(|s| {
+        format!(
+            "median {:.0}; a burst takes {:.1}, {:.0} at most",
+            s.stall_us, s.burst_us, s.longest_burst_us
+        )
+    });
+    let of = |f: fn(&Swap) -> f64| swap.as_ref().map(f);
+    [
+        Row::new("10,000 rules, built", of(|s| s.build_s), Bar::AtMost(SWAP_BUILD_S), "s", &build),
+        Row::new("  frames lost by swaps", of(|s| s.dropped as f64), Bar::AtMost(0.0), "", &lost),
+        Row::new("  longest time that frames wait", of(|s| s.longest_stall_us), Bar::Shown, "µs", &stall),
+    ]
 }
 
 fn times(peer: &str, mpps: Option<f64>) -> String {
@@ -507,10 +631,24 @@ mod tests {
             .iter()
             .map(|r| r.held)
             .collect();
-        let bars = 2 * BARS.len();
+        let bars = 2 * BARS.len() + BASE_BARS.len() + 3;
         assert_eq!(held[..8], [false, false, false, false, false, false, true, true]);
         assert!(held[8..bars].iter().all(|h| !h));
         assert_eq!(held[bars..], [true, false, false, false]);
+    }
+
+    #[test]
+    fn a_swap_that_loses_a_frame_holds_nothing_and_a_ratio_to_ours_is_judged() {
+        let said = r#"{"swaps":20,"mpps":8.0,"passed":9,"dropped":1,"build_s":2.0,"build_wall_s":2.1,"stall_us":3.0,
+            "longest_stall_us":4.0,"burst_us":5.0,"longest_burst_us":6.0}"#;
+        let swap: Swap = serde_json::from_str(said).unwrap();
+        let held = |swap| judged_swaps(swap).map(|r| r.held);
+        assert_eq!(held(Some(swap)), [true, false, true]);
+        assert_eq!(held(Some(Swap { dropped: 0, build_s: 2.01, ..swap })), [false, true, true]);
+        assert_eq!(held(None), [false; 3]);
+        let chain = |ratio| CaseRow { ratio_base: Some(ratio), ..row("chain-established-1k", 8.0, 1.0) };
+        let first = |ratio| judged(&[chain(ratio)], true, "")[2 * BARS.len()].held;
+        assert!(first(0.6) && !first(0.59));
     }
 
     #[test]

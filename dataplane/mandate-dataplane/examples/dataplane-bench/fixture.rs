@@ -3,22 +3,29 @@
 //! Written for whoever decides on them: `CASE.rules` is text, one rule a line in order of precedence
 //! (`10.1.2.0/24 192.0.2.0/24 0-65535 443-443 6 allow`: source, destination, their ports, protocol, action; all from
 //! outside) below a line of numbers; `CASE.json` the same as our configuration; `CASE.warm` and `CASE.frames` are a count (u32)
-//! and frames: length (u16), side (u16, 0: outside), bytes; numbers little-endian.
+//! and frames: length (u16), side (u16, 0: outside), bytes; numbers little-endian. `CASE.other.json` is what ours is measured beside
+//! on the same frames, or swapped with.
+//!
+//! IPv6 is the same with other addresses: the 32 bits of IPv4 follow 2001:db8::/32, and the interface is drawn from them.
 
 use std::{
     collections::HashSet,
     fs,
     io::{self, Write as _},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
 
 use dataplane_control::{
     Configuration, Function as What,
+    chain::{Chain, Link},
     config::{
-        Backend, Firewall, LoadBalancer, MacAddr, Port, PortDriver, PortRange, Prefix, Rule, RuleAction, Vip,
+        Backend, Firewall, LoadBalancer, MacAddr, Mode, Port, PortDriver, PortRange, Prefix, Rule,
+        RuleAction, Vip,
     },
 };
+
+use crate::cases::{Beside, Case, Function, IMIX, LONGEST, Load};
 
 /// Frames of one side in a row.
 const RUN: usize = 64;
@@ -27,91 +34,24 @@ const UDP: u8 = 17;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 
-/// What arrives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Load {
-    /// Segments of established TCP connections, both ways in turn.
-    Established,
-    /// Each frame opens a UDP connection; those before age.
-    New,
-    /// One frame in ten opens a UDP connection, the others are of established TCP connections.
-    Mixed,
-    /// Each frame is a SYN that nobody answers.
-    Flood,
-}
-
-/// What decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
-    Firewall,
-    /// At layer 2, between clients and backends.
-    Balancer,
-}
-
-/// A case.
-#[derive(Debug, Clone, Copy)]
-pub struct Case {
-    pub name: &'static str,
-    pub function: Function,
-    pub load: Load,
-    pub flows: u32,
-    pub rules: u32,
-    pub length: usize,
-    /// Something is promised of it.
-    pub bar: bool,
-}
-
-/// The shortest Ethernet frame without FCS, and the longest.
-const SHORTEST: usize = 60;
-const LONGEST: usize = 1514;
 /// The simple Internet mix: seven of 60 bytes, four of 590, one of 1,514.
-const IMIX: usize = 0;
 const MIX: [usize; 12] = [60, 590, 60, 60, 590, 60, 60, 590, 60, 60, 590, LONGEST];
 /// What opens and ages again does so within this virtual time, and a turn of all frames takes longer, ms.
 const IDLE_MS: u64 = 60;
 const TURN_NS: u64 = 100_000_000;
 /// As many as VPP was measured with.
 const BACKENDS: u16 = 100;
+/// 198.18.0.0, of the networks for benchmarks (RFC 2544).
+const BACKEND_NET: u32 = 0xc612_0000;
+/// The ports, and the link of a chain.
+const ENDS: [&str; 2] = ["outside", "inside"];
+const LINK: &str = "dmz";
+/// Where all frames are sent to.
+const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const SERVICE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const SERVICE_PORT: u16 = 443;
 /// Frames of a mix.
 const MIXED_FRAMES: u32 = 1_000_000;
-
-const fn bar(name: &'static str, load: Load, flows: u32, rules: u32) -> Case {
-    Case { name, function: Function::Firewall, load, flows, rules, length: SHORTEST, bar: true }
-}
-
-const fn balanced(name: &'static str, load: Load, flows: u32, bar: bool) -> Case {
-    Case { name, function: Function::Balancer, load, flows, rules: 0, length: SHORTEST, bar }
-}
-
-const fn case(name: &'static str, load: Load, flows: u32, rules: u32, length: usize) -> Case {
-    Case { name, function: Function::Firewall, load, flows, rules, length, bar: false }
-}
-
-/// Those that have bars, and others.
-pub const CASES: &[Case] = &[
-    bar("firewall-established-1k", Load::Established, 1_000, 1_000),
-    bar("firewall-established-100k", Load::Established, 100_000, 1_000),
-    bar("firewall-established-1m", Load::Established, 1_000_000, 1_000),
-    bar("firewall-new", Load::New, 1_000_000, 1_000),
-    balanced("balancer-established-1k", Load::Established, 1_000, true),
-    balanced("balancer-established-100k", Load::Established, 100_000, true),
-    balanced("balancer-established-1m", Load::Established, 1_000_000, true),
-    balanced("balancer-new", Load::New, 1_000_000, false),
-    case("firewall-established-1", Load::Established, 1, 1_000, SHORTEST),
-    case("firewall-established-100k-10-rules", Load::Established, 100_000, 10, SHORTEST),
-    case("firewall-established-100k-10k-rules", Load::Established, 100_000, 10_000, SHORTEST),
-    case("firewall-established-1k-100k-rules", Load::Established, 1_000, 100_000, SHORTEST),
-    case("firewall-established-100k-imix", Load::Established, 100_000, 1_000, IMIX),
-    case("firewall-established-100k-1518", Load::Established, 100_000, 1_000, LONGEST),
-    case("firewall-new-10-rules", Load::New, 1_000_000, 10, SHORTEST),
-    case("firewall-new-10k-rules", Load::New, 100_000, 10_000, SHORTEST),
-    case("firewall-new-100k-rules", Load::New, 20_000, 100_000, SHORTEST),
-    case("firewall-mixed-100k", Load::Mixed, 100_000, 1_000, SHORTEST),
-    case("firewall-mixed-1m", Load::Mixed, 1_000_000, 1_000, SHORTEST),
-    case("firewall-flood", Load::Flood, 1_000_000, 1_000, SHORTEST),
-];
 
 /// SplitMix64.
 struct Random(u64);
@@ -181,6 +121,15 @@ impl Line {
             && self.protocol == flow.protocol
     }
 }
+
+/// A rule that no frame matches.
+const NOBODY: Line = Line {
+    source: Net { address: 0xcb00_7100, length: 24 },
+    destination: Net { address: 0xcb00_7100, length: 24 },
+    ports: (1, 1),
+    protocol: UDP,
+    allow: false,
+};
 
 /// Like an access list of many services: prefixes of all lengths, single ports and ranges, one in ten denies.
 fn lines(random: &mut Random, count: u32) -> Vec<Line> {
@@ -270,18 +219,47 @@ fn folded(mut sum: u32) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-/// A frame of a flow as its initiator (`side` 0) or the other end sends it.
-fn frame(flow: &Flow, side: u16, flags: u8, length: usize) -> Vec<u8> {
-    let (a, b) = ((flow.source, flow.source_port), (flow.destination, flow.destination_port));
-    let (from, to) = if side == 0 { (a, b) } else { (b, a) };
-    let total = length - 14;
+/// A prefix of these 32 bits in IPv6.
+fn prefix_v6(net: Net) -> (Ipv6Addr, u8) {
+    (Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(net.address) << 64), 32 + net.length)
+}
+
+/// An address with these 32 bits in IPv6.
+fn address_v6(address: u32) -> Ipv6Addr {
+    let (network, _) = prefix_v6(Net { address, length: 32 });
+    Ipv6Addr::from_bits(network.to_bits() | u128::from(Random(address.into()).next()))
+}
+
+/// An IPv4 header without options for so many bytes of payload.
+fn header_v4(from: u32, to: u32, protocol: u8, payload: usize) -> Vec<u8> {
     let mut ip = vec![0x45, 0];
-    ip.extend((total as u16).to_be_bytes());
-    ip.extend([0, 1, 0x40, 0, 64, flow.protocol, 0, 0]);
-    ip.extend(from.0.to_be_bytes());
-    ip.extend(to.0.to_be_bytes());
+    ip.extend((payload as u16 + 20).to_be_bytes());
+    ip.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+    ip.extend(from.to_be_bytes());
+    ip.extend(to.to_be_bytes());
     let check = folded(sum(&ip));
     ip[10..12].copy_from_slice(&check);
+    ip
+}
+
+/// The same of IPv6.
+fn header_v6(from: u32, to: u32, protocol: u8, payload: usize) -> Vec<u8> {
+    let mut ip = vec![0x60, 0, 0, 0];
+    ip.extend((payload as u16).to_be_bytes());
+    ip.extend([protocol, 64]);
+    ip.extend(address_v6(from).octets());
+    ip.extend(address_v6(to).octets());
+    ip
+}
+
+/// A frame of a flow as its initiator (`side` 0) or the other end sends it.
+fn frame(flow: &Flow, side: u16, flags: u8, length: usize, v6: bool) -> Vec<u8> {
+    let (a, b) = ((flow.source, flow.source_port), (flow.destination, flow.destination_port));
+    let (from, to) = if side == 0 { (a, b) } else { (b, a) };
+    let payload = length - if v6 { 54 } else { 34 };
+    let header = if v6 { header_v6 } else { header_v4 };
+    let ip = header(from.0, to.0, flow.protocol, payload);
+    let addresses = &ip[if v6 { 8 } else { 12 }..];
     let mut l4 = Vec::new();
     l4.extend(from.1.to_be_bytes());
     l4.extend(to.1.to_be_bytes());
@@ -290,16 +268,17 @@ fn frame(flow: &Flow, side: u16, flags: u8, length: usize) -> Vec<u8> {
             l4.extend([0, 0, 0x10, 0, 0, 0, 0x20, 0, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
         }
         _ => {
-            l4.extend((total as u16 - 20).to_be_bytes());
+            l4.extend((payload as u16).to_be_bytes());
             l4.extend([0, 0]);
         }
     }
-    l4.resize(total - 20, 0x5a);
-    let pseudo = sum(&ip[12..20]) + u32::from(flow.protocol) + l4.len() as u32;
+    l4.resize(payload, 0x5a);
+    let pseudo = sum(addresses) + u32::from(flow.protocol) + l4.len() as u32;
     let at = if flow.protocol == TCP { 16 } else { 6 };
     let check = folded(pseudo + sum(&l4));
     l4[at..at + 2].copy_from_slice(&check);
-    let mut out = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+    let mut out = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    out.extend(if v6 { [0x86, 0xdd] } else { [8, 0] });
     out.extend(ip);
     out.extend(l4);
     out
@@ -333,6 +312,8 @@ impl Case {
     /// Virtual time between two frames, ns.
     pub fn frame_ns(&self) -> u64 {
         match self.load {
+            // So that counters are left as often, frames for frames, as by a packet thread with 20 million a second.
+            Load::Established if self.beside == Beside::Silence => 50,
             Load::Established => 20,
             // A million flows: 10 million a second.
             Load::New | Load::Flood => TURN_NS / u64::from(self.flows),
@@ -353,25 +334,36 @@ impl Case {
 
     /// A run of frames of one side, which follows `before` others.
     fn run(&self, flows: &[Flow], side: u16, flags: u8, before: usize) -> Vec<(u16, Vec<u8>)> {
-        let one = |(n, flow)| (side, frame(flow, side, flags, self.length(before + n)));
+        let one = |(n, flow)| (side, frame(flow, side, flags, self.length(before + n), self.v6));
         flows.iter().enumerate().map(one).collect()
     }
 
     /// Writes all files.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
         let mut random = Random(0x6d61_6e64 + u64::from(self.rules));
-        let lines = lines(&mut random, self.rules);
+        let mut lines = lines(&mut random, self.rules);
+        if self.function == Function::Chain {
+            // The service's clients pass by the last rule.
+            let service = Net { address: SERVICE.to_bits(), length: 32 };
+            let ports = (SERVICE_PORT, SERVICE_PORT);
+            let any = Net { address: 0, length: 0 };
+            lines.pop();
+            lines.push(Line { source: any, destination: service, ports, protocol: TCP, allow: true });
+        }
         let protocol = if self.load == Load::New { UDP } else { TCP };
         let mut flows = match self.function {
             Function::Firewall => flows(&mut random, &lines, protocol, self.flows),
-            Function::Balancer => clients(&mut random, protocol, self.flows),
+            Function::Balancer(_) | Function::Chain => clients(&mut random, protocol, self.flows),
         };
         let mut warm = Vec::new();
         let mut frames = Vec::new();
         if matches!(self.load, Load::Established | Load::Mixed) {
             for run in flows.chunks(RUN) {
                 for (side, flags) in [(0, SYN), (1, SYN | ACK), (0, ACK)] {
-                    warm.extend(self.run(run, side, flags, 0));
+                    // Only who saw the translated request can answer it.
+                    if side == 0 || !self.is_answered_by_worker() {
+                        warm.extend(self.run(run, side, flags, 0));
+                    }
                 }
             }
             random.shuffle(&mut flows);
@@ -380,7 +372,7 @@ impl Case {
             Load::Established => {
                 for (n, run) in flows.chunks(RUN).enumerate() {
                     // Replies of backends cost less: clients' frames only, as others measure balancers.
-                    let side = if self.function == Function::Balancer { 0 } else { (n % 2) as u16 };
+                    let side = if self.function == Function::Firewall { (n % 2) as u16 } else { 0 };
                     frames.extend(self.run(run, side, ACK, frames.len()));
                 }
             }
@@ -391,8 +383,30 @@ impl Case {
         let file = |end: &str| directory.join(format!("{}.{end}", self.name));
         write_frames(&file("warm"), &warm)?;
         write_frames(&file("frames"), &frames)?;
-        fs::write(file("rules"), self.text(&lines))?;
-        fs::write(file("json"), self.configuration(&lines).to_bytes())
+        if self.has_reference() {
+            fs::write(file("rules"), self.text(&lines))?;
+        }
+        match self.beside {
+            Beside::Alone => fs::write(file("other.json"), self.firewall(&lines, ENDS).to_bytes())?,
+            Beside::Swaps => {
+                // As many rules of which as many match, each in another place.
+                lines.pop();
+                lines.insert(0, NOBODY);
+                fs::write(file("other.json"), self.configuration(&lines).to_bytes())?;
+                lines.rotate_left(1);
+            }
+            _ => {}
+        }
+        fs::write(file("json"), self.configuration(&lines).to_bytes())?;
+        match self.beside {
+            Beside::Case(name) => Self::named(name).map_or(Ok(()), |other| other.write(directory)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether replies of the frames that open connections depend on what was made of these.
+    pub fn is_answered_by_worker(&self) -> bool {
+        self.function == Function::Balancer(Mode::Nat)
     }
 
     /// Connections open from outside only, where one frame in five does.
@@ -407,7 +421,7 @@ impl Case {
                 (None, Some(flow)) => (flow, ACK),
                 (None, None) => return,
             };
-            frames.push((side, frame(flow, side, flags, self.length(frames.len()))));
+            frames.push((side, frame(flow, side, flags, self.length(frames.len()), self.v6)));
         }
     }
 
@@ -416,15 +430,11 @@ impl Case {
             "connections {} tcp_ms {} other_ms {} frame_ns {}\n",
             self.connections(),
             // A balancer has one idle time for all.
-            if self.function == Function::Balancer && self.load == Load::New {
-                IDLE_MS
-            } else {
-                self.tcp_ms()
-            },
+            if self.is_balancer() && self.load == Load::New { IDLE_MS } else { self.tcp_ms() },
             self.other_ms(),
             self.frame_ns()
         );
-        if self.function == Function::Balancer {
+        if self.is_balancer() {
             for protocol in [TCP, UDP] {
                 out += &format!("vip {SERVICE} {SERVICE_PORT} {protocol}\n");
             }
@@ -446,72 +456,87 @@ impl Case {
         out
     }
 
+    fn is_balancer(&self) -> bool {
+        matches!(self.function, Function::Balancer(_))
+    }
+
     fn configuration(&self, lines: &[Line]) -> Configuration {
-        if self.function == Function::Balancer {
-            return self.balancer();
-        }
-        let port = |name: &str, last| Port {
-            name: name.into(),
-            driver: PortDriver::AfPacket { interface: name.into() },
-            mac: MacAddr([2, 0, 0, 0, 0, last]),
-        };
-        let prefix = |n: Net| {
-            (n.length > 0)
-                .then(|| Prefix { address: IpAddr::V4(Ipv4Addr::from(n.address)), length: n.length })
-        };
-        let rule = |(n, l): (usize, &Line)| Rule {
-            id: format!("r{n}"),
-            from: "outside".into(),
-            action: if l.allow { RuleAction::Allow } else { RuleAction::Deny },
-            protocol: Some(l.protocol),
-            source: prefix(l.source),
-            destination: prefix(l.destination),
-            destination_ports: Some(PortRange { first: l.ports.0, last: l.ports.1 }),
-            ..Rule::default()
-        };
-        Configuration {
-            instance: "bench".into(),
-            generation: 1,
-            ports: vec![port("outside", 1), port("inside", 2)],
-            function: What::Firewall(Firewall {
-                outside: "outside".into(),
-                inside: "inside".into(),
-                rules: lines.iter().enumerate().map(rule).collect(),
-                max_connections: self.connections(),
-                tcp_idle_ms: self.tcp_ms(),
-                other_idle_ms: self.other_ms(),
-                ..Firewall::default()
-            }),
+        match self.function {
+            Function::Firewall => self.firewall(lines, ENDS),
+            Function::Balancer(mode) => self.balancer(mode, ENDS),
+            Function::Chain => {
+                let link = Link { name: LINK.into(), mac: OWN };
+                let [first, second] =
+                    [self.firewall(lines, [ENDS[0], LINK]), self.balancer(Mode::L2, [LINK, ENDS[1]])];
+                let functions = vec![first.function, second.function];
+                between(ENDS, What::Chain(Chain { links: vec![link], functions }))
+            }
         }
     }
 
-    fn balancer(&self) -> Configuration {
-        let port = |name: &str| Port {
-            name: name.into(),
-            driver: PortDriver::AfPacket { interface: name.into() },
-            mac: MacAddr([2, 0, 0, 0, 0, 2]),
+    fn prefix(&self, net: Net) -> Option<Prefix> {
+        let (address, length) = match self.v6 {
+            true => {
+                let (address, length) = prefix_v6(net);
+                (IpAddr::V6(address), length)
+            }
+            false => (IpAddr::V4(Ipv4Addr::from(net.address)), net.length),
         };
-        let vip = |(id, protocol)| Vip::new(id, IpAddr::V4(SERVICE), protocol, SERVICE_PORT);
-        let backend = |number| Backend {
+        (net.length > 0).then_some(Prefix { address, length })
+    }
+
+    fn firewall(&self, lines: &[Line], [outside, inside]: [&str; 2]) -> Configuration {
+        let rule = |(n, l): (usize, &Line)| Rule {
+            id: format!("r{n}"),
+            from: outside.into(),
+            action: if l.allow { RuleAction::Allow } else { RuleAction::Deny },
+            protocol: Some(l.protocol),
+            source: self.prefix(l.source),
+            destination: self.prefix(l.destination),
+            destination_ports: Some(PortRange { first: l.ports.0, last: l.ports.1 }),
+            ..Rule::default()
+        };
+        let function = What::Firewall(Firewall {
+            outside: outside.into(),
+            inside: inside.into(),
+            rules: lines.iter().enumerate().map(rule).collect(),
+            max_connections: self.connections(),
+            tcp_idle_ms: self.tcp_ms(),
+            other_idle_ms: self.other_ms(),
+            ..Firewall::default()
+        });
+        between([outside, inside], function)
+    }
+
+    fn balancer(&self, mode: Mode, [client, backend]: [&str; 2]) -> Configuration {
+        let address = |number: u16| IpAddr::V4(Ipv4Addr::from_bits(BACKEND_NET | u32::from(number)));
+        let vip = |(id, protocol)| Vip { mode, ..Vip::new(id, IpAddr::V4(SERVICE), protocol, SERVICE_PORT) };
+        let one = |number| Backend {
             id: format!("b{number}"),
             number,
             mac: backend_mac(number),
             weight: 1,
-            addresses: Vec::new(),
+            addresses: if mode == Mode::L2 { Vec::new() } else { vec![address(number)] },
             draining: false,
         };
         let vips = [("tcp", TCP), ("udp", UDP)].map(vip).into();
-        let backends = (1..=BACKENDS).map(backend).collect();
+        let backends = (1..=BACKENDS).map(one).collect();
         let idle_ms = if self.load == Load::New { self.other_ms() } else { self.tcp_ms() };
-        Configuration {
-            instance: "bench".into(),
-            generation: 1,
-            ports: vec![port("clients"), port("backends")],
-            function: What::LoadBalancer(LoadBalancer {
-                max_connections: self.connections(),
-                idle_ms,
-                ..LoadBalancer::new("clients", "backends", vips, backends)
-            }),
-        }
+        let function = What::LoadBalancer(LoadBalancer {
+            max_connections: self.connections(),
+            idle_ms,
+            addresses: if mode.is_tunnel() { vec![address(BACKENDS + 1)] } else { Vec::new() },
+            ..LoadBalancer::new(client, backend, vips, backends)
+        });
+        between([client, backend], function)
     }
+}
+
+fn between(ports: [&str; 2], function: What) -> Configuration {
+    let port = |name: &str| Port {
+        name: name.into(),
+        driver: PortDriver::AfPacket { interface: name.into() },
+        mac: OWN,
+    };
+    Configuration { instance: "bench".into(), generation: 1, ports: ports.map(port).into(), function }
 }
