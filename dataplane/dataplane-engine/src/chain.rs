@@ -181,6 +181,10 @@ impl<F: Frame> PacketFunction<F> for Chain<'_, F> {
         self.functions.iter_mut().for_each(|f| f.tick(now_us));
     }
 
+    fn reseed(&mut self, seed: u64) {
+        self.functions.iter_mut().for_each(|f| f.reseed(seed));
+    }
+
     fn basis(&self) -> prepare::Basis {
         Basis(Kind::Chain(self.functions.iter().map(|f| f.basis()).collect()))
     }

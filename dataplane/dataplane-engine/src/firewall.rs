@@ -811,6 +811,10 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
         self.guards.sweep(now_ms, TICK_SLOTS);
     }
 
+    fn reseed(&mut self, seed: u64) {
+        self.guards.cookies.rotate(seed);
+    }
+
     fn basis(&self) -> prepare::Basis {
         prepare::Basis(Kind::Firewall(Basis::of(self)))
     }

@@ -71,6 +71,12 @@ pub trait PacketFunction<F: Frame = Vec<u8>>: Send {
     /// Ages connections: bounded work, to be called about every millisecond.
     fn tick(&mut self, now_us: u64);
 
+    /// New randomness, about once a minute: secrets that strangers see the work of (SYN cookies) are replaced, each staying good for one
+    /// period more. `seed` must not be predictable. Constant time.
+    fn reseed(&mut self, seed: u64) {
+        let _ = seed;
+    }
+
     /// What the next configuration is to be prepared against; constant time.
     fn basis(&self) -> Basis;
 

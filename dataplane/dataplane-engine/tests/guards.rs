@@ -397,6 +397,22 @@ fn who_returns_a_cookie_is_connected() {
 }
 
 #[test]
+fn a_cookie_outlives_one_change_of_the_secret() {
+    let (c, s) = (client(1), server());
+    let returned = |changes: u64| {
+        let mut fw = flooded();
+        let (_, answer) = send(&mut fw, 1, OUTSIDE, &segment(c, s, SYN, (50, 0), b"")).unwrap();
+        let (cookie, _) = numbers(&read(&answer));
+        (0..changes).for_each(|n| fw.reseed(n));
+        let (_, again) = send(&mut fw, 1, OUTSIDE, &segment(c, s, SYN, (50, 0), b"")).unwrap();
+        assert_eq!(numbers(&read(&again)).0 == cookie, changes == 0, "made with the newest");
+        send(&mut fw, 2, OUTSIDE, &segment(c, s, ACK, (51, cookie.wrapping_add(1)), b""))
+            .map(|(port, _)| port)
+    };
+    assert_eq!([0, 1, 2].map(returned), [Ok(INSIDE), Ok(INSIDE), Err(DropReason::TcpNotSyn)]);
+}
+
+#[test]
 fn a_server_that_speaks_first_is_acknowledged_when_it_asks_again() {
     let (c, s) = (client(1), server());
     let mut fw = flooded();

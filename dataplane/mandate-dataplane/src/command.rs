@@ -41,6 +41,8 @@ pub enum Command {
     Isolate { on: bool, reply: Reply<Report> },
     /// Tell the link whose addresses are here.
     Announce { reply: Reply<Report> },
+    /// New randomness for the function's secrets.
+    Reseed { seed: u64 },
     /// Copy frames from now on.
     Capture { tap: Box<Tap>, reply: Reply<()> },
     /// Send traffic; answered when it is over.
@@ -121,6 +123,11 @@ impl Workers {
         let reports: Vec<Report> =
             self.0.iter().map(|one| one.ask(&command, ANSWER_WITHIN)).collect::<Result<_, _>>()?;
         merged(&reports).ok_or_else(|| Refusal::new("SHUTTING_DOWN", "no packet thread is left"))
+    }
+
+    /// Gives all of them the same new randomness: whichever sees the answer to a packet knows it. False: one is gone.
+    pub fn reseed(&self, seed: u64) -> bool {
+        self.0.iter().all(|one| one.send(Command::Reseed { seed }).is_ok())
     }
 
     /// Asks all of them for the end.

@@ -24,6 +24,7 @@ mod lane;
 mod ports;
 mod report;
 mod role;
+mod secrets;
 mod signals;
 mod telemetry;
 mod worker;
@@ -97,6 +98,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let posts: Vec<Post> = posts.into_iter().map(|(_, post)| post).collect();
     let boards: Vec<_> = posts.iter().map(|post| post.watch.board.clone()).collect();
     signals::watch(signals, workers.clone())?;
+    secrets::renew(workers.clone())?;
     control::serve(&socket, workers.clone(), boards.clone(), clock, &document.configuration)?;
     let metrics = arguments.metrics.as_ref().map(Listener::bind).transpose()?;
     metrics.iter().try_for_each(|m| m.serve(boards.clone(), clock))?;

@@ -419,6 +419,11 @@ impl<'p> Worker<'p> {
             Command::Configure { next, reply } => drop(reply.send(self.configure(*next))),
             Command::Isolate { on, reply } => drop(reply.send(Ok(self.isolate(on)))),
             Command::Announce { reply } => drop(reply.send(self.announce())),
+            Command::Reseed { seed } => {
+                if let Role::Function(function) = &mut self.role {
+                    function.reseed(seed);
+                }
+            }
             Command::Capture { tap, reply } => {
                 self.watch.tap = Some(*tap);
                 drop(reply.send(Ok(())));

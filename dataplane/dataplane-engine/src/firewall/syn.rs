@@ -94,8 +94,8 @@ impl Cookies {
         Self { keys: [key, key], given_ms: None }
     }
 
-    /// From now on cookies are made with another secret; those of the one before stay good for their time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the engine has no randomness of its own"))]
+    /// From now on cookies are made with another secret; those of the one before are good until the next (RFC 4987 §3.6: a secret
+    /// that somebody finds out is worth little).
     pub(super) fn rotate(&mut self, seed: u64) {
         let [current, _] = self.keys;
         self.keys = [Self::new(seed).keys[0], current];
