@@ -65,6 +65,13 @@ pub fn cpu() -> f64 {
     t.tv_sec() as f64 + t.tv_nsec() as f64 * 1e-9
 }
 
+/// Of this process, bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
+    kib.parse::<u64>().unwrap() * 1024
+}
+
 /// What is done with frames.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Work {
@@ -78,6 +85,8 @@ pub enum Work {
 
 pub struct Bench<'p> {
     pub function: Box<dyn PacketFunction<Mbuf<'p>> + 'p>,
+    /// Memory that building the function took, for each connection that it has room for.
+    pub connection_bytes: f64,
     pub telemetry: Option<Telemetry>,
     trace: Trace,
     frame_ns: u64,
@@ -92,8 +101,12 @@ impl<'p> Bench<'p> {
     pub fn load(pool: &'p Pool<'p>, directory: &Path, case: &Case, configuration: &str) -> Self {
         let file = |end: &str| directory.join(format!("{}.{end}", case.name));
         let configuration = Configuration::parse(&std::fs::read(file(configuration)).unwrap()).unwrap();
+        let before = resident();
+        let function = dataplane_engine::build_on::<Processor, _>(&configuration, SEED).unwrap();
+        let connection_bytes = resident().saturating_sub(before) as f64 / f64::from(case.connections());
         let mut it = Self {
-            function: dataplane_engine::build_on::<Processor, _>(&configuration, SEED).unwrap(),
+            function,
+            connection_bytes,
             telemetry: None,
             trace: Trace::read(&file("frames")),
             frame_ns: case.frame_ns(),

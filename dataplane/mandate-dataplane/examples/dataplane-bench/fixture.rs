@@ -322,7 +322,7 @@ impl Case {
     }
 
     /// Room for all, and some.
-    fn connections(&self) -> u32 {
+    pub fn connections(&self) -> u32 {
         let all = if self.load == Load::Mixed { self.flows + MIXED_FRAMES / 10 } else { self.flows };
         (all + all / 8).next_multiple_of(1024)
     }

@@ -98,7 +98,8 @@ fn obey(directory: &Path, pool: &Pool<'_>, second: &Second) {
                 drop(loaded.take());
                 second.forget();
                 let new = loaded.insert(Loaded::new(pool, directory, Case::named(name).unwrap(), second));
-                json!({ "loaded": name, "connections": new.bench.function.connections() })
+                let Bench { function, connection_bytes, .. } = &new.bench;
+                json!({ "loaded": name, "connections": function.connections(), "connection_bytes": connection_bytes })
             }
             (["round", n], Some(loaded)) => loaded.round(n.parse().unwrap(), second),
             (["base", n], Some(loaded)) => loaded.base(n.parse().unwrap()),

@@ -13,7 +13,7 @@ use std::{
 
 use dataplane_engine::{
     PacketFunction, Snapshot,
-    events::{BATCH, Event},
+    events::{BATCH, Event, Events},
 };
 use dpdk::Mbuf;
 
@@ -78,12 +78,12 @@ impl Telemetry {
         if !self.on {
             return;
         }
-        if let Some(events) = function.events()
-            && !events.is_empty()
+        let ring = function.events().map(Events::ring).filter(|ring| !ring.is_empty());
+        if let Some(ring) = ring
             && let Ok(empty) = self.spare.try_recv()
         {
             // There are fewer batches than there is room for.
-            let _ = self.full.try_send(events.exchange(empty));
+            let _ = self.full.try_send(ring.exchange(empty));
         }
         if now_us - self.published_us >= PUBLISH_US {
             self.published_us = now_us;
