@@ -131,6 +131,9 @@ impl Play {
 pub struct TestOptions {
     /// Only these parts or crates; none: all of it.
     pub names: Vec<String>,
+    /// Leave out, and say so, the long parts that would not end this many minutes from now.
+    #[arg(long, value_name = "MINUTES", env = "TESTBED_MINUTES")]
+    pub within: Option<u64>,
 }
 
 /// What is measured, and how much of it.

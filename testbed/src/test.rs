@@ -10,7 +10,10 @@ mod osm;
 mod output;
 pub mod systemd;
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use crate::{
     check,
@@ -46,12 +49,40 @@ const PARTS: &[(&str, &str)] = &[
     ("osm", "the OSM back end, on an NBI or on what was recorded of one"),
 ];
 
+/// Minutes that a part takes on a slow machine, where it may be left out for want of time.
+const LONG: [(&str, u64); 4] = [("api", 5), ("wan", 5), ("openstack", openstack::MINUTES), ("osm", 5)];
+
 /// Parts that are run when they are named: a guest takes minutes to make, and is slow where it is emulated.
 const ON_REQUEST: [&str; 1] = ["systemd"];
+
+/// The time that there is for all of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget(Option<Instant>);
+
+impl Budget {
+    fn of(options: &TestOptions) -> Self {
+        Self(options.within.map(|minutes| Instant::now() + minute(minutes)))
+    }
+
+    /// Whether so many minutes are left.
+    pub fn has(self, minutes: u64) -> bool {
+        self.left().is_none_or(|left| left >= minute(minutes))
+    }
+
+    /// What is left of it; `None`: there is no bound.
+    pub fn left(self) -> Option<Duration> {
+        self.0.map(|end| end.saturating_duration_since(Instant::now()))
+    }
+}
+
+fn minute(minutes: u64) -> Duration {
+    Duration::from_secs(60 * minutes)
+}
 
 /// Runs the parts (or crates) named, or all; true when nothing failed.
 pub fn run(options: &TestOptions) -> anyhow::Result<bool> {
     let crates = crates(&options.names)?;
+    let budget = Budget::of(options);
     let wanted = |part: &str| {
         options.names.is_empty() && !ON_REQUEST.contains(&part)
             || options.names.iter().any(|n| n == part)
@@ -62,11 +93,19 @@ pub fn run(options: &TestOptions) -> anyhow::Result<bool> {
     for (part, what) in PARTS.iter().filter(|(part, _)| wanted(part)) {
         interrupt::check()?;
         ui::say(&Paint::Bold.err(&format!("── {part}: {what}")));
-        let start = std::time::Instant::now();
-        let tally = one(part, &crates).unwrap_or_else(|e| {
-            ui::error(&e);
-            Tally { failed: 1, ..Tally::default() }
-        });
+        let start = Instant::now();
+        let tally = match LONG.iter().find(|(long, minutes)| long == part && !budget.has(*minutes)) {
+            Some((_, minutes)) => {
+                ui::say(&format!(
+                    "SKIPPED: it may take {minutes} minutes, which are not left of those of --within; `cargo testbed test {part}`"
+                ));
+                Tally::skipped()
+            }
+            None => one(part, &crates, budget).unwrap_or_else(|e| {
+                ui::error(&e);
+                Tally { failed: 1, ..Tally::default() }
+            }),
+        };
         let ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         lines.push(format!("{part:8} {:>12}  {tally}", ui::duration(ms)));
         total += tally;
@@ -99,7 +138,7 @@ fn crates(names: &[String]) -> anyhow::Result<Vec<String>> {
     Ok(out)
 }
 
-fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
+fn one(part: &str, crates: &[String], budget: Budget) -> anyhow::Result<Tally> {
     match part {
         "deps" => up::apt::install_missing().map(|()| Tally::of(true)),
         "fmt" => fmt(),
@@ -113,7 +152,7 @@ fn one(part: &str, crates: &[String]) -> anyhow::Result<Tally> {
         "demo" => scenario(Play::Main),
         "systemd" => systemd::run(),
         "wan" => scenario(Play::Wan),
-        "openstack" => openstack::run(),
+        "openstack" => openstack::run(budget),
         "osm" => osm::run(),
         _ => anyhow::bail!("no part `{part}`"),
     }
