@@ -98,7 +98,7 @@ impl Known {
 /// What is known of the frames of a burst; kept between bursts, for it takes time to clear.
 #[derive(Debug)]
 struct Scratch {
-    /// Where the packet ends, TCP flags, and the protocol; 0: it is not simple.
+    /// Where the packet ends, TCP flags (SYN: it does not go on with a connection), and the protocol; 0: it is not simple.
     headers: [(u16, u8, u8); BURST],
     sought: [Sought; BURST],
     slots: [u32; BURST],
@@ -227,8 +227,7 @@ impl<M: Machine> Firewall<M> {
             let Simple { addresses, ports, protocol, tcp_flags, end } =
                 packet::simple_or_not(frames[at].bytes());
             headers[at] = (end, tcp_flags, protocol);
-            let opens = (protocol == 0) | (tcp_flags & SYN != 0);
-            sought[at] = Sought::of(V4Key::of(addresses, ports, protocol, side), opens);
+            sought[at].key = V4Key::of(addresses, ports, protocol, side);
         }
         for sought in sought.iter_mut().take(count) {
             self.table.seek::<M>(sought);
@@ -247,7 +246,8 @@ impl<M: Machine> Firewall<M> {
         let forward = Verdict::Forward { port: self.plan.pair.on(side.other()).index };
         for at in 0..count {
             let sought = &scratch.sought[at];
-            let found = self.table.found(scratch.slots[at], sought).filter(|_| !sought.opens);
+            let opens = scratch.headers[at].1 & SYN != 0;
+            let found = self.table.found(scratch.slots[at], sought).filter(|_| !opens);
             let Some(rule) = found.and_then(|entry| known.renew(entry, sought.key.protocol())) else {
                 verdicts[at] = self.other(scratch, at, now_ms, side, &mut frames[at]);
                 continue;

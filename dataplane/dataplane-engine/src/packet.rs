@@ -162,28 +162,27 @@ pub(crate) fn simple(frame: &[u8]) -> Option<Simple> {
 #[inline(always)]
 pub(crate) fn simple_or_not(frame: &[u8]) -> Simple {
     let Some(h) = frame.first_chunk::<54>() else { return Simple::default() };
+    let octets =
+        |at: usize| [h[at], h[at + 1], h[at + 2], h[at + 3], h[at + 4], h[at + 5], h[at + 6], h[at + 7]];
+    let little = |at: usize| u64::from_le_bytes(octets(at));
     let native = |at: usize| u32::from_ne_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
-    let word = |at: usize| u32::from_be(native(at));
-    // A sum of ones' complements is right in either order of bytes; it is never 0, for there is a version in it.
-    let sum = [14, 18, 22, 26, 30].iter().fold(0, |sum, at| sum + u64::from(native(*at)));
-    let (source, destination, protocol) = (word(26), word(30), h[23]);
+    // Source address of Ethernet and type; version to fragment; time to live to source address.
+    let (ethernet, first, second) = (little(6), little(14), little(22));
+    // A sum of ones' complements is right in either order of bytes and of any width; it is never 0, for there is a version in it.
+    let (sum, carry) = first.overflowing_add(second);
+    let (sum, more) = sum.overflowing_add(u64::from(u32::from_le(native(30))) + u64::from(carry));
+    let sum = sum.wrapping_add(u64::from(more));
     let total = u32::from(be16(h[16], h[17]));
+    let (protocol, flags) = (h[23], h[47]);
     // Whatever differs is not 0; what is beyond a bound has its highest bit.
-    let differs = (native(12) ^ u32::to_be(0x0800_4500)) & u32::to_be(0xffff_ff00)
-        | native(18) & u32::to_be(0x0000_3fff)
-        | u32::from(h[6] & 1);
-    let is = |byte: u32, this: u32| (byte ^ this).wrapping_sub(1);
-    let (source_net, destination_net) = (source >> 24, destination >> 24);
-    let addresses = 223_u32.wrapping_sub(source_net)
-        | is(source_net, 127)
-        | is(destination_net, 127)
-        | destination.wrapping_sub(1) & !destination;
-    let beyond = addresses | length_of(frame).wrapping_sub(total + 14);
+    let differs = (ethernet ^ 0x0008 << 48) & (0xffff << 48 | 1)
+        | (first ^ 0x45) & (0xff3f << 48 | 0xff)
+        | u64::from(UNUSUAL[usize::from(h[26])] & SOURCE | UNUSUAL[usize::from(h[30])] & DESTINATION);
+    let beyond = length_of(frame).wrapping_sub(total + 14);
     let (tcp_flags, beyond) = match protocol {
         TCP => {
-            let (flags, header) = (h[47], u32::from(h[46] >> 4) * 4);
-            let usual = (flags & (SYN | ACK | RST | FIN) == ACK) | (flags == SYN);
-            let other = if usual { 0 } else { u32::MAX };
+            let header = u32::from(h[46] >> 4) * 4;
+            let other = u32::from(UNUSUAL[usize::from(flags)] & SEGMENT) << 24;
             (flags, beyond | other | header.wrapping_sub(20) | total.wrapping_sub(20).wrapping_sub(header))
         }
         UDP => {
@@ -194,15 +193,41 @@ pub(crate) fn simple_or_not(frame: &[u8]) -> Simple {
     };
     // Without a header, what is left of it is beyond any bound, too.
     let beyond = beyond | total.wrapping_sub(28);
-    let good =
-        (differs | beyond >> 31 == 0) & sum.is_multiple_of(0xffff) & (frame.len() <= usize::from(u16::MAX));
+    let good = (differs | u64::from(beyond >> 31) == 0)
+        & sum.is_multiple_of(0xffff)
+        & (frame.len() <= usize::from(u16::MAX));
+    let addresses = u64::from_be_bytes(octets(26));
     Simple {
-        addresses: (source, destination),
-        ports: word(34),
+        addresses: ((addresses >> 32) as u32, (addresses & 0xffff_ffff) as u32),
+        ports: u32::from_be(native(34)),
         protocol: if good { protocol } else { 0 },
-        tcp_flags,
+        tcp_flags: if good { tcp_flags } else { SYN },
         // The frame is not longer than that.
         end: ((total + 14) & 0xffff) as u16,
+    }
+}
+
+/// What is not simple of the first octet of a source or destination address, and of the flags of a segment: a bit each, by octet.
+static UNUSUAL: [u8; 256] = unusual();
+const SOURCE: u8 = 1;
+const DESTINATION: u8 = 2;
+/// The highest bit.
+const SEGMENT: u8 = 0x80;
+
+const fn unusual() -> [u8; 256] {
+    let mut all = [0; 256];
+    let mut octet = 0_u8;
+    loop {
+        let loopback = octet == 127;
+        let source = if loopback || octet > 223 { SOURCE } else { 0 };
+        // Of network 0, only 0.0.0.0 is refused in the end.
+        let destination = if loopback || octet == 0 { DESTINATION } else { 0 };
+        let usual = octet & (SYN | ACK | RST | FIN) == ACK || octet == SYN;
+        all[octet as usize] = source | destination | if usual { 0 } else { SEGMENT };
+        if octet == u8::MAX {
+            return all;
+        }
+        octet += 1;
     }
 }
 

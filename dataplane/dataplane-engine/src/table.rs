@@ -213,14 +213,14 @@ impl V4Key {
 
     #[inline]
     fn hash(self, seed: u64) -> u64 {
-        let h = fold(self.addresses ^ seed, self.rest ^ seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15);
-        h ^ h >> 32
+        fold(self.addresses ^ seed, self.rest ^ seed.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15)
     }
 
+    /// Whether an entry is of this.
     #[inline]
-    fn is(self, key: &Key) -> bool {
-        let [addresses, rest, f0, f1, n0] = key.0;
-        (addresses ^ self.addresses) | (rest ^ self.rest) | (f0 ^ MAPPED) | f1 | n0 == 0
+    fn is_of<V>(self, entry: &Entry<V>) -> bool {
+        let [addresses, rest, ..] = entry.key.0;
+        (addresses ^ self.addresses) | (rest ^ self.rest) | u64::from(entry.state ^ OF_V4) == 0
     }
 
     /// The same for whoever takes any.
@@ -236,19 +236,17 @@ pub(crate) struct Sought {
     pub key: V4Key,
     home: u32,
     tag: u16,
-    /// Whether the frame may open a connection, and not go on with one.
-    pub opens: bool,
 }
 
 impl Sought {
     /// Nothing is.
     pub(crate) const NOTHING: Self =
-        Self { key: V4Key { addresses: u64::MAX, rest: u64::MAX }, home: u32::MAX, tag: 0, opens: false };
+        Self { key: V4Key { addresses: u64::MAX, rest: u64::MAX }, home: u32::MAX, tag: 0 };
 
     /// A key that is to be sought.
     #[inline]
-    pub(crate) fn of(key: V4Key, opens: bool) -> Self {
-        Self { key, home: u32::MAX, tag: 0, opens }
+    pub(crate) fn of(key: V4Key) -> Self {
+        Self { key, home: u32::MAX, tag: 0 }
     }
 }
 
@@ -274,7 +272,10 @@ fn echo_ports(message: Message, ports: u32, side: Side) -> u32 {
 
 /// Of a slot that nobody has.
 const VACANT: u32 = 0;
-const OCCUPIED: u32 = 1;
+/// Of a connection of IPv4 that a [`V4Key`] is enough for.
+const OF_V4: u32 = 1;
+/// Of any other.
+const OCCUPIED: u32 = 2;
 
 /// A tracked connection.
 #[derive(Debug, Clone, Copy)]
@@ -412,9 +413,9 @@ impl<V: Copy + Default> Table<V> {
 
     #[inline]
     fn place(&self, hash: u64) -> Place {
-        // The low half, spread over all buckets; the tag is of the high half.
-        let home = (((hash & 0xffff_ffff) * self.index.len() as u64) >> 32) as u32;
-        Place { home, tag: (hash >> 48) as u16 | 1 }
+        // Spread over all buckets by the high half; the tag is of the low half.
+        let home = (((u128::from(hash) * self.index.len() as u128) >> 64) & 0xffff_ffff) as u32;
+        Place { home, tag: (hash & 0xffff) as u16 | 1 }
     }
 
     /// The other bucket of a key that is in `bucket`: the other's other is this.
@@ -461,7 +462,7 @@ impl<V: Copy + Default> Table<V> {
     /// The entry of a slot if it is what is sought; a slot that nobody has has no packet's key.
     #[inline]
     pub(crate) fn found(&mut self, slot: u32, sought: &Sought) -> Option<&mut Entry<V>> {
-        self.entries.get_mut(slot as usize).filter(|e| sought.key.is(&e.key))
+        self.entries.get_mut(slot as usize).filter(|e| sought.key.is_of(e))
     }
 
     /// The slot of a key.
@@ -501,7 +502,8 @@ impl<V: Copy + Default> Table<V> {
         let place = self.place(key.hash(self.seed));
         let (bucket, way) = self.room(place)?;
         let slot = self.ages.take(age.0, age.1, now_ms)?;
-        *self.entries.get_mut(slot as usize)? = Entry { key, value, last_ms: now_ms, state: OCCUPIED };
+        let state = if key.is_v4() { OF_V4 } else { OCCUPIED };
+        *self.entries.get_mut(slot as usize)? = Entry { key, value, last_ms: now_ms, state };
         self.put(bucket, way, place.tag, slot);
         Some(slot)
     }

@@ -87,7 +87,7 @@ impl<M: Machine> Balancer<M> {
                 translated |= 1 << bit;
             }
             let key = V4Key::of(simple.addresses, simple.ports, simple.protocol, side);
-            *sought = Sought::of(key, false);
+            *sought = Sought::of(key);
             self.table.seek::<M>(sought);
         }
         let mut slots = [u32::MAX; BURST];
