@@ -3,8 +3,8 @@
 //!
 //! An index of buckets, each a cache line of eight 16-bit tags and slot numbers and at most half full on average, leads to the entries:
 //! a packet of a known connection touches two lines, which [`Table::seek`] and [`Table::candidate`] ask for before they are used. A key may be in
-//! either of two buckets; the second follows from the first and the tag, so that an entry of a full bucket can be moved without
-//! its key. A connection is one entry for both directions: its key names the end points by the *side* they are on, so a
+//! either of two buckets; the second follows from the first and the tag. A bucket counts what it sent away, so that what is
+//! new is looked for in one. A connection is one entry for both directions: its key names the end points by the *side* they are on, so a
 //! packet that comes in on the wrong side is not a reply. The hash is seeded; a flood of keys that collide costs a constant and
 //! the excess is treated as a full table.
 //!
@@ -294,6 +294,8 @@ pub(crate) struct Entry<V> {
 struct Bucket {
     tags: [u16; WAYS],
     slots: [u32; WAYS],
+    /// Connections that are looked for here first and are in their other bucket.
+    away: u32,
 }
 
 impl Bucket {
@@ -454,9 +456,17 @@ impl<V: Copy + Default> Table<V> {
     /// Asks for the line where it is looked for next.
     #[inline]
     pub(crate) fn seek_elsewhere<M: Machine>(&self, sought: &Sought) {
-        if let Some(bucket) = self.index.get(self.other(sought.home as usize, sought.tag)) {
+        if self.may_be_away(sought.home as usize)
+            && let Some(bucket) = self.index.get(self.other(sought.home as usize, sought.tag))
+        {
             M::prefetch(bucket);
         }
+    }
+
+    /// Whether what is not in a bucket that it would be looked for in first may be in its other one.
+    #[inline]
+    fn may_be_away(&self, home: usize) -> bool {
+        self.index.get(home).is_some_and(|bucket| bucket.away != 0)
     }
 
     /// The entry of a slot if it is what is sought; a slot that nobody has has no packet's key.
@@ -470,7 +480,11 @@ impl<V: Copy + Default> Table<V> {
     pub(crate) fn find(&self, key: &Key) -> Option<u32> {
         let place = self.place(key.hash(self.seed));
         let (home, tag) = (place.home(), place.tag);
-        self.find_in(home, tag, key).or_else(|| self.find_in(self.other(home, tag), tag, key))
+        let here = self.find_in(home, tag, key);
+        if here.is_some() || !self.may_be_away(home) {
+            return here;
+        }
+        self.find_in(self.other(home, tag), tag, key)
     }
 
     #[inline]
@@ -505,6 +519,9 @@ impl<V: Copy + Default> Table<V> {
         let state = if key.is_v4() { OF_V4 } else { OCCUPIED };
         *self.entries.get_mut(slot as usize)? = Entry { key, value, last_ms: now_ms, state };
         self.put(bucket, way, place.tag, slot);
+        if bucket != place.home() {
+            self.went_away(place.home());
+        }
         Some(slot)
     }
 
@@ -535,6 +552,18 @@ impl<V: Copy + Default> Table<V> {
         }
     }
 
+    fn went_away(&mut self, home: usize) {
+        if let Some(bucket) = self.index.get_mut(home) {
+            bucket.away += 1;
+        }
+    }
+
+    fn came_back(&mut self, home: usize) {
+        if let Some(bucket) = self.index.get_mut(home) {
+            bucket.away = bucket.away.saturating_sub(1);
+        }
+    }
+
     /// A free way of a bucket.
     #[inline]
     fn vacant(&self, bucket: usize) -> Option<usize> {
@@ -562,8 +591,13 @@ impl<V: Copy + Default> Table<V> {
             for (way, (tag, slot)) in full.tags.into_iter().zip(full.slots).enumerate() {
                 let to = self.other(from, tag);
                 if let Some(free) = self.vacant(to).filter(|_| to != from) {
+                    let key = self.entries.get(slot as usize)?.key;
                     self.put(to, free, tag, slot);
                     self.put(from, way, 0, 0);
+                    match self.place(key.hash(self.seed)).home() == from {
+                        true => self.went_away(from),
+                        false => self.came_back(to),
+                    }
                     return Some((from, way));
                 }
             }
@@ -592,6 +626,9 @@ impl<V: Copy + Default> Table<V> {
                 let way = first(ways);
                 if index.slots[way] == slot {
                     index.tags[way] = 0;
+                    if bucket != home {
+                        self.came_back(home);
+                    }
                     return;
                 }
                 ways &= ways - 1;
@@ -750,7 +787,46 @@ mod tests {
                 let slot = table.find(&key(*n)).unwrap();
                 prop_assert_eq!(table.get(slot).unwrap().value, *v);
             }
+            every_bucket_counts_what_it_sent_away(&table);
         }
+    }
+
+    fn every_bucket_counts_what_it_sent_away(table: &Table<u32>) -> u32 {
+        let mut away = vec![0; table.index.len()];
+        for (at, bucket) in table.index.iter().enumerate() {
+            for (_, slot) in bucket.tags.iter().zip(bucket.slots).filter(|(tag, _)| **tag != 0) {
+                let home = table.place(table.entries[slot as usize].key.hash(table.seed)).home();
+                away[home] += u32::from(home != at);
+            }
+        }
+        assert!(table.index.iter().map(|bucket| bucket.away).eq(away.iter().copied()), "{away:?}");
+        away.iter().sum()
+    }
+
+    #[test]
+    fn what_went_away_is_found_moved_again_and_forgotten() {
+        let mut table = Table::new(4000, 3).unwrap();
+        let mut most = 0;
+        for round in 0..30 {
+            for n in 0..4000_u32 {
+                let key = key(u64::from(n) + 1000 * round);
+                match table.find(&key) {
+                    Some(slot) if n % 3 == 0 => table.remove(slot),
+                    Some(_) => {}
+                    None if table.is_full() => {
+                        let oldest = table.oldest().unwrap();
+                        table.remove(oldest);
+                    }
+                    None => assert!(table.insert(key, n, 0, NOW).is_some()),
+                }
+            }
+            most = most.max(every_bucket_counts_what_it_sent_away(&table));
+        }
+        assert!(most > 20, "{most} at once");
+        while let Some(oldest) = table.oldest() {
+            table.remove(oldest);
+        }
+        assert_eq!(every_bucket_counts_what_it_sent_away(&table), 0);
     }
 
     #[test]
