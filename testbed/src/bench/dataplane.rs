@@ -93,6 +93,9 @@ const BASE_BARS: &[(&str, &str, f64)] = &[
     ("firewall-new-telemetry", "telemetry, new connections", 0.98),
     ("firewall-established-100k-two-workers", "two workers", 1.8),
 ];
+/// What a connection may take, bytes.
+const MEMORY_CASE: &str = "firewall-established-1m";
+const MEMORY_BYTES: f64 = 96.0;
 /// Promises of configurations that are swapped while frames pass.
 const SWAP_CASE: &str = "firewall-swap-10k-rules";
 const SWAP_BUILD_S: f64 = 2.0;
@@ -135,6 +138,8 @@ pub struct CaseRow {
     ratio_base: Option<f64>,
     /// Where configurations were swapped.
     swap: Option<Swap>,
+    /// Memory of ours for each connection that it has room for.
+    connection_bytes: Option<f64>,
 }
 
 /// Configurations that were swapped while frames passed; times are of the threads' CPU.
@@ -198,6 +203,13 @@ struct Round {
     mpps: f64,
     passed: u64,
     dropped: u64,
+}
+
+/// Ours, and something else of ours.
+#[derive(Debug, Deserialize)]
+struct Pair {
+    ours: Round,
+    base: Round,
 }
 
 impl Worker {
@@ -403,6 +415,8 @@ fn measure(case: &Case, quick: bool, ours: &mut Worker, theirs: &mut Worker) -> 
         reference_mpps: of(|r| r.1),
         floor_mpps: of(|r| r.2),
         ratio_reference: of(|r| r.0 / r.1),
+        // Of few connections it says nothing.
+        connection_bytes: a["connection_bytes"].as_f64().filter(|_| case.flows >= 100_000),
         ..case.row()
     })
 }
@@ -412,14 +426,12 @@ fn measure_beside_ours(case: &Case, quick: bool, ours: &mut Worker) -> anyhow::R
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
     ours.ask(&format!("load {}", case.case))?;
     let mut all = Vec::new();
-    for round in 0..=rounds {
-        let kinds = if round % 2 == 0 { ["round", "base"] } else { ["base", "round"] };
-        let [first, second] = kinds.map(|kind| ours.round(kind, BASE_FRAMES));
-        let (first, second) = (first?, second?);
-        if first.dropped + second.dropped > 0 {
-            bail!("{}: frames are dropped, and all were to pass: {first:?}, {second:?}", case.case);
+    for _ in 0..=rounds {
+        let Pair { ours, base } = serde_json::from_value(ours.ask(&format!("pair {BASE_FRAMES}"))?)?;
+        if ours.dropped + base.dropped > 0 {
+            bail!("{}: frames are dropped, and all were to pass: {ours:?}, {base:?}", case.case);
         }
-        all.push(if round % 2 == 0 { (first.mpps, second.mpps) } else { (second.mpps, first.mpps) });
+        all.push((ours.mpps, base.mpps));
     }
     // In the first both learn.
     all.remove(0);
@@ -571,6 +583,9 @@ fn judged(rows: &[CaseRow], quick: bool, note: &str) -> Vec<Row> {
         let against = times(base, row.and_then(|r| r.base_mpps));
         out.push(Row::new(promise, row.and_then(|r| r.ratio_base), Bar::AtLeast(*bar), "x", &against));
     }
+    let memory = of(MEMORY_CASE).and_then(|r| r.connection_bytes);
+    let with = "resident after the table is made, by its room";
+    out.push(Row::new("memory per connection", memory, Bar::AtMost(MEMORY_BYTES), "B", with));
     out.extend(judged_swaps(of(SWAP_CASE).and_then(|r| r.swap)));
     for (case, promise, bar) in ovs_bars(quick) {
         let row = of(case);
@@ -631,7 +646,7 @@ mod tests {
             .iter()
             .map(|r| r.held)
             .collect();
-        let bars = 2 * BARS.len() + BASE_BARS.len() + 3;
+        let bars = 2 * BARS.len() + BASE_BARS.len() + 4;
         assert_eq!(held[..8], [false, false, false, false, false, false, true, true]);
         assert!(held[8..bars].iter().all(|h| !h));
         assert_eq!(held[bars..], [true, false, false, false]);

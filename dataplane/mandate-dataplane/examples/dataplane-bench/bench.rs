@@ -59,6 +59,47 @@ pub struct Verdicts {
     pub dropped: u64,
 }
 
+impl Verdicts {
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.dropped += other.dropped;
+    }
+}
+
+/// Frames that were passed in some time of a thread's CPU.
+#[derive(Default)]
+pub struct Round {
+    frames: u64,
+    seconds: f64,
+    pub verdicts: Verdicts,
+}
+
+impl Round {
+    /// One after the other.
+    pub fn then(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.seconds += other.seconds;
+        self.verdicts.add(&other.verdicts);
+    }
+
+    /// At the same time, in another thread: rates add up.
+    pub fn beside(&mut self, other: &Self) {
+        let rate = self.rate() + other.rate();
+        self.frames += other.frames;
+        self.seconds = self.frames as f64 / rate;
+        self.verdicts.add(&other.verdicts);
+    }
+
+    fn rate(&self) -> f64 {
+        self.frames as f64 / self.seconds
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        let Verdicts { passed, dropped } = self.verdicts;
+        json!({ "mpps": self.rate() / 1e6, "passed": passed, "dropped": dropped })
+    }
+}
+
 /// Of the calling thread, seconds.
 pub fn cpu() -> f64 {
     let t = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
@@ -206,12 +247,11 @@ impl<'p> Bench<'p> {
         done
     }
 
-    /// Passes so many frames: what is answered to `round`.
-    pub fn round(&mut self, count: u64, work: Work) -> serde_json::Value {
+    /// Passes so many frames.
+    pub fn round(&mut self, count: u64, work: Work) -> Round {
         let mut verdicts = Verdicts::default();
-        let took = self.with_trace(|it, trace| it.pass(trace, count, &mut verdicts, work));
-        let Verdicts { passed, dropped } = verdicts;
-        json!({ "mpps": count as f64 / took / 1e6, "passed": passed, "dropped": dropped })
+        let seconds = self.with_trace(|it, trace| it.pass(trace, count, &mut verdicts, work));
+        Round { frames: count, seconds, verdicts }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Our packet functions, measured: the worker of `cargo testbed bench dataplane`.
 //!
 //! `dataplane-bench cases` names the cases, `dataplane-bench write DIR CASE` writes one's files, `dataplane-bench run DIR` obeys commands on stdin as
-//! `testbed/dataplane/reference.c` does: `load CASE`, `round N`, `floor N`; and `base N`, a round of what the case is measured beside,
-//! and `swap N`, so many swaps of configurations while frames pass.
+//! `testbed/dataplane/reference.c` does: `load CASE`, `round N`, `floor N`; and `pair N`, a round of the case and one of what it is measured
+//! beside, and `swap N`, so many swaps of configurations while frames pass.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::cast_precision_loss)]
 
 mod bench;
@@ -22,17 +22,21 @@ use dpdk::{Eal, EalConfig, Memory, Pool};
 use serde_json::{Value, json};
 
 use crate::{
-    bench::{BUFFERS, Bench, Work},
+    bench::{BUFFERS, Bench, Round, Work},
     cases::{Beside, CASES, Case},
     telemetry::Telemetry,
     threads::Second,
 };
+
+/// Frames after which telemetry is switched on or off: others' work on the machine meets both alike, and each time other frames.
+const SLICE: u64 = 61_000;
 
 /// A case, and what it is measured beside if that is another function.
 struct Loaded<'p> {
     case: &'static Case,
     bench: Bench<'p>,
     other: Option<Bench<'p>>,
+    base_first: bool,
 }
 
 impl<'p> Loaded<'p> {
@@ -51,10 +55,10 @@ impl<'p> Loaded<'p> {
             }
             Beside::Nothing | Beside::Swaps => None,
         };
-        Self { case, bench, other }
+        Self { case, bench, other, base_first: false }
     }
 
-    fn round(&mut self, count: u64, second: &Second) -> Value {
+    fn round(&mut self, count: u64, second: &Second) -> Round {
         self.switch(true);
         match self.case.beside {
             Beside::OneWorker => second.round(&mut self.bench, count),
@@ -63,9 +67,26 @@ impl<'p> Loaded<'p> {
     }
 
     /// What it is measured beside.
-    fn base(&mut self, count: u64) -> Value {
+    fn base(&mut self, count: u64) -> Round {
         self.switch(false);
         self.other.as_mut().unwrap_or(&mut self.bench).round(count, Work::Decide)
+    }
+
+    /// Both by turns, so many frames each.
+    fn pair(&mut self, count: u64, second: &Second) -> Value {
+        let slice = if self.case.beside == Beside::Silence { SLICE } else { count };
+        let (mut ours, mut base) = (Round::default(), Round::default());
+        for _ in 0..count.div_ceil(slice) {
+            self.base_first = !self.base_first;
+            if self.base_first {
+                base.then(&self.base(slice));
+                ours.then(&self.round(slice, second));
+            } else {
+                ours.then(&self.round(slice, second));
+                base.then(&self.base(slice));
+            }
+        }
+        json!({ "ours": ours.json(), "base": base.json() })
     }
 
     fn switch(&mut self, on: bool) {
@@ -101,9 +122,9 @@ fn obey(directory: &Path, pool: &Pool<'_>, second: &Second) {
                 let Bench { function, connection_bytes, .. } = &new.bench;
                 json!({ "loaded": name, "connections": function.connections(), "connection_bytes": connection_bytes })
             }
-            (["round", n], Some(loaded)) => loaded.round(n.parse().unwrap(), second),
-            (["base", n], Some(loaded)) => loaded.base(n.parse().unwrap()),
-            (["floor", n], Some(loaded)) => loaded.bench.round(n.parse().unwrap(), Work::Copy),
+            (["round", n], Some(loaded)) => loaded.round(n.parse().unwrap(), second).json(),
+            (["pair", n], Some(loaded)) => loaded.pair(n.parse().unwrap(), second),
+            (["floor", n], Some(loaded)) => loaded.bench.round(n.parse().unwrap(), Work::Copy).json(),
             (["swap", n], Some(Loaded { case, bench, .. })) => {
                 swap::swaps(bench, directory, case, n.parse().unwrap())
             }

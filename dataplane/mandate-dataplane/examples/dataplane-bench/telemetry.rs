@@ -36,7 +36,9 @@ pub struct Telemetry {
     board: Arc<Board>,
     full: SyncSender<Vec<Event>>,
     spare: Receiver<Vec<Event>>,
-    published_us: u64,
+    /// The last tick; and time with it on since counters were left.
+    ticked_us: u64,
+    unpublished_us: u64,
 }
 
 impl Telemetry {
@@ -62,7 +64,7 @@ impl Telemetry {
             threads::elsewhere();
             read(&latest);
         });
-        Self { on: false, board, full, spare, published_us: 0 }
+        Self { on: false, board, full, spare, ticked_us: 0, unpublished_us: 0 }
     }
 
     /// From now on.
@@ -75,9 +77,11 @@ impl Telemetry {
 
     /// After the connections were aged.
     pub fn tick<'p>(&mut self, now_us: u64, function: &mut (dyn PacketFunction<Mbuf<'p>> + 'p)) {
+        let since_us = now_us - std::mem::replace(&mut self.ticked_us, now_us);
         if !self.on {
             return;
         }
+        self.unpublished_us += since_us;
         let ring = function.events().map(Events::ring).filter(|ring| !ring.is_empty());
         if let Some(ring) = ring
             && let Ok(empty) = self.spare.try_recv()
@@ -85,8 +89,8 @@ impl Telemetry {
             // There are fewer batches than there is room for.
             let _ = self.full.try_send(ring.exchange(empty));
         }
-        if now_us - self.published_us >= PUBLISH_US {
-            self.published_us = now_us;
+        if self.unpublished_us >= PUBLISH_US {
+            self.unpublished_us = 0;
             let snapshot = Arc::new(function.snapshot());
             // Freed after the lock is given back, and not at all while somebody reads.
             let _before = self.board.try_lock().ok().and_then(|mut slot| slot.replace(snapshot));

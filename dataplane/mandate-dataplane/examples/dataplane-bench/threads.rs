@@ -9,16 +9,14 @@ use std::{
     thread::Scope,
 };
 
+use crate::{
+    bench::{Bench, Round, Work},
+    cases::Case,
+};
 use dpdk::{Pool, Registered};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
-};
-use serde_json::{Value, json};
-
-use crate::{
-    bench::{Bench, Work},
-    cases::Case,
 };
 
 /// Where the measured thread is.
@@ -52,7 +50,7 @@ enum Order {
 /// A second packet thread, with buffers, function and table of its own.
 pub struct Second {
     orders: Sender<Order>,
-    answers: Receiver<Value>,
+    answers: Receiver<Round>,
 }
 
 impl Second {
@@ -68,12 +66,12 @@ impl Second {
                 let said = match (order, &mut bench) {
                     (Order::Load(case), _) => {
                         bench = Some(Bench::load(pool, &directory, case, "json"));
-                        Value::Null
+                        Round::default()
                     }
                     (Order::Round(count), Some(bench)) => bench.round(count, Work::Decide),
                     (Order::Forget | Order::Round(_), _) => {
                         bench = None;
-                        Value::Null
+                        Round::default()
                     }
                 };
                 answer.send(said).unwrap();
@@ -82,9 +80,9 @@ impl Second {
         Self { orders, answers }
     }
 
-    fn ask(&self, order: Order) -> Value {
+    fn ask(&self, order: Order) {
         self.orders.send(order).unwrap();
-        self.answers.recv().unwrap()
+        self.answers.recv().unwrap();
     }
 
     pub fn load(&self, case: &'static Case) {
@@ -96,11 +94,10 @@ impl Second {
     }
 
     /// A round of both at the same time: the sum of both rates, each by its thread's CPU time.
-    pub fn round(&self, first: &mut Bench<'_>, count: u64) -> Value {
+    pub fn round(&self, first: &mut Bench<'_>, count: u64) -> Round {
         self.orders.send(Order::Round(count)).unwrap();
-        let (one, other) = (first.round(count, Work::Decide), self.answers.recv().unwrap());
-        let sum = |what: &str| one[what].as_u64().zip(other[what].as_u64()).map(|(a, b)| a + b);
-        let mpps = one["mpps"].as_f64().zip(other["mpps"].as_f64()).map(|(a, b)| a + b);
-        json!({ "mpps": mpps, "passed": sum("passed"), "dropped": sum("dropped") })
+        let mut both = first.round(count, Work::Decide);
+        both.beside(&self.answers.recv().unwrap());
+        both
     }
 }
