@@ -39,6 +39,15 @@ pub struct Link {
 }
 
 impl Function {
+    /// The functions of a chain, in order; of any other, itself alone.
+    #[must_use]
+    pub fn row(&self) -> &[Self] {
+        match self {
+            Self::Chain(chain) => &chain.functions,
+            alone => std::slice::from_ref(alone),
+        }
+    }
+
     /// Names of the ports on its near side (outside; towards the clients) and its far side, if it stands between two.
     #[must_use]
     pub fn sides(&self) -> Option<(&str, &str)> {
@@ -100,13 +109,6 @@ impl Chain {
         for index in 0..self.functions.len() {
             let part = self.part(whole, index)?;
             self.check_place(&part, index)?;
-            if matches!(&part.function, Function::LoadBalancer(l) if l.health.is_some()) {
-                let path = format!("chain.functions[{index}].load_balancer.health");
-                return Err(invalid(
-                    path,
-                    "a chain asks no backends; give the balancer a process of its own",
-                ));
-            }
             part.check().map_err(|e| within(e, index))?;
         }
         Ok(())

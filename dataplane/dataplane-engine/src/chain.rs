@@ -5,9 +5,11 @@
 //! that a function sends back (an answer of its own to a neighbour, an ICMP error) goes through the ones before it the other way,
 //! after the frames of its burst that those have seen: as over a wire between two processes.
 //!
-//! All functions are configured, prepared and swapped as a whole. Counters of the same name are added up; a frame is dropped once.
+//! All functions are configured, prepared and swapped as a whole; which backends are down concerns the balancers only, all of them. Counters of the same name are added up; a frame is dropped once.
 //!
 //! Tests: `tests/in_a_row.rs` (against the same functions joined by hand), `tests/chain.rs` of `mandate-dataplane`.
+
+use std::collections::BTreeSet;
 
 use dataplane_control::{Configuration, Function, chain::Chain as ChainConfig, config::ConfigError};
 
@@ -132,14 +134,30 @@ fn ends(whole: &Configuration, config: &ChainConfig) -> Result<PortPair, ConfigE
     PortPair::find(whole, "chain.functions", near, far)
 }
 
-/// A row in which no function came in between is fresh as a whole: all are swapped together, always.
-pub(crate) fn prepare(parts: &[Basis], whole: &Configuration) -> Result<Vec<Prepared>, ConfigError> {
+/// For each function the next configuration.
+pub(crate) fn prepare(parts: &[Basis], whole: &Configuration) -> Result<Vec<Option<Prepared>>, ConfigError> {
     let Function::Chain(config) = &whole.function else { return Err(common::other_function("chain")) };
     if config.functions.len() != parts.len() {
         let problem = format!("{} of them run; another number needs a new process", parts.len());
         return Err(common::invalid("chain.functions", problem));
     }
-    parts.iter().enumerate().map(|(i, basis)| basis.prepare(&config.part(whole, i)?)).collect()
+    parts.iter().enumerate().map(|(i, basis)| basis.prepare(&config.part(whole, i)?).map(Some)).collect()
+}
+
+/// These backends of the balancer at `index` down. All balancers are swapped, whichever it is about, see [`Chain::swap`].
+pub(crate) fn prepare_health(
+    parts: &[Basis],
+    index: usize,
+    down: &BTreeSet<String>,
+) -> Result<Vec<Option<Prepared>>, ConfigError> {
+    if index >= parts.len() {
+        return Err(common::invalid("chain.functions", format!("has no function {index}")));
+    }
+    let next = |(i, basis): (usize, &Basis)| match i == index {
+        true => basis.prepare_health(0, down).map(Some),
+        false => basis.balancer_again(),
+    };
+    parts.iter().enumerate().map(next).collect()
 }
 
 impl<F: Frame> PacketFunction<F> for Chain<'_, F> {
@@ -194,10 +212,17 @@ impl<F: Frame> PacketFunction<F> for Chain<'_, F> {
             Kind::Chain(parts) if parts.len() == self.functions.len() => parts,
             other => return Err(common::prepared_for(other.name(), "chain")),
         };
-        // If the first is fresh, all are: whatever came in between was swapped into all of them.
-        let swapped = self.functions.iter_mut().zip(parts).map(|(f, p)| f.swap(p).map(|old| old.0));
-        let before = swapped.collect::<Result<_, _>>()?;
-        Ok(Retired(Prepared(Kind::Chain(before))))
+        // Whatever came in between was swapped into all functions or into all balancers: if the first balancer is fresh, all of them
+        // are; in a row without any, if the first function is.
+        let (balancers, others): (Vec<_>, Vec<_>) = self
+            .functions
+            .iter_mut()
+            .zip(parts)
+            .filter_map(|(function, part)| Some((function, part?)))
+            .partition(|(_, part)| matches!(part.0, Kind::Balancer(_)));
+        let all = balancers.into_iter().chain(others);
+        let before = all.map(|(function, part)| function.swap(part).map(|old| Some(old.0)));
+        Ok(Retired(Prepared(Kind::Chain(before.collect::<Result<_, _>>()?))))
     }
 
     fn announcement(&self, index: usize, buffer: &mut [u8]) -> Option<(PortIndex, u16)> {

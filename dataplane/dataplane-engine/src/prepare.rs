@@ -63,15 +63,26 @@ impl Basis {
         }))
     }
 
-    /// The running configuration with these backends down, by their ids: they get no new connections, and those that they have go
+    /// The running configuration with these backends of the `index`-th function of a row (0 of one that is alone) down, by their ids: they get no new connections, and those that they have go
     /// to others. Where all are down none is. Until this is asked for again it holds for whatever is prepared. Not for the packet thread.
     ///
     /// # Errors
     /// [`ConfigError`] if the function has no backends, or there is not enough memory.
-    pub fn prepare_health(&self, down: &BTreeSet<String>) -> Result<Prepared, ConfigError> {
+    pub fn prepare_health(&self, index: usize, down: &BTreeSet<String>) -> Result<Prepared, ConfigError> {
         match &self.0 {
-            Kind::Balancer(basis) => basis.prepare_health(down).map(|next| Prepared(Kind::Balancer(next))),
+            Kind::Balancer(basis) if index == 0 => {
+                basis.prepare_health(down).map(|next| Prepared(Kind::Balancer(next)))
+            }
+            Kind::Chain(parts) => chain::prepare_health(parts, index, down).map(|p| Prepared(Kind::Chain(p))),
             other => Err(common::prepared_for("load balancer", other.name())),
+        }
+    }
+
+    /// A balancer's running configuration, compiled again; nothing of other functions.
+    pub(crate) fn balancer_again(&self) -> Result<Option<Prepared>, ConfigError> {
+        match &self.0 {
+            Kind::Balancer(basis) => basis.again().map(|next| Some(Prepared(Kind::Balancer(next)))),
+            _ => Ok(None),
         }
     }
 }
@@ -79,7 +90,7 @@ impl Basis {
 /// A configuration ready to be swapped in, see [`crate::PacketFunction::swap`].
 #[derive(Debug)]
 #[must_use = "nothing runs it until it is swapped in"]
-pub struct Prepared(pub(crate) Kind<firewall::Next, balancer::Next, reflector::Next, Prepared>);
+pub struct Prepared(pub(crate) Kind<firewall::Next, balancer::Next, reflector::Next, Option<Prepared>>);
 
 /// What a swap replaced; to be dropped off the packet thread, which is all it is good for.
 #[derive(Debug)]

@@ -383,7 +383,7 @@ fn a_dead_backend_gives_its_connections_away_and_gets_no_more() {
     let before = by_port(&mut *lb, 0, 1..200);
     let down = |lb: &mut dyn PacketFunction, ids: &[&str]| {
         let ids = ids.iter().map(|id| (*id).to_owned()).collect();
-        let prepared = lb.basis().prepare_health(&ids).unwrap();
+        let prepared = lb.basis().prepare_health(0, &ids).unwrap();
         let _retired = lb.swap(prepared).unwrap();
     };
     down(&mut *lb, &["backend-1", "nobody"]);
@@ -402,7 +402,7 @@ fn a_dead_backend_gives_its_connections_away_and_gets_no_more() {
     let all: BTreeSet<_> = by_port(&mut *lb, 4, 700..900).into_values().collect();
     assert_eq!(all.len(), 3);
     let firewall = build(&firewall(vec![], 10)).unwrap();
-    assert!(firewall.basis().prepare_health(&BTreeSet::new()).is_err());
+    assert!(firewall.basis().prepare_health(0, &BTreeSet::new()).is_err());
 }
 
 /// A short-header QUIC datagram with a server's number in its connection id.

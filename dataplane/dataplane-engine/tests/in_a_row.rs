@@ -200,3 +200,42 @@ fn a_chain_is_configured_as_a_whole() {
     );
     assert_eq!(ask(&mut row, 4), Some(LAN));
 }
+
+#[test]
+fn a_backend_is_left_out_within_the_row() {
+    let mut row = build(&chain("53")).unwrap();
+    let mut port = 1000;
+    // How many of 64 new connections each backend gets.
+    let mut given = |row: &mut Box<dyn PacketFunction>| {
+        BACKEND_MACS.map(|mac| {
+            let to_it = (0..64).filter(|_| {
+                port += 1;
+                let macs = (LINK_MAC, [2, 0, 0, 0, 9, 9]);
+                let mut frame = udp(macs, [198, 51, 100, 1], VIP, (port, 53));
+                row.process(0, WAN, &mut frame) == Verdict::Forward { port: LAN } && frame[..6] == mac
+            });
+            to_it.count()
+        })
+    };
+    let [a, b] = given(&mut row);
+    assert!(a > 5 && b > 5, "{a} {b}");
+    let down = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+    let before = row.basis().prepare(&chain("80")).unwrap();
+    let without_a = row.basis().prepare_health(1, &down(&["a"])).unwrap();
+    let _ = row.swap(without_a).unwrap();
+    assert_eq!(given(&mut row), [0, 64]);
+    // What was prepared before that changes nothing, of the firewall neither; what comes after it keeps to it.
+    assert!(row.swap(before).is_err());
+    assert_eq!(given(&mut row), [0, 64]);
+    row.reconfigure(&chain("80")).unwrap();
+    assert_eq!(given(&mut row), [0, 0]);
+    row.reconfigure(&chain("50-60")).unwrap();
+    assert_eq!(given(&mut row), [0, 64]);
+    let all_up = row.basis().prepare_health(1, &down(&[])).unwrap();
+    let _ = row.swap(all_up).unwrap();
+    let [a, b] = given(&mut row);
+    assert!(a > 5 && b > 5, "{a} {b}");
+    for index in [0, 2] {
+        assert!(row.basis().prepare_health(index, &down(&["a"])).is_err(), "{index} is no balancer");
+    }
+}

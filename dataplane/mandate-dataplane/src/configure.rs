@@ -6,7 +6,7 @@
 //! Tests: below, and `tests/process.rs` (refusals, and how long packets wait).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     mem,
     sync::{Arc, Mutex, PoisonError, mpsc::Sender},
     time::Instant,
@@ -27,27 +27,30 @@ use crate::{
 #[derive(Clone)]
 pub struct Configurator {
     workers: Workers,
-    /// Taken in turns; whoever is told what runs, if anybody.
-    turn: Arc<Mutex<Option<Sender<News>>>>,
+    /// Taken in turns; whoever is told what runs, by the balancer's place in the row.
+    turn: Arc<Mutex<BTreeMap<usize, Sender<News>>>>,
 }
 
 impl Configurator {
-    /// For these packet threads, which run this; clones take turns, others would not. A balancer's backends are asked from now on.
+    /// For these packet threads, which run this; clones take turns, others would not. Balancers' backends are asked from now on.
     pub fn new(workers: Workers, running: &Configuration) -> Result<Self, StartError> {
         let it = Self { workers, turn: Arc::default() };
-        if matches!(running.function, Function::LoadBalancer(_)) {
-            let judge = health::start(it.clone())?;
-            tell(Some(&judge), running);
-            *it.turn.lock().unwrap_or_else(PoisonError::into_inner) = Some(judge);
+        let mut judges = BTreeMap::new();
+        for (index, function) in running.function.row().iter().enumerate() {
+            if matches!(function, Function::LoadBalancer(_)) {
+                judges.insert(index, health::start(it.clone(), index)?);
+            }
         }
+        tell(&judges, running);
+        *it.turn.lock().unwrap_or_else(PoisonError::into_inner) = judges;
         Ok(it)
     }
 
-    /// The running configuration with these backends down, everywhere.
-    pub fn leave_out(&self, down: &BTreeSet<String>) -> Result<(), Refusal> {
+    /// The running configuration with these backends of the row's `index`-th function down, everywhere.
+    pub fn leave_out(&self, index: usize, down: &BTreeSet<String>) -> Result<(), Refusal> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let prepare = |running: Running| {
-            let prepared = running.function.map(|basis| basis.prepare_health(down));
+            let prepared = running.function.map(|basis| basis.prepare_health(index, down));
             let function = prepared.transpose().map_err(|e| refused(&e))?;
             Ok(Next { before: running.document.clone(), document: running.document, function })
         };
@@ -65,7 +68,7 @@ impl Configurator {
             return self.workers.status(|reply| Command::Status { reply });
         }
         let status = self.replace(running, document.clone())?;
-        tell(turn.as_ref(), &document.configuration);
+        tell(&turn, &document.configuration);
         Ok(status)
     }
 
@@ -105,10 +108,12 @@ impl Configurator {
 }
 
 /// Tells whoever asks backends what runs.
-fn tell(judge: Option<&Sender<News>>, running: &Configuration) {
-    if let (Some(judge), Function::LoadBalancer(config)) = (judge, &running.function) {
-        // It ends with the process.
-        let _ = judge.send(News::Runs(Box::new(config.clone())));
+fn tell(judges: &BTreeMap<usize, Sender<News>>, running: &Configuration) {
+    for (index, judge) in judges {
+        if let Some(Function::LoadBalancer(config)) = running.function.row().get(*index) {
+            // It ends with the process.
+            let _ = judge.send(News::Runs(Box::new(config.clone())));
+        }
     }
 }
 

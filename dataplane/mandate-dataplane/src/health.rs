@@ -1,10 +1,10 @@
-//! Health checks: asks the balancer's backends whether they work, and has the packet threads leave out those that do not.
+//! Health checks: asks a balancer's backends whether they work, and has the packet threads leave out those that do not.
 //!
 //! A few threads ask with ordinary sockets of the process's namespace, each its share of the backends in turn; one judges the answers and
 //! gives the packet threads the same configuration with other backends down (`dataplane_engine::Basis::prepare_health`), swapped in by
 //! pointer. A backend is up until it was asked. It never touches a packet, and every wait has a bound.
 //!
-//! Tests: below.
+//! In a chain each balancer has a judge and askers of its own. Tests: below; `tests/rows.rs` has a chain.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,13 +41,13 @@ pub enum News {
     Answer { round: u64, backend: String, good: bool },
 }
 
-/// Starts to judge; what runs is to be told.
-pub fn start(configurator: Configurator) -> Result<Sender<News>, StartError> {
+/// Starts to judge for the row's `index`-th function; what runs is to be told.
+pub fn start(configurator: Configurator, index: usize) -> Result<Sender<News>, StartError> {
     let (sender, news) = mpsc::channel();
     let judge = Judge { sender: sender.clone(), round: 0, check: None, backends: BTreeMap::new() };
     thread::Builder::new()
         .name("health".into())
-        .spawn(move || judge.run(&news, |down| configurator.leave_out(down)))
+        .spawn(move || judge.run(&news, |down| configurator.leave_out(index, down)))
         .map_err(StartError::System)?;
     Ok(sender)
 }

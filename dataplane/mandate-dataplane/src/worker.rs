@@ -29,7 +29,7 @@ use crate::{
     ports,
     report::{Next, Report, Running, Swapped},
     role::{self, Generator, Role, Run},
-    telemetry::{BURST_BOUNDS, PUBLISH_US, Watch, capture::Fate, rule_log},
+    telemetry::{BURST_BOUNDS, PUBLISH_US, Watch, capture::Fate},
 };
 
 /// How often connections are aged while packets flow, µs.
@@ -268,7 +268,7 @@ impl<'p> Worker<'p> {
             events.sample(flows.every());
         }
         if self.watch.log.is_some() {
-            for part in 0..rule_log::parts(&self.document.configuration) {
+            for part in 0..self.document.configuration.function.row().len() {
                 function.log(part).into_iter().for_each(|log| log.hold(LOG_BATCH));
             }
         }
@@ -281,7 +281,7 @@ impl<'p> Worker<'p> {
             flows.take(events, document);
         }
         if let Some(tap) = &mut watch.log {
-            for part in 0..rule_log::parts(&document.configuration) {
+            for part in 0..document.configuration.function.row().len() {
                 function.log(part).into_iter().for_each(|log| tap.take(part, log, document));
             }
         }

@@ -24,6 +24,7 @@ use support::{
     Bench, Process, can_run, configuration,
     frames::{read_pcap, udp4, write_pcap},
     memif::{self, Row, memif, port, profile},
+    run,
 };
 
 fn balancer(client: &str, backend: &str) -> Value {
@@ -38,11 +39,16 @@ fn firewall(outside: &str, inside: &str, allowed: &str) -> Value {
 }
 
 fn chain(generation: u64, ports: Value, allowed: &str) -> Configuration {
+    let functions = json!([firewall("outside", "between", allowed), balancer("between", "inside")]);
+    chain_of(generation, ports, functions)
+}
+
+fn chain_of(generation: u64, ports: Value, functions: Value) -> Configuration {
     configuration(json!({
         "instance": "chain", "generation": generation, "ports": ports,
         "function": { "chain": {
             "links": [{ "name": "between", "mac": "02:00:00:00:00:04" }],
-            "functions": [firewall("outside", "between", allowed), balancer("between", "inside")],
+            "functions": functions,
         } },
     }))
 }
@@ -70,6 +76,54 @@ fn firewall_and_balancer_in_one_process() {
     row.middle.configure(&chain(3, ports, "50-60"));
     let report = row.generator.client().run(profile(32, 4_000, 200)).unwrap();
     assert_eq!(report.loss_ppm, 0, "{report:?}");
+    row.stop();
+}
+
+#[test]
+fn a_balancer_in_a_chain_leaves_out_who_does_not_answer() {
+    if !can_run() {
+        return;
+    }
+    let mut bench = Bench::new();
+    let namespace = bench.namespace("chain");
+    let inside = |command: &str| run("ip", &format!("netns exec {namespace} ip {command}"));
+    inside("link set lo up");
+    inside("address add 192.0.2.101/32 dev lo");
+    // Nobody has the second one's address, and no frame to it comes back.
+    let checked = |generation: u64, ports: Value, allowed: &str| {
+        let mut balancer = balancer("between", "inside");
+        let backend = |id: &str, number: u8, mac: &str, last: u8| json!({ "id": id, "number": number, "mac": mac, "weight": 1, "addresses": [format!("192.0.2.{last}")] });
+        balancer["load_balancer"]["backends"] =
+            json!([backend("b", 1, "02:00:00:00:00:11", 101), backend("gone", 2, "02:00:00:00:00:12", 102)]);
+        balancer["load_balancer"]["health"] =
+            json!({ "probe": "icmp", "interval_ms": 100, "timeout_ms": 50 });
+        chain_of(generation, ports, json!([firewall("outside", "between", allowed), balancer]))
+    };
+    let ports = Row::ports(&bench);
+    let middle = bench.start(&namespace, &checked(1, ports.clone(), "53"));
+    let mut row = Row::around(bench, middle);
+    // What it got of 64 new connections from that flow on, and what did not come back: those that are there stay where they are.
+    let to_gone = |row: &mut Row, first: u32| {
+        let before = row.middle.counter("backend.gone");
+        let mut profile = profile(64, 4_000, 150);
+        profile.groups[0].first = first;
+        let report = row.generator.client().run(profile).unwrap();
+        (row.middle.counter("backend.gone") - before, report.tx_frames - report.rx_frames)
+    };
+    let until = |row: &mut Row, first: u32, wanted: bool| {
+        let (began, mut first) = (Instant::now(), first);
+        while (to_gone(row, first).0 > 0) != wanted {
+            first += 64;
+            assert!(began.elapsed() < Duration::from_secs(10), "never {wanted}");
+        }
+    };
+    until(&mut row, 0, false);
+    assert_eq!(to_gone(&mut row, 20_000), (0, 0));
+    // It stays out with another configuration, and is back when it answers.
+    row.middle.configure(&checked(2, ports, "50-60"));
+    assert_eq!(to_gone(&mut row, 30_000), (0, 0));
+    inside("address add 192.0.2.102/32 dev lo");
+    until(&mut row, 40_000, true);
     row.stop();
 }
 

@@ -387,6 +387,11 @@ impl Basis {
         self.next(self.plan.configuration.clone(), down)
     }
 
+    /// The same configuration with the same backends down.
+    pub(crate) fn again(&self) -> Result<Next, ConfigError> {
+        self.next(self.plan.configuration.clone(), &self.plan.down)
+    }
+
     fn next(&self, c: Arc<Configuration>, down: &BTreeSet<String>) -> Result<Next, ConfigError> {
         let plan = Plan::new(c, &self.plan.pool.slots, down, self.plan.generation.wrapping_add(1))?;
         if plan.pair != self.plan.pair {

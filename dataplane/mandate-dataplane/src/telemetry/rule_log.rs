@@ -37,14 +37,6 @@ use crate::{clock::Clock, document::Document, error::StartError};
 const LINES_A_SECOND: u32 = 200;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Functions that may have rules: of a row each.
-pub fn parts(configuration: &Configuration) -> usize {
-    match &configuration.function {
-        Function::Chain(chain) => chain.functions.len(),
-        _ => 1,
-    }
-}
-
 /// Of one packet thread.
 #[derive(Debug, Default)]
 struct Counts {
@@ -219,11 +211,7 @@ struct Decision<'d> {
 
 impl<'d> Decision<'d> {
     fn of(configuration: &'d Configuration, part: usize, logged: &Logged, clock: Clock) -> Self {
-        let function = match &configuration.function {
-            Function::Chain(chain) => chain.functions.get(part),
-            alone => Some(alone),
-        };
-        let (rule, port) = match function {
+        let (rule, port) = match configuration.function.row().get(part) {
             Some(Function::Firewall(f)) => (
                 usize::try_from(logged.rule).ok().and_then(|i| f.rules.get(i)).map_or("", |r| r.id.as_str()),
                 if logged.ends.from_near { f.outside.as_str() } else { f.inside.as_str() },

@@ -37,11 +37,21 @@ impl Row {
     }
 
     pub fn start_in(bench: Bench, function: impl Fn(Value) -> Configuration, options: &[&str]) -> Self {
-        let ports = json!([
-            port("outside", memif(&bench, "outside", true), 2),
-            port("inside", memif(&bench, "inside", true), 3)
-        ]);
+        let ports = Self::ports(&bench);
         let middle = bench.start_here(&function(ports), options);
+        Self::around(bench, middle)
+    }
+
+    /// Of the process in the middle.
+    pub fn ports(bench: &Bench) -> Value {
+        json!([
+            port("outside", memif(bench, "outside", true), 2),
+            port("inside", memif(bench, "inside", true), 3)
+        ])
+    }
+
+    /// Around a process whose memif servers are `outside` and `inside`.
+    pub fn around(bench: Bench, middle: Process) -> Self {
         let end = |instance: &str, socket: &str, last: u8, function: Value| {
             let ports = json!([port("p", memif(&bench, socket, false), last)]);
             let document =
