@@ -171,21 +171,21 @@ impl Ring<Logged> {
 #[derive(Debug, Default)]
 pub struct Events {
     ring: Ring<Event>,
-    /// One connection in so many; 0: off.
-    every: u32,
+    /// The highest hash of what is in the sample, which needs no division; 0: off.
+    highest: u64,
 }
 
 impl Events {
     /// From now on, of one connection in `every`; 0: of none. The only call that allocates.
     pub fn sample(&mut self, every: u32) {
-        self.every = every;
+        self.highest = u64::MAX.checked_div(every.into()).unwrap_or(0);
         self.ring.hold(if every == 0 { 0 } else { BATCH });
     }
 
     /// Whether a connection with this key is in the sample.
     #[inline]
     pub(crate) fn sampled(&self, key: &Key) -> bool {
-        self.every != 0 && key.hash(SAMPLE_SEED).is_multiple_of(u64::from(self.every))
+        self.highest != 0 && key.hash(SAMPLE_SEED) <= self.highest
     }
 
     /// A connection was opened from `side`.
