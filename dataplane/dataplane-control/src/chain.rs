@@ -48,6 +48,17 @@ impl Function {
         }
     }
 
+    /// Connections that it may track at once, on each packet thread; of a chain those of its functions together.
+    #[must_use]
+    pub fn max_connections(&self) -> u64 {
+        match self {
+            Self::Firewall(f) => f.max_connections.into(),
+            Self::LoadBalancer(l) => l.max_connections.into(),
+            Self::Chain(c) => c.functions.iter().map(Self::max_connections).sum(),
+            Self::Reflector(_) | Self::Generator(_) => 0,
+        }
+    }
+
     /// Names of the ports on its near side (outside; towards the clients) and its far side, if it stands between two.
     #[must_use]
     pub fn sides(&self) -> Option<(&str, &str)> {

@@ -800,6 +800,7 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
             ],
             named: Kind::Balancer(Counts::of(self)),
             connections: self.table.len() as u64,
+            half_open: 0,
         }
     }
 

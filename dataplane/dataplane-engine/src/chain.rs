@@ -240,11 +240,13 @@ impl<F: Frame> PacketFunction<F> for Chain<'_, F> {
     }
 
     fn snapshot(&self) -> Snapshot {
+        let parts: Vec<Snapshot> = self.functions.iter().map(|f| f.snapshot()).collect();
         Snapshot {
             drops: self.drops.clone(),
             totals: vec![],
-            named: Kind::Chain(self.functions.iter().map(|f| f.snapshot()).collect()),
             connections: self.connections(),
+            half_open: parts.iter().map(Snapshot::half_open).sum(),
+            named: Kind::Chain(parts),
         }
     }
 

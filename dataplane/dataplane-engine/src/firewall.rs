@@ -843,6 +843,7 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
             ],
             named: Kind::Firewall(Counts::of(self)),
             connections: self.table.len() as u64,
+            half_open: self.guards.half_open().into(),
         }
     }
 

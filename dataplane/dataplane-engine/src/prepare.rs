@@ -109,6 +109,8 @@ pub struct Snapshot {
     pub(crate) totals: Vec<(&'static str, u64)>,
     pub(crate) named: Kind<firewall::Counts, balancer::Counts, (), Snapshot>,
     pub(crate) connections: u64,
+    /// Of those, TCP whose handshake is not complete; a firewall counts them.
+    pub(crate) half_open: u64,
 }
 
 impl Snapshot {
@@ -137,5 +139,11 @@ impl Snapshot {
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.connections
+    }
+
+    /// TCP connections among them whose handshake was not complete, as firewalls count them.
+    #[must_use]
+    pub fn half_open(&self) -> u64 {
+        self.half_open
     }
 }

@@ -313,6 +313,7 @@ impl<F: Frame> PacketFunction<F> for Reflector {
             totals: vec![("reflector.answered", self.answered), ("reflector.stamped", self.stamped)],
             named: Kind::Reflector(()),
             connections: 0,
+            half_open: 0,
         }
     }
 

@@ -311,6 +311,7 @@ fn half_open_connections_are_counted_until_they_are_no_longer() {
     assert!(passes(&mut fw, 0, OUTSIDE, &syn(1)) && passes(&mut fw, 0, OUTSIDE, &syn(2)));
     assert_eq!(send(&mut fw, 0, OUTSIDE, &syn(3)), Err(DropReason::HalfOpen));
     assert!(passes(&mut fw, 0, OUTSIDE, &Build::udp(c, s, b"?")), "TCP only");
+    assert_eq!((fw.snapshot().connections(), fw.snapshot().half_open()), (3, 2));
     // Established; refused by the server; too old.
     assert!(passes(&mut fw, 1, INSIDE, &segment(s, c, SYN_ACK, (9, 2), b"")));
     assert_eq!(send(&mut fw, 1, OUTSIDE, &syn(3)), Err(DropReason::HalfOpen), "not yet");

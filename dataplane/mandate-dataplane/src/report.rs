@@ -27,6 +27,16 @@ impl Report {
         self.counters.iter().filter(|(name, _)| name.starts_with("rx_frames.")).map(|(_, count)| count).sum()
     }
 
+    /// Connections that the packet thread has room for.
+    pub fn max_connections(&self) -> u64 {
+        self.document.configuration.function.max_connections()
+    }
+
+    /// TCP connections whose handshake is not complete.
+    pub fn half_open(&self) -> u64 {
+        self.function.as_ref().map_or(0, Snapshot::half_open)
+    }
+
     fn add_to(&self, status: &mut Status) {
         let mut own = BTreeMap::new();
         if let Some(snapshot) = &self.function {

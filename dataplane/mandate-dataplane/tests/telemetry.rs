@@ -1,7 +1,7 @@
 //! What is seen of a running firewall: counters without asking the packet thread, Prometheus' exposition, captures, flow
 //! records, and decisions of rules. Needs no privilege; what `promtool`, tcpdump and tshark say is asked where they are installed.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_precision_loss)]
 
 mod support;
 
@@ -16,7 +16,7 @@ use std::{
 };
 
 use dataplane_control::{
-    Function,
+    Configuration, Function,
     capture::Capture,
     config::{Rule, RuleAction},
     protocol::{COUNTERS_AGE_MS, ProtocolError, Request, Status},
@@ -128,6 +128,12 @@ fn counters_are_read_without_the_packet_thread_and_prometheus_takes_them() {
     same("rule_frames_total", "{rule=\"dns\"}", "rule.dns");
     same("dropped_frames_total", "{reason=\"no_rule\"}", "drop.no_rule");
     same("port_rx_frames_total", "{port=\"outside\"}", "rx_frames.outside");
+    let document = Configuration::parse(&row.middle.document).unwrap();
+    let room = document.function.max_connections() as f64;
+    assert!(
+        (value("connections_max", "") - room).abs() < 0.5 && value("connections_half_open", "") < 0.5,
+        "{page}"
+    );
     assert!(value("worker_busy_seconds_total", "{worker=\"0\"}") > 0.0, "{page}");
     assert!(value("report_age_seconds", "{worker=\"0\"}") < 0.5, "{page}");
     assert!(page.contains("mandate_dataplane_info{instance=\"firewall\",function=\"firewall\","), "{page}");

@@ -251,6 +251,11 @@ impl Guards {
         }
     }
 
+    /// TCP connections whose handshake is not complete.
+    pub(super) fn half_open(&self) -> u32 {
+        self.half_open
+    }
+
     /// What is beyond the half-open connections there may be; `None`: one more may be.
     pub(super) fn beyond_half_open(&self) -> Option<BeyondHalfOpen> {
         self.policy.half_open.filter(|h| self.half_open >= h.limit).map(|h| h.beyond)

@@ -72,6 +72,15 @@ pub fn exposition(reports: &[Arc<Report>], now_us: u64) -> String {
     text.sample("isolated", &[], u8::from(status.isolated));
     text.family("connections", "gauge", "Connections tracked now.");
     text.sample("connections", &[], status.connections);
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(|r| of(r)).sum::<u64>();
+    text.family("connections_max", "gauge", "Connections that there is room for.");
+    text.sample("connections_max", &[], sum(Report::max_connections));
+    text.family(
+        "connections_half_open",
+        "gauge",
+        "TCP connections of firewalls whose handshake is not complete.",
+    );
+    text.sample("connections_half_open", &[], sum(Report::half_open));
     counters(&mut text, &status.counters);
     workers(&mut text, reports, now_us);
     text.0
