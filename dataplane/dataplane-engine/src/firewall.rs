@@ -52,10 +52,10 @@ use crate::{
     events::{Events, Logged, Outcome, Ring},
     machine::{Machine, Work},
     neighbour,
-    packet::{self, ACK, ICMP, ICMPV6, Message, Packet, Parsed, RST, SYN, Simple, TCP, UDP},
+    packet::{self, ACK, FIN, ICMP, ICMPV6, Message, Packet, Parsed, RST, SYN, Simple, TCP, UDP},
     prepare::{self, Kind, Prepared, Retired, Snapshot},
     rules::{Decision, NewConnection},
-    table::{Entry, Judged, Key, Side, Sought, TICK_SLOTS, Table, V4Key},
+    table::{Entry, Judged, Key, Place, Side, Sought, TICK_SLOTS, Table, V4Key},
 };
 
 /// Frames that are handled together.
@@ -108,6 +108,41 @@ struct Scratch {
     decisions: [Decision; BURST],
     /// By frame.
     decided: [Option<Decision>; BURST],
+    /// Simple frames of IPv6, and by frame which of these it is, counted from 1.
+    six: [Six; BURST],
+    six_of: [u8; BURST],
+}
+
+/// A simple frame of IPv6.
+#[derive(Debug, Clone, Copy)]
+struct Six {
+    packet: Packet,
+    key: Key,
+    place: Place,
+    /// Where its connection probably is.
+    slot: u32,
+}
+
+impl Six {
+    const NOTHING: Self = Self {
+        packet: Packet {
+            source: 0,
+            destination: 0,
+            ports: 0,
+            vlan: 0,
+            protocol: 0,
+            v6: true,
+            tcp_flags: 0,
+            message: Message::None,
+            icmp: 0,
+            l3: 0,
+            l4: 0,
+            end: 0,
+        },
+        key: Key::VACANT,
+        place: Place::NOWHERE,
+        slot: u32::MAX,
+    };
 }
 
 impl Scratch {
@@ -120,6 +155,8 @@ impl Scratch {
             new: [NewConnection::tracked(Sought::NOTHING.key.key()); BURST],
             decisions: [Decision::DEFAULT; BURST],
             decided: [None; BURST],
+            six: [Six::NOTHING; BURST],
+            six_of: [0; BURST],
         })
     }
 }
@@ -240,7 +277,7 @@ impl<M: Machine> Firewall<M> {
             fresh[missing % BURST] = u8::try_from(at).unwrap_or(0);
             missing += usize::from(candidate.missing);
         }
-        let fresh = if missing > 0 { self.decide_on_missing(scratch, missing, side) } else { 0 };
+        let fresh = if missing > 0 { self.decide_on_missing(scratch, missing, side, frames) } else { 0 };
         let Plan { timeouts, generation, .. } = *self.plan;
         let known = Known { now_ms, side, timeouts, generation };
         let forward = Verdict::Forward { port: self.plan.pair.on(side.other()).index };
@@ -264,7 +301,7 @@ impl<M: Machine> Firewall<M> {
     #[inline(never)]
     fn other<F: Frame>(
         &mut self,
-        scratch: &Scratch,
+        scratch: &mut Scratch,
         at: usize,
         now_ms: u32,
         side: Side,
@@ -272,7 +309,10 @@ impl<M: Machine> Firewall<M> {
     ) -> Verdict {
         let (end, tcp_flags, protocol) = scratch.headers[at % BURST];
         if protocol == 0 {
-            return self.one(now_ms, side, frame);
+            return match std::mem::take(&mut scratch.six_of[at % BURST]).checked_sub(1) {
+                Some(which) => self.six(&scratch.six[usize::from(which) % BURST], now_ms, side, frame),
+                None => self.one(now_ms, side, frame),
+            };
         }
         let key = scratch.sought[at % BURST].key;
         let (addresses, ports) = key.as_sent_from(side);
@@ -282,12 +322,35 @@ impl<M: Machine> Firewall<M> {
         self.verdict(side, way)
     }
 
+    /// A simple frame of IPv6.
+    #[inline]
+    fn six<F: Frame>(&mut self, six: &Six, now_ms: u32, side: Side, frame: &mut F) -> Verdict {
+        let Six { packet, key, slot, .. } = six;
+        let Plan { timeouts, generation, .. } = *self.plan;
+        if packet.protocol != TCP || packet.tcp_flags & (SYN | ACK | RST | FIN) == ACK {
+            let known = Known { now_ms, side, timeouts, generation };
+            let found = self.table.found_key(*slot, key);
+            if let Some(rule) = found.and_then(|entry| known.renew(entry, packet.protocol)) {
+                self.count_rule(rule);
+                return Verdict::Forward { port: self.plan.pair.on(side.other()).index };
+            }
+        }
+        let way = self.connection(now_ms, side, packet, (*key, None), frame);
+        self.verdict(side, way)
+    }
+
     /// What the rules say of those frames that are of no connection where it would be looked for first, by frame; later a frame may find
     /// its connection all the same. How many of `fresh` there are now.
     #[inline(never)]
-    fn decide_on_missing(&self, scratch: &mut Scratch, missing: usize, side: Side) -> usize {
-        let Scratch { headers, sought, fresh, new, decisions, decided, .. } = scratch;
-        let mut count = 0;
+    fn decide_on_missing<F: Frame>(
+        &self,
+        scratch: &mut Scratch,
+        missing: usize,
+        side: Side,
+        frames: &[F],
+    ) -> usize {
+        let Scratch { headers, sought, fresh, new, decisions, decided, six, six_of, .. } = scratch;
+        let (mut count, mut sixes) = (0, 0);
         for which in 0..missing.min(BURST) {
             let at = fresh[which];
             let index = usize::from(at) % BURST;
@@ -298,7 +361,19 @@ impl<M: Machine> Firewall<M> {
                 new[count] = NewConnection::opened(sought.key.key(), tcp_flags);
                 fresh[count] = at;
                 count += 1;
+            } else if protocol == 0
+                && let Some(packet) = frames.get(index).and_then(|frame| packet::simple_v6(frame.bytes()))
+            {
+                let key = Key::of(&packet, side);
+                six[sixes % BURST] =
+                    Six { packet, key, place: self.table.seek_key::<M>(&key), slot: u32::MAX };
+                sixes += 1;
+                // Below a burst.
+                six_of[index] = u8::try_from(sixes).unwrap_or(0);
             }
+        }
+        for six in six.iter_mut().take(sixes) {
+            six.slot = self.table.candidate_at::<M>(six.place);
         }
         self.table.prefetch_free::<M>(count);
         self.plan.rules.decide_all::<M>(side, &new[..count], &mut decisions[..count]);

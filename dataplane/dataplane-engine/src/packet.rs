@@ -126,6 +126,7 @@ pub(crate) struct Simple {
     pub ports: u32,
     /// 0: it is none of those, and nothing else is meant.
     pub protocol: u8,
+    /// SYN where it is none of those.
     pub tcp_flags: u8,
     /// Where the IP packet ends.
     pub end: u16,
@@ -161,7 +162,7 @@ pub(crate) fn simple(frame: &[u8]) -> Option<Simple> {
 /// [`simple`], of protocol 0 for `None`.
 #[inline(always)]
 pub(crate) fn simple_or_not(frame: &[u8]) -> Simple {
-    let Some(h) = frame.first_chunk::<54>() else { return Simple::default() };
+    let Some(h) = frame.first_chunk::<54>() else { return Simple { tcp_flags: SYN, ..Simple::default() } };
     let octets =
         |at: usize| [h[at], h[at + 1], h[at + 2], h[at + 3], h[at + 4], h[at + 5], h[at + 6], h[at + 7]];
     let little = |at: usize| u64::from_le_bytes(octets(at));
@@ -205,6 +206,25 @@ pub(crate) fn simple_or_not(frame: &[u8]) -> Simple {
         // The frame is not longer than that.
         end: ((total + 14) & 0xffff) as u16,
     }
+}
+
+/// Of the commonest frames of IPv6, untagged and without extension headers: a UDP datagram or a TCP segment. `None`: [`parse`] says what it
+/// is. What is not `None` is what `parse` says it is.
+#[inline]
+pub(crate) fn simple_v6(frame: &[u8]) -> Option<Packet> {
+    let h = frame.first_chunk::<14>()?;
+    if be16(h[12], h[13]) != IPV6 || h[6] & 1 != 0 || frame.len() > usize::from(u16::MAX) {
+        return None;
+    }
+    let mut packet = ipv6_header(frame, h.len(), 0).ok()?;
+    let payload = frame.get(packet.l4..packet.end)?;
+    match packet.protocol {
+        TCP => tcp(&mut packet, payload),
+        UDP => udp(&mut packet, payload),
+        _ => return None,
+    }
+    .ok()?;
+    Some(packet)
 }
 
 /// What is not simple of the first octet of a source or destination address, and of the flags of a segment: a bit each, by octet.
@@ -667,6 +687,28 @@ mod tests {
         }
     }
 
+    /// As [`frame`], of IPv6.
+    fn frame_v6(protocol: u8, flags: u8, length: usize, changes: &[(usize, u8)]) -> Vec<u8> {
+        let mut f = vec![0; length.max(74)];
+        f[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd]);
+        let payload = (f.len() - 54) as u16;
+        f[14] = 0x60;
+        f[18..20].copy_from_slice(&payload.to_be_bytes());
+        f[20..22].copy_from_slice(&[protocol, 64]);
+        f[22..26].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
+        f[38..42].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
+        f[54..58].copy_from_slice(&[4, 1, 1, 187]);
+        f[58..60].copy_from_slice(&payload.to_be_bytes());
+        if protocol == TCP {
+            (f[66], f[67]) = (5 << 4, flags);
+        }
+        for (at, to) in changes {
+            f[*at] = *to;
+        }
+        f.truncate(length);
+        f
+    }
+
     /// Of a header's bytes, to what is at a bound.
     fn change() -> impl Strategy<Value = (usize, u8)> {
         let at =
@@ -692,6 +734,27 @@ mod tests {
             if let Some(simple) = simple(&frame) {
                 prop_assert_eq!(parse(&frame), Ok(Parsed::Ip(simple.packet())));
                 prop_assert!(matches!(simple.protocol, TCP | UDP));
+            }
+        }
+
+        #[test]
+        fn what_is_simple_of_ipv6_is_what_the_parser_says(
+            protocol in prop::sample::select(vec![TCP, UDP, ICMPV6, SCTP, 0, 44]),
+            flags in prop::sample::select(vec![ACK, SYN, SYN | ACK, FIN | ACK, SYN | FIN, 0]),
+            length in prop::sample::select(vec![0, 14, 53, 54, 61, 62, 73, 74, 80, 1514, 65_535, 65_550]),
+            at in prop::sample::select(vec![6, 12, 13, 14, 18, 19, 20, 22, 38, 58, 59, 66, 67]),
+            to: u8,
+            changed: bool,
+        ) {
+            let frame = frame_v6(protocol, flags, length, &[(at, to)][..usize::from(changed)]);
+            let parsed = parse(&frame);
+            match simple_v6(&frame) {
+                Some(packet) => prop_assert_eq!(parsed, Ok(Parsed::Ip(packet))),
+                None if changed => {}
+                None => {
+                    let passes = matches!(parsed, Ok(Parsed::Ip(Packet { protocol: TCP | UDP, .. })));
+                    prop_assert!(!passes);
+                }
             }
         }
     }

@@ -72,7 +72,7 @@ impl PartialEq for Key {
 
 impl Key {
     /// Of a slot that nobody has: no packet's, for who sends has no group address.
-    const VACANT: Self = Self([u64::MAX; 5]);
+    pub(crate) const VACANT: Self = Self([u64::MAX; 5]);
 
     /// Of a packet that came in on `side`.
     #[inline]
@@ -319,12 +319,15 @@ fn first(ways: u32) -> usize {
 
 /// Where a key is looked for.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+pub(crate) struct Place {
     home: u32,
     tag: u16,
 }
 
 impl Place {
+    /// Nowhere.
+    pub(crate) const NOWHERE: Self = Self { home: u32::MAX, tag: 0 };
+
     fn home(self) -> usize {
         self.home as usize
     }
@@ -451,6 +454,29 @@ impl<V: Copy + Default> Table<V> {
             M::prefetch(entry);
         }
         Candidate { slot, missing: ways == 0 }
+    }
+
+    /// [`Table::seek`] of any key.
+    #[inline]
+    pub(crate) fn seek_key<M: Machine>(&self, key: &Key) -> Place {
+        let place = self.place(key.hash(self.seed));
+        if let Some(bucket) = self.index.get(place.home()) {
+            M::prefetch(bucket);
+        }
+        place
+    }
+
+    /// The slot that what is sought there probably has; the line of its entry is asked for.
+    #[inline]
+    pub(crate) fn candidate_at<M: Machine>(&self, place: Place) -> u32 {
+        let Place { home, tag } = place;
+        self.candidate::<M>(&Sought { key: Sought::NOTHING.key, home, tag }).slot
+    }
+
+    /// [`Table::found`] of any key.
+    #[inline]
+    pub(crate) fn found_key(&mut self, slot: u32, key: &Key) -> Option<&mut Entry<V>> {
+        self.entries.get_mut(slot as usize).filter(|e| e.key == *key)
     }
 
     /// Asks for the line where it is looked for next.
