@@ -244,8 +244,7 @@ fn signing() -> Tally {
 
 fn tests(crates: &[String]) -> anyhow::Result<Tally> {
     let mut c = workspace::cargo();
-    // No documentation tests: there are none, and to find that out takes minutes.
-    c.args(["test", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"]);
+    c.args(["test", "--locked", "--no-fail-fast"]);
     match crates {
         [] => c.arg("--workspace"),
         some => c.args(some.iter().flat_map(|name| ["--package", name])),
