@@ -25,19 +25,26 @@ pub struct Arguments {
     /// CPUs the worker may run on, e.g. `0,2`; all that the process may use if absent.
     #[arg(long, value_delimiter = ',', value_name = "CPUS")]
     pub eal_cpus: Vec<usize>,
-    /// Packet threads, each with its own queue of every port, its own tables and its own part of the flows. With as many
-    /// CPUs listed each is pinned to one.
+    /// Packet threads, each with its own queue of every port, its own tables and its own part of the flows; with as many
+    /// `--eal-cpus`, each is pinned to one.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
     pub workers: u16,
     /// Serve counters to Prometheus: `unix:PATH`, or an address of the loopback interface like 127.0.0.1:9464.
     #[arg(long, value_name = "WHERE")]
     pub metrics: Option<Place>,
-    /// Send flow records (IPFIX over UDP) to this collector, ADDRESS:PORT.
-    #[arg(long, value_name = "COLLECTOR")]
+    /// Send flow records (IPFIX over UDP) to this collector, ADDRESS:PORT: of a firewall's connections, and of what its
+    /// rules with `log` decide.
+    #[arg(long, value_name = "COLLECTOR", value_parser = collector)]
     pub ipfix: Option<SocketAddr>,
-    /// Of one connection in so many.
+    /// Flow records of one connection in so many.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N", requires = "ipfix")]
     pub ipfix_every: u32,
+}
+
+fn collector(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(
+        |_| "is no address and port like 192.0.2.1:4739 or [2001:db8::1]:4739; names are not looked up",
+    )
 }
 
 /// Kind of memory for packet buffers.

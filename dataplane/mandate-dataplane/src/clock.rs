@@ -20,7 +20,8 @@ impl Clock {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// ms since 1970 of what happened at `at_ms` of the packet functions' clock, which wraps after 49 days: what is told is not so old.
+    /// When something happened, in ms since 1970. `at_ms` is of the packet functions' clock, which wraps after 49 days: it was not so
+    /// long ago.
     pub fn since_1970_ms(self, at_ms: u32) -> u64 {
         let clock_ms = u32::try_from((self.now_us() / 1_000) & u64::from(u32::MAX)).unwrap_or(0);
         now_ms().saturating_sub(clock_ms.wrapping_sub(at_ms).into())

@@ -9,7 +9,7 @@ use dpdk::DpdkError;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration cannot be read.
-    #[error("cannot read the configuration {path}: {source}", path = path.display())]
+    #[error("cannot read the configuration {path}: {source}; --config names a file that this user may read", path = path.display())]
     Read {
         /// Where.
         path: PathBuf,
@@ -24,6 +24,9 @@ pub enum StartError {
         /// Why.
         source: ConfigError,
     },
+    /// The configuration asks for more than a function, or this machine, has.
+    #[error(transparent)]
+    Function(ConfigError),
     /// An interface of the configuration is not there.
     #[error(
         "port `{port}`: interface `{interface}` does not exist in this network namespace: create it, or start the \

@@ -60,15 +60,22 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
+            // Whatever is logged, whoever started it is to know.
+            if tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!("{error}");
+            } else {
+                eprintln!("{error}");
+            }
             ExitCode::FAILURE
         }
     }
 }
 
-/// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere).
+/// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere). `mandate serve` has the same: what both programs are made of
+/// neither reads nor writes.
 fn log_to_stderr() {
-    let wanted = std::env::var("MANDATE_LOG").unwrap_or_else(|_| "info".into());
+    let wanted = std::env::var("MANDATE_LOG").unwrap_or_default();
+    let wanted = if wanted.is_empty() { "info" } else { &wanted };
     let (filter, wrong) = match wanted.parse::<Targets>() {
         Ok(filter) => (filter, None),
         Err(e) => (Targets::new().with_default(tracing::Level::INFO), Some(e)),

@@ -1,7 +1,7 @@
 //! New randomness for the packet functions' secrets, about once a minute, by their command queues: they have none of their own.
 //!
-//! A SYN cookie is made with the newest secret and known by that and the one before, so it is good for [`EVERY`] at least: many times as long
-//! as a handshake takes. Tests: below, `tests/guards.rs` of the engine.
+//! A SYN cookie is made with the newest secret and known by that and the one before, so it is good for [`EVERY`] at
+//! least: many times as long as a handshake takes. Tests: below, `tests/guards.rs` of the engine.
 
 use std::{thread, time::Duration};
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dataplane_control::{Configuration, config::PortDriver};
+use dataplane_control::config::PortDriver;
 use dataplane_engine::{DropReason, Verdict, events::LOG_BATCH};
 use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Mbuf, Pool, Port, Queue, Registered};
 use nix::{sched::CpuSet, unistd::Pid};
@@ -83,38 +83,33 @@ pub fn run(
         workers.push((post, pool, own));
     }
     let seed = getrandom::u64().map_err(|e| StartError::System(std::io::Error::other(e.to_string())))?;
-    let start = |post: Post, pool, own, document: Arc<Document>, eal: Option<&Eal>| {
-        let result = Worker::new(pool, own, document, seed, clock, post.watch)
-            .and_then(|worker| worker.work(post.inbox, post.cpu, eal));
+    let count = workers.len();
+    let start = |post: Post, pool, own, document: Arc<Document>, eal: Option<&Eal>, first: bool| {
+        let result = Worker::new(pool, own, document, seed, clock, post.watch).and_then(|worker| {
+            if first {
+                worker.say_forwarding(began, count);
+            }
+            worker.work(post.inbox, post.cpu, eal)
+        });
         // Whichever way it ended, the others are not to go on without it.
         stop();
         result
     };
-    tracing::info!(
-        instance = configuration_of(&document).instance,
-        function = role::name(&configuration_of(&document).function),
-        generation = configuration_of(&document).generation,
-        configuration = %document.digest,
-        start_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        workers = workers.len(),
-        "forwarding, {}",
-        dpdk::version()
-    );
     let mut workers = workers.into_iter();
     let Some((post, pool, own)) = workers.next() else { return Ok(()) };
-    let alone = workers.len() == 0;
+    let alone = count == 1;
     let result = thread::scope(|scope| {
         let others: Vec<_> = workers
             .map(|(post, pool, own)| {
                 let (start, document) = (&start, document.clone());
                 let body = move || {
                     let _known = Registered::this_thread(pool)?;
-                    start(post, pool, own, document, None)
+                    start(post, pool, own, document, None, false)
                 };
                 thread::Builder::new().name("packets".into()).spawn_scoped(scope, body)
             })
             .collect();
-        let first = start(post, pool, own, document.clone(), alone.then_some(&eal));
+        let first = start(post, pool, own, document.clone(), alone.then_some(&eal), true);
         others.into_iter().fold(first, |result, other| result.and(joined(other)))
     });
     drop(queues);
@@ -129,10 +124,6 @@ pub fn run(
     }
     tracing::info!("stopped");
     result
-}
-
-fn configuration_of(document: &Document) -> &Configuration {
-    &document.configuration
 }
 
 /// How a packet thread ended, if it began.
@@ -188,8 +179,7 @@ impl<'p> Worker<'p> {
         watch: Watch,
     ) -> Result<Self, StartError> {
         let configuration = &document.configuration;
-        let role = Role::build(configuration, seed)
-            .map_err(|source| StartError::Configuration { path: "configuration".into(), source })?;
+        let role = Role::build(configuration, seed).map_err(StartError::Function)?;
         let named = configuration.ports.iter().zip(queues);
         let lanes = named.map(|(port, queue)| Lane::new(port.name.clone(), queue)).collect();
         let mut it = Self {
@@ -209,6 +199,20 @@ impl<'p> Worker<'p> {
         it.hold();
         it.watch.board.publish(it.report());
         Ok(it)
+    }
+
+    fn say_forwarding(&self, began: Instant, workers: usize) {
+        let Document { configuration, digest } = &*self.document;
+        tracing::info!(
+            instance = configuration.instance,
+            function = role::name(&configuration.function),
+            generation = configuration.generation,
+            configuration = %digest,
+            start_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            workers,
+            "forwarding, {}",
+            dpdk::version()
+        );
     }
 
     /// Forwards until told to stop, and what is still in the queues then. `eal`: it is the only packet thread, and can sleep until a
@@ -264,8 +268,12 @@ impl<'p> Worker<'p> {
     /// The function keeps what is written down of it: events that flow records are made of, decisions of rules.
     fn hold(&mut self) {
         let Role::Function(function) = &mut self.role else { return };
-        if let (Some(flows), Some(events)) = (&self.watch.flows, function.events()) {
-            events.sample(flows.every());
+        match (&self.watch.flows, function.events()) {
+            (Some(flows), Some(events)) => events.sample(flows.every()),
+            (Some(_), None) => {
+                tracing::warn!("--ipfix: this function tells of no connections; there are no flow records")
+            }
+            (None, _) => {}
         }
         if self.watch.log.is_some() {
             for part in 0..self.document.configuration.function.row().len() {

@@ -9,6 +9,8 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -17,7 +19,8 @@ use dataplane_control::{
     config::{Firewall, Generator, Rule, RuleAction},
     protocol::{self, Client, ProtocolError, Request, Response},
 };
-use support::{Bench, Process, can_run, fails, port, run, unprivileged};
+use serde_json::json;
+use support::{Bench, Process, can_run, configuration, fails, port, run, unprivileged};
 
 /// A process needs no more CPU time than this until it answers: 30 ms where this was measured. It answers 0.2 s after its
 /// start there (the kernel sets its packet rings up meanwhile), but how long others hold the cores up is not its to promise.
@@ -86,10 +89,8 @@ fn it_starts_fast_idles_cheaply_and_ends_cleanly() {
     assert!(start_cpu < START_CPU, "{start_cpu:?}");
     assert!(idle_percent < IDLE_PERCENT, "{idle_percent} %");
     assert!(!std::path::Path::new("/tmp/dpdk").exists(), "the EAL writes nothing");
-    let promiscuous = std::process::Command::new("ip")
-        .args(["-n", &namespace, "link", "show", "dev", "a0"])
-        .output()
-        .unwrap();
+    let promiscuous =
+        Command::new("ip").args(["-n", &namespace, "link", "show", "dev", "a0"]).output().unwrap();
     let promiscuous = String::from_utf8_lossy(&promiscuous.stdout).contains("PROMISC");
     assert!(promiscuous, "the interface is left as it was prepared");
 
@@ -314,7 +315,7 @@ fn errors_say_what_to_do() {
 
     // Without any capability the driver cannot open its socket, and its own words are in the error.
     fs::write(&config, generator("x").to_bytes()).unwrap();
-    let mut command = std::process::Command::new("ip");
+    let mut command = Command::new("ip");
     command.args(["netns", "exec", &namespace, "setpriv", "--reuid", "65534", "--bounding-set", "-all"]);
     command.arg(env!("CARGO_BIN_EXE_mandate-dataplane"));
     command.arg("--config").arg(&config).arg("--control").arg(bench.path("control"));
@@ -324,11 +325,36 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
+fn why_it_ends_is_said_whatever_is_logged() {
+    let bench = Bench::new();
+    let attempt = |log: &str, config: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mandate-dataplane"));
+        command.env("MANDATE_LOG", log).args(["--eal-memory", "ordinary", "--config"]).arg(config);
+        command.arg("--control").arg(bench.path("control"));
+        let (code, words) = fails(command);
+        assert_eq!(code, Some(1), "{words}");
+        words
+    };
+    for log in ["", "info", "vim_host=debug", "off"] {
+        let words = attempt(log, &bench.path("none.json"));
+        assert!(words.contains("none.json: No such file") && words.contains("--config"), "{log}: {words}");
+    }
+    // What only the function knows is no start, either.
+    let end = |name: &str| json!({ "name": name, "driver": { "null": {} }, "mac": "02:00:00:00:00:01" });
+    let much = configuration(json!({
+        "instance": "much", "generation": 1, "ports": [end("outside"), end("inside")],
+        "function": { "firewall": { "outside": "outside", "inside": "inside", "rules": [], "max_connections": u32::MAX } },
+    }));
+    let config = bench.path("much.json");
+    fs::write(&config, much.to_bytes()).unwrap();
+    let words = attempt("info", &config);
+    assert!(words.contains(" configuration, firewall.max_connections: 4294967295 is not within"), "{words}");
+    assert!(!words.contains("configuration: ") && !words.contains("forwarding"), "{words}");
+}
+
+#[test]
 fn version_names_dpdk() {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_mandate-dataplane"))
-        .arg("--version")
-        .output()
-        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_mandate-dataplane")).arg("--version").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(env!("CARGO_PKG_VERSION")) && text.contains("DPDK "), "{text}");
 }

@@ -73,9 +73,10 @@ pub fn run(home: &Home, config: Config, options: OpenOptions, ready: impl FnOnce
     runtime.block_on(serve(home, config, options, ready))
 }
 
-/// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere); without it, what an operator wants to know.
+/// `MANDATE_LOG` selects (as `RUST_LOG` does elsewhere); without it, what an operator wants to know. `mandate-dataplane` has the same.
 fn log_to_stderr() {
-    let wanted = std::env::var("MANDATE_LOG").unwrap_or_else(|_| "info".into());
+    let wanted = std::env::var("MANDATE_LOG").unwrap_or_default();
+    let wanted = if wanted.is_empty() { "info" } else { &wanted };
     let (filter, wrong) = match wanted.parse::<Targets>() {
         Ok(filter) => (filter, None),
         Err(e) => (Targets::new().with_default(tracing::Level::INFO), Some(e)),
