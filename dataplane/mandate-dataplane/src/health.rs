@@ -44,7 +44,13 @@ pub enum News {
 /// Starts to judge for the row's `index`-th function; what runs is to be told.
 pub fn start(configurator: Configurator, index: usize) -> Result<Sender<News>, StartError> {
     let (sender, news) = mpsc::channel();
-    let judge = Judge { sender: sender.clone(), round: 0, check: None, backends: BTreeMap::new() };
+    let judge = Judge {
+        sender: sender.clone(),
+        round: 0,
+        client: String::new(),
+        check: None,
+        backends: BTreeMap::new(),
+    };
     thread::Builder::new()
         .name("health".into())
         .spawn(move || judge.run(&news, |down| configurator.leave_out(index, down)))
@@ -80,6 +86,8 @@ struct Judge {
     sender: Sender<News>,
     /// Grows with each configuration: answers to an older one are not heard.
     round: u64,
+    /// The balancer's side towards clients: tells it from others in a row.
+    client: String,
     check: Option<(HealthCheck, Arc<AtomicBool>)>,
     backends: BTreeMap<String, Record>,
 }
@@ -126,7 +134,8 @@ impl Judge {
                     return;
                 };
                 if round == self.round && record.hear(good, check) {
-                    tracing::warn!(backend, "{}", if good { "is up" } else { "is down" });
+                    let now = if good { "is up" } else { "is down" };
+                    tracing::warn!(backend, client = self.client, "{now}");
                 }
             }
         }
@@ -138,6 +147,7 @@ impl Judge {
             stop.store(true, Ordering::Relaxed);
         }
         self.round += 1;
+        self.client.clone_from(&config.client);
         let Some(check) = config.health.clone() else { return self.backends.clear() };
         let before = std::mem::take(&mut self.backends);
         let record = |id: &String| before.get(id).copied().unwrap_or_default();
@@ -375,7 +385,13 @@ mod tests {
         let late = nobody();
         let told: Arc<Mutex<Vec<BTreeSet<String>>>> = Arc::default();
         let (sender, news) = mpsc::channel();
-        let judge = Judge { sender: sender.clone(), round: 0, check: None, backends: BTreeMap::new() };
+        let judge = Judge {
+            sender: sender.clone(),
+            round: 0,
+            client: String::new(),
+            check: None,
+            backends: BTreeMap::new(),
+        };
         let heard = told.clone();
         thread::spawn(move || {
             judge.run(&news, |down| {

@@ -198,7 +198,7 @@ fn a_thousand_configurations_lose_nothing() {
 #[test]
 fn what_was_received_before_the_end_is_sent() {
     let bench = Bench::new();
-    let (from, to) = (bench.path("in.pcap"), bench.path("out.pcap"));
+    let (from, to, log) = (bench.path("in.pcap"), bench.path("out.pcap"), bench.path("log"));
     let frames: Vec<Vec<u8>> = (0..60_000_u16)
         .map(|i| udp4([198, 51, 100, 7], [192, 0, 2, 10], (1024 + i % 512, 53), usize::from(i % 900)))
         .collect();
@@ -207,7 +207,7 @@ fn what_was_received_before_the_end_is_sent() {
         port("outside", json!({ "pcap_file": { "receive": from } }), 2),
         port("inside", json!({ "pcap_file": { "transmit": to } }), 3)
     ]);
-    let process = bench.spawn_here(&memif::firewall(1, ports), &[]);
+    let process = bench.spawn_logging(&memif::firewall(1, ports), &[], fs::File::create(&log).unwrap());
     // In the middle of it, if it is slow enough for that.
     let until = Instant::now() + Duration::from_secs(10);
     while fs::metadata(&to).map_or(0, |m| m.len()) < 4096 && Instant::now() < until {
@@ -217,6 +217,9 @@ fn what_was_received_before_the_end_is_sent() {
     let sent = read_pcap(&to);
     eprintln!("{} of {} frames before the end", sent.len(), frames.len());
     assert!(!sent.is_empty() && sent == frames[..sent.len()], "a frame is missing, or is cut");
+    let said = format!("drained received={0} sent={0}\n", sent.len());
+    let words = fs::read_to_string(&log).unwrap();
+    assert!(words.contains(&said), "{said}{words}");
 }
 
 /// CPU time of each packet thread so far; the first is the process's main thread.

@@ -103,7 +103,7 @@ pub fn start(export: FlowExport, workers: usize, clock: Clock) -> Result<Export,
     let (decisions, decided) = mpsc::sync_channel(MAX_DECISIONS);
     let exporter = Exporter::new(std::process::id(), export.every);
     let open = HashMap::new();
-    let mut it = Thread { socket, exporter, clock, open, templates: None, decided };
+    let mut it = Thread { socket, exporter, clock, open, templates: None, sent: Instant::now(), decided };
     let thread = thread::Builder::new()
         .name("flows".into())
         .spawn(move || it.run(&given))
@@ -123,22 +123,25 @@ struct Thread {
     open: HashMap<OpenKey, u64>,
     /// When the templates were sent.
     templates: Option<Instant>,
+    /// When all that there was was sent.
+    sent: Instant,
     decided: Receiver<Decided>,
 }
 
 impl Thread {
     fn run(&mut self, given: &Given<Event>) {
         loop {
-            match given.full.recv_timeout(LINGER) {
+            match given.full.recv_timeout(LINGER.saturating_sub(self.sent.elapsed())) {
                 Ok(batch) => {
                     self.export(&batch);
                     given.give_back(batch);
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.decisions();
-                    self.send();
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.decisions();
+            if self.sent.elapsed() >= LINGER {
+                self.send();
             }
         }
         // Who makes decisions into records ends soon after the packet threads.
@@ -154,7 +157,6 @@ impl Thread {
             let flow = self.flow(event, name);
             self.add(&flow);
         }
-        self.decisions();
     }
 
     /// Those that wait.
@@ -205,6 +207,7 @@ impl Thread {
     }
 
     fn send(&mut self) {
+        self.sent = Instant::now();
         let now_s = u32::try_from(now_ms() / 1_000).unwrap_or(u32::MAX);
         let Some(message) = self.exporter.finish(now_s) else { return };
         // A collector that is not there says so in answer to the message before (ICMP): go on.

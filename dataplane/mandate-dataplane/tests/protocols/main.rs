@@ -323,7 +323,9 @@ fn dns(client: &str) {
             for _ in 0..times {
                 let said =
                     text(client, &format!("dig +short {over} +tries=5 +timeout=2 @{address} service.test A"));
-                assert_eq!(said.trim(), "192.0.2.99", "{address} {over}");
+                // It says when it asks again: the line loses some.
+                let answers: Vec<&str> = said.lines().filter(|l| !l.starts_with(";;")).collect();
+                assert_eq!(answers, ["192.0.2.99"], "{address} {over}: {said}");
             }
         }
     }
