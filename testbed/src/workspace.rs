@@ -71,6 +71,19 @@ pub struct Package {
     pub manifest_path: PathBuf,
     /// What it asks for.
     pub dependencies: Vec<Dependency>,
+    /// What is made of it.
+    pub targets: Vec<Target>,
+}
+
+/// A library or program.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Target {
+    /// Name.
+    pub name: String,
+    /// `lib`, `bin`, `test`, …
+    pub kind: Vec<String>,
+    /// Its first file.
+    pub src_path: PathBuf,
 }
 
 /// A dependency as asked for.

@@ -58,7 +58,7 @@ pub fn check(root: &Path, metadata: &Metadata) -> anyhow::Result<(Vec<Finding>, 
     Ok((findings, skipped))
 }
 
-fn documents(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn documents(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = [root.join("README.md")].into_iter().filter(|p| p.is_file()).collect();
     let mut dirs = vec![root.join("docs")];
     while let Some(dir) = dirs.pop() {
@@ -106,7 +106,7 @@ fn commands(name: &str, text: &str) -> Vec<Shown> {
 }
 
 /// The words of a simple command: quotes are removed, what comes after a pipe, redirection or comment is not it.
-fn words(line: &str) -> Vec<String> {
+pub(super) fn words(line: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut word = String::new();
     let (mut quote, mut begun) = (None, false);

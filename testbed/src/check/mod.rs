@@ -1,12 +1,13 @@
 //! `cargo testbed check`: what the compiler does not enforce of `docs/architecture.md`.
 //!
 //! Dependency directions ([`graph`]), unsafe code, purity and the lint table ([`source`]), licences, bans and sources
-//! after `deny.toml` ([`supply`]), that every command the documents show exists ([`docs`]), and that the fuzz targets
-//! compile ([`fuzz`]). The tests at the end run it on a workspace that breaks every rule.
+//! after `deny.toml` ([`supply`]), that every command the documents show exists ([`docs`]), that the tests they name do
+//! ([`promises`]), and that the fuzz targets compile ([`fuzz`]). The tests at the end run it on a workspace that breaks every rule.
 
 mod docs;
 mod fuzz;
 mod graph;
+mod promises;
 mod source;
 mod supply;
 
@@ -68,6 +69,7 @@ pub fn all(root: &Path) -> anyhow::Result<Vec<Group>> {
         group("only the wiring names concrete drivers", source::drivers(&sources)),
         group("licences, bans and sources (deny.toml)", supply::check(root, &metadata)?),
         Group { name: "documented commands exist", findings: documents, skipped },
+        group("tests that documents name exist", promises::check(root, &metadata)?),
         Group { name: "fuzz targets compile", findings: targets, skipped: untried },
     ])
 }
@@ -125,7 +127,9 @@ mod tests {
         member(root, "lcm", "[dependencies]\nvim-host = { path = \"../vim-host\" }\n", lcm);
         member(root, "vim-host", LINTS, "//! Fine: `unsafe` in prose.\n");
         member(root, "stray", LINTS, "");
-        write(root, "README.md", "```sh\ncargo testbed frobnicate\n```\n");
+        let shown =
+            "`cargo test -p vim-host it_holds`, `--test nowhere`; `A=1 cargo test -p gone -- --nocapture`\n";
+        write(root, "README.md", &format!("```sh\ncargo testbed frobnicate\n```\n{shown}"));
         let lints = "\n[workspace.lints.rust]\nunsafe_code = \"forbid\"\n";
         let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap() + lints;
         write(root, "Cargo.toml", &manifest);
@@ -144,13 +148,16 @@ mod tests {
             ("lcm/src/lib.rs:2", "std::fs"),
             ("lcm/src/lib.rs:2", "std::time::SystemTime"),
             ("README.md:2", "frobnicate"),
+            ("README.md:4", "no test there has `it_holds`"),
+            ("README.md:4", "vim-host has no test `nowhere`"),
+            ("README.md:4", "no package `gone`"),
         ] {
             assert!(
                 found.iter().any(|f| f.starts_with(place) && f.contains(word)),
                 "{place} {word}: {found:#?}"
             );
         }
-        assert_eq!(found.len(), 7, "and nothing else: {found:#?}");
+        assert_eq!(found.len(), 10, "and nothing else: {found:#?}");
     }
 
     #[test]

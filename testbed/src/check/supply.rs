@@ -98,6 +98,7 @@ mod tests {
             source: None,
             manifest_path: "/x/Cargo.toml".into(),
             dependencies: vec![],
+            targets: vec![],
         }
     }
 
