@@ -33,9 +33,9 @@ pub enum Command {
     Status,
     /// Play the main job end to end: from a signed intent to anchored, verified evidence.
     Demo(DemoOptions),
-    /// Check the workspace: dependency directions, unsafe code, purity, licences, and that the documented commands exist.
+    /// Check the workspace: dependency directions, unsafe code, purity, licences, and that documented commands and tests exist.
     Check,
-    /// Run every test, and the demo as the last one.
+    /// Run everything that must hold: lints, architecture, licences, every crate's tests, the demo, real peers.
     Test(TestOptions),
     /// What `test systemd` runs in its guest.
     #[command(hide = true)]
@@ -129,7 +129,7 @@ impl Play {
 /// Which tests.
 #[derive(Debug, Args)]
 pub struct TestOptions {
-    /// Only these parts or crates; none: all of it.
+    /// Only these parts or crates; none: all of it, but for `systemd`, which takes a guest.
     pub names: Vec<String>,
     /// Leave out, and say so, the long parts that would not end this many minutes from now.
     #[arg(long, value_name = "MINUTES", env = "TESTBED_MINUTES")]
@@ -142,7 +142,7 @@ pub struct BenchOptions {
     /// `control`: gate, ledger, engine, evidence and observation; `policy`: the gate inside OpenStack; `dataplane`: packets.
     #[arg(value_enum)]
     pub subject: Subject,
-    /// One JSON document on stdout instead of the table.
+    /// One JSON document on stdout instead of the table; `dataplane` always ends with it, and has its table on stderr.
     #[arg(long)]
     pub json: bool,
     /// Fewer of everything: minutes instead of an hour.

@@ -79,6 +79,13 @@ fn minute(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
 }
 
+/// Says that there is too little time for `what` of a part.
+fn left_out(what: &str, minutes: u64, part: &str) {
+    ui::say(&format!(
+        "SKIPPED: {what} may take {minutes} minutes, more than are left of --within (TESTBED_MINUTES); by itself: `cargo testbed test {part}`"
+    ));
+}
+
 /// Runs the parts (or crates) named, or all; true when nothing failed.
 pub fn run(options: &TestOptions) -> anyhow::Result<bool> {
     let crates = crates(&options.names)?;
@@ -96,9 +103,7 @@ pub fn run(options: &TestOptions) -> anyhow::Result<bool> {
         let start = Instant::now();
         let tally = match LONG.iter().find(|(long, minutes)| long == part && !budget.has(*minutes)) {
             Some((_, minutes)) => {
-                ui::say(&format!(
-                    "SKIPPED: it may take {minutes} minutes, which are not left of those of --within; `cargo testbed test {part}`"
-                ));
+                left_out(part, *minutes, part);
                 Tally::skipped()
             }
             None => one(part, &crates, budget).unwrap_or_else(|e| {
@@ -257,4 +262,19 @@ fn tests(crates: &[String]) -> anyhow::Result<Tally> {
 fn scenario(play: Play) -> anyhow::Result<Tally> {
     let report = demo::run(&DemoOptions { play, ..DemoOptions::default() })?;
     Ok(Tally { passed: report.passed(), failed: report.failed(), skipped: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_left_out_is_a_part_and_is_left_out_when_its_minutes_are_not_there() {
+        for (long, _) in LONG {
+            assert!(PARTS.iter().any(|(part, _)| *part == long), "{long}");
+        }
+        let within = |within| Budget::of(&TestOptions { names: vec![], within });
+        assert!(within(None).has(u64::from(u32::MAX)) && within(None).left().is_none());
+        assert!(within(Some(6)).has(5) && !within(Some(5)).has(6) && !within(Some(0)).has(1));
+    }
 }

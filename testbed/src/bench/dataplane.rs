@@ -3,8 +3,9 @@
 //! Both read the same rules and frames, which ours writes, and answer the same commands (`testbed/dataplane/reference.c`).
 //! A round is so many frames of one case through each, one after the other; a figure is the median of the rounds, a
 //! ratio the median of each round's. That both decide alike is checked in every round: figures of different work are none.
-//! What the reference cannot do is measured beside something else of ours in the same process (`base`): a chain beside its firewall alone,
-//! telemetry beside none, two packet threads beside one, IPv6 beside IPv4, modes of the balancer beside layer 2.
+//! What the reference cannot do is measured beside something else of ours in the same process (`base`): a chain beside
+//! its firewall alone, telemetry beside none, two packet threads beside one, IPv6 beside IPv4, modes of the balancer
+//! beside layer 2. Of configurations that are swapped while frames pass, what is promised of them is judged.
 //! Over devices (`net_pcap` from memory, `net_null`) ours is measured beside OVS-DPDK with the same rules and beside testpmd: there the
 //! cost of the devices is in every figure, so that only the ratio says something.
 //! Tests: below, and `examples/dataplane-bench` and `examples/dataplane-wire` of the data plane.

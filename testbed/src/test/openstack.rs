@@ -34,10 +34,7 @@ pub fn run(budget: Budget) -> anyhow::Result<Tally> {
         if budget.has(LAST_MINUTES) {
             tally += tests(&LAST, budget)?;
         } else {
-            ui::say(&format!(
-                "SKIPPED: {}: they may take {LAST_MINUTES} minutes, which are not left of those of --within; `cargo testbed test openstack`",
-                LAST.join(", ")
-            ));
+            super::left_out(&LAST.join(", "), LAST_MINUTES, "openstack");
             tally += Tally { skipped: LAST.len(), ..Tally::default() };
         }
         Ok(tally)
