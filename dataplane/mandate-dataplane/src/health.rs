@@ -44,13 +44,7 @@ pub enum News {
 /// Starts to judge for the row's `index`-th function; what runs is to be told.
 pub fn start(configurator: Configurator, index: usize) -> Result<Sender<News>, StartError> {
     let (sender, news) = mpsc::channel();
-    let judge = Judge {
-        sender: sender.clone(),
-        round: 0,
-        client: String::new(),
-        check: None,
-        backends: BTreeMap::new(),
-    };
+    let judge = Judge::new(sender.clone());
     thread::Builder::new()
         .name("health".into())
         .spawn(move || judge.run(&news, |down| configurator.leave_out(index, down)))
@@ -93,6 +87,10 @@ struct Judge {
 }
 
 impl Judge {
+    fn new(sender: Sender<News>) -> Self {
+        Self { sender, round: 0, client: String::new(), check: None, backends: BTreeMap::new() }
+    }
+
     /// Until the process ends. `leave_out` has the packet threads leave these out.
     fn run<E: std::fmt::Display>(
         mut self,
@@ -385,13 +383,7 @@ mod tests {
         let late = nobody();
         let told: Arc<Mutex<Vec<BTreeSet<String>>>> = Arc::default();
         let (sender, news) = mpsc::channel();
-        let judge = Judge {
-            sender: sender.clone(),
-            round: 0,
-            client: String::new(),
-            check: None,
-            backends: BTreeMap::new(),
-        };
+        let judge = Judge::new(sender.clone());
         let heard = told.clone();
         thread::spawn(move || {
             judge.run(&news, |down| {
