@@ -75,15 +75,15 @@ const IO_BARS: &[(&str, &str, f64)] = &[
 ];
 
 /// What must be held, by case: against the reference, and in millions a second (established: twice VPP's stateful ACL, and 1.5 times its load
-/// balancer, on such a machine).
+/// balancer, on such a machine; that encapsulates in GRE, ours is measured at layer 2 here).
 const BARS: &[(&str, &str, Bar, Bar)] = &[
     ("firewall-established-1k", "firewall, established, 1k flows", Bar::AtLeast(1.3), Bar::AtLeast(78.0)),
     ("firewall-established-100k", "firewall, established, 100k flows", Bar::AtLeast(1.3), Bar::AtLeast(35.0)),
     ("firewall-established-1m", "firewall, established, 1M flows", Bar::AtLeast(1.3), Bar::AtLeast(24.0)),
     ("firewall-new", "firewall, new connections with ageing", Bar::Shown, Bar::AtLeast(8.0)),
-    ("balancer-established-1k", "balancer, established, 1k flows", Bar::AtLeast(1.3), Bar::AtLeast(55.0)),
-    ("balancer-established-100k", "balancer, established, 100k flows", Bar::AtLeast(1.3), Bar::AtLeast(39.7)),
-    ("balancer-established-1m", "balancer, established, 1M flows", Bar::AtLeast(1.3), Bar::AtLeast(23.7)),
+    ("balancer-established-1k", "balancer, layer 2, 1k flows", Bar::AtLeast(1.3), Bar::AtLeast(55.05)),
+    ("balancer-established-100k", "balancer, layer 2, 100k flows", Bar::AtLeast(1.3), Bar::AtLeast(39.75)),
+    ("balancer-established-1m", "balancer, layer 2, 1M flows", Bar::AtLeast(1.3), Bar::AtLeast(23.7)),
 ];
 
 /// At least so many times what ours is measured beside, by case.
