@@ -13,8 +13,8 @@
 
 use crate::table::{OutOfMemory, filled};
 
-/// Lists of connections that may be given up, each in the order of their beginning.
-pub(crate) const QUEUES: u32 = 4;
+/// Lists of connections that may be given up, each in the order of their beginning: all in one wait for the same time.
+pub(crate) const QUEUES: u32 = 5;
 /// Lists of the wheel.
 const SPOKES: u32 = 4096;
 /// Time between two of them: a power of two, ms.

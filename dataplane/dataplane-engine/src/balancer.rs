@@ -48,11 +48,12 @@ use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
     ages::Age,
     common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, UNCONFIRMED_MS},
+    key::{Key, Side},
     machine::Machine,
     maglev, neighbour,
     packet::{self, ACK, FIN, Message, Packet, Parsed, Quoted, RST, SYN, TCP, UDP},
     prepare::{self, Kind, Prepared, Retired, Snapshot},
-    table::{Entry, Judged, Key, Side, TICK_SLOTS, Table},
+    table::{Entry, Judged, TICK_SLOTS, Table},
 };
 
 /// What a connection remembers.
@@ -82,6 +83,10 @@ const DIRECT: u8 = 32;
 const QUIC: u8 = 64;
 /// In another mode than `l2`.
 const CARRIED: u8 = 128;
+
+/// Where connections that are not confirmed wait: those that were closed are given up first.
+const CLOSED: Age = Age::Queue(0);
+const UNCONFIRMED: Age = Age::Queue(1);
 
 /// Connections looked at for one that is over, or not confirmed, when the table is full.
 const RECLAIM: usize = 64;
@@ -120,7 +125,11 @@ impl Timeouts {
     #[inline]
     fn age(self, entry: &Entry<State>) -> (Age, u32) {
         let flags = entry.value.flags;
-        let age = if flags & CONFIRMED == 0 { Age::Queue(0) } else { Age::Wheel };
+        let age = match () {
+            () if flags & CONFIRMED != 0 => Age::Wheel,
+            () if closing(flags) => CLOSED,
+            () => UNCONFIRMED,
+        };
         (age, entry.last_ms.wrapping_add(self.lifetime_ms(flags)))
     }
 
@@ -161,6 +170,8 @@ pub(crate) struct Balancer<M> {
     drops: Drops,
     totals: Totals,
     errors: icmp::Limit,
+    /// Not there while it is in use.
+    scratch: Option<Box<burst::Scratch>>,
     machine: PhantomData<M>,
 }
 
@@ -209,6 +220,7 @@ impl<M: Machine> Balancer<M> {
             drops: Drops::default(),
             totals: Totals::default(),
             errors: icmp::Limit::default(),
+            scratch: Some(burst::Scratch::new()),
             machine: PhantomData,
         })
     }
@@ -370,7 +382,8 @@ impl<M: Machine> Balancer<M> {
         if self.table.is_full() {
             self.make_room(now_ms);
         }
-        let age = (Age::Queue(0), now_ms.wrapping_add(self.plan.timeouts.lifetime_ms(flags)));
+        let age = if closing(flags) { CLOSED } else { UNCONFIRMED };
+        let age = (age, now_ms.wrapping_add(self.plan.timeouts.lifetime_ms(flags)));
         self.table.insert(key, state, now_ms, age).ok_or(DropReason::TableFull)?;
         self.totals.opened += 1;
         self.totals.named += u64::from(named.is_some());
@@ -716,6 +729,13 @@ fn kind(service: &plan::Service) -> u8 {
     direct | carried | if service.quic.are_read() { QUIC } else { 0 }
 }
 
+/// The lowest octet first.
+#[inline]
+fn mac_bits(mac: [u8; 6]) -> u64 {
+    let [a, b, c, d, e, f] = mac;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+
 #[inline]
 fn source_mac(frame: &[u8]) -> [u8; 6] {
     frame.get(6..).and_then(|f| f.first_chunk()).copied().unwrap_or_default()
@@ -737,12 +757,10 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
     }
 
     fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [F], verdicts: &mut [Verdict]) {
-        let now_ms = self.clock.advance(now_us);
-        let Some(side) = self.plan.pair.side(ingress) else {
-            frames.iter().zip(verdicts).for_each(|(_, v)| *v = self.drops.drop(DropReason::UnknownPort));
-            return;
-        };
-        M::run(burst::Together { balancer: self, now_ms, side, frames, verdicts });
+        match self.plan.pair.side(ingress) {
+            Some(side) => self.whole(now_us, side, frames, verdicts),
+            None => self.drops.unknown_port(frames.len(), verdicts),
+        }
     }
 
     fn tick(&mut self, now_us: u64) {

@@ -1,11 +1,14 @@
 //! Functions in a row, as one: what the first lets pass goes to the second where it lies, with no copy and no queue.
 //!
-//! A burst goes through function by function; the frames that pass are few runs, each of which is a burst of the next function.
+//! A burst goes through function by function; the frames that pass are few runs, each of which is a burst of the next function. Their headers
+//! are read once, all functions look for their connections at the same time, and again after a function that changes headers
+//! ([`InRow::keeps_headers`]).
 //! Each function has two ports of its own, 0 on its near side and 1 on its far side ([`Chain::part`](dataplane_control::chain::Chain::part)). A frame
 //! that a function sends back (an answer of its own to a neighbour, an ICMP error) goes through the ones before it the other way,
 //! after the frames of its burst that those have seen: as over a wire between two processes.
 //!
-//! All functions are configured, prepared and swapped as a whole; which backends are down concerns the balancers only, all of them. Counters of the same name are added up; a frame is dropped once.
+//! All functions are configured, prepared and swapped as a whole; which backends are down concerns the balancers only, all of them.
+//! Counters of the same name are added up; a frame is dropped once.
 //!
 //! Tests: `tests/in_a_row.rs` (against the same functions joined by hand), `tests/chain.rs` of `mandate-dataplane`.
 
@@ -14,9 +17,13 @@ use std::collections::BTreeSet;
 use dataplane_control::{Configuration, Function, chain::Chain as ChainConfig, config::ConfigError};
 
 use crate::{
-    DropReason, Frame, Machine, PacketFunction, PortIndex, Verdict, build_on,
+    DropReason, Frame, Machine, PacketFunction, PortIndex, Verdict,
+    balancer::Balancer,
     common::{self, Drops, PortPair},
     events::{Events, Logged, Ring},
+    firewall::Firewall,
+    key::Side,
+    packet::Header,
     prepare::{self, Basis, Kind, Prepared, Retired, Snapshot},
 };
 
@@ -26,12 +33,42 @@ const BURST: usize = 64;
 const NEAR: PortIndex = 0;
 const FAR: PortIndex = 1;
 
+/// A function that may stand in a row: between two networks. A burst of at most 64 frames goes through it in steps, so that all functions of
+/// the row wait for memory at the same time.
+pub(crate) trait InRow<F: Frame>: PacketFunction<F> {
+    /// Asks for where the connections are that frames from `side` with these headers are of.
+    fn seek_all(&mut self, now_us: u64, side: Side, headers: &[Header]);
+
+    /// Asks for the connections. `frames` are those whose headers they were, or were on their way here.
+    fn find_all(&mut self, now_us: u64, side: Side, frames: &[F]);
+
+    /// [`PacketFunction::burst`] of some of the frames, the `first`-th and those behind it; a bit for each that goes on to the other side.
+    fn judge_run(
+        &mut self,
+        now_us: u64,
+        side: Side,
+        first: usize,
+        frames: &mut [F],
+        verdicts: &mut [Verdict],
+    ) -> u64;
+
+    /// The burst is over.
+    fn settle(&mut self);
+
+    /// Whether the frames that it lets pass have the headers that they came with, but for MAC addresses.
+    fn keeps_headers(&self) -> bool;
+}
+
 /// See the module's head.
 pub(crate) struct Chain<'f, F> {
-    functions: Vec<Box<dyn PacketFunction<F> + 'f>>,
+    functions: Vec<Box<dyn InRow<F> + 'f>>,
     /// The ports of the process at the two ends.
     pair: PortPair,
     drops: Drops,
+    /// Of the frames of a burst.
+    headers: Box<[Header; BURST]>,
+    /// Of all tables.
+    seed: u64,
 }
 
 /// As configured; each function is built as if it ran alone.
@@ -40,11 +77,21 @@ pub(crate) fn build<'f, M: Machine, F: Frame + 'f>(
     config: &ChainConfig,
     seed: u64,
 ) -> Result<Chain<'f, F>, ConfigError> {
-    let part = |i| build_on::<M, F>(&config.part(whole, i)?, seed);
+    let part = |i| {
+        let part = config.part(whole, i)?;
+        part.check()?;
+        Ok(match &part.function {
+            Function::Firewall(f) => Box::new(Firewall::<M>::new(&part, f, seed)?) as Box<dyn InRow<F> + 'f>,
+            Function::LoadBalancer(_) => Box::new(Balancer::<M>::new(&part, seed)?),
+            _ => return Err(common::invalid("chain.functions", "is neither a firewall nor a load balancer")),
+        })
+    };
     Ok(Chain {
         functions: (0..config.functions.len()).map(part).collect::<Result<_, _>>()?,
         pair: ends(whole, config)?,
         drops: Drops::default(),
+        headers: Box::new([Header::NOTHING; BURST]),
+        seed,
     })
 }
 
@@ -85,16 +132,26 @@ impl<F: Frame> Chain<'_, F> {
         }
     }
 
+    /// Lets the functions at these places look for the connections of frames on their way from `side`.
+    fn look_ahead(&mut self, now_us: u64, side: Side, at: std::ops::Range<usize>, frames: &[F]) {
+        for (frame, header) in frames.iter().zip(&mut *self.headers) {
+            *header = Header::read(frame.bytes(), side, self.seed);
+        }
+        let headers = self.headers.get(..frames.len()).unwrap_or(&*self.headers);
+        let functions = self.functions.get_mut(at).unwrap_or_default();
+        functions.iter_mut().for_each(|function| function.seek_all(now_us, side, headers));
+        functions.iter_mut().for_each(|function| function.find_all(now_us, side, frames));
+    }
+
     /// Takes the frames that `passing` names through one function; those that do not go on are decided then.
     fn stage(
         &mut self,
         now_us: u64,
-        (at, ingress): (usize, PortIndex),
+        (which, side): (usize, Side),
         frames: &mut [F],
         verdicts: &mut [Verdict],
         passing: &mut u64,
     ) {
-        let onward = if ingress == NEAR { FAR } else { NEAR };
         let mut left = *passing;
         while left != 0 {
             // The next run of frames that are still there.
@@ -105,15 +162,17 @@ impl<F: Frame> Chain<'_, F> {
             let (Some(some), Some(out)) = (frames.get_mut(run.clone()), verdicts.get_mut(run.clone())) else {
                 return;
             };
-            let Some(function) = self.functions.get_mut(at) else { return };
-            function.burst(now_us, ingress, some, out);
-            for ((i, frame), verdict) in run.zip(some).zip(out) {
-                match *verdict {
-                    Verdict::Forward { port } if port == onward => continue,
-                    Verdict::Forward { port } => *verdict = self.walk(now_us, self.beyond(at, port), frame),
-                    Verdict::Drop(_) => {}
+            let Some(function) = self.functions.get_mut(which) else { return };
+            let mut ends = bits(&run) & !(function.judge_run(now_us, side, first, some, out) << first);
+            *passing &= !ends;
+            while ends != 0 {
+                let at = ends.trailing_zeros() as usize;
+                ends &= ends - 1;
+                if let (Some(frame), Some(verdict)) = (frames.get_mut(at), verdicts.get_mut(at))
+                    && let Verdict::Forward { port } = *verdict
+                {
+                    *verdict = self.walk(now_us, self.beyond(which, port), frame);
                 }
-                *passing &= !(1 << i);
             }
         }
     }
@@ -172,24 +231,41 @@ impl<F: Frame> PacketFunction<F> for Chain<'_, F> {
     }
 
     fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [F], verdicts: &mut [Verdict]) {
-        let (enters, leaves) = match ingress {
-            i if i == self.pair.near.index => (NEAR, self.pair.far.index),
-            i if i == self.pair.far.index => (FAR, self.pair.near.index),
-            _ => {
-                let all = verdicts.iter_mut().zip(frames);
-                return all.for_each(|(verdict, _)| *verdict = self.drops.drop(DropReason::UnknownPort));
-            }
+        let (side, leaves) = match ingress {
+            i if i == self.pair.near.index => (Side::Near, self.pair.far.index),
+            i if i == self.pair.far.index => (Side::Far, self.pair.near.index),
+            _ => return self.drops.unknown_port(frames.len(), verdicts),
         };
-        let last = self.functions.len().saturating_sub(1);
+        let count = self.functions.len();
+        let forward = Verdict::Forward { port: leaves };
         for (frames, verdicts) in frames.chunks_mut(BURST).zip(verdicts.chunks_mut(BURST)) {
-            let mut passing = bits(&(0..frames.len().min(verdicts.len())));
-            for step in 0..=last {
-                let at = if enters == NEAR { step } else { last - step };
-                self.stage(now_us, (at, enters), frames, verdicts, &mut passing);
+            let all = bits(&(0..frames.len().min(verdicts.len())));
+            let mut passing = all;
+            let mut looked_ahead = 0;
+            for step in 0..count {
+                if step == looked_ahead {
+                    // As far as the headers stay what they are.
+                    let at = |step: usize| if side == Side::Near { step } else { count - 1 - step };
+                    let keeps =
+                        |step: &usize| self.functions.get(at(*step)).is_some_and(|f| f.keeps_headers());
+                    looked_ahead = step + 1 + (step..count - 1).take_while(keeps).count();
+                    let places = match side {
+                        Side::Near => step..looked_ahead,
+                        Side::Far => count - looked_ahead..count - step,
+                    };
+                    self.look_ahead(now_us, side, places, frames);
+                }
+                let which = if side == Side::Near { step } else { count - 1 - step };
+                self.stage(now_us, (which, side), frames, verdicts, &mut passing);
+            }
+            self.functions.iter_mut().for_each(|function| function.settle());
+            if passing == all {
+                verdicts.fill(forward);
+                continue;
             }
             for (i, verdict) in verdicts.iter_mut().enumerate() {
                 if passing >> i & 1 == 1 {
-                    *verdict = Verdict::Forward { port: leaves };
+                    *verdict = forward;
                 }
             }
         }

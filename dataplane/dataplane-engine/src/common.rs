@@ -10,7 +10,8 @@ use dataplane_control::{
 use crate::{
     DropReason, PortIndex, Verdict,
     hash::name_hash,
-    table::{CONNECTION_BYTES, MAX_CONNECTIONS, Side, Table},
+    key::Side,
+    table::{CONNECTION_BYTES, MAX_CONNECTIONS, Table},
 };
 
 /// Idle time of a TCP connection before its handshake is complete, ms.
@@ -40,6 +41,12 @@ impl Drops {
     pub(crate) fn drop(&mut self, reason: DropReason) -> Verdict {
         self.0[reason.index()] += 1;
         Verdict::Drop(reason)
+    }
+
+    /// Drops frames that came in on a port of no side.
+    #[cold]
+    pub(crate) fn unknown_port(&mut self, frames: usize, verdicts: &mut [Verdict]) {
+        verdicts.iter_mut().take(frames).for_each(|v| *v = self.drop(DropReason::UnknownPort));
     }
 
     /// Adds every reason that happened.

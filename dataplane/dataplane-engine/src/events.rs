@@ -5,9 +5,9 @@
 //! batch away and gives an empty one back ([`Ring::exchange`]), so nothing is allocated after [`Ring::hold`]. Both are on paths that open
 //! or end a connection, or refuse one, and on no other.
 //!
-//! A function that tracks connections owns one [`Events`] and says [`Events::opened`] and [`Events::closed`]. It is off until a
-//! sampling rate is set: then each of the two is one comparison. Sampled are whole connections, chosen by their key: of one that is
-//! in the sample both ends are.
+//! A function that tracks connections owns one [`Events`], asks it of each that is opened whether it is in the sample ([`Events::sampled`]) and
+//! says what happened to those that are. It is off until a sampling rate is set. Sampled are whole connections, chosen by their key: of one
+//! whose beginning is in the sample the end is, too.
 //!
 //! Tests: below, and `tests/conditions.rs` (what rules with `log` leave).
 
@@ -16,7 +16,7 @@ use std::{mem, net::IpAddr};
 use crate::{
     DropReason,
     hash::address_of,
-    table::{Key, Side},
+    key::{Key, Side, V4Key},
 };
 
 /// Flow events kept between two exchanges: a millisecond of a million new connections a second.
@@ -188,25 +188,16 @@ impl Events {
         self.highest != 0 && key.hash(SAMPLE_SEED) <= self.highest
     }
 
-    /// A connection was opened from `side`.
+    /// [`Events::sampled`] of untagged IPv4.
     #[inline]
-    pub(crate) fn opened(&mut self, now_ms: u32, key: &Key, side: Side, chosen: u32) {
-        if self.sampled(key) {
-            self.keep(Happened::Opened, now_ms, key, side, chosen);
-        }
+    pub(crate) fn sampled_v4(&self, key: V4Key) -> bool {
+        self.highest != 0 && key.hash(SAMPLE_SEED) <= self.highest
     }
 
-    /// A connection that had been opened from `side` is over.
-    #[inline]
-    pub(crate) fn closed(&mut self, now_ms: u32, key: &Key, side: Side, chosen: u32) {
-        if self.sampled(key) {
-            self.keep(Happened::Closed, now_ms, key, side, chosen);
-        }
-    }
-
+    /// A connection of the sample was opened from `side`, or one that had been is over.
     #[cold]
-    fn keep(&mut self, happened: Happened, at_ms: u32, key: &Key, side: Side, chosen: u32) {
-        self.ring.push(Event { happened, at_ms, ends: Ends::of(key, side), chosen });
+    pub(crate) fn happened(&mut self, what: Happened, at_ms: u32, key: &Key, side: Side, chosen: u32) {
+        self.ring.push(Event { happened: what, at_ms, ends: Ends::of(key, side), chosen });
     }
 
     /// Where they lie.
@@ -238,13 +229,20 @@ mod tests {
         }
     }
 
+    /// As a function says it.
+    fn happened(events: &mut Events, what: Happened, key: Key, at_ms: u32) {
+        if events.sampled(&key) {
+            events.happened(what, at_ms, &key, Side::Near, 7);
+        }
+    }
+
     #[test]
     fn off_keeps_nothing_and_has_no_room() {
         let mut events = Events::default();
-        events.opened(1, &key(1), Side::Near, 0);
+        happened(&mut events, Happened::Opened, key(1), 1);
         events.sample(1);
         events.sample(0);
-        events.closed(1, &key(1), Side::Near, 0);
+        happened(&mut events, Happened::Closed, key(1), 1);
         assert!(events.ring.is_empty());
         assert_eq!((events.ring.missed(), events.ring.batch.capacity()), (0, 0));
     }
@@ -254,12 +252,12 @@ mod tests {
         let mut events = Events::default();
         events.sample(8);
         for port in 1..=2_000 {
-            events.opened(5, &key(port), Side::Near, 7);
+            happened(&mut events, Happened::Opened, key(port), 5);
         }
         let opened = events.ring.exchange(Vec::with_capacity(BATCH));
         assert!((150..350).contains(&opened.len()), "{}", opened.len());
         for port in 1..=2_000 {
-            events.closed(9, &key(port), Side::Near, 7);
+            happened(&mut events, Happened::Closed, key(port), 9);
         }
         let closed = events.ring.exchange(vec![]);
         let as_closed = |e: &Event| Event { happened: Happened::Closed, at_ms: 9, ..*e };
@@ -277,11 +275,11 @@ mod tests {
         let mut events = Events::default();
         events.sample(1);
         for port in 0..u16::try_from(BATCH).unwrap() + 10 {
-            events.opened(1, &key(port), Side::Near, 0);
+            happened(&mut events, Happened::Opened, key(port), 1);
         }
         assert_eq!(events.ring.missed(), 10);
         assert_eq!(events.ring.exchange(Vec::with_capacity(BATCH)).len(), BATCH);
-        events.opened(1, &key(1), Side::Near, 0);
+        happened(&mut events, Happened::Opened, key(1), 1);
         assert!(!events.ring.is_empty());
     }
 }

@@ -20,6 +20,7 @@
 //!
 //! Tests: `tests/firewall.rs` compares with a naive model; `tests/guards.rs` has what must be configured; `tests/chain.rs`.
 
+mod burst;
 mod fragments;
 mod guards;
 mod limits;
@@ -36,12 +37,14 @@ use dataplane_control::{
     config::{ConfigError, Firewall as FirewallConfig, RuleAction, tracking::BeyondHalfOpen},
 };
 
+use self::plan::Earlier;
 pub(crate) use self::plan::{Basis, Counts, Next, Plan};
 use self::{
+    burst::{BURST, Scratch},
     fragments::Seen,
     guards::{Extent, Guards, Room},
     reply::Way,
-    state::{ANSWERED, ESTABLISHED, FROM_FAR, PROXIED, RESET, State, Timeouts, WINDOWED},
+    state::{ANSWERED, ESTABLISHED, FROM_FAR, PROXIED, RESET, SAMPLED, State, WINDOWED},
     syn::{Proxied, Sent},
     tcp::{Checked, Segment, Step, Windows},
 };
@@ -49,142 +52,18 @@ use self::{
 use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
     common::{self, Clock, Drops},
-    events::{Events, Logged, Outcome, Ring},
-    machine::{Machine, Work},
+    events::{Events, Happened, Logged, Outcome, Ring},
+    key::{Key, Side},
+    machine::Machine,
     neighbour,
-    packet::{self, ACK, FIN, ICMP, ICMPV6, Message, Packet, Parsed, RST, SYN, Simple, TCP, UDP},
+    packet::{self, ACK, ICMP, ICMPV6, Message, Packet, Parsed, RST, SYN, TCP, UDP},
     prepare::{self, Kind, Prepared, Retired, Snapshot},
     rules::{Decision, NewConnection},
-    table::{Entry, Judged, Key, Place, Side, Sought, TICK_SLOTS, Table, V4Key},
+    table::{Entry, Judged, TICK_SLOTS, Table},
 };
 
-/// Frames that are handled together.
-const BURST: usize = 64;
 /// Connections looked at for one that is over when the table is full.
 const RECLAIM: usize = 64;
-
-/// What a simple packet of an established connection is judged by.
-#[derive(Clone, Copy)]
-struct Known {
-    now_ms: u32,
-    side: Side,
-    timeouts: Timeouts,
-    generation: u32,
-}
-
-impl Known {
-    /// The rule of a connection that goes on, which is renewed; `None`: nothing was done, and there is more to see.
-    #[inline]
-    fn renew(&self, entry: &mut Entry<State>, protocol: u8) -> Option<u32> {
-        const STEADY: u16 = ANSWERED | ESTABLISHED;
-        let flags = entry.value.flags;
-        let (lifetime_ms, steady) = match protocol {
-            TCP => (self.timeouts.tcp, flags & !FROM_FAR == STEADY),
-            // The first answer is written down.
-            _ => {
-                let asks = (flags & FROM_FAR == 0) == (self.side == Side::Near);
-                (self.timeouts.udp(flags), asks | (flags & ANSWERED != 0))
-            }
-        };
-        let idle_ms = self.now_ms.wrapping_sub(entry.last_ms);
-        if !steady | (idle_ms > lifetime_ms) | (entry.value.generation != self.generation) {
-            return None;
-        }
-        entry.last_ms = self.now_ms;
-        Some(entry.value.rule)
-    }
-}
-
-/// What is known of the frames of a burst; kept between bursts, for it takes time to clear.
-#[derive(Debug)]
-struct Scratch {
-    /// Where the packet ends, TCP flags (SYN: it does not go on with a connection), and the protocol; 0: it is not simple.
-    headers: [(u16, u8, u8); BURST],
-    sought: [Sought; BURST],
-    slots: [u32; BURST],
-    /// Frames of which nothing is known.
-    fresh: [u8; BURST],
-    new: [NewConnection; BURST],
-    decisions: [Decision; BURST],
-    /// By frame.
-    decided: [Option<Decision>; BURST],
-    /// Simple frames of IPv6, and by frame which of these it is, counted from 1.
-    six: [Six; BURST],
-    six_of: [u8; BURST],
-}
-
-/// A simple frame of IPv6.
-#[derive(Debug, Clone, Copy)]
-struct Six {
-    packet: Packet,
-    key: Key,
-    place: Place,
-    /// Where its connection probably is.
-    slot: u32,
-}
-
-impl Six {
-    const NOTHING: Self = Self {
-        packet: Packet {
-            source: 0,
-            destination: 0,
-            ports: 0,
-            vlan: 0,
-            protocol: 0,
-            v6: true,
-            tcp_flags: 0,
-            message: Message::None,
-            icmp: 0,
-            l3: 0,
-            l4: 0,
-            end: 0,
-        },
-        key: Key::VACANT,
-        place: Place::NOWHERE,
-        slot: u32::MAX,
-    };
-}
-
-impl Scratch {
-    fn new() -> Box<Self> {
-        Box::new(Self {
-            headers: [(0, 0, 0); BURST],
-            sought: [Sought::NOTHING; BURST],
-            slots: [0; BURST],
-            fresh: [0; BURST],
-            new: [NewConnection::tracked(Sought::NOTHING.key.key()); BURST],
-            decisions: [Decision::DEFAULT; BURST],
-            decided: [None; BURST],
-            six: [Six::NOTHING; BURST],
-            six_of: [0; BURST],
-        })
-    }
-}
-
-/// Frames of one port, decided on together.
-struct Together<'w, M, F> {
-    firewall: &'w mut Firewall<M>,
-    scratch: &'w mut Scratch,
-    now_ms: u32,
-    side: Side,
-    frames: &'w mut [F],
-    verdicts: &'w mut [Verdict],
-}
-
-impl<M: Machine, F: Frame> Work for Together<'_, M, F> {
-    #[inline(always)]
-    fn done(self) {
-        let Self { firewall, scratch, now_ms, side, frames, verdicts } = self;
-        for (frames, verdicts) in frames.chunks_mut(BURST).zip(verdicts.chunks_mut(BURST)) {
-            // More than may come new; what is over leaves its lines near for those.
-            firewall.look(now_ms, BURST);
-            match side {
-                Side::Near => firewall.stages::<true, F>(scratch, now_ms, frames, verdicts),
-                Side::Far => firewall.stages::<false, F>(scratch, now_ms, frames, verdicts),
-            }
-        }
-    }
-}
 
 /// Counters beyond drops and rules.
 #[derive(Debug, Default)]
@@ -206,6 +85,8 @@ pub(crate) struct Firewall<M> {
     plan: Arc<Plan>,
     /// Frames each rule allowed (of its connections, both directions) or denied.
     hits: Vec<u64>,
+    /// What they were counted before the plan was swapped in.
+    earlier: Arc<Earlier>,
     table: Table<State>,
     guards: Guards,
     clock: Clock,
@@ -227,6 +108,7 @@ impl<M: Machine> Firewall<M> {
         let room = Room::new(&plan.policy, &Extent::NOTHING, most, slots, false, seed)?;
         Ok(Self {
             hits: vec![0; plan.rules()],
+            earlier: Arc::default(),
             table,
             guards: Guards::new(plan.policy.clone(), room, seed),
             plan: Arc::new(plan),
@@ -238,149 +120,6 @@ impl<M: Machine> Firewall<M> {
             scratch: Some(Scratch::new()),
             machine: PhantomData,
         })
-    }
-
-    /// A burst in stages, so that what one frame waits for from memory the others wait for, too: all headers; where all
-    /// connections are; what the rules say of those that are not there; then, in their order, what each frame does. What is not of an
-    /// established connection, or not simple, goes the way of a single frame: whatever the frames before it changed, it
-    /// finds.
-    #[inline(always)]
-    fn stages<const NEAR: bool, F: Frame>(
-        &mut self,
-        scratch: &mut Scratch,
-        now_ms: u32,
-        frames: &mut [F],
-        verdicts: &mut [Verdict],
-    ) {
-        let side = if NEAR { Side::Near } else { Side::Far };
-        if self.guards.policy.verify_checksums {
-            frames.iter_mut().zip(verdicts).for_each(|(f, v)| *v = self.one(now_ms, side, f));
-            return;
-        }
-        let count = frames.len().min(verdicts.len()).min(BURST);
-        let (frames, verdicts) = (&mut frames[..count], &mut verdicts[..count]);
-        let Scratch { headers, sought, slots, fresh, .. } = scratch;
-        for at in 0..count {
-            let Simple { addresses, ports, protocol, tcp_flags, end } =
-                packet::simple_or_not(frames[at].bytes());
-            headers[at] = (end, tcp_flags, protocol);
-            sought[at].key = V4Key::of(addresses, ports, protocol, side);
-        }
-        for sought in sought.iter_mut().take(count) {
-            self.table.seek::<M>(sought);
-        }
-        let mut missing = 0;
-        for at in 0..count {
-            let candidate = self.table.candidate::<M>(&sought[at]);
-            slots[at] = candidate.slot;
-            // Below a burst.
-            fresh[missing % BURST] = u8::try_from(at).unwrap_or(0);
-            missing += usize::from(candidate.missing);
-        }
-        let fresh = if missing > 0 { self.decide_on_missing(scratch, missing, side, frames) } else { 0 };
-        let Plan { timeouts, generation, .. } = *self.plan;
-        let known = Known { now_ms, side, timeouts, generation };
-        let forward = Verdict::Forward { port: self.plan.pair.on(side.other()).index };
-        for at in 0..count {
-            let sought = &scratch.sought[at];
-            let opens = scratch.headers[at].1 & SYN != 0;
-            let found = self.table.found(scratch.slots[at], sought).filter(|_| !opens);
-            let Some(rule) = found.and_then(|entry| known.renew(entry, sought.key.protocol())) else {
-                verdicts[at] = self.other(scratch, at, now_ms, side, &mut frames[at]);
-                continue;
-            };
-            self.count_rule(rule);
-            verdicts[at] = forward;
-        }
-        for at in scratch.fresh.iter().take(fresh) {
-            scratch.decided[usize::from(*at) % BURST] = None;
-        }
-    }
-
-    /// What is not one more packet of an established connection.
-    #[inline(never)]
-    fn other<F: Frame>(
-        &mut self,
-        scratch: &mut Scratch,
-        at: usize,
-        now_ms: u32,
-        side: Side,
-        frame: &mut F,
-    ) -> Verdict {
-        let (end, tcp_flags, protocol) = scratch.headers[at % BURST];
-        if protocol == 0 {
-            return match std::mem::take(&mut scratch.six_of[at % BURST]).checked_sub(1) {
-                Some(which) => self.six(&scratch.six[usize::from(which) % BURST], now_ms, side, frame),
-                None => self.one(now_ms, side, frame),
-            };
-        }
-        let key = scratch.sought[at % BURST].key;
-        let (addresses, ports) = key.as_sent_from(side);
-        let packet = Simple { addresses, ports, protocol, tcp_flags, end }.packet();
-        let known = (key.key(), scratch.decided[at % BURST]);
-        let way = self.connection(now_ms, side, &packet, known, frame);
-        self.verdict(side, way)
-    }
-
-    /// A simple frame of IPv6.
-    #[inline]
-    fn six<F: Frame>(&mut self, six: &Six, now_ms: u32, side: Side, frame: &mut F) -> Verdict {
-        let Six { packet, key, slot, .. } = six;
-        let Plan { timeouts, generation, .. } = *self.plan;
-        if packet.protocol != TCP || packet.tcp_flags & (SYN | ACK | RST | FIN) == ACK {
-            let known = Known { now_ms, side, timeouts, generation };
-            let found = self.table.found_key(*slot, key);
-            if let Some(rule) = found.and_then(|entry| known.renew(entry, packet.protocol)) {
-                self.count_rule(rule);
-                return Verdict::Forward { port: self.plan.pair.on(side.other()).index };
-            }
-        }
-        let way = self.connection(now_ms, side, packet, (*key, None), frame);
-        self.verdict(side, way)
-    }
-
-    /// What the rules say of those frames that are of no connection where it would be looked for first, by frame; later a frame may find
-    /// its connection all the same. How many of `fresh` there are now.
-    #[inline(never)]
-    fn decide_on_missing<F: Frame>(
-        &self,
-        scratch: &mut Scratch,
-        missing: usize,
-        side: Side,
-        frames: &[F],
-    ) -> usize {
-        let Scratch { headers, sought, fresh, new, decisions, decided, six, six_of, .. } = scratch;
-        let (mut count, mut sixes) = (0, 0);
-        for which in 0..missing.min(BURST) {
-            let at = fresh[which];
-            let index = usize::from(at) % BURST;
-            let (_, tcp_flags, protocol) = headers[index];
-            if protocol != 0 && (protocol != TCP || tcp_flags == SYN) {
-                let sought = &sought[index];
-                self.table.seek_elsewhere::<M>(sought);
-                new[count] = NewConnection::opened(sought.key.key(), tcp_flags);
-                fresh[count] = at;
-                count += 1;
-            } else if protocol == 0
-                && let Some(packet) = frames.get(index).and_then(|frame| packet::simple_v6(frame.bytes()))
-            {
-                let key = Key::of(&packet, side);
-                six[sixes % BURST] =
-                    Six { packet, key, place: self.table.seek_key::<M>(&key), slot: u32::MAX };
-                sixes += 1;
-                // Below a burst.
-                six_of[index] = u8::try_from(sixes).unwrap_or(0);
-            }
-        }
-        for six in six.iter_mut().take(sixes) {
-            six.slot = self.table.candidate_at::<M>(six.place);
-        }
-        self.table.prefetch_free::<M>(count);
-        self.plan.rules.decide_all::<M>(side, &new[..count], &mut decisions[..count]);
-        for (at, decision) in fresh.iter().zip(decisions).take(count) {
-            decided[usize::from(*at) % BURST] = Some(*decision);
-        }
-        count
     }
 
     #[inline]
@@ -778,7 +517,8 @@ impl<M: Machine> Firewall<M> {
         flags: u16,
     ) -> Result<u32, DropReason> {
         let counted = self.guards.take(now_ms, packet.source)?;
-        let flags = flags | if side == Side::Far { FROM_FAR } else { 0 };
+        let sampled = self.events.sampled(&key);
+        let flags = flags | if side == Side::Far { FROM_FAR } else { 0 } | if sampled { SAMPLED } else { 0 };
         let state = State { generation: self.plan.generation, rule, flags, counted };
         if self.table.is_full() {
             self.make_room(now_ms);
@@ -791,7 +531,9 @@ impl<M: Machine> Firewall<M> {
         };
         self.guards.opened(packet.protocol, flags);
         self.totals.opened += 1;
-        self.events.opened(now_ms, &key, side, rule);
+        if sampled {
+            self.events.happened(Happened::Opened, now_ms, &key, side, rule);
+        }
         self.count_rule(rule);
         Ok(slot)
     }
@@ -849,9 +591,13 @@ impl<M: Machine> Firewall<M> {
 }
 
 /// A connection is over, and was when its last packet came.
+#[inline]
 fn over(guards: &mut Guards, events: &mut Events, entry: &Entry<State>) {
     guards.release(entry);
-    events.closed(entry.last_ms, &entry.key, entry.value.initiator(), entry.value.rule);
+    let State { rule, flags, .. } = entry.value;
+    if flags & SAMPLED != 0 {
+        events.happened(Happened::Closed, entry.last_ms, &entry.key, entry.value.initiator(), rule);
+    }
 }
 
 /// Of TCP, UDP and ICMP; others have none, or one of their own.
@@ -870,14 +616,10 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Firewall<M> {
     }
 
     fn burst(&mut self, now_us: u64, ingress: PortIndex, frames: &mut [F], verdicts: &mut [Verdict]) {
-        let now_ms = self.clock.advance(now_us);
-        let Some(side) = self.plan.pair.side(ingress) else {
-            frames.iter().zip(verdicts).for_each(|(_, v)| *v = self.drops.drop(DropReason::UnknownPort));
-            return;
-        };
-        let Some(mut scratch) = self.scratch.take() else { return };
-        M::run(Together { firewall: self, scratch: &mut scratch, now_ms, side, frames, verdicts });
-        self.scratch = Some(scratch);
+        match self.plan.pair.side(ingress) {
+            Some(side) => self.whole(now_us, side, frames, verdicts),
+            None => self.drops.unknown_port(frames.len(), verdicts),
+        }
     }
 
     fn tick(&mut self, now_us: u64) {

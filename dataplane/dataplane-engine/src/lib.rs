@@ -18,6 +18,7 @@ mod firewall;
 mod frame;
 mod hash;
 pub mod headers;
+mod key;
 mod machine;
 pub mod maglev;
 mod neighbour;
@@ -35,10 +36,10 @@ use std::collections::BTreeMap;
 pub use dataplane_control::config::ConfigError;
 use dataplane_control::{Configuration, Function};
 pub use frame::Frame;
+pub use key::Side;
 pub use machine::{Machine, Plain, Work, set_huge_pages};
 pub use prepare::{Basis, Prepared, Retired, Snapshot};
 pub use reason::DropReason;
-pub use table::Side;
 
 /// Index of a port in [`Configuration::ports`].
 pub type PortIndex = u16;
@@ -80,8 +81,8 @@ pub trait PacketFunction<F: Frame = Vec<u8>>: Send {
     /// What the next configuration is to be prepared against; constant time.
     fn basis(&self) -> Basis;
 
-    /// Swaps a prepared configuration in as a whole; tracked connections are kept. Drops nothing, and takes no longer
-    /// than copying a counter per rule or backend, unless the connection table grows: then every connection moves.
+    /// Swaps a prepared configuration in as a whole; tracked connections are kept. Drops nothing, and takes
+    /// constant time, or that of copying a counter for each backend, unless the connection table grows: then every connection moves.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] if another configuration was swapped in since the preparation; nothing was changed.

@@ -14,7 +14,12 @@ mod piece;
 
 pub(crate) use self::piece::{Piece, piece};
 
-use crate::{checksum, hash::v4_bits, reason::DropReason};
+use crate::{
+    checksum,
+    hash::v4_bits,
+    key::{Side, V4Key},
+    reason::DropReason,
+};
 
 /// Bytes before the EtherType: two MAC addresses.
 const MACS: usize = 12;
@@ -93,6 +98,24 @@ pub(crate) struct Packet {
     pub end: usize,
 }
 
+impl Packet {
+    /// No packet's.
+    pub(crate) const NOTHING: Self = Self {
+        source: 0,
+        destination: 0,
+        ports: 0,
+        vlan: 0,
+        protocol: 0,
+        v6: false,
+        tcp_flags: 0,
+        message: Message::None,
+        icmp: 0,
+        l3: 0,
+        l4: 0,
+        end: 0,
+    };
+}
+
 /// Addresses, protocol and ports of a packet quoted by an ICMP error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Quoted {
@@ -133,6 +156,10 @@ pub(crate) struct Simple {
 }
 
 impl Simple {
+    /// Of a frame that is none of those.
+    pub(crate) const NOTHING: Self =
+        Self { addresses: (0, 0), ports: 0, protocol: 0, tcp_flags: SYN, end: 0 };
+
     /// As [`parse`] says it.
     #[inline]
     pub(crate) fn packet(&self) -> Packet {
@@ -153,16 +180,57 @@ impl Simple {
     }
 }
 
-/// `None`: [`parse`] says what it is. What is not `None` is what `parse` says it is.
-#[inline]
-pub(crate) fn simple(frame: &[u8]) -> Option<Simple> {
-    Some(simple_or_not(frame)).filter(|it| it.protocol != 0)
+/// What of [`Simple`] is not in the key of its connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rest {
+    pub end: u16,
+    /// SYN: it does not go on with a connection.
+    pub tcp_flags: u8,
+    /// 0: it is not simple.
+    pub protocol: u8,
 }
 
-/// [`simple`], of protocol 0 for `None`.
+impl Rest {
+    pub(crate) const NOTHING: Self = Self::of(&Simple::NOTHING);
+
+    #[inline(always)]
+    pub(crate) const fn of(simple: &Simple) -> Self {
+        Self { end: simple.end, tcp_flags: simple.tcp_flags, protocol: simple.protocol }
+    }
+
+    /// Of a frame with this key that came from `side`.
+    #[inline]
+    pub(crate) fn simple(self, key: V4Key, side: Side) -> Simple {
+        let (addresses, ports) = key.as_sent_from(side);
+        let Self { end, tcp_flags, protocol } = self;
+        Simple { addresses, ports, protocol, tcp_flags, end }
+    }
+}
+
+/// A frame's header and the hash of its connection, read once for all functions of a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Header {
+    pub key: V4Key,
+    pub hash: u64,
+    pub rest: Rest,
+}
+
+impl Header {
+    pub(crate) const NOTHING: Self = Self { key: V4Key::NOTHING, hash: 0, rest: Rest::NOTHING };
+
+    /// Of a frame that came from `side`, for tables of this seed.
+    #[inline(always)]
+    pub(crate) fn read(frame: &[u8], side: Side, seed: u64) -> Self {
+        let simple = simple(frame);
+        let key = V4Key::of(simple.addresses, simple.ports, simple.protocol, side);
+        Self { key, hash: key.hash(seed), rest: Rest::of(&simple) }
+    }
+}
+
+/// Of protocol 0: [`parse`] says what it is. Otherwise `parse` says the same.
 #[inline(always)]
-pub(crate) fn simple_or_not(frame: &[u8]) -> Simple {
-    let Some(h) = frame.first_chunk::<54>() else { return Simple { tcp_flags: SYN, ..Simple::default() } };
+pub(crate) fn simple(frame: &[u8]) -> Simple {
+    let Some(h) = frame.first_chunk::<54>() else { return Simple::NOTHING };
     let octets =
         |at: usize| [h[at], h[at + 1], h[at + 2], h[at + 3], h[at + 4], h[at + 5], h[at + 6], h[at + 7]];
     let little = |at: usize| u64::from_le_bytes(octets(at));
@@ -677,13 +745,27 @@ mod tests {
         for (protocol, flags) in [(UDP, 0), (TCP, ACK), (TCP, ACK | PSH), (TCP, SYN)] {
             for length in [60, 64, 1514] {
                 assert!(
-                    simple(&frame(protocol, flags, length, &[], true)).is_some(),
+                    simple(&frame(protocol, flags, length, &[], true)).protocol != 0,
                     "{protocol} {flags} {length}"
                 );
             }
         }
         for flags in [SYN | ACK, FIN | ACK, RST, SYN | PSH, 0] {
-            assert_eq!(simple(&frame(TCP, flags, 60, &[], true)), None, "{flags}");
+            assert_eq!(simple(&frame(TCP, flags, 60, &[], true)).protocol, 0, "{flags}");
+        }
+    }
+
+    /// Of addresses, the property below changes an octet or two.
+    #[test]
+    fn addresses_that_no_host_has_are_not_simple() {
+        let octets = [[0, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]];
+        for (at, address) in [26, 30].into_iter().flat_map(|at| octets.map(|address| (at, address))) {
+            let changes: Vec<_> = (at..).zip(address).collect();
+            let frame = frame(UDP, 0, 60, &changes, true);
+            let simple = simple(&frame);
+            if simple.protocol != 0 {
+                assert_eq!(parse(&frame), Ok(Parsed::Ip(simple.packet())), "{at} {address:?}");
+            }
         }
     }
 
@@ -731,7 +813,8 @@ mod tests {
             mended in prop::bool::weighted(0.9),
         ) {
             let frame = frame(protocol, flags, length, &changes, mended);
-            if let Some(simple) = simple(&frame) {
+            let simple = simple(&frame);
+            if simple.protocol != 0 {
                 prop_assert_eq!(parse(&frame), Ok(Parsed::Ip(simple.packet())));
                 prop_assert!(matches!(simple.protocol, TCP | UDP));
             }

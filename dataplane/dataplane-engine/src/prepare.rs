@@ -1,5 +1,5 @@
 //! A new configuration in two halves: everything that takes long, or may fail, on any thread; then a swap on the
-//! packet thread that takes pointers and copies counters.
+//! packet thread that takes pointers, and copies a balancer's counters.
 //!
 //! ```text
 //! packet thread: basis() ─┐                       ┌─> swap(Prepared) ─┐
@@ -63,8 +63,9 @@ impl Basis {
         }))
     }
 
-    /// The running configuration with these backends of the `index`-th function of a row (0 of one that is alone) down, by their ids: they get no new connections, and those that they have go
-    /// to others. Where all are down none is. Until this is asked for again it holds for whatever is prepared. Not for the packet thread.
+    /// The running configuration with these backends of the `index`-th function of a row (0 of one that is alone) down, by their ids: they
+    /// get no new connections, and those that they have go to others. Where all are down none is. Until this is asked for again it holds
+    /// for whatever is prepared. Not for the packet thread.
     ///
     /// # Errors
     /// [`ConfigError`] if the function has no backends, or there is not enough memory.

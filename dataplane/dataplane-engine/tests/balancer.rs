@@ -876,6 +876,18 @@ fn what_only_a_client_sends_does_not_stay() {
     assert_eq!(left_after(&mut *lb, 31), 0);
 }
 
+/// Whatever came before it and lives longer.
+#[test]
+fn what_is_closed_is_forgotten_at_its_time() {
+    let mut lb = two_services(10);
+    lb.process(0, 0, &mut from_client(5000));
+    for flags in [2, 4] {
+        lb.process(0, 0, &mut web((ip("203.0.113.7"), 1000), flags));
+    }
+    assert_eq!(left_after(&mut *lb, 9), 2);
+    assert_eq!(left_after(&mut *lb, 11), 1);
+}
+
 #[test]
 fn a_backend_that_answers_a_syn_confirms_nothing() {
     let mut lb = two_services(10);

@@ -506,6 +506,22 @@ fn transport_checksums_are_verified_where_it_says_so() {
     }
 }
 
+/// Whatever came before it and lives longer.
+#[test]
+fn what_is_over_is_forgotten_at_its_time() {
+    let timeouts = tracking::Timeouts {
+        udp_one_way_ms: Some(30_000),
+        icmp_ms: Some(500),
+        ..tracking::Timeouts::default()
+    };
+    let mut fw = build(&tracked(all(), 10, Tracking { timeouts, ..Tracking::default() })).unwrap();
+    fw.process(0, OUTSIDE, &mut Build::udp(client(1), server(), b"?").frame());
+    fw.process(0, OUTSIDE, &mut Build::icmp(client(1).0, server().0, 8, 0, &[0, 1, 0, 2]).frame());
+    assert_eq!(fw.connections(), 2);
+    fw.tick(520_000);
+    assert_eq!(fw.connections(), 1);
+}
+
 /// What, which frames from which port, and how long it lives then, ms.
 type Timed = (&'static str, Vec<(u16, Build)>, u64);
 

@@ -239,3 +239,34 @@ fn a_backend_is_left_out_within_the_row() {
         assert!(row.basis().prepare_health(index, &down(&["a"])).is_err(), "{index} is no balancer");
     }
 }
+
+/// Of two balancers both are told when one has a backend down: what was prepared before that is refused before anything of it runs.
+#[test]
+fn what_was_prepared_before_a_backend_went_is_refused_by_both_balancers() {
+    // The backends of the first are the second, by its address on the link.
+    let two = |number: u8| {
+        let mut first = balancer();
+        first["load_balancer"]["backend"] = json!("mid");
+        first["load_balancer"]["backends"] = json!([{ "id": format!("n{number}"), "number": number, "mac": format!("02:00:00:00:00:{:02x}", 4 + number), "weight": 1 }]);
+        let mut second = balancer();
+        second["load_balancer"]["client"] = json!("mid");
+        let links = json!([{ "name": "dmz", "mac": "02:00:00:00:00:03" }, { "name": "mid", "mac": "02:00:00:00:00:05" }]);
+        let functions = json!([firewall("53"), first, second]);
+        configuration(
+            &[("lan", 4), ("wan", 1)],
+            json!({ "chain": { "links": links, "functions": functions } }),
+        )
+    };
+    let mut row = build(&two(1)).unwrap();
+    let first_counts = |row: &dyn PacketFunction, id: &str| {
+        let mut counters = BTreeMap::new();
+        row.snapshot().counters(&mut counters);
+        counters.contains_key(&format!("backend.{id}"))
+    };
+    assert!(first_counts(&*row, "n1") && !first_counts(&*row, "n2"));
+    let before = row.basis().prepare(&two(2)).unwrap();
+    let without_a = row.basis().prepare_health(2, &["a".to_owned()].into()).unwrap();
+    let _ = row.swap(without_a).unwrap();
+    assert!(row.swap(before).is_err());
+    assert!(first_counts(&*row, "n1") && !first_counts(&*row, "n2"), "half of it runs");
+}

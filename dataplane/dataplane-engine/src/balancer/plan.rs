@@ -15,10 +15,11 @@ use super::{Balancer, State, Timeouts, icmp::PathMtu, quic::Ids, tunnel::Ends};
 use crate::{
     common::{self, PortPair},
     hash::address_bits,
+    key::{Key, Side},
     maglev,
     packet::{Packet, TCP},
     prepare,
-    table::{Key, Side, Table},
+    table::Table,
 };
 
 const MAX_CONNECTIONS: &str = "load_balancer.max_connections";
@@ -160,6 +161,8 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Pool {
     pub slots: Vec<Slot>,
+    /// Of each slot, see [`super::mac_bits`]: what an established connection needs of it.
+    pub macs: Vec<u64>,
     /// From Maglev's index (position in the configuration) to the slot.
     order: Vec<u16>,
     maglev: maglev::Table,
@@ -211,7 +214,8 @@ impl Pool {
             .iter()
             .map(|b| Backend { draining: b.draining || is_down(b), ..b.clone() })
             .collect();
-        Ok(Self { slots, order, maglev: maglev::Table::new(&usable, config.table_size), numbers })
+        let macs = slots.iter().map(|slot| super::mac_bits(slot.mac)).collect();
+        Ok(Self { slots, macs, order, maglev: maglev::Table::new(&usable, config.table_size), numbers })
     }
 
     /// The slot of the flow's backend.
@@ -289,6 +293,8 @@ pub(super) struct Vips {
     addresses: Vec<u128>,
     /// By protocol (UDP, TCP), IP version and port of the backends: which service a NAT reply is of, plus one. Empty: none.
     replies: [[Vec<u16>; 2]; 2],
+    /// In no other mode.
+    pub l2: bool,
 }
 
 impl Vips {
@@ -307,7 +313,8 @@ impl Vips {
             ports.resize(1 << 16, 0);
             ports[usize::from(service.backend_port)] = number;
         }
-        Ok(Self { services, addresses, replies })
+        let l2 = services.iter().all(|s| s.mode == Mode::L2);
+        Ok(Self { services, addresses, replies, l2 })
     }
 
     /// Number of the service that a connection from the client side is for.

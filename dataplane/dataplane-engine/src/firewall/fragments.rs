@@ -20,8 +20,9 @@
 use crate::{
     DropReason,
     hash::{fold, halves},
+    key::Side,
     packet::{Packet, Piece, TCP},
-    table::{OutOfMemory, Side},
+    table::OutOfMemory,
 };
 
 /// How long a datagram is remembered, ms: as hosts do (RFC 8200 §4.5 has 60 s, Linux 30 s).

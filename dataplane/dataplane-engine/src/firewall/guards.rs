@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     DropReason, common,
+    packet::TCP,
     table::{Entry, OutOfMemory},
 };
 
@@ -259,6 +260,19 @@ impl Guards {
     /// What is beyond the half-open connections there may be; `None`: one more may be.
     pub(super) fn beyond_half_open(&self) -> Option<BeyondHalfOpen> {
         self.policy.half_open.filter(|h| self.half_open >= h.limit).map(|h| h.beyond)
+    }
+
+    /// Whether a new connection of this protocol is nobody's concern but the rules': no limit, no windows, nothing beyond the half-open
+    /// ones there may be.
+    #[inline]
+    pub(super) fn are_open(&self, protocol: u8) -> bool {
+        let tcp = protocol == TCP;
+        self.sources.is_none() & !(tcp & (self.policy.strict | self.beyond_half_open().is_some()))
+    }
+
+    /// Whether segments of some connections are translated.
+    pub(super) fn translate(&self) -> bool {
+        !self.proxied.is_empty()
     }
 
     /// Counts a new connection of a source; what it is counted in.

@@ -14,7 +14,8 @@ use dataplane_control::config::{
 
 use crate::{
     DropReason,
-    table::{Entry, Key, OutOfMemory, Table},
+    key::Key,
+    table::{Entry, OutOfMemory, Table},
 };
 
 /// Thousandths of a token: what a rate of one a second gives in a millisecond.

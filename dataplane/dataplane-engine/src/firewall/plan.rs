@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub(super) const MAX_CONNECTIONS: &str = "firewall.max_connections";
-/// In [`Next::carried`]: the rule is new.
+/// In [`Earlier::from`]: the rule is new.
 const NEW: u32 = u32::MAX;
 
 /// A configuration, compiled: what does not change from one swap to the next.
@@ -63,10 +63,29 @@ impl Plan {
     }
 }
 
+/// What was counted before a plan, by the plan before it: a swap moves its counters here, and who reads them adds them up.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    /// Of each rule now, the index of the rule of that name then, or [`NEW`].
+    from: Vec<u32>,
+    /// By the rules then: while they ran, and before that.
+    hits: Vec<u64>,
+    before: Vec<u64>,
+}
+
+impl Earlier {
+    fn of(&self, rule: usize) -> u64 {
+        let Some(from) = self.from.get(rule).map(|from| *from as usize) else { return 0 };
+        let count = |counts: &[u64]| counts.get(from).copied().unwrap_or(0);
+        count(&self.hits) + count(&self.before)
+    }
+}
+
 /// The running plan and the table's size.
 #[derive(Debug, Clone)]
 pub(crate) struct Basis {
     plan: Arc<Plan>,
+    earlier: Arc<Earlier>,
     capacity: usize,
     seed: u64,
     extent: Extent,
@@ -76,6 +95,7 @@ impl Basis {
     pub(super) fn of<M: Machine>(running: &Firewall<M>) -> Self {
         Self {
             plan: running.plan.clone(),
+            earlier: running.earlier.clone(),
             capacity: running.table.capacity(),
             seed: running.table.seed(),
             extent: running.guards.extent(),
@@ -95,7 +115,11 @@ impl Basis {
         let known: BTreeMap<&str, u32> = self.plan.rule_ids.iter().map(String::as_str).zip(0..).collect();
         Ok(Next {
             before: self.plan.clone(),
-            carried: plan.rule_ids.iter().map(|id| known.get(id.as_str()).copied().unwrap_or(NEW)).collect(),
+            earlier: Arc::new(Earlier {
+                from: plan.rule_ids.iter().map(|id| known.get(id.as_str()).copied().unwrap_or(NEW)).collect(),
+                hits: Vec::new(),
+                before: (0..self.plan.rules()).map(|rule| self.earlier.of(rule)).collect(),
+            }),
             hits: vec![0; plan.rules()],
             room: if grows { Some(plan.table(self.seed)?) } else { None },
             guards: Room::new(&plan.policy, &self.extent, most, capacity, grows, self.seed)?,
@@ -109,8 +133,8 @@ impl Basis {
 pub(crate) struct Next {
     before: Arc<Plan>,
     plan: Arc<Plan>,
-    /// Of each rule, where its count was: the index of the rule of that name in `before`, or [`NEW`].
-    carried: Vec<u32>,
+    /// Of `before`, but for what is counted until the swap.
+    earlier: Arc<Earlier>,
     hits: Vec<u64>,
     /// An empty table, if the running one is too small.
     room: Option<Table<State>>,
@@ -122,10 +146,11 @@ impl Next {
         if !Arc::ptr_eq(&self.before, &running.plan) {
             return Err(prepare::stale());
         }
-        for (hits, from) in self.hits.iter_mut().zip(&self.carried) {
-            *hits = running.hits.get(*from as usize).copied().unwrap_or(0);
-        }
+        // Nobody else has it yet.
+        let earlier = Arc::get_mut(&mut self.earlier).ok_or_else(prepare::stale)?;
         mem::swap(&mut self.hits, &mut running.hits);
+        earlier.hits = mem::take(&mut self.hits);
+        mem::swap(&mut self.earlier, &mut running.earlier);
         mem::swap(&mut self.plan, &mut running.plan);
         let (most, grows) = (running.plan.max_connections, self.room.is_some());
         let Firewall { table, guards, plan, .. } = running;
@@ -143,15 +168,17 @@ impl Next {
 pub(crate) struct Counts {
     plan: Arc<Plan>,
     hits: Vec<u64>,
+    earlier: Arc<Earlier>,
 }
 
 impl Counts {
     pub(super) fn of<M: Machine>(running: &Firewall<M>) -> Self {
-        Self { plan: running.plan.clone(), hits: running.hits.clone() }
+        let Firewall { plan, hits, earlier, .. } = running;
+        Self { plan: plan.clone(), hits: hits.clone(), earlier: earlier.clone() }
     }
 
     pub(crate) fn report(&self, out: &mut BTreeMap<String, u64>) {
-        let named = self.plan.rule_ids.iter().zip(&self.hits);
-        out.extend(named.map(|(id, hits)| (format!("rule.{id}"), *hits)));
+        let named = self.plan.rule_ids.iter().zip(&self.hits).zip(0..);
+        out.extend(named.map(|((id, hits), rule)| (format!("rule.{id}"), hits + self.earlier.of(rule))));
     }
 }

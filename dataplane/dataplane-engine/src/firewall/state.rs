@@ -7,8 +7,9 @@ use dataplane_control::config::Firewall as Config;
 use crate::{
     ages::Age,
     common::{self, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, TCP_HANDSHAKE_MS},
+    key::Side,
     packet::{ICMP, ICMPV6, TCP, UDP},
-    table::{Entry, Judged, Side},
+    table::{Entry, Judged},
 };
 
 /// What a connection remembers.
@@ -37,6 +38,8 @@ pub(super) const FROM_FAR: u16 = 32;
 pub(super) const WINDOWED: u16 = 64;
 /// It was opened by a SYN cookie: the responder's numbers are translated.
 pub(super) const PROXIED: u16 = 128;
+/// Both its ends are flow records.
+pub(super) const SAMPLED: u16 = 256;
 
 /// Reset, or FIN from both sides.
 #[inline]
@@ -104,7 +107,7 @@ impl Timeouts {
     }
 
     /// When a connection is looked at next: when it is over if nothing renews it. One that is closed, that is not established, or that
-    /// was heard of from one side only may be given up for others, in this order.
+    /// was heard of from one side only (of UDP, of ICMP, of another protocol) may be given up for others, in this order.
     pub(super) fn age(&self, entry: &Entry<State>) -> (Age, u32) {
         self.age_at_first(entry.key.protocol(), entry.value, entry.last_ms)
     }
@@ -116,7 +119,9 @@ impl Timeouts {
             () if state.closing() => Age::Queue(0),
             () if state.flags & settled != 0 => Age::Wheel,
             () if protocol == TCP => Age::Queue(1),
-            () => Age::Queue(2),
+            () if protocol == UDP => Age::Queue(2),
+            () if matches!(protocol, ICMP | ICMPV6) => Age::Queue(3),
+            () => Age::Queue(4),
         };
         (age, last_ms.wrapping_add(self.lifetime(protocol, state)))
     }

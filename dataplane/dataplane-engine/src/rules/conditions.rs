@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     hash::address_bits,
+    key::Side,
     packet::{ICMP, ICMPV6},
-    table::Side,
 };
 
 /// Fields beyond the addresses: source port, destination port (or ICMP type and code), protocol, zone, zone it leaves to.

@@ -26,9 +26,9 @@ use self::{
 };
 use crate::{
     hash::address_bits,
+    key::{Key, Side, V4Key},
     machine::Machine,
     packet::{ICMP, ICMPV6, Message, Packet, SYN, TCP},
-    table::{Key, Side},
 };
 
 /// Connections whose look-ups are interleaved by [`Rules::decide_all`].
@@ -67,12 +67,6 @@ impl NewConnection {
         Self { key, icmp: packet.icmp, tcp_flags: packet.tcp_flags }
     }
 
-    /// Of a UDP datagram, or a TCP segment with these flags, whose key this is.
-    #[inline]
-    pub(crate) fn opened(key: Key, tcp_flags: u8) -> Self {
-        Self { key, icmp: 0, tcp_flags }
-    }
-
     /// Of a connection that is tracked, to be judged again: what is not remembered of its first packet is as usual, a SYN
     /// alone, an echo request with code 0.
     pub(crate) fn tracked(key: Key) -> Self {
@@ -102,6 +96,27 @@ impl NewConnection {
             end: 0,
         };
         Self::of(&packet, Key::of(&packet, side))
+    }
+}
+
+/// A new connection of untagged IPv4 in the rules' words.
+pub(crate) type Opening = Words<V4_WORDS>;
+
+/// What makes [`Opening`]s.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Untagged {
+    side: Side,
+    /// Where it comes from, and where it leads.
+    zones: (u8, u8),
+}
+
+impl Untagged {
+    /// A datagram, or a segment with these flags, that begins a connection.
+    #[inline(always)]
+    pub(crate) fn of(self, key: V4Key, tcp_flags: u8) -> Opening {
+        let ((source, destination), ports) = key.as_sent_from(self.side);
+        let (from, to) = self.zones;
+        [source, destination, u32::from_le_bytes([key.protocol(), from, to, tcp_flags]), ports]
     }
 }
 
@@ -144,6 +159,12 @@ impl Decision {
     #[must_use]
     pub fn log(self) -> bool {
         self.log
+    }
+
+    /// The rule that allows it, of those without `log` and limit.
+    #[inline]
+    pub(crate) fn simply_allowed_by(self) -> Option<u32> {
+        self.allowed_by().filter(|_| !self.log & !self.limited)
     }
 
     /// The rule has one of [`Rules::limits`].
@@ -241,6 +262,22 @@ impl Rules {
         for (new, out) in new.chunks(BURST).zip(out.chunks_mut(BURST)) {
             self.decide_burst::<M>(side, new, out);
         }
+    }
+
+    /// What the connections of untagged IPv4 that begin on a side have in common.
+    #[inline]
+    pub(crate) fn opening(&self, side: Side) -> Untagged {
+        Untagged { side, zones: self.zones.of(0, side) }
+    }
+
+    /// [`Rules::decide_all`] of at most [`BURST`] connections from `side`.
+    #[inline(always)]
+    pub(crate) fn decide_openings<M: Machine>(
+        &self,
+        side: Side,
+        openings: &[Opening],
+    ) -> impl Iterator<Item = Decision> {
+        self.v4[side as usize].first_of_all::<M, V4_WORDS>(openings).into_iter().map(Decision::of)
     }
 
     /// Of at most [`BURST`].

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dataplane_control::config::{ConfigError, Firewall, Rule};
 
-use crate::table::Side;
+use crate::key::Side;
 
 /// VLAN ids.
 const VLANS: usize = 1 << 12;
