@@ -12,7 +12,7 @@ use crate::{
     anchoring,
     authority::{Context, NoContext},
     governance, intents,
-    records::{ENTRY_VERSION, Event, Verdict},
+    records::{ENTRY_VERSION, Entry, Event, Verdict},
     registry, standing,
     state::{BadRecord, Snapshot},
     verdict::{Rules, fault},
@@ -20,7 +20,7 @@ use crate::{
 pub use crate::{
     prepared::Prepared,
     request::{
-        MAX_READ_ROUNDS, MAX_REQUEST_BYTES, Malformed, Request, SnapshotError, read_set, snapshot,
+        MAX_READ_ROUNDS, MAX_REQUEST_BYTES, Malformed, Reading, Request, SnapshotError, read_set, snapshot,
         snapshot_of,
     },
     verdict::{NOT_APPLICABLE, NOT_EVALUATED, WAIVED},
@@ -59,6 +59,16 @@ impl Outcome {
             let tag: &[u8] = if value.is_some() { &[1] } else { &[0] };
             [key.as_bytes(), tag, value.as_deref().unwrap_or_default()]
         }))
+    }
+
+    /// The entry that the decision of `request` in `tx` makes, and what it writes.
+    #[must_use]
+    pub fn into_entry(self, tx: TxInfo, request: Envelope) -> (Entry, BTreeMap<String, Option<Vec<u8>>>) {
+        let writes = self.writes_digest();
+        let TxInfo { v, ledger, position, time } = tx;
+        let entry =
+            Entry { v, ledger, position, time, request, verdict: self.verdict, event: self.event, writes };
+        (entry, self.writes)
     }
 }
 

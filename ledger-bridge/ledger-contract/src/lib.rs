@@ -29,6 +29,7 @@ mod request;
 pub mod signing;
 pub mod standing;
 pub mod state;
+pub mod transaction;
 mod verdict;
 pub mod waive;
 

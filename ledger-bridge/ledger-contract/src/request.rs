@@ -1,6 +1,6 @@
 //! Requests: what an envelope asks of the ledger, and which state deciding it reads.
 
-use std::rc::Rc;
+use std::{collections::VecDeque, rc::Rc};
 
 use attestation::AkRecord;
 use serde::de::DeserializeOwned;
@@ -249,20 +249,46 @@ pub fn snapshot_of<E>(
     request: &Prepared,
     mut read: impl FnMut(&str) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Snapshot, SnapshotError<E>> {
-    let mut known = Snapshot::default();
-    let mut asked = ReadSet::new();
-    for _ in 0..=MAX_READ_ROUNDS {
-        let named = named(request, &known).map_err(SnapshotError::Malformed)?;
-        let new: Vec<_> = named.difference(&asked).cloned().collect();
-        if new.is_empty() {
-            break;
-        }
-        for key in new {
-            if let Some(value) = read(&key).map_err(SnapshotError::Read)? {
-                known.insert(key.clone(), value);
-            }
-            asked.insert(key);
-        }
+    let mut reading = Reading::default();
+    while let Some(key) = reading.next(request).map_err(SnapshotError::Malformed)? {
+        let value = read(&key).map_err(SnapshotError::Read)?;
+        reading.answer(key, value);
     }
-    Ok(known)
+    Ok(reading.into_snapshot())
+}
+
+/// A snapshot that is being read, one key after the other: for a host whose state answers later.
+#[derive(Debug, Default)]
+pub struct Reading {
+    known: Snapshot,
+    asked: ReadSet,
+    /// Named, and to be read in this round.
+    next: VecDeque<String>,
+    rounds: usize,
+}
+
+impl Reading {
+    /// The key to read next, each at most once; `None`: everything is there. Always of the same request.
+    pub fn next(&mut self, request: &Prepared) -> Result<Option<String>, Malformed> {
+        if self.next.is_empty() && self.rounds <= MAX_READ_ROUNDS {
+            let named = named(request, &self.known)?;
+            self.next = named.difference(&self.asked).cloned().collect();
+            self.rounds += 1;
+        }
+        Ok(self.next.pop_front())
+    }
+
+    /// What is under a key that [`Self::next`] named.
+    pub fn answer(&mut self, key: String, value: Option<Vec<u8>>) {
+        if let Some(value) = value {
+            self.known.insert(key.clone(), value);
+        }
+        self.asked.insert(key);
+    }
+
+    /// What was read.
+    #[must_use]
+    pub fn into_snapshot(self) -> Snapshot {
+        self.known
+    }
 }

@@ -58,11 +58,12 @@ const ALONE: [&str; 18] = [
     "evidence verify",
 ];
 /// The same, whole groups or with exceptions.
-const ALONE_TOO: [&str; 7] = [
+const ALONE_TOO: [&str; 8] = [
     "ledger fsck",
     "ledger backup",
     "ledger restore",
     "ledger witness",
+    "ledger package-chaincode",
     "governance organisation",
     "governance revoke",
     "standing ",

@@ -15,8 +15,10 @@ const TABLE: &[(&str, &[&str])] = &[
     // the gate
     ("ledger-contract", &["attestation", "dataplane-control", "supply"]),
     ("ledger", &["ledger-contract"]),
-    ("ledger-fabric", &["ledger", "ledger-contract"]),
-    ("ledger-chaincode", &["ledger-contract"]),
+    // what Fabric speaks, for both sides of it
+    ("fabric", &[]),
+    ("ledger-fabric", &["fabric", "ledger", "ledger-contract"]),
+    ("mandate-chaincode", &["fabric", "ledger-contract"]),
     // what providers upload
     ("supply", &[]),
     ("descriptors", &["supply", "dataplane-control"]),
@@ -40,6 +42,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "lcm",
             "ledger-contract",
             "ledger",
+            "fabric",
             "ledger-fabric",
             "vim",
             "vim-host",

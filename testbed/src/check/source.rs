@@ -21,6 +21,7 @@ const PURE: &[&str] = &[
     "attestation",
     "dataplane-control",
     "ledger-contract",
+    "fabric",
     "supply",
     "descriptors",
     "lcm",

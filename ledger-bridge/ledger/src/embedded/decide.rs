@@ -5,7 +5,7 @@ use ledger_contract::{
     contract::{Outcome, Prepared, SnapshotError, decide_prepared, snapshot_of},
     records::Entry,
 };
-use trust::{Digest, Envelope};
+use trust::Digest;
 
 use super::{
     recent::Writes,
@@ -40,22 +40,6 @@ impl Since for Changes {
     fn decided(&self, digest: &Digest) -> Option<u64> {
         self.seen.get(digest).copied()
     }
-}
-
-/// The entry that a decision makes, and what it writes.
-pub(crate) fn entry(tx: TxInfo, request: Envelope, outcome: Outcome) -> (Entry, Writes) {
-    let writes = outcome.writes_digest();
-    let entry = Entry {
-        v: tx.v,
-        ledger: tx.ledger,
-        position: tx.position,
-        time: tx.time,
-        request,
-        verdict: outcome.verdict,
-        event: outcome.event,
-        writes,
-    };
-    (entry, outcome.writes)
 }
 
 fn read(request: &Prepared, state: &State, since: &impl Since) -> Result<Snapshot, NoDecision> {

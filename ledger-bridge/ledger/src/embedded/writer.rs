@@ -22,7 +22,7 @@ use super::{
     applier::Applier,
     clock::LedgerClock,
     committer::{Decided, Reply},
-    decide::{entry, outcome, seen},
+    decide::{outcome, seen},
     layout::MAX_ENTRY_BYTES,
     recent::{Recent, Writes},
     state::{self, State},
@@ -67,7 +67,7 @@ pub(super) fn found(name: &str, genesis: Envelope, time: UnixTime) -> Result<Ent
     if let Some(rule) = outcome.verdict.rules.iter().find(|r| !r.passed) {
         return Err(LedgerError::Genesis { code: rule.code.clone(), detail: rule.detail.clone() });
     }
-    Ok(entry(tx, genesis, outcome).0)
+    Ok(outcome.into_entry(tx, genesis).0)
 }
 
 /// What was made of a request.
@@ -117,7 +117,7 @@ impl Writer {
         if !outcome.verdict.authenticated() {
             return Err(LedgerError::Unauthenticated { verdict: Box::new(outcome.verdict) });
         }
-        let (entry, writes) = entry(tx, request.into_envelope(), outcome);
+        let (entry, writes) = outcome.into_entry(tx, request.into_envelope());
         let bytes = entry.to_bytes();
         if bytes.len() > MAX_ENTRY_BYTES {
             return Err(LedgerError::TooLarge { bytes: bytes.len(), most: MAX_ENTRY_BYTES });

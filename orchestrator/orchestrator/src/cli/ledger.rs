@@ -1,6 +1,7 @@
 //! `mandate ledger …`.
 
 mod care;
+mod chaincode;
 mod remembered;
 mod trouble;
 
@@ -77,6 +78,9 @@ pub enum LedgerCommand {
     /// Witnesses of the ledger, and their cosignatures
     #[command(subcommand)]
     Witness(care::WitnessCommand),
+    /// Make the package by which Fabric's peers find the contract: always the same bytes, so every organisation gets the
+    /// same id
+    PackageChaincode(chaincode::PackageArgs),
 }
 
 /// Runs a command.
@@ -86,6 +90,7 @@ pub async fn run(context: &Context, command: LedgerCommand) -> Result<Exit, Fail
         LedgerCommand::Backup { dir } => care::backup(context, &dir),
         LedgerCommand::Restore { dir } => care::restore(context, &dir),
         LedgerCommand::Witness(command) => care::witness(context, command),
+        LedgerCommand::PackageChaincode(args) => chaincode::package(context, &args),
         LedgerCommand::Log { from, limit } => {
             let client = context.client()?;
             let entries =
