@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, MacAddr, default_max_connections, default_tcp_idle_ms, unique};
+use crate::number;
 
 /// Smallest MTU towards the backends, bytes: of IPv6 (RFC 8200 §5).
 pub const MIN_MTU: u16 = 1280;
@@ -176,6 +177,7 @@ pub struct Vip {
     /// Address.
     pub address: IpAddr,
     /// IP protocol number: 6 or 17.
+    #[serde(deserialize_with = "number::protocol")]
     pub protocol: u8,
     /// Destination port.
     pub port: u16,

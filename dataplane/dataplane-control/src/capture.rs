@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{ConfigError, PortRange, Prefix, invalid},
+    number,
     port::MAX_FILE_BYTES,
 };
 
@@ -44,7 +45,7 @@ pub struct CaptureFilter {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// IP protocol number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number::or_none", skip_serializing_if = "Option::is_none")]
     pub protocol: Option<u8>,
     /// Source prefix.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,8 +14,8 @@ pub use tracking::Tracking;
 
 pub use crate::balancer::{Affinity, Backend, HealthCheck, LoadBalancer, MIN_MTU, Mode, Probe, QuicIds, Vip};
 pub use crate::chain::{Chain, Link};
-use crate::port;
 pub use crate::port::{PciAddress, Port, PortDriver};
+use crate::{number, port};
 
 /// Largest configuration document accepted, bytes (100,000 rules fit).
 pub const MAX_CONFIGURATION_BYTES: usize = 64 << 20;
@@ -86,6 +86,16 @@ pub struct Firewall {
     pub tracking: Tracking,
 }
 
+/// Most connections that a function may track: 1 GiB of entries.
+pub const MAX_CONNECTIONS: u32 = 1 << 24;
+
+fn check_max_connections(path: &str, most: u32) -> Result<(), ConfigError> {
+    match (1..=MAX_CONNECTIONS).contains(&most) {
+        true => Ok(()),
+        false => refuse(path.into(), format!("{most} is not within 1 to {MAX_CONNECTIONS}")),
+    }
+}
+
 pub(crate) fn default_max_connections() -> u32 {
     65_536
 }
@@ -125,7 +135,7 @@ pub struct Rule {
     /// What happens.
     pub action: RuleAction,
     /// IP protocol number; absent: any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number::or_none", skip_serializing_if = "Option::is_none")]
     pub protocol: Option<u8>,
     /// Source prefix; absent: any IPv4 or IPv6 source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -428,6 +438,7 @@ impl Configuration {
                 known("firewall.outside", &f.outside)?;
                 known("firewall.inside", &f.inside)?;
                 two_sides("firewall.inside", &f.outside, &f.inside)?;
+                check_max_connections("firewall.max_connections", f.max_connections)?;
                 f.tracking.check(f.max_connections)?;
                 f.check_zones()?;
                 f.check_rules()
@@ -436,6 +447,7 @@ impl Configuration {
                 known("load_balancer.client", &l.client)?;
                 known("load_balancer.backend", &l.backend)?;
                 two_sides("load_balancer.backend", &l.client, &l.backend)?;
+                check_max_connections("load_balancer.max_connections", l.max_connections)?;
                 l.check()
             }
             Function::Reflector(r) if r.number == 0 => invalid(
@@ -633,6 +645,34 @@ mod tests {
         {
             let words = refusal(&same).unwrap();
             assert!(words.contains(path) && words.contains("both sides"), "{words}");
+        }
+    }
+
+    #[test]
+    fn tables_have_a_bound() {
+        let with = |most| match firewall("a", "b") {
+            Configuration { function: Function::Firewall(f), .. } => {
+                configuration(Function::Firewall(Firewall { max_connections: most, ..f }))
+            }
+            other => other,
+        };
+        assert_eq!(refusal(&with(MAX_CONNECTIONS)), None);
+        for most in [0, MAX_CONNECTIONS + 1] {
+            let words = refusal(&with(most)).unwrap();
+            assert!(words.contains("firewall.max_connections") && words.contains("within 1 to"), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_protocol_is_a_number() {
+        let rule = |protocol: &str| {
+            let text = format!(r#"{{"id":"r","from":"a","action":"allow","protocol":{protocol}}}"#);
+            serde_json::from_str::<Rule>(&text).map(|rule| rule.protocol).map_err(|e| e.to_string())
+        };
+        assert_eq!((rule("17"), rule("null")), (Ok(Some(17)), Ok(None)));
+        for wrong in [r#""udp""#, "256", "-1"] {
+            let words = rule(wrong).unwrap_err();
+            assert!(words.contains("an IP protocol number: 1 is ICMP, 6 TCP, 17 UDP"), "{words}");
         }
     }
 

@@ -11,6 +11,7 @@ pub mod capture;
 pub mod chain;
 pub mod config;
 pub mod day0;
+mod number;
 pub mod port;
 pub mod protocol;
 pub mod traffic;

@@ -11,7 +11,7 @@ use crate::{
     DropReason, PortIndex, Verdict,
     hash::name_hash,
     key::Side,
-    table::{CONNECTION_BYTES, MAX_CONNECTIONS, Table},
+    table::{CONNECTION_BYTES, Table},
 };
 
 /// Idle time of a TCP connection before its handshake is complete, ms.
@@ -156,15 +156,7 @@ pub(crate) fn table<V: Copy + Default>(
     max_connections: u32,
     seed: u64,
 ) -> Result<Table<V>, ConfigError> {
-    check_max_connections(path, max_connections)?;
     Table::new(max_connections, seed).map_err(|_| out_of_memory(path, max_connections))
-}
-
-pub(crate) fn check_max_connections(path: &str, max_connections: u32) -> Result<(), ConfigError> {
-    if (1..=MAX_CONNECTIONS).contains(&max_connections) {
-        return Ok(());
-    }
-    Err(invalid(path, format!("{max_connections} is not within 1 to {MAX_CONNECTIONS}")))
 }
 
 pub(crate) fn out_of_memory(path: &str, max_connections: u32) -> ConfigError {

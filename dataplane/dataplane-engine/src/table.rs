@@ -12,14 +12,14 @@
 //!
 //! Tests: below (against a `HashMap`).
 
+use dataplane_control::config::MAX_CONNECTIONS;
+
 use crate::{
     ages::{AGE_BYTES, Age, Ages, QUEUES},
     key::{Key, V4Key},
     machine::{self, Machine, Plain},
 };
 
-/// Most connections that can be configured (1 GiB of entries).
-pub(crate) const MAX_CONNECTIONS: u32 = 1 << 24;
 /// Entries in a bucket.
 const WAYS: usize = 8;
 /// Connections by bucket when the table is full: more, and the second bucket is asked too often.

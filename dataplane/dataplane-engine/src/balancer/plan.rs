@@ -63,7 +63,6 @@ impl Plan {
         generation: u32,
     ) -> Result<Self, ConfigError> {
         let config = balancer_of(&c)?;
-        common::check_max_connections(MAX_CONNECTIONS, config.max_connections)?;
         let known = |id: &&String| config.backends.iter().any(|b| b.id == **id);
         let down: BTreeSet<String> = down.iter().filter(known).cloned().collect();
         let pair = PortPair::find(&c, "load_balancer.backend", &config.client, &config.backend)?;

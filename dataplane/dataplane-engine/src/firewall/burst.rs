@@ -281,8 +281,27 @@ impl<M: Machine> Firewall<M> {
     }
 
     /// What is not one more packet of an established connection.
-    #[inline(never)]
+    #[inline(always)]
     fn other<F: Frame>(
+        &mut self,
+        scratch: &Scratch,
+        at: usize,
+        now_ms: u32,
+        side: Side,
+        frame: &mut F,
+    ) -> Verdict {
+        let (sought, decided) = (&scratch.sought[at % BURST], scratch.decided[at % BURST]);
+        match decided.and_then(Decision::simply_allowed_by) {
+            Some(rule) if self.open_at_once(now_ms, side, sought, rule) => {
+                Verdict::Forward { port: self.plan.pair.on(side.other()).index }
+            }
+            _ => self.by_itself(scratch, at, now_ms, side, frame),
+        }
+    }
+
+    /// The way of a single frame.
+    #[inline(never)]
+    fn by_itself<F: Frame>(
         &mut self,
         scratch: &Scratch,
         at: usize,
@@ -297,24 +316,14 @@ impl<M: Machine> Firewall<M> {
                 None => self.one(now_ms, side, frame),
             };
         }
-        let (sought, decided) = (&scratch.sought[at % BURST], scratch.decided[at % BURST]);
-        if let Some(rule) = decided.and_then(Decision::simply_allowed_by)
-            && self.open_at_once(now_ms, side, sought, rule)
-        {
-            return Verdict::Forward { port: self.plan.pair.on(side.other()).index };
-        }
-        let way = self.connection(
-            now_ms,
-            side,
-            &header.simple(sought.key, side).packet(),
-            (sought.key.key(), decided),
-            frame,
-        );
+        let (key, decided) = (scratch.sought[at % BURST].key, scratch.decided[at % BURST]);
+        let packet = header.simple(key, side).packet();
+        let way = self.connection(now_ms, side, &packet, (key.key(), decided), frame);
         self.verdict(side, way)
     }
 
     /// Opens a connection that a rule allows, if nothing else has a say and it surely is not there; false: nothing was done.
-    #[inline]
+    #[inline(never)]
     fn open_at_once(&mut self, now_ms: u32, side: Side, sought: &Sought, rule: u32) -> bool {
         let protocol = sought.key.protocol();
         if !self.guards.are_open(protocol) {

@@ -41,7 +41,6 @@ pub(crate) struct Plan {
 impl Plan {
     /// The first plan of a process.
     pub(super) fn new(c: &Configuration, config: &Config, generation: u32) -> Result<Self, ConfigError> {
-        common::check_max_connections(MAX_CONNECTIONS, config.max_connections)?;
         Ok(Self {
             ports: c.ports.clone(),
             pair: PortPair::find(c, "firewall.inside", &config.outside, &config.inside)?,
