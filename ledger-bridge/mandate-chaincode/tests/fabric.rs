@@ -1,8 +1,8 @@
 //! The fourth host: a real Fabric network, through its own `peer` command.
 //!
 //! It runs where `FABRIC_BIN` names a directory with `peer`, and the environment is that of an administrator's shell on
-//! a channel with the chaincode (`CORE_PEER_ADDRESS`, …, `CHANNEL`, `ORDERER`, `ORDERER_CA`; `CC_NAME` [mandate]). The
-//! channel must be new: what is decided on it is compared with the embedded log from the genesis on.
+//! a channel with the chaincode (`CORE_PEER_ADDRESS`, …, `CHANNEL`, `ORDERER`, `ORDERER_CA`; `CC_NAME` [mandate], `CC_NAME_FORTY`).
+//! The chaincode must be new there, a name for each test: what is decided is compared with the embedded log from the genesis on.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod asking;
@@ -14,14 +14,22 @@ use std::{collections::BTreeMap, env, path::PathBuf, process::Command};
 
 use asking::{Asker, Bare, Embedded, approved, ask};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use ledger_contract::transaction::{Answer, Before, Decided, request_key};
+use common::*;
+use ledger_contract::{
+    intent::INTENT_PAYLOAD,
+    records::PolicyBundle,
+    transaction::{Answer, Before, Decided, request_key},
+};
 use mandate_chaincode::{Row, Was};
 use peer::{State, TxHead, transient};
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},
     test_runner::TestRunner,
 };
-use trust::{Envelope, UnixTime};
+use trust::{
+    Envelope, Signer, UnixTime,
+    issue::{ca, member},
+};
 
 /// An administrator's shell on a channel.
 struct Shell {
@@ -31,8 +39,8 @@ struct Shell {
 }
 
 impl Shell {
-    /// `None`: there is no network, and it was said.
-    fn open() -> Option<Self> {
+    /// With the chaincode that the variable names; `None`: there is no network, and it was said.
+    fn open(chaincode: &str, default: Option<&str>) -> Option<Self> {
         let skipped = |why: &str| {
             eprintln!("SKIPPED: {why}");
             None
@@ -45,9 +53,13 @@ impl Shell {
                 "FABRIC_BIN is set, but CORE_PEER_ADDRESS is not: start a network and take over its shell",
             );
         }
-        let or = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
-        let peer = PathBuf::from(bin).join("peer");
-        Some(Self { peer, channel: or("CHANNEL", "evidence"), chaincode: or("CC_NAME", "mandate") })
+        let Some(chaincode) = env::var(chaincode).ok().or_else(|| default.map(str::to_owned)) else {
+            return skipped(&format!(
+                "deploy the chaincode under another name too, and set {chaincode} to it"
+            ));
+        };
+        let channel = env::var("CHANNEL").unwrap_or_else(|_| "evidence".to_owned());
+        Some(Self { peer: PathBuf::from(bin).join("peer"), channel, chaincode })
     }
 
     fn chaincode(&self, verb: &str, args: &[&str], more: &[String]) -> (bool, String, String) {
@@ -66,8 +78,8 @@ impl Shell {
         serde_json::from_str(&out).unwrap()
     }
 
-    /// Submits requests and waits until they are committed.
-    fn submit(&self, requests: &[Envelope]) -> Answer {
+    /// Submits requests and waits until they are committed; otherwise what `peer` said.
+    fn try_submit(&self, requests: &[Envelope]) -> Result<Answer, String> {
         let transient: BTreeMap<_, _> =
             transient(requests, None).into_iter().map(|(k, v)| (k, STANDARD.encode(v))).collect();
         let mut more = vec!["--transient".to_owned(), serde_json::to_string(&transient).unwrap()];
@@ -78,9 +90,33 @@ impl Shell {
         // Endorsers of several organisations, when there are: `--peerAddresses …`.
         more.extend(env::var("PEERS_ARGS").unwrap_or_default().split_whitespace().map(str::to_owned));
         let (good, _, said) = self.chaincode("invoke", &["submit"], &more);
-        assert!(good, "{said}");
+        if !good {
+            return Err(said);
+        }
         let payload = said.split("payload:\"").nth(1).and_then(|p| p.rsplit_once('"')).unwrap().0;
-        serde_json::from_str(&unquoted(payload)).unwrap_or_else(|e| panic!("{e}: {payload}"))
+        Ok(serde_json::from_str(&unquoted(payload)).unwrap_or_else(|e| panic!("{e}: {payload}")))
+    }
+
+    fn submit(&self, requests: &[Envelope]) -> Answer {
+        self.try_submit(requests).unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    /// Submits each request in a transaction of its own, all at once; how many were invalidated by another.
+    fn at_once(&self, requests: &[Envelope]) -> usize {
+        let submitted = |request| match self.try_submit(std::slice::from_ref(request)) {
+            Ok(answer) => {
+                assert!(approved(&answer.decided[0]), "{answer:?}");
+                0
+            }
+            Err(said) => {
+                assert!(said.contains("MVCC_READ_CONFLICT"), "{said}");
+                1
+            }
+        };
+        std::thread::scope(|scope| {
+            let all: Vec<_> = requests.iter().map(|r| scope.spawn(move || submitted(r))).collect();
+            all.into_iter().map(|t| t.join().unwrap()).sum()
+        })
     }
 
     fn state(&self) -> State {
@@ -116,7 +152,7 @@ fn unquoted(text: &str) -> String {
 
 #[test]
 fn a_real_fabric_decides_as_the_embedded_log_does() {
-    let Some(shell) = Shell::open() else { return };
+    let Some(shell) = Shell::open("CC_NAME", Some("mandate")) else { return };
     assert_eq!(shell.state(), State::new(), "the channel is not new");
     let mut asker = Asker::new(&shell.channel);
     let founding = asker.founding();
@@ -158,4 +194,47 @@ fn a_real_fabric_decides_as_the_embedded_log_does() {
         past.len()
     );
     assert!(entries > 30 && refused > 10);
+}
+
+const IN_FLIGHT: usize = 40;
+
+/// The network should cut its blocks so late that all of them are endorsed before the first is committed.
+#[test]
+fn of_forty_in_flight_none_invalidates_another() {
+    let Some(shell) = Shell::open("CC_NAME_FORTY", None) else { return };
+    assert_eq!(shell.state(), State::new(), "the channel is not new");
+    let asker = Asker::new(&shell.channel);
+    let tenants: Vec<String> = (0..IN_FLIGHT).map(|n| format!("tenant-{n}")).collect();
+    let mut founding = asker.founding();
+    founding[0] = {
+        let mut data = policy().data().unwrap();
+        data.orgs.get_mut("acme").unwrap().tenants.extend(tenants.iter().cloned());
+        let quota = data.quotas.get_mut("default").unwrap();
+        (quota.services, quota.instances, quota.vcpus, quota.memory_mib) = (100, 1000, 1000, 1 << 20);
+        asker.genesis(PolicyBundle::default_bundle().with_data(&data))
+    };
+    assert!(shell.submit(&founding).decided.iter().all(approved));
+    let authority = ca("acme", &[3; 32], FROM, TO).unwrap();
+    let deploy = |n: usize, tenant: &str, round: &str| {
+        let attrs = [("mandate.role", "tenant"), ("mandate.tenant", tenant)];
+        let attrs = attrs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let serial = [7, u8::try_from(n).unwrap()];
+        let it = member(&authority, tenant, attrs, &[u8::try_from(n + 50).unwrap(); 32], &serial, (FROM, TO))
+            .unwrap();
+        let signer = Signer::from_pem(&it.key_pem, &it.certificate_pem).unwrap();
+        let mut intent = deploy_intent(&format!("intent-{round}-{n:04}"), &format!("{round}-{n}"));
+        intent.tenant = tenant.to_owned();
+        sign(INTENT_PAYLOAD, &intent, &signer)
+    };
+    let each: Vec<_> = tenants.iter().enumerate().map(|(n, t)| deploy(n, t, "each")).collect();
+    let of_one = |round| (0..IN_FLIGHT).map(|n| deploy(n, &tenants[0], round)).collect::<Vec<_>>();
+    let conflicts = shell.at_once(&each);
+    let shared = shell.submit(&of_one("shared"));
+    assert!(shared.decided.iter().all(approved), "{shared:?}");
+    let alone = shell.at_once(&of_one("alone"));
+    println!(
+        "{IN_FLIGHT} intents at once, invalidated: {conflicts} of {IN_FLIGHT} tenants; 0 of one tenant in one transaction; \
+         {alone} of one tenant in a transaction each"
+    );
+    assert_eq!(conflicts, 0);
 }
