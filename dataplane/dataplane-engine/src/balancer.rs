@@ -48,6 +48,7 @@ use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
     ages::Age,
     common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, UNCONFIRMED_MS},
+    events::{Events, Happened},
     key::{Key, Side},
     machine::Machine,
     maglev, neighbour,
@@ -61,6 +62,7 @@ use crate::{
 pub(crate) struct State {
     client_mac: [u8; 6],
     flags: u8,
+    marks: u8,
     /// Index into the pool's slots.
     backend: u16,
     /// Number of its service.
@@ -83,6 +85,9 @@ const DIRECT: u8 = 32;
 const QUIC: u8 = 64;
 /// In another mode than `l2`.
 const CARRIED: u8 = 128;
+
+/// Of the marks: it is in the sample that flow events are kept of.
+const SAMPLED: u8 = 1;
 
 /// Where connections that are not confirmed wait: those that were closed are given up first.
 const CLOSED: Age = Age::Queue(0);
@@ -169,6 +174,7 @@ pub(crate) struct Balancer<M> {
     clock: Clock,
     drops: Drops,
     totals: Totals,
+    events: Events,
     errors: icmp::Limit,
     /// Not there while it is in use.
     scratch: Option<Box<burst::Scratch>>,
@@ -219,6 +225,7 @@ impl<M: Machine> Balancer<M> {
             clock: Clock::default(),
             drops: Drops::default(),
             totals: Totals::default(),
+            events: Events::default(),
             errors: icmp::Limit::default(),
             scratch: Some(burst::Scratch::new()),
             machine: PhantomData,
@@ -309,7 +316,7 @@ impl<M: Machine> Balancer<M> {
         let flags = entry.value.flags;
         if segment & (SYN | ACK) == SYN && (closing(flags) || half_closed(flags)) {
             if let Some(slot) = live {
-                self.table.remove(slot);
+                self.forget(slot);
             }
             return self.open(now_ms, packet, frame, key);
         }
@@ -378,7 +385,10 @@ impl<M: Machine> Balancer<M> {
         let backend = named.or_else(|| self.plan.pool.pick(hash())).ok_or(DropReason::NoBackend)?;
         let flags = kind(service) | closed_by(packet.tcp_flags, FIN_FROM_CLIENT);
         let generation = self.plan.generation;
-        let state = State { client_mac: source_mac(frame), flags, backend, service: number, generation };
+        let sampled = self.events.sampled(&key);
+        let marks = if sampled { SAMPLED } else { 0 };
+        let client_mac = source_mac(frame);
+        let state = State { client_mac, flags, marks, backend, service: number, generation };
         if self.table.is_full() {
             self.make_room(now_ms);
         }
@@ -386,6 +396,10 @@ impl<M: Machine> Balancer<M> {
         let age = (age, now_ms.wrapping_add(self.plan.timeouts.lifetime_ms(flags)));
         self.table.insert(key, state, now_ms, age).ok_or(DropReason::TableFull)?;
         self.totals.opened += 1;
+        if sampled {
+            let chosen = self.plan.pool.configured(backend, generation);
+            self.events.happened(Happened::Opened, now_ms, &key, Side::Near, chosen);
+        }
         self.totals.named += u64::from(named.is_some());
         if let Some(count) = self.counts.get_mut(usize::from(backend)) {
             count.opened += 1;
@@ -404,7 +418,7 @@ impl<M: Machine> Balancer<M> {
             let Some(slot) = self.table.oldest().filter(|_| self.table.is_full()) else { return };
             let Some(entry) = self.table.get(slot) else { return };
             if entry.value.flags & CONFIRMED == 0 {
-                self.table.remove(slot);
+                self.forget(slot);
                 self.totals.evicted += 1;
                 return;
             }
@@ -417,9 +431,23 @@ impl<M: Machine> Balancer<M> {
     /// Looks at connections whose time has come.
     #[inline]
     fn look(&mut self, now_ms: u32, budget: usize) {
-        let timeouts = self.plan.timeouts;
-        let over = self.table.look::<M>(now_ms, budget, |entry| timeouts.judge(entry, now_ms));
-        self.totals.expired += over as u64;
+        let Self { table, events, plan, .. } = self;
+        let ended = table.look::<M>(now_ms, budget, |entry| {
+            let judged = plan.timeouts.judge(entry, now_ms);
+            if matches!(judged, Judged::Over) {
+                over(plan, events, entry);
+            }
+            judged
+        });
+        self.totals.expired += ended as u64;
+    }
+
+    /// Every connection goes this way, or as [`over`] is told otherwise.
+    fn forget(&mut self, slot: u32) {
+        if let Some(entry) = self.table.get(slot) {
+            over(&self.plan, &mut self.events, entry);
+        }
+        self.table.remove(slot);
     }
 
     /// If a connection's flags are no more what they were: it is looked at when they say.
@@ -550,7 +578,7 @@ impl<M: Machine> Balancer<M> {
         let Some(slot) = self.table.find(key) else { return Ok(None) };
         let Some(entry) = self.table.get(slot) else { return Ok(None) };
         if self.plan.timeouts.expired(entry, now_ms) {
-            self.table.remove(slot);
+            self.forget(slot);
             self.totals.expired += 1;
             return Ok(None);
         }
@@ -566,7 +594,7 @@ impl<M: Machine> Balancer<M> {
         let Some(entry) = self.table.get(slot) else { return Err(DropReason::Revoked) };
         let number = self.plan.vips.find(&entry.key);
         let Some((number, service)) = number.and_then(|n| Some((n, self.plan.vips.get(n)?))) else {
-            self.table.remove(slot);
+            self.forget(slot);
             self.totals.revoked += 1;
             return Err(DropReason::Revoked);
         };
@@ -701,6 +729,16 @@ impl<M: Machine> Balancer<M> {
     }
 }
 
+/// A connection is over, and was when its last packet came.
+#[inline]
+fn over(plan: &Plan, events: &mut Events, entry: &Entry<State>) {
+    let State { marks, backend, generation, .. } = entry.value;
+    if marks & SAMPLED != 0 {
+        let chosen = plan.pool.configured(backend, generation);
+        events.happened(Happened::Closed, entry.last_ms, &entry.key, Side::Near, chosen);
+    }
+}
+
 /// The packet that an ICMP error quotes, if its sender is told of it.
 fn quoted(frame: &[u8], packet: &Packet) -> Result<Quoted, DropReason> {
     let quoted = packet::quoted(frame, packet);
@@ -824,5 +862,9 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
 
     fn connections(&self) -> u64 {
         self.table.len() as u64
+    }
+
+    fn events(&mut self) -> Option<&mut Events> {
+        Some(&mut self.events)
     }
 }

@@ -73,7 +73,8 @@ pub struct Event {
     pub at_ms: u32,
     /// Between whom.
     pub ends: Ends,
-    /// Index of the rule that allowed it, or of the backend that has it.
+    /// Index of the rule that allowed it, or of the backend that has it, in the configuration that runs then; of a backend that is no
+    /// longer in it [`u32::MAX`].
     pub chosen: u32,
 }
 

@@ -19,7 +19,11 @@ use dataplane_control::{
     Configuration, Function, MacAddr,
     config::{Affinity, Backend, LoadBalancer, Mode, Vip},
 };
-use dataplane_engine::{DropReason, PacketFunction, Verdict, build, build_with_seed, maglev};
+use dataplane_engine::{
+    DropReason, PacketFunction, Verdict, build, build_with_seed,
+    events::Happened::{self, Closed, Opened},
+    maglev,
+};
 use proptest::{prelude::*, strategy::ValueTree as _};
 
 const IDLE_MS: u64 = 300_000;
@@ -917,4 +921,97 @@ fn both_sides_confirm() {
     lb.process(0, 1, &mut answer.macs(LB_BACKEND_MAC, backend_mac(1)).frame());
     assert_eq!(left_after(&mut *lb, 299), 2);
     assert_eq!(left_after(&mut *lb, 301), 0);
+}
+
+/// What was told since the last time: of which client port, when, and which backend.
+fn told(lb: &mut dyn PacketFunction) -> Vec<(Happened, u16, u32, u32)> {
+    let ring = lb.events().unwrap().ring();
+    assert_eq!(ring.missed(), 0);
+    let all = ring.exchange(Vec::with_capacity(1024));
+    let from_client =
+        |e: &dataplane_engine::events::Event| e.ends.from_near && e.ends.destination == ip("192.0.2.10");
+    assert!(all.iter().all(from_client), "{all:?}");
+    all.iter().map(|e| (e.happened, e.ends.source_port, e.at_ms, e.chosen)).collect()
+}
+
+fn sampled(most: u32) -> Box<dyn PacketFunction> {
+    let mut lb = two_services(most);
+    lb.events().unwrap().sample(1);
+    lb
+}
+
+#[test]
+fn both_ends_of_a_connection_are_told_whichever_way_it_ends() {
+    let at = |s: u64| s * 1_000_000;
+    let client = |port| (ip("203.0.113.7"), port);
+    // Over, and nobody asks; its end is its last packet.
+    let mut lb = sampled(1000);
+    lb.process(at(1), 0, &mut from_client(1));
+    lb.process(at(3), 0, &mut from_client(1));
+    assert_eq!(told(&mut *lb), [(Opened, 1, 1_000, 0)]);
+    lb.tick(at(40));
+    assert_eq!(told(&mut *lb), [(Closed, 1, 3_000, 0)]);
+
+    // Over, and found so by its next packet before it is looked at.
+    for port in 1..=200 {
+        lb.process(at(50), 0, &mut from_client(port));
+    }
+    assert_eq!(told(&mut *lb).len(), 200);
+    lb.process(at(90), 0, &mut from_client(200));
+    let then = told(&mut *lb);
+    assert_eq!(then[then.len() - 2..], [(Closed, 200, 50_000, 0), (Opened, 200, 90_000, 0)]);
+    assert!(then.len() < 150, "{}", then.len());
+    lb.tick(at(91));
+    assert_eq!(then.len() + told(&mut *lb).len(), 201);
+
+    // Replaced by a new one between the same ends, after a reset.
+    for flags in [2, 4, 2] {
+        lb.process(at(100), 0, &mut web(client(7), flags));
+    }
+    let ends: Vec<_> = told(&mut *lb).into_iter().filter(|e| e.1 == 7).map(|e| e.0).collect();
+    assert_eq!(ends, [Opened, Closed, Opened]);
+
+    // The oldest makes room.
+    let mut lb = sampled(2);
+    for port in 1..=3 {
+        lb.process(0, 0, &mut from_client(port));
+    }
+    assert_eq!(told(&mut *lb), [(Opened, 1, 0, 0), (Opened, 2, 0, 0), (Closed, 1, 0, 0), (Opened, 3, 0, 0)]);
+
+    // Its service has gone.
+    lb.reconfigure(&balancer(vec![vip("web", "192.0.2.10", 6, 443)], vec![backend(1, 1)], 2)).unwrap();
+    lb.process(at(1), 0, &mut from_client(3));
+    assert_eq!(told(&mut *lb), [(Closed, 3, 0, 0)]);
+}
+
+#[test]
+fn a_told_connection_has_the_backend_of_the_configuration_that_runs() {
+    let dns = |numbers: &[u16], most| {
+        let backends = numbers.iter().map(|n| backend(*n, 1)).collect();
+        balancer(vec![vip("dns", "192.0.2.10", 17, 53)], backends, most)
+    };
+    let mut lb = build(&dns(&[1, 2, 3], 100)).unwrap();
+    lb.events().unwrap().sample(1);
+    let mut on = vec![];
+    for port in 1..=60 {
+        let mut sent = from_client(port);
+        lb.process(0, 0, &mut sent);
+        on.push((1..=3).find(|n| backend_mac(*n).0[..] == sent[..6]).unwrap());
+    }
+    let opened: Vec<u16> = told(&mut *lb).iter().map(|e| e.3 as u16 + 1).collect();
+    assert_eq!(opened, on);
+    // Other places, one gone and another in its place, a larger table; nobody sends any more.
+    lb.reconfigure(&dns(&[4, 3, 1], 200)).unwrap();
+    lb.tick(31_000_000);
+    let mut closed = told(&mut *lb);
+    closed.sort_by_key(|e| e.1);
+    let place = |on: &u16| [None, Some(2), None, Some(1)][usize::from(*on)].unwrap_or(u32::MAX);
+    assert_eq!(closed.iter().map(|e| e.3).collect::<Vec<_>>(), on.iter().map(place).collect::<Vec<_>>());
+    assert!(closed.iter().all(|e| e.0 == Closed));
+    // Nothing of what is not in the sample.
+    lb.events().unwrap().sample(u32::MAX);
+    for port in 1..=60 {
+        lb.process(40_000_000, 0, &mut from_client(port));
+    }
+    assert_eq!(told(&mut *lb), []);
 }

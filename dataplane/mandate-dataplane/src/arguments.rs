@@ -32,8 +32,8 @@ pub struct Arguments {
     /// Serve counters to Prometheus: `unix:PATH`, or an address of the loopback interface like 127.0.0.1:9464.
     #[arg(long, value_name = "WHERE")]
     pub metrics: Option<Place>,
-    /// Send flow records (IPFIX over UDP) to this collector, ADDRESS:PORT: of a firewall's connections, and of what its
-    /// rules with `log` decide.
+    /// Send flow records (IPFIX over UDP) to this collector, ADDRESS:PORT: of a firewall's or load balancer's
+    /// connections, and of what rules with `log` decide.
     #[arg(long, value_name = "COLLECTOR", value_parser = collector)]
     pub ipfix: Option<SocketAddr>,
     /// Flow records of one connection in so many.

@@ -1,4 +1,4 @@
-//! What is seen of a running firewall: counters without asking the packet thread, Prometheus' exposition, captures, flow
+//! What is seen of a running function: counters without asking the packet thread, Prometheus' exposition, captures, flow
 //! records, and decisions of rules. Needs no privilege; what `promtool`, tcpdump and tshark say is asked where they are installed.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_truncation, clippy::cast_precision_loss)]
@@ -23,8 +23,8 @@ use dataplane_control::{
 };
 use serde_json::json;
 use support::{
-    Bench,
-    frames::{udp4, write_pcap},
+    Bench, configuration,
+    frames::{read_pcap, udp4, write_pcap},
     memif::{Row, blocked, firewall, port, profile},
 };
 
@@ -396,4 +396,55 @@ fn decisions_of_rules_with_log_are_lines_and_records() {
     assert_eq!(exported.len() as u64, lines, "a record for each line");
     let dns = |port| (1, port, "dns".to_owned());
     assert_eq!(exported[..3], [dns(1), dns(2), (3, 10_000, "telnet".to_owned())]);
+}
+
+#[test]
+fn flow_records_of_a_load_balancer_name_the_backend() {
+    let balancer = |backend: &str| {
+        let member = |id: &str, number: u8| json!({ "id": id, "number": number, "mac": format!("02:00:00:00:01:{number:02x}"), "weight": 1 });
+        json!({ "load_balancer": {
+            "client": "outside", "backend": backend, "idle_ms": 300, "max_connections": 1000, "table_size": 251,
+            "vips": [{ "id": "dns", "address": "192.0.2.10", "protocol": 17, "port": 53 }],
+            "backends": [member("first", 1), member("second", 2)],
+        } })
+    };
+    let allow = json!([{ "id": "any", "from": "dmz", "action": "allow" }]);
+    let firewall = json!({ "firewall": { "outside": "dmz", "inside": "inside", "rules": allow } });
+    let links = json!([{ "name": "dmz", "mac": "02:00:00:00:00:99" }]);
+    let row = json!({ "chain": { "links": links, "functions": [balancer("dmz"), firewall] } });
+    for function in [balancer("inside"), row] {
+        let bench = Bench::new();
+        let (from, to) = (bench.path("in.pcap"), bench.path("out.pcap"));
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        collector.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+        let ask = |port| {
+            let mut frame = udp4([198, 51, 100, 7], [192, 0, 2, 10], (port, 53), 20);
+            frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+            frame
+        };
+        write_pcap(&from, &(1..=40).map(ask).collect::<Vec<_>>());
+        let ports = json!([
+            port("outside", json!({ "pcap_file": { "receive": from } }), 2),
+            port("inside", json!({ "pcap_file": { "transmit": to } }), 3)
+        ]);
+        let document = json!({ "instance": "lb", "generation": 1, "ports": ports, "function": function });
+        let option = collector.local_addr().unwrap().to_string();
+        let mut process = bench.start_here(&configuration(document), &["--ipfix", &option]);
+        process.wait_for(|s| s.counters.get("connections.opened").is_some_and(|n| *n >= 40));
+        process.wait_for(|s| s.counters["connections.expired"] >= 40);
+        assert_eq!(process.terminate(), Some(0));
+        let (mut told, mut buffer) = (vec![], [0; 2048]);
+        while let Ok(length) = collector.recv(&mut buffer) {
+            told.extend(records_v4(&buffer[..length]));
+        }
+        let left = read_pcap(&to);
+        assert_eq!(left.len(), 40);
+        let backend = |frame: &Vec<u8>| if frame[5] == 1 { "first" } else { "second" };
+        let expected = |event| {
+            left.iter().map(move |f| (event, u16::from_be_bytes([f[34], f[35]]), backend(f).to_owned()))
+        };
+        let expected: BTreeSet<_> = expected(1).chain(expected(2)).collect();
+        assert_eq!(told.len(), 80, "{told:?}");
+        assert_eq!(told.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
 }

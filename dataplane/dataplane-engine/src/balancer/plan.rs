@@ -156,6 +156,9 @@ impl Slot {
     }
 }
 
+/// The position of a backend that is no longer configured.
+const NOWHERE: u32 = u32::MAX;
+
 /// The backends and the table over them.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -164,6 +167,8 @@ pub(super) struct Pool {
     pub macs: Vec<u64>,
     /// From Maglev's index (position in the configuration) to the slot.
     order: Vec<u16>,
+    /// From the slot to the position in the configuration; of a vacant one [`NOWHERE`].
+    positions: Vec<u32>,
     maglev: maglev::Table,
     /// Numbers of backends that are to be used, sorted, and their slots.
     numbers: Vec<(u16, u16)>,
@@ -213,13 +218,25 @@ impl Pool {
             .iter()
             .map(|b| Backend { draining: b.draining || is_down(b), ..b.clone() })
             .collect();
+        let mut positions = vec![NOWHERE; slots.len()];
+        for (position, slot) in (0..).zip(&order) {
+            positions[usize::from(*slot)] = position;
+        }
         let macs = slots.iter().map(|slot| super::mac_bits(slot.mac)).collect();
-        Ok(Self { slots, macs, order, maglev: maglev::Table::new(&usable, config.table_size), numbers })
+        let maglev = maglev::Table::new(&usable, config.table_size);
+        Ok(Self { slots, macs, order, positions, maglev, numbers })
     }
 
     /// The slot of the flow's backend.
     pub fn pick(&self, hash: u64) -> Option<u16> {
         self.maglev.lookup(hash).and_then(|i| self.order.get(i)).copied()
+    }
+
+    /// The position in the running configuration of the backend that a connection of a generation has.
+    pub fn configured(&self, slot: u16, generation: u32) -> u32 {
+        let slot = usize::from(slot);
+        let kept = self.slots.get(slot).is_some_and(|s| s.alive && s.since <= generation);
+        self.positions.get(slot).copied().filter(|_| kept).unwrap_or(NOWHERE)
     }
 
     /// The slot of the backend with this number, if it is to be used.
@@ -455,7 +472,12 @@ impl Next {
         mem::swap(&mut self.path_mtus, &mut running.path_mtus);
         mem::swap(&mut self.vip_counts, &mut running.vip_counts);
         mem::swap(&mut self.plan, &mut running.plan);
-        running.table.set_limit(running.plan.max_connections, &mut self.room);
+        let Balancer { table, events, plan, .. } = running;
+        table.set_limit_and_tell(plan.max_connections, &mut self.room, |entry, _, after| {
+            if after.is_none() {
+                super::over(plan, events, entry);
+            }
+        });
         Ok(self)
     }
 }

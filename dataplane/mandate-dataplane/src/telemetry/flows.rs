@@ -243,10 +243,8 @@ fn chosen_of(function: &Function, index: usize) -> Option<&str> {
     match function {
         Function::Firewall(f) => f.rules.get(index).map(|r| r.id.as_str()),
         Function::LoadBalancer(l) => l.backends.get(index).map(|b| b.id.as_str()),
-        // Of the first that keeps events: firewalls do.
-        Function::Chain(c) => {
-            chosen_of(c.functions.iter().find(|f| matches!(f, Function::Firewall(_)))?, index)
-        }
+        // Of the first that keeps events: whatever may stand in a row does.
+        Function::Chain(c) => chosen_of(c.functions.first()?, index),
         Function::Reflector(_) | Function::Generator(_) => None,
     }
 }
