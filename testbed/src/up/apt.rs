@@ -19,6 +19,7 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(1200);
 const QUERY_LIMIT: Duration = Duration::from_secs(60);
 
 /// A package under the names it has in different releases, and who needs it.
+#[derive(Clone, Copy)]
 pub struct Need {
     /// The same package's, newest release first.
     pub names: &'static [&'static str],
@@ -48,6 +49,12 @@ const NEEDS: &[Need] = &[
     Need { names: &["dnsmasq-base"], why: "is spoken to through the data plane" },
 ];
 
+/// What some releases do not have; the tests that need it say so there.
+const WELCOME: &[Need] = &[
+    Need { names: &["ngtcp2-client"], why: "speaks QUIC through the data plane" },
+    Need { names: &["ngtcp2-server"], why: "is spoken to in QUIC through the data plane" },
+];
+
 /// What a package's own scripts start must not run here: Debian's way to say so, for as long as apt runs.
 const QUIETLY: &str = r#"
 policy=/usr/sbin/policy-rc.d
@@ -64,7 +71,11 @@ pub fn install_missing() -> anyhow::Result<()> {
     if !command::exists("dpkg-query") {
         return not_debian();
     }
-    install(NEEDS)
+    install(NEEDS)?;
+    let wanted: Vec<&Need> = WELCOME.iter().collect();
+    let there = candidates(&wanted)?;
+    let there: Vec<Need> = WELCOME.iter().zip(there).filter_map(|(need, name)| name.map(|_| *need)).collect();
+    install(&there)
 }
 
 /// Installs what is missing of these.

@@ -2,7 +2,7 @@
 //! or the firewall and the load balancer in between.
 //!
 //! TCP over a line that loses, reorders and doubles frames; HTTP (`curl`, `wrk`), DNS (`dig`, `dnsmasq`), `iperf3`,
-//! datagrams as QUIC sends them, ICMP echo and errors, path-MTU discovery, fragments; IPv4 and IPv6.
+//! QUIC (`gtlsclient` and `gtlsserver` of ngtcp2, HTTP/3) and datagrams as it sends them, ICMP echo and errors, path-MTU discovery, fragments; IPv4 and IPv6.
 //! Needs root and those programs, and says so when it skips.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -33,6 +33,8 @@ const UPLOAD: u16 = 9000;
 /// Of `iperf3`.
 const MEASURE: u16 = 5201;
 const QUIC: u16 = 443;
+/// Of `gtlsserver`: QUIC as ngtcp2 speaks it, HTTP/3.
+const HTTP3: u16 = 8443;
 /// A line as bad as people still work over.
 const BAD: Quality = Quality { lost: 10, late: 20, twice: 5 };
 const GOOD: Quality = Quality { lost: 0, late: 0, twice: 0 };
@@ -67,7 +69,7 @@ fn configuration(document: &Value) -> Configuration {
 }
 
 fn firewall() -> Configuration {
-    let allowed = [(6, "80"), (6, "53"), (6, "5201"), (6, "9000"), (17, "53"), (17, "443-444")];
+    let allowed = [(6, "80"), (6, "53"), (6, "5201"), (6, "9000"), (17, "53"), (17, "443-444"), (17, "8443")];
     let mut rules: Vec<Value> =
         allowed.map(|(protocol, ports)| json!({ "protocol": protocol, "destination_ports": ports })).into();
     rules.extend([1, 58].map(|protocol| json!({ "protocol": protocol })));
@@ -88,7 +90,7 @@ fn backend_mac(number: u16) -> MacAddr {
 }
 
 fn balancer(generation: u64, backends: u16) -> Configuration {
-    let services = [(6, HTTP), (6, DNS), (6, MEASURE), (6, UPLOAD), (17, DNS), (17, QUIC)];
+    let services = [(6, HTTP), (6, DNS), (6, MEASURE), (6, UPLOAD), (17, DNS), (17, QUIC), (17, HTTP3)];
     let vip = |address: &str, (protocol, port): (u8, u16)| json!({ "id": format!("{address}-{protocol}-{port}"), "address": address, "protocol": protocol, "port": port });
     let vips: Vec<Value> = BOTH.iter().flat_map(|a| services.map(|s| vip(a, s))).collect();
     let backends: Vec<Value> = (1..=backends)
@@ -247,6 +249,7 @@ fn a_service_behind_the_chain() {
     http(&client);
     dns(&client);
     datagrams_as_quic_sends_them(&client);
+    http3(&client, &servers);
     near.line.quality(BAD);
     for address in BOTH {
         upload(&client, address, UPLOAD, 1 << 18);
@@ -344,5 +347,46 @@ fn datagrams_as_quic_sends_them(client: &str) {
         let came = came.join().unwrap();
         // The line loses some: in each direction, and what is lost is not sent again.
         assert!(came >= 15, "{to}: {came} of 20 answered");
+    }
+}
+
+/// A megabyte by HTTP/3 from whichever backend, over the line as it is; IPv4 and IPv6.
+fn http3(client: &str, servers: &[String]) {
+    if !programs_are_there(&["gtlsclient", "gtlsserver", "openssl"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let (key, certificate) = (at("key.pem"), at("certificate.pem"));
+    run(
+        "openssl",
+        &format!(
+            "req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=service.test"
+        ),
+    );
+    let body: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(at("large"), &body).unwrap();
+    let document_root = directory.path().display();
+    let serve = |s: &String| {
+        BOTH.map(|a| {
+            Daemon::start(s, &format!("gtlsserver -q -d {document_root} {a} {HTTP3} {key} {certificate}"))
+        })
+    };
+    let _daemons: Vec<[Daemon; 2]> = servers.iter().map(serve).collect();
+    for address in BOTH {
+        for n in 0..3 {
+            let to = at(&format!("{n}-{address}"));
+            std::fs::create_dir(&to).unwrap();
+            let began = Instant::now();
+            text(
+                client,
+                &format!(
+                    "gtlsclient -q --exit-on-all-streams-close --timeout 20s --download {to} {address} {HTTP3} https://service.test/large"
+                ),
+            );
+            let came = std::fs::read(format!("{to}/large")).unwrap();
+            assert!(came == body, "{address}: {} of {} octets", came.len(), body.len());
+            eprintln!("{address}: 1 MiB by HTTP/3 in {:?}", began.elapsed());
+        }
     }
 }
