@@ -609,15 +609,21 @@ fn judged_swaps(swap: Option<Swap>) -> [Row; 3] {
     let lost = with(|s| format!("{:.1} M/s meanwhile", s.mpps));
     let stall = with(|s| {
         format!(
-            "median {:.0}; a burst takes {:.1}, {:.0} at most",
-            s.stall_us, s.burst_us, s.longest_burst_us
+            "median of {:.1} µs, {:.1} at most; a burst takes {:.1} µs, {:.0} at most",
+            s.stall_us, s.longest_stall_us, s.burst_us, s.longest_burst_us
         )
     });
     let of = |f: fn(&Swap) -> f64| swap.as_ref().map(f);
     [
         Row::new("10,000 rules, built", of(|s| s.build_s), Bar::AtMost(SWAP_BUILD_S), "s", &build),
         Row::new("  frames lost by swaps", of(|s| s.dropped as f64), Bar::AtMost(0.0), "", &lost),
-        Row::new("  longest time that frames wait", of(|s| s.longest_stall_us), Bar::Shown, "µs", &stall),
+        Row::new(
+            "  frames wait for a swap",
+            of(|s| s.stall_us / s.burst_us),
+            Bar::AtMost(1.0),
+            "bursts",
+            &stall,
+        ),
     ]
 }
 
@@ -661,6 +667,7 @@ mod tests {
         let held = |swap| judged_swaps(swap).map(|r| r.held);
         assert_eq!(held(Some(swap)), [true, false, true]);
         assert_eq!(held(Some(Swap { dropped: 0, build_s: 2.01, ..swap })), [false, true, true]);
+        assert_eq!(held(Some(Swap { stall_us: 5.1, ..swap })), [true, false, false]);
         assert_eq!(held(None), [false; 3]);
         let chain = |ratio| CaseRow { ratio_base: Some(ratio), ..row("chain-established-1k", 8.0, 1.0) };
         let first = |ratio| judged(&[chain(ratio)], true, "")[2 * BARS.len()].held;
