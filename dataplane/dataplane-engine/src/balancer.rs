@@ -20,15 +20,18 @@
 //! one that the client sends after that, because a backend answers anybody's SYN. Behind a tunnel backends may answer past us: there the
 //! client's second packet confirms, but for a SYN or RST.
 //!
+//! A standby may be told of connections (`standby.rs`), which then go to the same backends there, whatever Maglev says.
+//!
 //! A datagram to a QUIC service goes to the backend that its connection id names (`quic.rs`), wherever its flow went before.
 //!
-//! Tests: `tests/balancer.rs` compares with a naive model; `tests/balancer_modes.rs` goes case by case; `tests/chain.rs`; golden ARP and ND replies.
+//! Tests: `tests/standby.rs`; `tests/balancer.rs` compares with a naive model; `tests/balancer_modes.rs` goes case by case; `tests/chain.rs`; golden ARP and ND replies.
 
 mod burst;
 mod icmp;
 mod nat;
 mod plan;
 mod quic;
+mod standby;
 mod tunnel;
 
 use std::{marker::PhantomData, sync::Arc};
@@ -36,6 +39,7 @@ use std::{marker::PhantomData, sync::Arc};
 use dataplane_control::{
     Configuration,
     config::{ConfigError, Mode},
+    sync::Told,
 };
 
 pub(crate) use self::plan::{Basis, Count, Counts, Next, Plan};
@@ -48,7 +52,7 @@ use crate::{
     DropReason, Frame, PacketFunction, PortIndex, Verdict,
     ages::Age,
     common::{self, Clock, Drops, TCP_CLOSING_MS, TCP_HALF_CLOSED_MS, UNCONFIRMED_MS},
-    events::{Events, Happened},
+    events::{Events, Happened, Ring},
     key::{Key, Side},
     machine::Machine,
     maglev, neighbour,
@@ -175,6 +179,8 @@ pub(crate) struct Balancer<M> {
     drops: Drops,
     totals: Totals,
     events: Events,
+    walk: standby::Walk,
+    synced: standby::Totals,
     errors: icmp::Limit,
     /// Not there while it is in use.
     scratch: Option<Box<burst::Scratch>>,
@@ -226,6 +232,8 @@ impl<M: Machine> Balancer<M> {
             drops: Drops::default(),
             totals: Totals::default(),
             events: Events::default(),
+            walk: standby::Walk::default(),
+            synced: standby::Totals::default(),
             errors: icmp::Limit::default(),
             scratch: Some(burst::Scratch::new()),
             machine: PhantomData,
@@ -804,6 +812,7 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
     fn tick(&mut self, now_us: u64) {
         let now_ms = self.clock.advance(now_us);
         self.look(now_ms, TICK_SLOTS);
+        self.tell(now_ms);
     }
 
     fn basis(&self) -> prepare::Basis {
@@ -853,6 +862,10 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
                 ("answer.too_big", too_big),
                 ("answer.time_exceeded", time_exceeded),
                 ("path_mtu.learnt", path_mtu),
+                ("sync.told", self.synced.told),
+                ("sync.adopted", self.synced.adopted),
+                ("sync.kept", self.synced.kept),
+                ("sync.refused", self.synced.refused),
             ],
             named: Kind::Balancer(Counts::of(self)),
             connections: self.table.len() as u64,
@@ -866,5 +879,16 @@ impl<M: Machine, F: Frame> PacketFunction<F> for Balancer<M> {
 
     fn events(&mut self) -> Option<&mut Events> {
         Some(&mut self.events)
+    }
+
+    fn sync(&mut self, index: usize) -> Option<&mut Ring<Told>> {
+        (index == 0).then_some(&mut self.walk.ring)
+    }
+
+    fn adopt(&mut self, now_us: u64, index: usize, told: &[Told]) {
+        if index == 0 {
+            let now_ms = self.clock.advance(now_us);
+            self.take_told(now_ms, told);
+        }
     }
 }

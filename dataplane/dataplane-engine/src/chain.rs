@@ -14,7 +14,9 @@
 
 use std::collections::BTreeSet;
 
-use dataplane_control::{Configuration, Function, chain::Chain as ChainConfig, config::ConfigError};
+use dataplane_control::{
+    Configuration, Function, chain::Chain as ChainConfig, config::ConfigError, sync::Told,
+};
 
 use crate::{
     DropReason, Frame, Machine, PacketFunction, PortIndex, Verdict,
@@ -337,5 +339,15 @@ impl<F: Frame> PacketFunction<F> for Chain<'_, F> {
 
     fn log(&mut self, index: usize) -> Option<&mut Ring<Logged>> {
         self.functions.get_mut(index)?.log(0)
+    }
+
+    fn sync(&mut self, index: usize) -> Option<&mut Ring<Told>> {
+        self.functions.get_mut(index)?.sync(0)
+    }
+
+    fn adopt(&mut self, now_us: u64, index: usize, told: &[Told]) {
+        if let Some(function) = self.functions.get_mut(index) {
+            function.adopt(now_us, 0, told);
+        }
     }
 }

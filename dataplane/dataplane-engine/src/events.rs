@@ -23,6 +23,8 @@ use crate::{
 pub const BATCH: usize = 1024;
 /// Decisions kept between two exchanges: many more than anybody writes down in a millisecond.
 pub const LOG_BATCH: usize = 256;
+/// Connections for a standby kept between two exchanges: of the table, a tick looks at four times as many at most.
+pub const TELL_BATCH: usize = 1024;
 
 /// The ends of a connection, as its first packet has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,12 +128,17 @@ impl<T> Ring<T> {
         self.batch = Vec::with_capacity(most);
     }
 
-    fn push(&mut self, one: T) {
+    pub(crate) fn push(&mut self, one: T) {
         if self.batch.len() == self.batch.capacity() {
             self.missed += 1;
         } else {
             self.batch.push(one);
         }
+    }
+
+    /// Whether another would be kept.
+    pub(crate) fn has_room(&self) -> bool {
+        self.batch.len() < self.batch.capacity()
     }
 
     /// Whether there is nothing to take.

@@ -2,8 +2,10 @@
 //!
 //! Tests: below, and the parser's and the table's.
 
+use dataplane_control::sync::Told;
+
 use crate::{
-    hash::{fold, halves},
+    hash::{address_bits, fold, halves},
     packet::{ICMP, ICMPV6, Message, Packet, Quoted},
 };
 
@@ -59,6 +61,13 @@ impl Key {
         let side = side.other();
         let ports = echo_ports(quoted.message, quoted.ports, side);
         Self::new((quoted.source, quoted.destination), ports, vlan, quoted.protocol, side)
+    }
+
+    /// Of a connection that another balancer told, opened by its client.
+    pub(crate) fn of_told(told: &Told) -> Self {
+        let ports = u32::from(told.client_port) << 16 | u32::from(told.service_port);
+        let ends = (address_bits(told.client), address_bits(told.service));
+        Self::new(ends, ports, told.vlans, told.protocol, Side::Near)
     }
 
     /// Of all that a source, an address or a network, has of something: no packet's.
@@ -121,6 +130,11 @@ impl Key {
     #[inline]
     pub(crate) fn outer_vlan(&self) -> u32 {
         (self.0[1] >> 20 & 0xfff) as u32
+    }
+
+    /// The ids of both tags, as a packet has them.
+    pub(crate) fn vlans(&self) -> u32 {
+        (self.0[1] >> 8 & 0xff_ffff) as u32
     }
 
     pub(crate) fn protocol(&self) -> u8 {

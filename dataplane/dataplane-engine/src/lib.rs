@@ -34,7 +34,7 @@ pub mod traffic;
 use std::collections::BTreeMap;
 
 pub use dataplane_control::config::ConfigError;
-use dataplane_control::{Configuration, Function};
+use dataplane_control::{Configuration, Function, sync::Told};
 pub use frame::Frame;
 pub use key::Side;
 pub use machine::{Machine, Plain, Work, set_huge_pages};
@@ -125,6 +125,18 @@ pub trait PacketFunction<F: Frame = Vec<u8>>: Send {
     fn log(&mut self, index: usize) -> Option<&mut events::Ring<events::Logged>> {
         let _ = index;
         None
+    }
+
+    /// Where the `index`-th function of a row, or one that is alone as the first, leaves its connections for a standby once the ring has room;
+    /// `None`: it tells of none.
+    fn sync(&mut self, index: usize) -> Option<&mut events::Ring<Told>> {
+        let _ = index;
+        None
+    }
+
+    /// Gives the `index`-th function connections that another process told. As much work as there are.
+    fn adopt(&mut self, now_us: u64, index: usize, told: &[Told]) {
+        let _ = (now_us, index, told);
     }
 }
 

@@ -567,6 +567,17 @@ impl<V: Copy + Default> Table<V> {
         removed
     }
 
+    /// Shows the entries of the next `budget` slots, around and around from `cursor` on, until `visit` says that it is enough.
+    pub(crate) fn walk(&self, cursor: &mut usize, budget: usize, mut visit: impl FnMut(&Entry<V>) -> bool) {
+        for _ in 0..budget.min(self.entries.len()) {
+            let entry = self.entries.get(*cursor).or_else(|| self.entries.first());
+            *cursor = if *cursor + 1 >= self.entries.len() { 0 } else { *cursor + 1 };
+            if entry.is_some_and(|entry| entry.state != VACANT && !visit(entry)) {
+                return;
+            }
+        }
+    }
+
     /// Asks for the lines where the entries of the next connections will be.
     #[inline]
     pub(crate) fn prefetch_free<M: Machine>(&self, count: usize) {

@@ -15,3 +15,4 @@ mod maglev;
 mod parser;
 mod prepare;
 mod session;
+mod standby;

@@ -39,6 +39,21 @@ pub struct Arguments {
     /// Flow records of one connection in so many.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N", requires = "ipfix")]
     pub ipfix_every: u32,
+    /// Tell a standby, ADDRESS:PORT, of a load balancer's connections (UDP).
+    #[arg(long, value_name = "STANDBY", value_parser = endpoint, requires = "sync_key")]
+    pub sync_to: Option<SocketAddr>,
+    /// Take connections that another process tells (its `--sync-to`), at this ADDRESS:PORT of ours; needs one packet thread.
+    #[arg(long, value_name = "OURS", value_parser = endpoint, requires = "sync_key")]
+    pub sync_from: Option<SocketAddr>,
+    /// The key that both ends have: a file of 32 bytes or more, taken as they are.
+    #[arg(long, value_name = "FILE")]
+    pub sync_key: Option<PathBuf>,
+}
+
+fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(
+        |_| "is no address and port like 192.0.2.1:4790 or [2001:db8::1]:4790; names are not looked up",
+    )
 }
 
 fn collector(text: &str) -> Result<SocketAddr, &'static str> {

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use dataplane_control::{protocol::Status, traffic::TrafficReport};
+use dataplane_control::{protocol::Status, sync::Told, traffic::TrafficReport};
 use dataplane_engine::traffic::Session;
 
 use crate::{
@@ -43,6 +43,8 @@ pub enum Command {
     Announce { reply: Reply<Report> },
     /// New randomness for the function's secrets.
     Reseed { seed: u64 },
+    /// Take connections that another process told; they come back to be freed.
+    Adopt { part: usize, told: Vec<Told>, reply: Reply<Vec<Told>> },
     /// Copy frames from now on.
     Capture { tap: Box<Tap>, reply: Reply<()> },
     /// Send traffic; answered when it is over.

@@ -114,6 +114,33 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The key of state sync cannot be read, or is none.
+    #[error("the key of state sync {path}: {problem}", path = path.display())]
+    SyncKey {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// No datagram of state sync can be sent there, or received here.
+    #[error(
+        "state sync at {address}: {source}; --sync-to needs a route to the standby, --sync-from an address of ours and a \
+         free port"
+    )]
+    Sync {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Which packet thread a connection will come to is not known.
+    #[error(
+        "--sync-from with --workers {workers}: nobody can say which packet thread a connection will come to; use one"
+    )]
+    SyncWorkers {
+        /// How many there are to be.
+        workers: u16,
+    },
     /// Threads, pipes, signals or randomness.
     #[error("cannot get threads, signals or randomness from the system: {0}")]
     System(#[source] io::Error),

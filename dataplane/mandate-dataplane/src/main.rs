@@ -26,6 +26,7 @@ mod report;
 mod role;
 mod secrets;
 mod signals;
+mod standby;
 mod telemetry;
 mod worker;
 
@@ -45,6 +46,7 @@ use crate::{
     control::ControlSocket,
     document::Document,
     error::StartError,
+    standby::Standby,
     telemetry::{
         Watch,
         flows::{self, Export, FlowExport},
@@ -99,13 +101,15 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     dpdk::hold_interfaces()?;
 
     let clock = Clock::start();
-    let (mut posts, writers) = posts(arguments, clock)?;
+    let mut standby = standby::start(arguments)?;
+    let (mut posts, writers) = posts(arguments, clock, &mut standby)?;
     let workers = Workers::new(posts.iter_mut().map(|(handle, _)| handle.clone()).collect());
     let workers = workers.ok_or_else(|| StartError::System(io::Error::other("no packet thread")))?;
     let posts: Vec<Post> = posts.into_iter().map(|(_, post)| post).collect();
     let boards: Vec<_> = posts.iter().map(|post| post.watch.board.clone()).collect();
     signals::watch(signals, workers.clone())?;
     secrets::renew(workers.clone())?;
+    standby.iter_mut().try_for_each(|standby| standby.listen(workers.clone()))?;
     control::serve(&socket, workers.clone(), boards.clone(), clock, &document.configuration)?;
     let metrics = arguments.metrics.as_ref().map(Listener::bind).transpose()?;
     metrics.iter().try_for_each(|m| m.serve(boards.clone(), clock))?;
@@ -122,7 +126,11 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
 type Writers = Vec<JoinHandle<()>>;
 
 /// What each packet thread gets, and how it is asked.
-fn posts(arguments: &Arguments, clock: Clock) -> Result<(Vec<(Handle, Post)>, Writers), StartError> {
+fn posts(
+    arguments: &Arguments,
+    clock: Clock,
+    standby: &mut Option<Standby>,
+) -> Result<(Vec<(Handle, Post)>, Writers), StartError> {
     let count = usize::from(arguments.workers);
     let export = arguments.ipfix.map(|collector| FlowExport { collector, every: arguments.ipfix_every });
     let export = export.map(|e| flows::start(e, count, clock)).transpose()?;
@@ -132,14 +140,20 @@ fn posts(arguments: &Arguments, clock: Clock) -> Result<(Vec<(Handle, Post)>, Wr
     };
     let (logs, log) = rule_log::start(count, decisions, clock)?;
     let (mut flows, mut logs) = (flows.into_iter(), logs.into_iter());
+    let (taps, teller) = match standby {
+        Some(standby) => (std::mem::take(&mut standby.taps), standby.teller.take()),
+        None => (vec![], None),
+    };
+    let mut taps = taps.into_iter();
     let pinned = arguments.eal_cpus.len() >= count && count > 1;
     let posts = (0..count)
         .map(|index| {
             let (handle, inbox) = command::channel().map_err(StartError::System)?;
-            let watch = Watch { flows: flows.next(), log: logs.next(), ..Watch::default() };
+            let (flows, log, sync) = (flows.next(), logs.next(), taps.next());
+            let watch = Watch { flows, log, sync, ..Watch::default() };
             let cpu = arguments.eal_cpus.get(index).copied().filter(|_| pinned);
             Ok((handle, Post { inbox, watch, cpu }))
         })
         .collect::<Result<_, StartError>>()?;
-    Ok((posts, [Some(log), exporter].into_iter().flatten().collect()))
+    Ok((posts, [Some(log), exporter, teller].into_iter().flatten().collect()))
 }

@@ -14,7 +14,10 @@ use std::{
 };
 
 use dataplane_control::config::PortDriver;
-use dataplane_engine::{DropReason, Verdict, events::LOG_BATCH};
+use dataplane_engine::{
+    DropReason, Verdict,
+    events::{LOG_BATCH, TELL_BATCH},
+};
 use dpdk::{BURST, Burst, Eal, EalConfig, MAX_FRAME_BYTES, Mbuf, Pool, Port, Queue, Registered};
 use nix::{sched::CpuSet, unistd::Pid};
 
@@ -29,6 +32,7 @@ use crate::{
     ports,
     report::{Next, Report, Running, Swapped},
     role::{self, Generator, Role, Run},
+    standby::SyncTap,
     telemetry::{BURST_BOUNDS, PUBLISH_US, Watch, capture::Fate},
 };
 
@@ -275,9 +279,22 @@ impl<'p> Worker<'p> {
             }
             (None, _) => {}
         }
+        let parts = 0..self.document.configuration.function.row().len();
         if self.watch.log.is_some() {
-            for part in 0..self.document.configuration.function.row().len() {
+            for part in parts.clone() {
                 function.log(part).into_iter().for_each(|log| log.hold(LOG_BATCH));
+            }
+        }
+        if self.watch.sync.as_ref().is_some_and(SyncTap::tells) {
+            let mut told = 0;
+            for part in parts {
+                if let Some(ring) = function.sync(part) {
+                    ring.hold(TELL_BATCH);
+                    told += 1;
+                }
+            }
+            if told == 0 {
+                tracing::warn!("--sync-to: this function has no backends; a standby is told of nothing");
             }
         }
     }
@@ -291,6 +308,11 @@ impl<'p> Worker<'p> {
         if let Some(tap) = &mut watch.log {
             for part in 0..document.configuration.function.row().len() {
                 function.log(part).into_iter().for_each(|log| tap.take(part, log, document));
+            }
+        }
+        if let Some(tap) = watch.sync.as_mut().filter(|tap| tap.tells()) {
+            for part in 0..document.configuration.function.row().len() {
+                function.sync(part).into_iter().for_each(|ring| tap.take(part, ring, document));
             }
         }
     }
@@ -432,6 +454,12 @@ impl<'p> Worker<'p> {
                     function.reseed(seed);
                 }
             }
+            Command::Adopt { part, told, reply } => {
+                if let Role::Function(function) = &mut self.role {
+                    function.adopt(self.clock.now_us(), part, &told);
+                }
+                drop(reply.send(Ok(told)));
+            }
             Command::Capture { tap, reply } => {
                 self.watch.tap = Some(*tap);
                 drop(reply.send(Ok(())));
@@ -533,6 +561,9 @@ impl<'p> Worker<'p> {
         if let Some(log) = &self.watch.log {
             counters.insert("worker.log_lines".into(), log.lines());
             counters.insert("worker.log_suppressed".into(), log.suppressed());
+        }
+        if let Some(sync) = &self.watch.sync {
+            sync.counters(&mut counters);
         }
         let function = self.role.snapshot(&mut counters);
         let at_us = self.clock.now_us();

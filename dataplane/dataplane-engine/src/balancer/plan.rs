@@ -94,6 +94,8 @@ impl Plan {
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
     id: String,
+    /// As configured.
+    pub number: u16,
     pub mac: [u8; 6],
     /// Generation in which the place was given to this backend; older connections mean its predecessor.
     pub since: u32,
@@ -110,6 +112,7 @@ impl Slot {
     fn vacant() -> Self {
         Self {
             id: String::new(),
+            number: 0,
             mac: [0; 6],
             since: 0,
             alive: false,
@@ -121,7 +124,7 @@ impl Slot {
 
     /// What the configuration says of it now.
     fn set(&mut self, config: &LoadBalancer, backend: &Backend, down: bool) {
-        self.mac = backend.mac.0;
+        (self.number, self.mac) = (backend.number, backend.mac.0);
         self.down = down;
         self.addresses = [true, false].map(|v4| {
             let of_version = backend.addresses.iter().find(|a| a.is_ipv4() == v4);

@@ -93,12 +93,7 @@ pub struct Export {
 /// Starts it.
 pub fn start(export: FlowExport, workers: usize, clock: Clock) -> Result<Export, StartError> {
     let failed = |source| StartError::Collector { collector: export.collector, source };
-    let local: IpAddr = match export.collector {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((local, 0)).map_err(failed)?;
-    socket.connect(export.collector).map_err(failed)?;
+    let socket = connected(export.collector).map_err(failed)?;
     let (takers, given) = batches::channel(workers, BATCH);
     let (decisions, decided) = mpsc::sync_channel(MAX_DECISIONS);
     let exporter = Exporter::new(std::process::id(), export.every);
@@ -110,6 +105,17 @@ pub fn start(export: FlowExport, workers: usize, clock: Clock) -> Result<Export,
         .map_err(StartError::System)?;
     let taps = takers.into_iter().map(|taker| FlowTap { taker, every: export.every }).collect();
     Ok(Export { taps, decisions, thread })
+}
+
+/// A socket that sends there, from any address.
+pub fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
+    let local: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((local, 0))?;
+    socket.connect(to)?;
+    Ok(socket)
 }
 
 /// What tells sampled connections apart.

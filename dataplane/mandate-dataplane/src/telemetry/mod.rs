@@ -22,6 +22,8 @@ use capture::Tap;
 use flows::FlowTap;
 use rule_log::LogTap;
 
+use crate::standby::SyncTap;
+
 /// How often a report is left on the board, µs.
 pub const PUBLISH_US: u64 = 100_000;
 
@@ -32,6 +34,7 @@ pub struct Watch {
     pub tap: Option<Tap>,
     pub flows: Option<FlowTap>,
     pub log: Option<LogTap>,
+    pub sync: Option<SyncTap>,
     pub polls: Polls,
     pub published_us: u64,
 }
