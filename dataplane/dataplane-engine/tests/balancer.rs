@@ -17,7 +17,10 @@ use crate::common::{
 };
 use dataplane_control::{
     Configuration, Function, MacAddr,
-    config::{Affinity, Backend, LoadBalancer, Mode, Vip},
+    config::{
+        Affinity, Backend, Chain, Link, LoadBalancer, Mode, RuleAction, Vip,
+        tracking::{self, BeyondHalfOpen, HalfOpen},
+    },
 };
 use dataplane_engine::{
     DropReason, PacketFunction, Verdict, build, build_with_seed,
@@ -662,6 +665,39 @@ fn random_frames_are_dispatched_as_by_the_model() {
     assert!(passed > done / 20 && passed < done);
 }
 
+/// What a firewall before the balancer looks after, which protocols it lets through, or no firewall.
+fn before() -> impl Strategy<Value = Option<(tracking::Tracking, Vec<u8>)>> {
+    let plain = tracking::Tracking::default;
+    let cookies = Some(HalfOpen { limit: 2, beyond: BeyondHalfOpen::Cookie });
+    let trackings = vec![
+        plain(),
+        tracking::Tracking { half_open: cookies, ..plain() },
+        tracking::Tracking { verify_checksums: true, ..plain() },
+        tracking::Tracking { strict_tcp: true, ..plain() },
+    ];
+    let protocols = prop::sample::select(vec![vec![6, 17], vec![17], vec![6]]);
+    prop::option::weighted(0.7, (prop::sample::select(trackings), protocols))
+}
+
+/// A balancer, or a firewall and it in a row, with the same ends.
+fn behind(before: Option<&(tracking::Tracking, Vec<u8>)>, of: Configuration) -> Configuration {
+    let Some((tracking, protocols)) = before else { return of };
+    let rules = protocols
+        .iter()
+        .map(|p| rule(&format!("protocol-{p}"), RuleAction::Allow, Some(*p), None, None))
+        .collect();
+    let mut it = firewall(rules, 4096);
+    let [client, backend] = [0, 1].map(|n| of.ports[n].clone());
+    if let Function::Firewall(first) = &mut it.function {
+        (first.inside, first.tracking) = (client.name.clone(), tracking.clone());
+    }
+    it.ports[1] = backend;
+    let links = vec![Link { name: client.name, mac: client.mac }];
+    it.function = Function::Chain(Chain { links, functions: vec![it.function, of.function] });
+    it.check().unwrap();
+    it
+}
+
 /// One burst at once and frame by frame: the same verdicts, and bytes.
 fn same(
     single: &mut dyn PacketFunction,
@@ -712,14 +748,15 @@ fn talk() -> impl Strategy<Value = Vec<Sent>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
-    /// Bursts of any size, from either side: no other verdict, byte or counter than frame by frame.
+    /// Bursts of any size, from either side, alone or behind a firewall in a row: no other verdict, byte or counter than frame by frame.
     #[test]
     fn a_burst_is_its_frames_in_turn(
-        v in vips(), b in backends(), own in own(), seed: u64,
+        v in vips(), b in backends(), own in own(), before in before(), seed: u64,
         talks in proptest::collection::vec(talk(), 1..8),
         ops in proptest::collection::vec((op().boxed(), 0_usize..4096, 0_usize..4), 1..250),
     ) {
-        let built = || build_with_seed(&configured(v.clone(), b.clone(), &own), seed).unwrap();
+        let row = |v: Vec<Vip>, b: Vec<Backend>| behind(before.as_ref(), configured(v, b, &own));
+        let built = || build_with_seed(&row(v.clone(), b.clone()), seed).unwrap();
         let (mut single, mut burst) = (built(), built());
         let mut now_us = 5_000_000;
         let mut waiting: (bool, Vec<Vec<u8>>) = (false, Vec::new());
@@ -749,7 +786,7 @@ proptest! {
                 }
                 (Op::Wait(us), _) => now_us += us,
                 (Op::Reconfigure(vips, backends), _) => {
-                    let next = configured(vips, backends, &own);
+                    let next = row(vips, backends);
                     single.reconfigure(&next).unwrap();
                     burst.reconfigure(&next).unwrap();
                 }
