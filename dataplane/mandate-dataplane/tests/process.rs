@@ -20,7 +20,7 @@ use dataplane_control::{
     protocol::{self, Client, ProtocolError, Request, Response},
 };
 use serde_json::json;
-use support::{Bench, Process, can_run, configuration, fails, port, run, unprivileged};
+use support::{Bench, Process, can_run, fails, port, run, unprivileged};
 
 /// A process needs no more CPU time than this until it answers: 30 ms where this was measured. It answers 0.2 s after its
 /// start there (the kernel sets its packet rings up meanwhile), but how long others hold the cores up is not its to promise.
@@ -339,17 +339,17 @@ fn why_it_ends_is_said_whatever_is_logged() {
         let words = attempt(log, &bench.path("none.json"));
         assert!(words.contains("none.json: No such file") && words.contains("--config"), "{log}: {words}");
     }
-    // What only the function knows is no start, either.
+    // What is refused is no start, either.
     let end = |name: &str| json!({ "name": name, "driver": { "null": {} }, "mac": "02:00:00:00:00:01" });
-    let much = configuration(json!({
+    let much = json!({
         "instance": "much", "generation": 1, "ports": [end("outside"), end("inside")],
         "function": { "firewall": { "outside": "outside", "inside": "inside", "rules": [], "max_connections": u32::MAX } },
-    }));
+    });
     let config = bench.path("much.json");
-    fs::write(&config, much.to_bytes()).unwrap();
+    fs::write(&config, much.to_string()).unwrap();
     let words = attempt("info", &config);
-    assert!(words.contains(" configuration, firewall.max_connections: 4294967295 is not within"), "{words}");
-    assert!(!words.contains("configuration: ") && !words.contains("forwarding"), "{words}");
+    assert!(words.contains("firewall.max_connections: 4294967295 is not within 1 to 16777216"), "{words}");
+    assert!(words.contains("much.json") && !words.contains("forwarding"), "{words}");
 }
 
 #[test]
