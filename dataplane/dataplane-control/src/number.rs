@@ -21,6 +21,12 @@ impl Visitor<'_> for Number {
         known.map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
     }
 
+    /// TOML's integers all are signed.
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+        let known = u8::try_from(number).map(Some);
+        known.map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))
+    }
+
     fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
         Ok(None)
     }
@@ -34,4 +40,25 @@ pub(crate) fn or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u8>, 
 /// A number.
 pub(crate) fn protocol<'de, D: Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
     or_none(from)?.ok_or_else(|| D::Error::invalid_type(Unexpected::Unit, &Number))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde::de::value::{Error, I64Deserializer, U64Deserializer, UnitDeserializer};
+
+    use super::*;
+
+    #[test]
+    fn formats_have_integers_of_their_own() {
+        // TOML's are signed, JSON's and YAML's are not.
+        assert_eq!(protocol(I64Deserializer::<Error>::new(6)), Ok(6));
+        assert_eq!(protocol(U64Deserializer::<Error>::new(6)), Ok(6));
+        assert_eq!(or_none(UnitDeserializer::<Error>::new()), Ok(None));
+        for wrong in [-1, 256] {
+            let told = protocol(I64Deserializer::<Error>::new(wrong)).unwrap_err().to_string();
+            assert!(told.contains(&wrong.to_string()) && told.contains("17 UDP"), "{told}");
+        }
+        assert!(protocol(UnitDeserializer::<Error>::new()).is_err());
+    }
 }
