@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 /// The demo, the tests and the real peers they need.
 #[derive(Debug, Parser)]
@@ -20,8 +21,11 @@ pub enum Command {
     Up {
         /// `deps`: packages by apt. `tpm`: a software TPM per site, under .testbed/.
         /// `signing`: Python's signing tools, under .testbed/. `openstack`: OpenStack Yoga on 127.0.0.1, under .testbed/.
+        /// `fabric`: Hyperledger Fabric of the programs that FABRIC_BIN names, with the contract, under .testbed/.
         #[arg(value_enum, default_value_t = Peer::Deps)]
         what: Peer,
+        #[command(flatten)]
+        fabric: FabricOptions,
     },
     /// End every peer that `up` started, and remove what interrupted demos left behind.
     Down {
@@ -31,6 +35,8 @@ pub enum Command {
     },
     /// Which peers run; fails when a process of one has ended by itself.
     Status,
+    /// Stop, kill or start a node of the Fabric network that is up.
+    Node(NodeOptions),
     /// Play the main job end to end: from a signed intent to anchored, verified evidence.
     Demo(DemoOptions),
     /// Check the workspace: dependency directions, unsafe code, purity, licences, and that documented commands and tests exist.
@@ -57,6 +63,109 @@ pub enum Peer {
     Openstack,
     /// The same with cinder, whose volumes hold nothing.
     Cinder,
+    /// A network of Hyperledger Fabric with the contract.
+    Fabric,
+}
+
+/// A network of `up fabric`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Options of `up fabric`")]
+pub struct FabricOptions {
+    /// How large [default: minimal].
+    #[arg(long, value_enum)]
+    pub net: Option<Net>,
+    /// Name of the channel, which is the ledger's too [default: evidence].
+    #[arg(long, value_name = "NAME")]
+    pub channel: Option<String>,
+    /// Name under which the contract is deployed, with a state of its own; several times: several [default: mandate].
+    #[arg(long = "chaincode", value_name = "NAME")]
+    pub chaincodes: Vec<String>,
+    /// TLS between the peers and the contract [default: mutual].
+    #[arg(long, value_enum)]
+    pub chaincode_tls: Option<ChaincodeTls>,
+    /// The one genesis that the contract takes, by the SHA-256 of its envelope [default: the first].
+    #[arg(long, value_name = "HEX")]
+    pub genesis: Option<String>,
+    /// Longest that an orderer waits for a block to fill, ms [default: 200].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=600_000))]
+    pub batch_timeout_ms: Option<u32>,
+    /// Transactions of a full block [default: 10].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_message_count: Option<u32>,
+    /// The contract as a release build.
+    #[arg(long)]
+    pub release: bool,
+    /// One JSON document on stdout instead of the table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How large a Fabric network is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Net {
+    /// One orderer, one organisation with one peer.
+    Minimal,
+    /// Three orderers in Raft, two organisations with two peers each, both of which must endorse.
+    Full,
+}
+
+/// TLS between Fabric's peers and the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChaincodeTls {
+    /// In the clear.
+    None,
+    /// The contract shows a certificate.
+    Server,
+    /// Both do.
+    Mutual,
+}
+
+/// A node of the Fabric network.
+#[derive(Debug, Args)]
+pub struct NodeOptions {
+    /// The network's directory, when it is not that of `up fabric`.
+    #[arg(long, hide = true)]
+    pub dir: Option<PathBuf>,
+    /// What is done to it.
+    #[command(subcommand)]
+    pub action: NodeAction,
+}
+
+/// What is done to a node of the Fabric network. Names are those of `status`: `orderer0`, `peer1.org2`, `chaincode.org1`.
+#[derive(Debug, Subcommand)]
+pub enum NodeAction {
+    /// Start it again, and wait until it listens.
+    Start {
+        /// Which.
+        name: String,
+        /// Added to its command line.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// SIGTERM, and wait for its end.
+    Stop {
+        /// Which.
+        name: String,
+    },
+    /// SIGKILL.
+    Kill {
+        /// Which.
+        name: String,
+    },
+    /// SIGSTOP: it keeps its connections, and answers nobody.
+    Pause {
+        /// Which.
+        name: String,
+    },
+    /// SIGCONT.
+    Resume {
+        /// Which.
+        name: String,
+    },
+    /// Which orderer leads the others.
+    Leader,
 }
 
 /// How the demo is played.

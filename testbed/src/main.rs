@@ -33,9 +33,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: cli::Cli) -> anyhow::Result<ExitCode> {
     let well = match arguments.command {
-        cli::Command::Up { what } => up::up(what).map(|()| true),
+        cli::Command::Up { what, fabric } => up::up(what, &fabric).map(|()| true),
         cli::Command::Down { what } => up::down(what).map(|()| true),
         cli::Command::Status => up::status(),
+        cli::Command::Node(options) => up::fabric::node(&options).map(|()| true),
         cli::Command::Demo(options) => demo::main(&options),
         cli::Command::Check => check::run(),
         cli::Command::Test(options) => test::run(&options),

@@ -42,6 +42,9 @@ pub enum OpenError {
     /// No certificate at all.
     #[error("the TLS roots are empty: give the organisation's TLS CA")]
     NoRoots,
+    /// A pool of none.
+    #[error("there is no gateway: give the address of at least one peer")]
+    NoGateways,
 }
 
 /// How a gateway is recognised, and we are.

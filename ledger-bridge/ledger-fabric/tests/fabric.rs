@@ -1,118 +1,31 @@
 //! A real Fabric network: a genesis and intents through a peer's gateway to `mandate-chaincode`, and answers lost at each
 //! phase.
 //!
-//! It runs where `FABRIC_BIN` is set, in the environment of a member's shell on a channel with the chaincode, new there
-//! (`CORE_PEER_ADDRESS`, `CORE_PEER_LOCALMSPID`, `CORE_PEER_MSPCONFIGPATH`, `CORE_PEER_TLS_ROOTCERT_FILE`; `CHANNEL`
-//! [evidence], `CC_NAME` [mandate]; `ENDORSERS`: MSP ids of the organisations that must endorse, with commas).
+//! `cargo testbed test fabric` runs it; otherwise it runs where `FABRIC_BIN` is set (`network/mod.rs`).
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 #[path = "../../ledger-contract/tests/common/mod.rs"]
 mod common;
+mod network;
 
 use std::{
-    env, fs,
-    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use common::*;
 use fabric::gateway::{
-    Call, Code, CommitError, Creator, Endorsed, EvaluateError, Outcome, Proposed, Retry, SubmitError,
+    Code, CommitError, Endorsed, EvaluateError, Outcome, Proposed, Retry, SubmitError,
     message::ValidationCode,
 };
-use ledger_contract::{
-    records::{GENESIS_PAYLOAD, Genesis, PACKAGE_PAYLOAD, PolicyBundle},
-    transaction::{Answer, Before, Decided, EVENT, REQUESTS, request_key},
-};
-use ledger_fabric::{Deadlines, Gateway, Member, Options, Tls};
+use ledger_contract::transaction::{Before, EVENT, request_key};
+use ledger_fabric::{Deadlines, Gateway, Member, Options};
+use network::{Network, approved, decided};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use trust::{Envelope, Signer};
-
-/// A network and who we are on it.
-struct Network {
-    channel: String,
-    chaincode: String,
-    endorsers: Vec<String>,
-    options: Options,
-    member: Member,
-}
-
-fn the_one_in(directory: &Path) -> PathBuf {
-    fs::read_dir(directory).unwrap().next().unwrap().unwrap().path()
-}
-
-impl Network {
-    /// `None`: there is none, and it was said.
-    fn open() -> Option<Self> {
-        if env::var_os("FABRIC_BIN").is_none() || env::var_os("CORE_PEER_ADDRESS").is_none() {
-            eprintln!(
-                "SKIPPED: set FABRIC_BIN, start a network and take over a member's shell (docs/fabric.md)"
-            );
-            return None;
-        }
-        let of = |name: &str| env::var(name).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let or = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
-        let msp = PathBuf::from(of("CORE_PEER_MSPCONFIGPATH"));
-        let certificate = fs::read_to_string(the_one_in(&msp.join("signcerts"))).unwrap();
-        let key = fs::read_to_string(the_one_in(&msp.join("keystore"))).unwrap();
-        let signer = Signer::from_pem(&key, &certificate).unwrap();
-        let roots_pem = fs::read(of("CORE_PEER_TLS_ROOTCERT_FILE")).unwrap();
-        let msp_id = of("CORE_PEER_LOCALMSPID");
-        let member = Member {
-            creator: Creator::new(&msp_id, &certificate),
-            sign: Arc::new(move |bytes| Ok(signer.sign_bytes(bytes))),
-        };
-        let options = Options {
-            address: of("CORE_PEER_ADDRESS"),
-            server_name: None,
-            tls: Tls { roots_pem, client: None },
-            deadlines: Deadlines::default(),
-        };
-        Some(Self {
-            channel: or("CHANNEL", "evidence"),
-            chaincode: or("CC_NAME", "mandate"),
-            endorsers: or("ENDORSERS", &msp_id).split(',').map(str::to_owned).collect(),
-            options,
-            member,
-        })
-    }
-
-    fn gateway(&self) -> Gateway {
-        Gateway::open(&self.options, self.member.clone()).unwrap()
-    }
-
-    fn call(&self, args: &[&str]) -> Call {
-        Call {
-            channel: self.channel.clone(),
-            chaincode: self.chaincode.clone(),
-            args: args.iter().map(|a| a.as_bytes().to_vec()).collect(),
-            ..Call::default()
-        }
-    }
-
-    fn submit(&self, requests: &[Envelope]) -> Call {
-        let requests = serde_json::to_vec(requests).unwrap();
-        Call {
-            transient: [(REQUESTS.to_owned(), requests)].into(),
-            organizations: self.endorsers.clone(),
-            ..self.call(&["submit"])
-        }
-    }
-}
-
-fn decided(endorsed: &Endorsed) -> Vec<Decided> {
-    let answer: Answer = serde_json::from_slice(&endorsed.response().payload).unwrap();
-    answer.decided
-}
-
-fn approved(it: &Decided) -> bool {
-    matches!(it, Decided::Entry { entry } if entry.verdict.approved)
-}
 
 /// Between a client and its gateway; once silent, answers are lost.
 struct Relay {
@@ -167,18 +80,7 @@ async fn requests_are_committed_through_a_gateway_and_lost_answers_are_found_aga
     assert_eq!((refusal.chaincode_status(), refused.retry()), (Some(404), Retry::Never), "{refused}");
 
     // Founding, with room for all that follows.
-    let mut data = policy().data().unwrap();
-    let quota = data.quotas.get_mut("default").unwrap();
-    (quota.services, quota.instances, quota.vcpus, quota.memory_mib) = (100, 1000, 1000, 1 << 20);
-    let genesis = Genesis {
-        ledger: network.channel.clone(),
-        orgs: w.roots.orgs.clone(),
-        operator: "op".into(),
-        policy: PolicyBundle::default_bundle().with_data(&data),
-    };
-    let mut founding = vec![sign(GENESIS_PAYLOAD, &genesis, &w.operator)];
-    let packages = [vnf(&w, "vfw_vnf"), vnf(&w, "vlb_vnf"), nsd()];
-    founding.extend(packages.iter().map(|p| sign(PACKAGE_PAYLOAD, p, &w.provider)));
+    let founding = network.founding(&w);
     let proposed = gateway.propose(network.submit(&founding)).unwrap();
     let endorsed = gateway.endorse(&proposed).await.unwrap();
     assert!(decided(&endorsed).iter().all(approved), "{:?}", decided(&endorsed));

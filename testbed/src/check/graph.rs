@@ -63,7 +63,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("mandate-dataplane", &["dataplane-engine", "dpdk", "dataplane-control", "attestation"]),
     ("mandate-launcher", &["dataplane-control", "attestation"]),
     // drives the product from outside
-    ("testbed", &["dataplane-control"]),
+    ("testbed", &["dataplane-control", "fabric"]),
 ];
 
 /// Normal and build dependencies of our crates on each other, against the table.

@@ -57,6 +57,8 @@ struct Reader {
     tally: Tally,
     /// Inside the captured output of tests that passed.
     quiet: bool,
+    /// Which is shown as well.
+    loud: bool,
     /// The test whose captured output comes, until it is counted as skipped.
     section: Option<String>,
     /// Tests of this run that passed for libtest and were skipped in truth.
@@ -83,7 +85,7 @@ impl Reader {
         if let Some(name) = line.strip_prefix("---- ") {
             self.section = name.split(' ').next().map(str::to_owned);
         }
-        if self.quiet {
+        if self.quiet && (!self.loud || line.trim_start().starts_with("SKIPPED")) {
             let name = line.trim_start().starts_with("SKIPPED").then(|| self.section.take())??;
             self.skipped += 1;
             return Some(format!("{name}: {}", line.trim_start()));
@@ -104,6 +106,15 @@ fn counts(text: &str) -> Tally {
 
 /// Runs `cargo test`, shows what matters, and counts.
 pub fn run(c: &mut Command, limit: Duration) -> anyhow::Result<Tally> {
+    read(c, limit, Reader::default())
+}
+
+/// The same, and what tests that passed have printed is shown: figures.
+pub fn run_shown(c: &mut Command, limit: Duration) -> anyhow::Result<Tally> {
+    read(c, limit, Reader { loud: true, ..Reader::default() })
+}
+
+fn read(c: &mut Command, limit: Duration, mut reader: Reader) -> anyhow::Result<Tally> {
     let line = command::shown(c);
     c.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = c.spawn().with_context(|| format!("cannot run `{line}`"))?;
@@ -115,7 +126,6 @@ pub fn run(c: &mut Command, limit: Duration) -> anyhow::Result<Tally> {
         });
     }
     let printer = thread::spawn(move || {
-        let mut reader = Reader::default();
         for line in receiver {
             if let Some(shown) = reader.line(&line) {
                 ui::say(&shown);
@@ -153,5 +163,9 @@ mod tests {
             "{text}"
         );
         assert_eq!(reader.tally.to_string(), "1 passed, 1 failed, 2 skipped");
+        let mut reader = Reader { loud: true, ..Reader::default() };
+        let shown: Vec<String> = OUTPUT.lines().filter_map(|l| reader.line(l)).collect();
+        assert_eq!(reader.tally, Tally { passed: 1, failed: 1, skipped: 2 });
+        assert!(shown.join("\n").contains("hello"));
     }
 }

@@ -3,14 +3,14 @@
 use std::{
     fs,
     io::Read as _,
-    net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use super::{config, pki};
+use crate::up::ports;
 
 /// The APIs: service, its type in the catalogue, and the path after host and port.
 pub const APIS: [(&str, &str, &str); 5] = [
@@ -168,18 +168,12 @@ fn secret() -> anyhow::Result<String> {
 fn base(root: &Path, file: &Path) -> anyhow::Result<u16> {
     let before = fs::read_to_string(file).ok().and_then(|t| t.parse().ok());
     let running = root.join("data/planted").exists();
-    if let Some(base) = before.filter(|base| running || free(*base)) {
+    if let Some(base) = before.filter(|base| running || ports::free(*base, PORTS)) {
         return Ok(base);
     }
-    let found = BASES.step_by(STEP).find(|base| free(*base));
-    ensure!(found.is_some(), "no {PORTS} free ports in a row in {}..{} of 127.0.0.1", BASES.start, BASES.end);
-    let base = found.unwrap_or(BASES.start);
+    let base = ports::row(BASES.step_by(STEP), PORTS)?;
     fs::write(file, base.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(base)
-}
-
-fn free(base: u16) -> bool {
-    (base..base + PORTS).all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
 }
 
 #[cfg(test)]

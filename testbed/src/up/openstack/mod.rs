@@ -17,7 +17,6 @@ mod install;
 mod layout;
 mod operator;
 mod pki;
-mod process;
 mod ready;
 mod seed;
 mod services;
@@ -29,7 +28,8 @@ use std::{fs, path::PathBuf, time::Duration};
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
 
-use self::{layout::Layout, process::Process};
+use self::layout::Layout;
+use super::process::{self, Process};
 use crate::{
     interrupt,
     ui::{self, Step},
@@ -98,7 +98,7 @@ pub fn clouds() -> anyhow::Result<Option<PathBuf>> {
 pub fn down() -> anyhow::Result<usize> {
     let _alone = alone()?;
     let root = root()?;
-    let ended = process::stop_all(&processes(&root)?);
+    let ended = process::stop_all(&processes(&root)?, services::rank);
     // First, so that what an interrupted `down` leaves is not taken for a cloud.
     let _gone = fs::remove_file(root.join("data/planted"));
     let Ok(entries) = fs::read_dir(&root) else { return Ok(ended) };
@@ -115,29 +115,12 @@ pub fn down() -> anyhow::Result<usize> {
 
 /// `status`: each process; false when one that was started has ended.
 pub fn status() -> anyhow::Result<bool> {
-    let all = processes(&root()?)?;
-    for process in &all {
-        match process.pid() {
-            Some(pid) => println!("openstack {:16} up    pid {pid}", process.name()),
-            None => println!("openstack {:16} ended  {}", process.name(), process.log().display()),
-        }
-    }
-    if all.is_empty() {
-        println!("openstack is not up");
-    }
-    Ok(all.iter().all(|p| p.pid().is_some()))
+    Ok(process::status("openstack", &processes(&root()?)?))
 }
 
 /// Every process that was started, in the order in which they are ended: users before what they use.
 fn processes(root: &std::path::Path) -> anyhow::Result<Vec<Process>> {
-    let Ok(entries) = fs::read_dir(root.join("run")) else { return Ok(vec![]) };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        names.extend(name.strip_suffix(".pid").map(str::to_owned));
-    }
-    names.sort_by_key(|name| (services::rank(name), name.clone()));
-    Ok(names.iter().map(|name| Process::at(root, name)).collect())
+    process::all(root, services::rank)
 }
 
 fn step<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {

@@ -9,10 +9,9 @@ use super::{
     http::Client,
     identity,
     layout::{APIS, HOSTS, Layout},
-    process::Process,
     services,
 };
-use crate::interrupt;
+use crate::{interrupt, up::process::Process};
 
 /// All of it, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);

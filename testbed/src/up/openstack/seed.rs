@@ -5,13 +5,11 @@ use std::{fs, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 
-use super::{
-    identity,
-    layout::Layout,
-    process::{self, Process},
-    services,
+use super::{identity, layout::Layout, services};
+use crate::{
+    command,
+    up::process::{self, Process},
 };
-use crate::command;
 
 /// One program, on a busy machine: neutron's migrations are some two hundred.
 const PROGRAM_LIMIT: Duration = Duration::from_secs(600);
@@ -38,7 +36,7 @@ pub fn make(layout: &Layout) -> anyhow::Result<()> {
     PARTS.iter().try_for_each(|part| clear(&layout.data(part)))?;
     let made = fill(layout);
     let used = ["keystone", "mariadb"].map(|name| Process::at(layout.root(), name));
-    process::stop_all(&used);
+    process::stop_all(&used, services::rank);
     made?;
     fs::create_dir_all(layout.seed())?;
     PARTS.iter().try_for_each(|part| copy(&layout.data(part), &layout.seed().join(part)))?;

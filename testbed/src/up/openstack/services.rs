@@ -9,10 +9,8 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{
-    layout::{HOSTS, Layout},
-    process::Process,
-};
+use super::layout::{HOSTS, Layout};
+use crate::up::process::Process;
 
 /// From its start until it listens, on a busy machine.
 const LISTEN_LIMIT: Duration = Duration::from_secs(180);

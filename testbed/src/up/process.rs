@@ -95,16 +95,29 @@ impl Process {
         })
     }
 
-    fn last_words(&self) -> String {
+    /// The end of what it said.
+    pub fn last_words(&self) -> String {
         let text = fs::read(&self.log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
+    /// Sends it a signal; returns whether it ran.
+    pub fn signal(&self, signal: Signal) -> bool {
+        // Gone in between is as good.
+        self.pid().map(|pid| kill(pid, signal)).is_some()
+    }
+
+    /// Ends it without asking, and what is left of its group; returns whether it ran.
+    pub fn kill(&self) -> bool {
+        let ran = self.signal(Signal::SIGKILL);
+        self.finish(Instant::now());
+        ran
+    }
+
     /// Asks it to end; returns whether it ran.
     fn terminate(&self) -> bool {
-        // Gone in between is what we want.
-        self.pid().map(|pid| kill(pid, Signal::SIGTERM)).is_some()
+        self.signal(Signal::SIGTERM)
     }
 
     /// Waits for its end, and ends what is left of its group.
@@ -130,11 +143,37 @@ impl Process {
     }
 }
 
-/// Ends them in this order of asking; returns how many ran.
-pub fn stop_all(all: &[Process]) -> usize {
+/// Every process that was started below `root`, those of a lower rank first: users before what they use.
+pub fn all(root: &Path, rank: fn(&str) -> u8) -> anyhow::Result<Vec<Process>> {
+    let Ok(entries) = fs::read_dir(root.join("run")) else { return Ok(vec![]) };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(".pid").map(str::to_owned));
+    }
+    names.sort_by_key(|name| (rank(name), name.clone()));
+    Ok(names.iter().map(|name| Process::at(root, name)).collect())
+}
+
+/// Says which run and which have ended; false when one has.
+pub fn status(what: &str, all: &[Process]) -> bool {
+    for process in all {
+        match process.pid() {
+            Some(pid) => println!("{what} {:16} up    pid {pid}", process.name()),
+            None => println!("{what} {:16} ended  {}", process.name(), process.log().display()),
+        }
+    }
+    if all.is_empty() {
+        println!("{what} is not up");
+    }
+    all.iter().all(|p| p.pid().is_some())
+}
+
+/// Ends them in this order, those of one rank together; returns how many ran.
+pub fn stop_all(all: &[Process], rank: fn(&str) -> u8) -> usize {
     let deadline = Instant::now() + STOP_LIMIT;
     let mut ran = 0;
-    for group in all.chunk_by(|a, b| super::services::rank(a.name()) == super::services::rank(b.name())) {
+    for group in all.chunk_by(|a, b| rank(a.name()) == rank(b.name())) {
         ran += group.iter().filter(|p| p.terminate()).count();
         group.iter().for_each(|p| p.finish(deadline));
     }
@@ -179,14 +218,14 @@ mod tests {
         it.wait(Duration::from_secs(10), || child().is_some()).unwrap();
         let child = child().unwrap();
         assert!(started(child).is_some());
-        assert_eq!(stop_all(&[Process::at(dir.path(), "x")]), 1);
+        assert_eq!(stop_all(&[Process::at(dir.path(), "x")], |_| 0), 1);
         assert_eq!((it.pid(), started(pid)), (None, None));
         let gone = Instant::now() + Duration::from_secs(10);
         while started(child).is_some() && Instant::now() < gone {
             std::thread::sleep(TICK);
         }
         assert!(started(child).is_none(), "the child as well");
-        assert_eq!(stop_all(&[Process::at(dir.path(), "x")]), 0);
+        assert_eq!(stop_all(&[Process::at(dir.path(), "x")], |_| 0), 0);
     }
 
     #[test]
@@ -196,7 +235,7 @@ mod tests {
         let mut stranger = sh("sleep 60").spawn().unwrap();
         fs::write(dir.path().join("run/x.pid"), format!("{} 1", stranger.id())).unwrap();
         assert_eq!(it.pid(), None);
-        stop_all(&[it]);
+        stop_all(&[it], |_| 0);
         assert!(stranger.try_wait().unwrap().is_none());
         command::kill(&mut stranger);
     }
