@@ -15,5 +15,6 @@ mod phase;
 mod refusal;
 
 pub use error::{CommitError, EndorseError, EvaluateError, SignError, SubmitError};
+pub(crate) use phase::proposal_payload;
 pub use phase::{Call, Committed, Creator, Endorsed, NONCE_BYTES, Proposed, Submitted};
 pub use refusal::{Code, Outcome, Refusal, Retry, back_off};

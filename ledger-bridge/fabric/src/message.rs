@@ -211,6 +211,9 @@ pub struct ChannelHeader {
     /// By kind.
     #[prost(bytes = "vec", tag = "7")]
     pub extension: Vec<u8>,
+    /// Digest of the submitter's TLS certificate, or empty.
+    #[prost(bytes = "vec", tag = "8")]
+    pub tls_cert_hash: Vec<u8>,
 }
 
 /// Who signed.

@@ -8,6 +8,7 @@ use rustls::{
     pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, pem, pem::PemObject as _},
     version::TLS13,
 };
+use trust::Digest;
 
 /// Why a gateway cannot be used. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,13 @@ fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'st
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|source| OpenError::Pem { what, source })
+}
+
+/// SHA-256 of our certificate (DER), which binds a request for blocks to its connection; nothing where there is none.
+pub(crate) fn client_hash(tls: &Tls) -> Result<Vec<u8>, OpenError> {
+    let Some(client) = &tls.client else { return Ok(Vec::new()) };
+    let chain = certificates("TLS certificate", &client.chain_pem)?;
+    Ok(chain.first().map(|own| Digest::of(own).0.to_vec()).unwrap_or_default())
 }
 
 /// TLS 1.3 alone, which every 2.5 peer speaks.

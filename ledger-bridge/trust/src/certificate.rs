@@ -53,7 +53,7 @@ pub(crate) struct Validity {
 }
 
 impl Validity {
-    fn of(cert: &Certificate) -> Self {
+    pub fn of(cert: &Certificate) -> Self {
         let validity = cert.tbs_certificate().validity();
         Self {
             not_before: UnixTime(validity.not_before.to_unix_duration().as_secs()),
@@ -235,7 +235,7 @@ fn attributes(cert: &Certificate) -> Read<BTreeMap<String, String>> {
     Ok(attrs.attrs)
 }
 
-fn key_of(cert: &Certificate) -> Read<VerifyingKey> {
+pub(crate) fn key_of(cert: &Certificate) -> Read<VerifyingKey> {
     let spki = cert.tbs_certificate().subject_public_key_info().to_der().map_err(malformed)?;
     VerifyingKey::from_public_key_der(&spki).map_err(|e| malformed(format!("only P-256 keys: {e}")))
 }

@@ -173,11 +173,28 @@ impl Signer {
 
 /// Verifies a DER ECDSA P-256/SHA-256 signature; high-S is refused.
 pub fn verify_bytes(key: &VerifyingKey, message: &[u8], sig: &[u8]) -> Result<(), &'static str> {
-    let der = DerSignature::try_from(sig).map_err(|_| "it is not a DER ECDSA signature")?;
-    let signature = EcdsaSignature::try_from(der).map_err(|_| "its numbers are outside the curve's order")?;
+    let signature = signature_of(sig)?;
     if signature.normalize_s() != signature {
         return Err("it is not in low-S form");
     }
+    verify_signature(key, message, &signature)
+}
+
+/// As [`verify_bytes`], of a certificate or a revocation list: CAs that know nothing of low-S make both forms.
+pub(crate) fn verify_issued(key: &VerifyingKey, message: &[u8], sig: &[u8]) -> Result<(), &'static str> {
+    verify_signature(key, message, &signature_of(sig)?.normalize_s())
+}
+
+fn signature_of(sig: &[u8]) -> Result<EcdsaSignature, &'static str> {
+    let der = DerSignature::try_from(sig).map_err(|_| "it is not a DER ECDSA signature")?;
+    EcdsaSignature::try_from(der).map_err(|_| "its numbers are outside the curve's order")
+}
+
+fn verify_signature(
+    key: &VerifyingKey,
+    message: &[u8],
+    signature: &EcdsaSignature,
+) -> Result<(), &'static str> {
     // ring takes the point as it is, and the numbers that p256 has read (ADR 0019).
     let point = key.to_sec1_point(false);
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point.as_bytes())

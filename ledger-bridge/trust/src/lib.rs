@@ -2,7 +2,8 @@
 //!
 //! Everything Mandate hashes or signs goes through this crate: DSSE envelopes ([`dsse`]), X.509 identities and
 //! their roots ([`identity`], [`issue`]), in-toto statements ([`statement`]), RFC 6962 trees ([`merkle`]) and C2SP
-//! signed notes and checkpoints ([`note`]) with cosignatures ([`witness`]).
+//! signed notes and checkpoints ([`note`]) with cosignatures ([`witness`]), and the members of a Fabric channel's
+//! organisations ([`msp`]).
 //!
 //! It never reads a clock, a file or a random source: time and randomness are arguments, so that the contract, the
 //! data plane and an offline verifier on another machine compute the same answers. Bytes are signed, not
@@ -18,6 +19,7 @@ pub mod identity;
 pub mod issue;
 pub mod memo;
 pub mod merkle;
+pub mod msp;
 pub mod note;
 #[cfg(feature = "schema")]
 mod schema;

@@ -72,6 +72,7 @@ const SUITES: &[Suite] = &[
         programs: &[
             program("mandate-chaincode", "fabric", "a_real_fabric", As::Administrator),
             program("ledger-fabric", "fabric", "", As::Member),
+            program("ledger-fabric", "peer", "", As::Member),
             program("ledger-fabric", "faults", "", As::Member),
         ],
     },

@@ -38,6 +38,12 @@ impl Creator {
         let identity = SerializedIdentity { msp_id: msp_id.into(), id_bytes: certificate_pem.into() };
         Self(identity.encode_to_vec())
     }
+
+    /// As it stands in headers.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// What is called.
@@ -92,10 +98,7 @@ impl Proposed {
             channel_header: channel_header.encode_to_vec(),
             signature_header: signature_header.encode_to_vec(),
         };
-        let input = ChaincodeInput { args: call.args, ..ChaincodeInput::default() };
-        let spec = ChaincodeSpec { kind: GOLANG, chaincode_id: Some(id), input: Some(input) };
-        let input = ChaincodeInvocationSpec { chaincode_spec: Some(spec) }.encode_to_vec();
-        let mut payload = ChaincodeProposalPayload { input, transient_map: BTreeMap::new() };
+        let mut payload = proposal_payload(&id, call.args);
         let kept = payload.encode_to_vec();
         payload.transient_map = call.transient;
         let proposal = Proposal {
@@ -299,6 +302,14 @@ impl Committed {
     pub const fn block(&self) -> u64 {
         self.block
     }
+}
+
+/// Payload of a proposal, without what is transient.
+pub(crate) fn proposal_payload(id: &ChaincodeId, args: Vec<Vec<u8>>) -> ChaincodeProposalPayload {
+    let input = ChaincodeInput { args, ..ChaincodeInput::default() };
+    let spec = ChaincodeSpec { kind: GOLANG, chaincode_id: Some(id.clone()), input: Some(input) };
+    let input = ChaincodeInvocationSpec { chaincode_spec: Some(spec) }.encode_to_vec();
+    ChaincodeProposalPayload { input, transient_map: BTreeMap::new() }
 }
 
 /// As Fabric has it: hex of SHA-256 over nonce and creator.
