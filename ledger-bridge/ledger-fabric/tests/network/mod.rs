@@ -97,11 +97,16 @@ impl Network {
         let mut data = policy().data().unwrap();
         let quota = data.quotas.get_mut("default").unwrap();
         (quota.services, quota.instances, quota.vcpus, quota.memory_mib) = (1000, 10_000, 10_000, 1 << 24);
+        self.founding_with(w, PolicyBundle::default_bundle().with_data(&data))
+    }
+
+    /// The same with another policy.
+    pub fn founding_with(&self, w: &World, policy: PolicyBundle) -> Vec<Envelope> {
         let genesis = Genesis {
             ledger: self.channel.clone(),
             orgs: w.roots.orgs.clone(),
             operator: "op".into(),
-            policy: PolicyBundle::default_bundle().with_data(&data),
+            policy,
         };
         let mut founding = vec![sign(GENESIS_PAYLOAD, &genesis, &w.operator)];
         let packages = [vnf(w, "vfw_vnf"), vnf(w, "vlb_vnf"), nsd()];

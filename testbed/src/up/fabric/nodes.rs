@@ -4,6 +4,7 @@ use std::{
     env,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
+    path::PathBuf,
     process::Command,
     time::Duration,
 };
@@ -25,6 +26,8 @@ use crate::{
 const LISTEN_LIMIT: Duration = Duration::from_secs(60);
 /// Three Raft ticks of election and more.
 const LEADER_LIMIT: Duration = Duration::from_secs(60);
+/// Without colours.
+const LOG_FORMAT: &str = "%{time:2006-01-02T15:04:05.000Z07:00} %{level} [%{module}] %{message}";
 /// Variables that a node or the contract reads begin with these.
 const OF_SHELLS: [&str; 5] = ["CORE_", "ORDERER_", "CHAINCODE_", "MANDATE_", "FABRIC_LOGGING"];
 /// Metrics of a node.
@@ -39,14 +42,15 @@ pub fn start(layout: &Layout, nodes: &[Node]) -> anyhow::Result<()> {
 }
 
 fn begin(layout: &Layout, node: Node, more: &[String]) -> anyhow::Result<()> {
-    let mut c = command(layout, node)?;
-    c.args(more).current_dir(&layout.root);
+    let mut c = Command::new(program(layout, node));
     // Who starts it may have a user's shell, which would say who this node is.
     for (name, _) in
         env::vars_os().filter(|(name, _)| OF_SHELLS.iter().any(|of| name.to_string_lossy().starts_with(of)))
     {
         c.env_remove(name);
     }
+    arguments(layout, node, &mut c)?;
+    c.args(more).current_dir(&layout.root);
     layout.process(node).start(&mut c).with_context(|| format!("starting {node}"))
 }
 
@@ -55,23 +59,26 @@ fn listening(layout: &Layout, node: Node) -> anyhow::Result<()> {
     layout.process(node).wait(LISTEN_LIMIT, there)
 }
 
-fn command(layout: &Layout, node: Node) -> anyhow::Result<Command> {
-    let mut c = match node {
-        Node::Orderer(_) => Command::new(layout.program("orderer")),
-        Node::Peer(..) => {
-            let mut c = Command::new(layout.program("peer"));
-            c.args(["node", "start"]);
-            c
-        }
-        Node::Chaincode(org) => return contract(layout, org),
-    };
-    c.env("FABRIC_CFG_PATH", layout.etc(&node.to_string()));
-    Ok(c)
+fn program(layout: &Layout, node: Node) -> PathBuf {
+    match node {
+        Node::Orderer(_) => layout.program("orderer"),
+        Node::Peer(..) => layout.program("peer"),
+        Node::Chaincode(_) => layout.contract.clone(),
+    }
+}
+
+fn arguments(layout: &Layout, node: Node, c: &mut Command) -> anyhow::Result<()> {
+    c.env("FABRIC_CFG_PATH", layout.etc(&node.to_string())).env("FABRIC_LOGGING_FORMAT", LOG_FORMAT);
+    match node {
+        Node::Orderer(_) => {}
+        Node::Peer(..) => drop(c.args(["node", "start"])),
+        Node::Chaincode(org) => contract(layout, org, c)?,
+    }
+    Ok(())
 }
 
 /// The contract of an organisation.
-fn contract(layout: &Layout, org: u16) -> anyhow::Result<Command> {
-    let mut c = Command::new(&layout.contract);
+fn contract(layout: &Layout, org: u16, c: &mut Command) -> anyhow::Result<()> {
     c.args(["--id", &deploy::package(layout, org)?.id, "--listen", &layout.address(Node::Chaincode(org))]);
     let tls = layout.contract_tls("server");
     if layout.plan.chaincode_tls != ChaincodeTls::None {
@@ -83,7 +90,7 @@ fn contract(layout: &Layout, org: u16) -> anyhow::Result<Command> {
     if let Some(genesis) = &layout.plan.genesis {
         c.args(["--genesis", genesis]);
     }
-    Ok(c)
+    Ok(())
 }
 
 /// What is done to a node; returns what there is to say.
