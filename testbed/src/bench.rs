@@ -3,10 +3,12 @@
 //! The programs that measure are examples and tests of the crates concerned, built as releases; this runs them one
 //! after the other, reads their answers and judges. It ends with 0 when every bar was held, 1 when one was missed, and 2
 //! when a figure could not be had: that is neither.
-//! Tests: `bench/report.rs`, `bench/control.rs`, `bench/dataplane.rs`, `bench/policy.rs`.
+//! Tests: `bench/report.rs`, `bench/control.rs`, `bench/dataplane.rs`, `bench/ledger.rs`, `bench/policy.rs`.
 
 mod control;
 mod dataplane;
+mod ledger;
+mod plot;
 mod policy;
 mod report;
 
@@ -28,6 +30,11 @@ pub fn main(options: &BenchOptions) -> anyhow::Result<ExitCode> {
     let (report, document) = match options.subject {
         Subject::Control => with_document(control::run(options, control::PARTS)?)?,
         Subject::Policy => with_document(control::run(options, policy::PARTS)?)?,
+        Subject::Ledger => {
+            let measured = ledger::run(options)?;
+            let document = measured.json();
+            (measured.report, document)
+        }
         Subject::Dataplane => {
             let measured = dataplane::run(options)?;
             let document = measured.json();

@@ -248,7 +248,8 @@ pub struct TestOptions {
 /// What is measured, and how much of it.
 #[derive(Debug, Args)]
 pub struct BenchOptions {
-    /// `control`: gate, ledger, engine, evidence and observation; `policy`: the gate inside OpenStack; `dataplane`: packets.
+    /// `control`: gate, ledger, engine, evidence and observation; `policy`: the gate inside OpenStack; `dataplane`: packets;
+    /// `ledger`: the contract on a real Fabric (FABRIC_BIN).
     #[arg(value_enum)]
     pub subject: Subject,
     /// One JSON document on stdout instead of the table; `dataplane` always ends with it, and has its table on stderr.
@@ -266,6 +267,8 @@ pub enum Subject {
     Control,
     /// The gate inside OpenStack.
     Policy,
+    /// The contract on a real Fabric: latency and throughput.
+    Ledger,
     /// The packet functions.
     Dataplane,
 }

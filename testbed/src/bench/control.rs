@@ -105,12 +105,17 @@ fn first_line(e: &anyhow::Error) -> &'static str {
     }
 }
 
-/// Runs an example as a release and reads the JSON document that it ends with.
-pub fn example(package: &str, name: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+/// An example as a release.
+pub fn built(package: &str, name: &str) -> anyhow::Result<PathBuf> {
     let build = ["build", "--locked", "--release", "-p", package, "--example", name];
     command::succeed(workspace::cargo().args(build), BUILD_LIMIT)?;
     let metadata = workspace::Metadata::load(&workspace::root()?)?;
-    let program: PathBuf = metadata.target_directory.join("release").join("examples").join(name);
+    Ok(metadata.target_directory.join("release").join("examples").join(name))
+}
+
+/// Runs an example as a release and reads the JSON document that it ends with.
+pub fn example(package: &str, name: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+    let program = built(package, name)?;
     let out = command::succeed(Command::new(program).args(arguments), RUN_LIMIT)?;
     let last = out.stdout.lines().last().unwrap_or_default();
     serde_json::from_str(last).with_context(|| format!("what {name} answered"))
