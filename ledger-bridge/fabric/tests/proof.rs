@@ -137,3 +137,34 @@ fn json_is_one_text() {
         assert!(serde_json::from_str::<TransactionProof>(&broken).is_err());
     }
 }
+
+/// CPU time of this thread, ns.
+fn cpu_ns() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// `cargo test --release -p fabric --test proof cost -- --nocapture`
+#[test]
+fn the_cost_of_a_proof_is_below_2_ms_of_cpu() {
+    const TIMES: u64 = 200;
+    for name in ["alone.json", "several.json"] {
+        let (proof, channel, all) = (proof(name), channel(), BTreeSet::new());
+        let rules = Rules { channel: &channel, chaincode: "mandate", endorsers: &all };
+        let mut from = cpu_ns();
+        assert!(proof.verify(&rules).is_ok());
+        let first = cpu_ns() - from;
+        from = cpu_ns();
+        for _ in 0..TIMES {
+            assert!(proof.verify(&rules).is_ok());
+        }
+        let each = (cpu_ns() - from) / TIMES;
+        let transactions = proof.data.len();
+        println!(
+            "{transactions} in the block: the first time {} us of CPU, then {} us",
+            first / 1000,
+            each / 1000
+        );
+        assert!(cfg!(debug_assertions) || each < 2_000_000, "{each} ns");
+    }
+}

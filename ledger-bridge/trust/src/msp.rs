@@ -262,7 +262,8 @@ impl Msp {
         if self.roles.is_empty() {
             return Ok(Role::Unknown);
         }
-        let found: Vec<_> = self.roles.iter().filter(|(_, known)| units.contains(&known.name)).collect();
+        let pairs = units.iter().flat_map(|unit| self.roles.iter().map(move |role| (unit, role)));
+        let found: Vec<_> = pairs.filter(|(unit, (_, known))| known.name == **unit).map(|(_, r)| r).collect();
         match found.as_slice() {
             [(role, known)] if known.authority.is_none_or(|ca| ca == authority.digest) => Ok(*role),
             _ => Err(malformed(format!("its OUs {units:?} do not name one role of `{}`", self.id))),
