@@ -14,7 +14,7 @@ fn look(der: &[u8], pem: Option<&str>) {
     let Ok((_, org)) = claimed(der) else { return };
     let ca = pem.map(str::to_owned).into_iter().collect();
     let root = OrgRoot { ca, ..OrgRoot::default() };
-    let roots = TrustRoots { orgs: BTreeMap::from([(org, root)]), logs: Vec::new() };
+    let roots = TrustRoots { orgs: BTreeMap::from([(org, root)]), logs: Vec::new(), channel: None };
     let _ = roots.verify(der, UnixTime(1_800_000_000));
 }
 

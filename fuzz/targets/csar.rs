@@ -40,7 +40,7 @@ static ROOTS: LazyLock<TrustRoots> = LazyLock::new(|| {
     let vendor = org(include_str!("../keys/vendor.pem").to_owned());
     TrustRoots {
         orgs: BTreeMap::from([("provider-org".into(), org(members)), ("vendor".into(), vendor)]),
-        logs: Vec::new(),
+        logs: Vec::new(), channel: None 
     }
 });
 

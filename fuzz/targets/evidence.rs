@@ -23,7 +23,7 @@ static ROOTS: LazyLock<TrustRoots> = LazyLock::new(|| {
         ("rsa".to_owned(), owner(include_str!("../keys/owner-rsa.pem"))),
         ("ecdsa".to_owned(), owner(include_str!("../keys/owner-ecdsa.pem"))),
     ];
-    TrustRoots { orgs: BTreeMap::from(orgs), logs: Vec::new() }
+    TrustRoots { orgs: BTreeMap::from(orgs), logs: Vec::new(), channel: None }
 });
 
 fn split(data: &[u8]) -> Vec<&[u8]> {

@@ -24,7 +24,7 @@ static ROOTS: LazyLock<TrustRoots> = LazyLock::new(|| {
         sigstore: Some(SigstoreTrust { trusted_root, identities: vec![identity] }),
         ..OrgRoot::default()
     };
-    TrustRoots { orgs: BTreeMap::from([("vendor".into(), vendor)]), logs: Vec::new() }
+    TrustRoots { orgs: BTreeMap::from([("vendor".into(), vendor)]), logs: Vec::new(), channel: None }
 });
 
 fuzz_target!(|data: &[u8]| {

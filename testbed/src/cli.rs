@@ -196,6 +196,8 @@ pub enum Play {
     Main,
     /// One service on two sites, a member of which moves to a third under a client's traffic.
     Wan,
+    /// The main job on a Hyperledger Fabric channel, in a network of its own (`FABRIC_BIN`).
+    Fabric,
     /// The main job on OpenStack (`cargo testbed up openstack` first).
     Cloud,
     /// Twenty services of five tenants at once, there.
@@ -224,6 +226,7 @@ impl Play {
         match self {
             Self::Main => "main",
             Self::Wan => "wan",
+            Self::Fabric => "fabric",
             Self::Cloud => "cloud",
             Self::Crowd => "crowd",
             Self::Osm => "osm",

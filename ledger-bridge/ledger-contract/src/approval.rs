@@ -5,15 +5,19 @@
 //! Whether the approval was consumed before is the journal's to say, not this module's.
 
 use trust::{
-    Digest, Envelope, Identity, TrustRoots, UnixTime, merkle,
+    Digest, Envelope, Identity, TrustRoots, UnixTime,
+    identity::ChannelRoot,
+    merkle,
     note::{Checkpoint, NoteVerifier},
 };
 
 use crate::{
+    channel::{self, ChannelProof},
     constitution::Constitution,
-    evidence::ProvenEntry,
+    evidence::{InclusionProof, ProvenEntry},
     intent::{INTENT_PAYLOAD, Intent, IntentKind, Sensitivity, ns_instance_id_of},
     records::{ENTRY_VERSION, Entry, Event, Grant},
+    transaction::SealedEntry,
 };
 
 /// What the actuator accepts.
@@ -36,8 +40,10 @@ pub struct Approved {
     pub grant: Grant,
     /// Who signed the intent.
     pub tenant_identity: Identity,
-    /// Position in the log.
+    /// Index in the log, or in the mirror of a channel.
     pub position: u64,
+    /// Where it is in the ledger's order ([`ProvenEntry::place`]).
+    pub place: u64,
 }
 
 /// Why an approval is refused.
@@ -63,6 +69,10 @@ pub enum RefusalCode {
     WrongLedger,
     /// The entry says another position than the one it is at.
     Position,
+    /// The trust roots' channel, or its configuration since, cannot be used.
+    Channel,
+    /// No valid transaction of the channel has decided it.
+    Transaction,
     /// The entry's request is not an intent.
     NotAnIntent,
     /// The tenant's signature or certificate does not verify at the entry's time.
@@ -97,6 +107,8 @@ impl RefusalCode {
             Self::EntryFormat => "ENTRY_FORMAT",
             Self::WrongLedger => "WRONG_LEDGER",
             Self::Position => "POSITION",
+            Self::Channel => "CHANNEL",
+            Self::Transaction => "TRANSACTION",
             Self::NotAnIntent => "NOT_AN_INTENT",
             Self::IntentSignature => "INTENT_SIGNATURE",
             Self::RoleNotAllowed => "ROLE_NOT_ALLOWED",
@@ -122,13 +134,13 @@ impl std::fmt::Display for RefusalCode {
 /// correction of its clock it runs ahead for as long.
 pub const MAX_CLOCK_SKEW_S: u64 = 300;
 
-type Checked<T> = Result<T, Refusal>;
+pub(crate) type Checked<T> = Result<T, Refusal>;
 
-fn refuse<T>(code: RefusalCode, detail: impl Into<String>) -> Checked<T> {
+pub(crate) fn refuse<T>(code: RefusalCode, detail: impl Into<String>) -> Checked<T> {
     Err(Refusal { code, detail: detail.into() })
 }
 
-fn ensure(holds: bool, code: RefusalCode, detail: impl FnOnce() -> String) -> Checked<()> {
+pub(crate) fn ensure(holds: bool, code: RefusalCode, detail: impl FnOnce() -> String) -> Checked<()> {
     if holds { Ok(()) } else { refuse(code, detail()) }
 }
 
@@ -141,7 +153,7 @@ pub fn verify(approval: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<App
         format!("the certificate of {who} (serial {}) was revoked since", who.serial)
     })?;
     let decided_by = approved.grant.policy;
-    ensure(rules.accepts(approved.position, &decided_by), RefusalCode::PolicyNotAccepted, || {
+    ensure(rules.accepts(approved.place, &decided_by), RefusalCode::PolicyNotAccepted, || {
         format!(
             "decided under policy bundle {decided_by}, which was not in force then, or is not accepted here"
         )
@@ -158,22 +170,65 @@ pub fn verify(approval: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<App
 /// An approval that is genuine, whether or not it may be acted upon: its signer may have been revoked since, its policy
 /// not be accepted here, its time be over.
 pub fn authentic(approval: &ProvenEntry, rules: &Constitution) -> Result<Approved, Refusal> {
-    let roots = &rules.at(approval.proof.index).roots;
+    let roots = &rules.at(approval.place()).roots;
     let entry = proven_entry(approval, roots)?;
     ensure(entry.ledger == rules.ledger(), RefusalCode::WrongLedger, || {
         format!("it is of ledger `{}`, approvals of `{}` count here", entry.ledger, rules.ledger())
     })?;
-    approved_intent(entry, roots)
+    approved_intent(approval, entry, roots)
 }
 
-/// An entry whose checkpoint, inclusion, encoding, ledger and position hold together.
+/// An entry whose encoding, ledger and position hold together, and which is where its proof says: in the log, or in a valid
+/// transaction of the channel, where the trust roots pin one.
 pub(crate) fn proven_entry(proven: &ProvenEntry, roots: &TrustRoots) -> Checked<Entry> {
-    let checkpoint = checkpoint(&proven.proof.checkpoint, roots)?;
-    let leaf = merkle::leaf_hash(proven.entry.as_bytes());
-    let (index, size) = (proven.proof.index, checkpoint.size);
-    merkle::verify_inclusion(leaf, index, size, &proven.proof.path, checkpoint.root).or_else(|e| {
-        refuse(RefusalCode::Inclusion, format!("inclusion proof of entry {index} of {size}: {e}"))
+    match (&proven.channel, &roots.channel) {
+        (None, None) => in_log(proven, roots),
+        (Some(proof), Some(root)) => in_channel(proven, proof, root, roots),
+        (None, Some(_)) => refuse(
+            RefusalCode::Channel,
+            "the trust roots pin a Fabric channel, and the entry brings no proof of one",
+        ),
+        (Some(_), None) => {
+            refuse(RefusalCode::Channel, "the trust roots pin no Fabric channel: name it in trust.json")
+        }
+    }
+}
+
+/// The entry that a proof is of, verified from trust roots alone: whatever kind of request it decided.
+pub fn entry(proven: &ProvenEntry, roots: &TrustRoots) -> Result<Entry, Refusal> {
+    proven_entry(proven, roots)
+}
+
+fn in_log(proven: &ProvenEntry, roots: &TrustRoots) -> Checked<Entry> {
+    let ledger = included(&proven.proof, proven.entry.as_bytes(), roots)?;
+    let entry = encoded(proven)?;
+    of_ledger(&entry, &ledger, "checkpoint")?;
+    let index = proven.proof.index;
+    ensure(entry.position == index, RefusalCode::Position, || {
+        format!("the entry says position {}, it is at {index}", entry.position)
     })?;
+    Ok(entry)
+}
+
+fn in_channel(
+    proven: &ProvenEntry,
+    proof: &ChannelProof,
+    root: &ChannelRoot,
+    roots: &TrustRoots,
+) -> Checked<Entry> {
+    let entry = encoded(proven)?;
+    let sealed = SealedEntry::seal(entry.clone());
+    channel::decided(proof, root, &sealed)?;
+    // A mirror says only how many entries were before: who trusts none needs none.
+    if !roots.logs.is_empty() {
+        let ledger = included(&proven.proof, &sealed.to_bytes(), roots)?;
+        of_ledger(&entry, &ledger, "mirror's checkpoint")?;
+    }
+    Ok(entry)
+}
+
+/// The entry has the format of this program, in its one encoding.
+fn encoded(proven: &ProvenEntry) -> Checked<Entry> {
     let entry: Entry = serde_json::from_str(&proven.entry)
         .or_else(|e| refuse(RefusalCode::EntryFormat, format!("the entry cannot be read: {e}")))?;
     ensure((1..=ENTRY_VERSION).contains(&entry.v), RefusalCode::EntryFormat, || {
@@ -182,13 +237,23 @@ pub(crate) fn proven_entry(proven: &ProvenEntry, roots: &TrustRoots) -> Checked<
     ensure(entry.to_bytes() == proven.entry.as_bytes(), RefusalCode::EntryFormat, || {
         "the entry is not in its canonical encoding".to_owned()
     })?;
-    ensure(entry.ledger == checkpoint.origin, RefusalCode::WrongLedger, || {
-        format!("the entry is of ledger `{}`, the checkpoint of `{}`", entry.ledger, checkpoint.origin)
-    })?;
-    ensure(entry.position == index, RefusalCode::Position, || {
-        format!("the entry says position {}, it is at {index}", entry.position)
-    })?;
     Ok(entry)
+}
+
+fn of_ledger(entry: &Entry, ledger: &str, what: &str) -> Checked<()> {
+    ensure(entry.ledger == ledger, RefusalCode::WrongLedger, || {
+        format!("the entry is of ledger `{}`, the {what} of `{ledger}`", entry.ledger)
+    })
+}
+
+/// The ledger whose signed tree has this leaf.
+fn included(proof: &InclusionProof, leaf: &[u8], roots: &TrustRoots) -> Checked<String> {
+    let checkpoint = checkpoint(&proof.checkpoint, roots)?;
+    let (index, size) = (proof.index, checkpoint.size);
+    merkle::verify_inclusion(merkle::leaf_hash(leaf), index, size, &proof.path, checkpoint.root).or_else(
+        |e| refuse(RefusalCode::Inclusion, format!("inclusion proof of entry {index} of {size}: {e}")),
+    )?;
+    Ok(checkpoint.origin)
 }
 
 fn checkpoint(note: &str, roots: &TrustRoots) -> Checked<Checkpoint> {
@@ -203,7 +268,7 @@ fn checkpoint(note: &str, roots: &TrustRoots) -> Checked<Checkpoint> {
 }
 
 /// The intent of an entry, verified by itself at the entry's time, and the grant that fits it.
-pub(crate) fn approved_intent(entry: Entry, roots: &TrustRoots) -> Checked<Approved> {
+pub(crate) fn approved_intent(proven: &ProvenEntry, entry: Entry, roots: &TrustRoots) -> Checked<Approved> {
     ensure(entry.request.payload_type == INTENT_PAYLOAD, RefusalCode::NotAnIntent, || {
         format!("the entry's request is a `{}`", entry.request.payload_type)
     })?;
@@ -214,8 +279,8 @@ pub(crate) fn approved_intent(entry: Entry, roots: &TrustRoots) -> Checked<Appro
     entitled(&who, &intent)?;
     let grant = approved_grant(&entry)?;
     matches(&grant, &intent, &entry).or_else(|what| refuse(RefusalCode::GrantMismatch, what))?;
-    let position = entry.position;
-    Ok(Approved { entry, intent, grant, tenant_identity: who, position })
+    let (position, place) = (proven.proof.index, proven.place());
+    Ok(Approved { entry, intent, grant, tenant_identity: who, position, place })
 }
 
 /// A tenant for its own services; the operator in an emergency; the orchestrator under a standing grant.

@@ -174,7 +174,11 @@ impl<'a> Context<'a> {
         let verify = || {
             let unknown = || format!("organisation `{}` is not on the ledger", it.org);
             let root = self.roots.orgs.get(&it.org).ok_or_else(unknown)?.clone();
-            let roots = TrustRoots { orgs: BTreeMap::from([(it.org.clone(), root)]), logs: Vec::new() };
+            let roots = TrustRoots {
+                orgs: BTreeMap::from([(it.org.clone(), root)]),
+                logs: Vec::new(),
+                channel: None,
+            };
             supply::provenance::bundled(it.bundle.as_bytes(), &roots, image).map_err(|e| e.to_string())
         };
         remembered(|f| BUNDLES.with_borrow_mut(f), &Digest::of_parts(parts), verify)
@@ -260,7 +264,7 @@ fn roots(state: &Snapshot) -> Result<TrustRoots, BadRecord> {
             orgs.insert(name.to_owned(), root);
         }
     }
-    Ok(TrustRoots { orgs, logs: Vec::new() })
+    Ok(TrustRoots { orgs, logs: Vec::new(), channel: None })
 }
 
 /// When all signatures verify, the first signer is who asks.

@@ -27,10 +27,10 @@ use crate::{
 /// Most changes that are followed: a consortium changes its rules some times a year.
 pub const MAX_CHANGES: usize = 10_000;
 
-/// The rules of a stretch of the log.
+/// The rules of a stretch of the ledger. Where it begins and ends is said in places ([`ProvenEntry::place`]).
 #[derive(Debug, Clone)]
 pub struct Epoch {
-    /// First position that is decided by them.
+    /// First place that is decided by them.
     pub from: u64,
     /// Organisations then, and the log's keys.
     pub roots: TrustRoots,
@@ -91,10 +91,10 @@ impl Constitution {
         &self.ledger
     }
 
-    /// The rules that decided the entry at `position`.
+    /// The rules that decided the entry at `place`.
     #[must_use]
-    pub fn at(&self, position: u64) -> &Epoch {
-        let after = self.epochs.partition_point(|e| e.from <= position);
+    pub fn at(&self, place: u64) -> &Epoch {
+        let after = self.epochs.partition_point(|e| e.from <= place);
         &self.epochs[after.saturating_sub(1)]
     }
 
@@ -104,30 +104,30 @@ impl Constitution {
         self.at(u64::MAX)
     }
 
-    /// Position of the last change that was followed.
+    /// Place of the last change that was followed.
     #[must_use]
     pub fn followed_to(&self) -> Option<u64> {
-        self.proofs.last().map(|p| p.proof.index)
+        self.proofs.last().map(ProvenEntry::place)
     }
 
-    /// The proofs that a stranger needs to follow to `position`; none when the rules never changed.
+    /// The proofs that a stranger needs to follow to `place`; none when the rules never changed.
     #[must_use]
-    pub fn proofs(&self, position: u64) -> Vec<ProvenEntry> {
-        let until: Vec<_> = self.proofs.iter().filter(|p| p.proof.index < position).cloned().collect();
+    pub fn proofs(&self, place: u64) -> Vec<ProvenEntry> {
+        let until: Vec<_> = self.proofs.iter().filter(|p| p.place() < place).cloned().collect();
         if until.len() > 1 { until } else { Vec::new() }
     }
 
-    /// May what was decided at `position` under `policy` be acted upon?
+    /// May what was decided at `place` under `policy` be acted upon?
     #[must_use]
-    pub fn accepts(&self, position: u64, policy: &Digest) -> bool {
-        let epoch = self.at(position);
+    pub fn accepts(&self, place: u64, policy: &Digest) -> bool {
+        let epoch = self.at(place);
         match epoch.policy {
             None => self.accepted.contains(policy),
             Some(in_force) => in_force == *policy && epoch.accepted,
         }
     }
 
-    /// Is a policy accepted at any position?
+    /// Is a policy accepted at any place?
     #[must_use]
     pub fn ever_accepted(&self, policy: &Digest) -> bool {
         self.accepted.contains(policy) || self.epochs.iter().any(|e| e.accepted && e.policy == Some(*policy))
@@ -160,7 +160,7 @@ impl Constitution {
 
     /// One more entry: the genesis, or a change. An entry followed before is passed over.
     pub fn follow(&mut self, proven: &ProvenEntry) -> Checked<()> {
-        if self.followed_to().is_some_and(|to| proven.proof.index <= to) {
+        if self.followed_to().is_some_and(|to| proven.place() <= to) {
             return Ok(());
         }
         if self.proofs.len() >= MAX_CHANGES {
@@ -176,7 +176,7 @@ impl Constitution {
         match entry.request.payload_type.as_str() {
             GENESIS_PAYLOAD if entry.position == 0 => self.found(&entry)?,
             GOVERNANCE_PAYLOAD => {
-                if !self.change(&entry)? {
+                if !self.change(&entry, proven.place())? {
                     return Ok(());
                 }
             }
@@ -190,7 +190,7 @@ impl Constitution {
     }
 
     fn found(&mut self, entry: &Entry) -> Checked<()> {
-        let who = self.signers(entry)?;
+        let who = self.signers(entry, 0)?;
         let genesis: Genesis = serde_json::from_slice(&entry.request.payload)
             .or_else(|e| refuse(format!("the genesis: {e}")))?;
         let by_operator = who.first().is_some_and(|w| w.role() == "operator" && w.org == genesis.operator);
@@ -207,7 +207,7 @@ impl Constitution {
     }
 
     /// False when who decides what is as before.
-    fn change(&mut self, entry: &Entry) -> Checked<bool> {
+    fn change(&mut self, entry: &Entry, place: u64) -> Checked<bool> {
         let Some((operator, rules)) = &self.known else {
             return refuse(format!("entry {} changes rules whose genesis is not known here", entry.position));
         };
@@ -224,10 +224,10 @@ impl Constitution {
             let why = format!("change `{}` was followed before, or its time goes back", governance.id);
             return refuse(format!("the change at {}: {why}", entry.position));
         }
-        let signers = self.signers(entry)?;
+        let signers = self.signers(entry, place)?;
         entitled(operator, rules, &governance.change, &signers)
             .or_else(|why| refuse(format!("the change at {}: {why}", entry.position)))?;
-        let mut next = Epoch { from: entry.position + 1, ..self.now().clone() };
+        let mut next = Epoch { from: place + 1, ..self.now().clone() };
         match &governance.change {
             Change::Policy { bundle, supersedes } => {
                 let digest = bundle.digest();
@@ -267,8 +267,8 @@ impl Constitution {
         orgs.insert(name.to_owned(), root);
     }
 
-    fn signers(&self, entry: &Entry) -> Checked<Vec<Identity>> {
-        let roots = &self.at(entry.position).roots;
+    fn signers(&self, entry: &Entry, place: u64) -> Checked<Vec<Identity>> {
+        let roots = &self.at(place).roots;
         match entry.request.verify(roots, entry.time) {
             Ok(verified) => Ok(verified.signers),
             Err(e) => refuse(format!("the signatures of entry {}: {e}", entry.position)),

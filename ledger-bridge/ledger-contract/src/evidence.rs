@@ -10,7 +10,7 @@ use dataplane_control::traffic::{Expectation, TrafficProfile, TrafficReport};
 use serde::{Deserialize, Serialize};
 use trust::{Digest, UnixTime};
 
-use crate::intent::Sla;
+use crate::{channel::ChannelProof, intent::Sla};
 
 /// Predicate: the decision: the approval (ledger entry and proof) that the operation ran under.
 pub const DECISION: &str = "https://mandate.dev/evidence/decision/v1";
@@ -49,8 +49,21 @@ pub struct Link<P> {
 pub struct ProvenEntry {
     /// Exact bytes of the entry.
     pub entry: String,
-    /// Its proof.
+    /// Its proof: in the log, or in the mirror of a channel.
     pub proof: InclusionProof,
+    /// What the Fabric channel proves of it, where the ledger is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<serde_json::Value>"))]
+    pub channel: Option<Box<ChannelProof>>,
+}
+
+impl ProvenEntry {
+    /// Where it is in the ledger's order: its index in a log, its place ([`ChannelProof::place`]) in a channel. Places of one
+    /// ledger compare.
+    #[must_use]
+    pub fn place(&self) -> u64 {
+        self.channel.as_ref().map_or(self.proof.index, |c| c.place())
+    }
 }
 
 /// RFC 6962 inclusion in a signed checkpoint.

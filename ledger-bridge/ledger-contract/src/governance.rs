@@ -224,8 +224,10 @@ fn new_root(ctx: &Context<'_>, name: &str, root: &OrgRoot, operates: bool, signe
     if let Err(e) = identity::check_root(name, root) {
         return invalid(e.to_string());
     }
-    let (who, roots) =
-        (signers.who(), TrustRoots { orgs: [(name.to_owned(), root.clone())].into(), logs: vec![] });
+    let (who, roots) = (
+        signers.who(),
+        TrustRoots { orgs: [(name.to_owned(), root.clone())].into(), logs: vec![], channel: None },
+    );
     let certificate = ctx.request.signatures.first().map_or(&[][..], |s| s.certificate.as_slice());
     // Whoever asks for the operator's new roots must be able to ask again under them.
     match operates && roots.verify(certificate, ctx.tx.time).is_err() {

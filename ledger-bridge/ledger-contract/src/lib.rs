@@ -10,6 +10,7 @@ pub mod approval;
 mod authority;
 mod built;
 pub mod bundle;
+pub mod channel;
 pub mod constitution;
 pub mod contract;
 pub mod evidence;

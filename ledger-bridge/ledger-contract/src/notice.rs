@@ -53,7 +53,7 @@ fn refused<T>(code: RefusalCode, detail: impl Into<String>) -> Result<T, Refusal
 /// Verifies an entry; `None` when it is none of these.
 pub fn verify(proven: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<Option<Verified>, Refusal> {
     let rules = policy.constitution;
-    let roots = &rules.at(proven.proof.index).roots;
+    let roots = &rules.at(proven.place()).roots;
     let entry = proven_entry(proven, roots)?;
     let Some(event) = entry.event.clone() else { return Ok(None) };
     let notice = match event {
@@ -75,7 +75,7 @@ pub fn verify(proven: &ProvenEntry, policy: &ActuatorPolicy<'_>) -> Result<Optio
         return refused(RefusalCode::NotApproved, "the verdict is not an approval");
     }
     let decided_by = entry.verdict.policy;
-    if !rules.accepts(entry.position, &decided_by) {
+    if !rules.accepts(proven.place(), &decided_by) {
         let detail = format!("decided under policy bundle {decided_by}, which is not accepted here");
         return refused(RefusalCode::PolicyNotAccepted, detail);
     }

@@ -35,7 +35,7 @@ pub const MAX_COMPONENTS: usize = 4096;
 /// Founds the ledger: signed by a member of the operator that it names itself.
 pub(crate) fn genesis(request: &Envelope, genesis: &Genesis, state: &Snapshot, tx: &TxInfo) -> Outcome {
     let policy = genesis.policy.digest();
-    let roots = TrustRoots { orgs: genesis.orgs.clone(), logs: Vec::new() };
+    let roots = TrustRoots { orgs: genesis.orgs.clone(), logs: Vec::new(), channel: None };
     let mut rules = Rules::new(tx.v);
     // A genesis brings its own roots, so anybody can sign one. On a ledger that is founded that says nothing.
     if let Err(founded) = unfounded(state, tx) {

@@ -87,6 +87,13 @@ impl SealedEntry {
         Self { v, ledger, position, time, request: request.digest(), verdict, event, writes }
     }
 
+    /// The leaf of a mirror's tree: always the same bytes for the same entry.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Strings, numbers and maps with text keys always encode.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     /// Puts the request back: the very entry that was sealed.
     pub fn open(self, request: Envelope) -> Result<Entry, OtherRequest> {
         let found = request.digest();
@@ -146,16 +153,33 @@ pub struct Notice {
     pub others: Vec<u64>,
 }
 
-/// The name of the entry that request `index` of a transaction makes: 47 bits of the transaction id (hexadecimal), 6 of
-/// the index. It fits into 53 bits, the integers that every reader of JSON keeps exact; 0 is the genesis' alone.
-/// `None`: no transaction id, or an index beyond [`MAX_REQUESTS`].
+/// The smallest name: [`position_of`] gives none below, and no ledger has so many entries.
+pub const FIRST_NAME: u64 = 1 << 52;
+
+/// The name of the entry that request `index` of a transaction makes: [`FIRST_NAME`], 46 bits of the transaction id
+/// (hexadecimal), 6 of the index. It fits into 53 bits, the integers that every reader of JSON keeps exact, and is never
+/// an index of an entry; 0 is the genesis' alone. `None`: no transaction id, or an index beyond [`MAX_REQUESTS`].
 #[must_use]
 pub fn position_of(tx_id: &str, index: usize) -> Option<u64> {
     if index >= MAX_REQUESTS {
         return None;
     }
-    let bits = u64::from_str_radix(tx_id.get(..12)?, 16).ok()? >> 1;
-    Some((bits.max(1) << 6) | u64::try_from(index).ok()?)
+    let bits = u64::from_str_radix(tx_id.get(..12)?, 16).ok()? >> 2;
+    Some(FIRST_NAME | (bits << 6) | u64::try_from(index).ok()?)
+}
+
+/// Bits of a place that count transactions of a block: Fabric's default is 500 to a block.
+const TRANSACTION_BITS: u32 = 14;
+/// Bits of a place that count the decisions of a transaction.
+const DECISION_BITS: u32 = 6;
+
+/// Where a decision is in the channel's order: by block, transaction, and decision. Below [`FIRST_NAME`]: 32 bits for the block,
+/// 27 years of five each second. `None`: beyond these bounds.
+#[must_use]
+pub fn place_of(block: u64, transaction: u32, decided: u32) -> Option<u64> {
+    let fits = block < 1 << 32 && transaction < 1 << TRANSACTION_BITS && decided < 1 << DECISION_BITS;
+    let in_block = (u64::from(transaction) << DECISION_BITS) | u64::from(decided);
+    fits.then_some((block << (TRANSACTION_BITS + DECISION_BITS)) | in_block)
 }
 
 #[cfg(test)]
@@ -165,12 +189,22 @@ mod tests {
     #[test]
     fn positions_are_exact_in_json_and_never_the_genesis() {
         let id = |c: &str| c.repeat(64);
-        assert_eq!(position_of(&id("0"), 0), Some(64));
+        assert_eq!(position_of(&id("0"), 0), Some(FIRST_NAME));
         assert_eq!(position_of(&id("f"), 63), Some((1 << 53) - 1));
         assert_eq!(position_of(&id("a"), 1).unwrap() - position_of(&id("a"), 0).unwrap(), 1);
         assert_eq!(position_of(&id("f"), 64), None);
         for bad in ["", "0123456789a", "gggggggggggggggg", "ééééééé"] {
             assert_eq!(position_of(bad, 0), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn places_ascend_and_are_no_names() {
+        let of = |b, t, d| place_of(b, t, d).unwrap();
+        assert!(of(0, 0, 1) < of(0, 1, 0) && of(0, (1 << 14) - 1, 63) < of(1, 0, 0));
+        assert_eq!(of((1 << 32) - 1, (1 << 14) - 1, 63), FIRST_NAME - 1);
+        for beyond in [place_of(1 << 32, 0, 0), place_of(0, 1 << 14, 0), place_of(0, 0, 64)] {
+            assert_eq!(beyond, None);
         }
     }
 

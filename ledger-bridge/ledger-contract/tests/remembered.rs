@@ -106,7 +106,7 @@ fn a_prepared_request_is_decided_like_its_envelope() {
         let read =
             |name: &str| state.get::<OrgRoot>(&format!("org/{name}")).unwrap().map(|r| (name.to_owned(), r));
         let orgs = ["op", "prov", "acme", "globex"].into_iter().filter_map(read).collect();
-        let verified = request.verify(&TrustRoots { orgs, logs: vec![] }, tx.time);
+        let verified = request.verify(&TrustRoots { orgs, logs: vec![], channel: None }, tx.time);
         assert_eq!(bare.verdict.authenticated(), verified.is_ok(), "{:?}", bare.verdict.rules.first());
         if let Err(e) = verified {
             assert!(bare.verdict.detail().contains(&e.to_string()), "{e}: {}", bare.verdict.detail());

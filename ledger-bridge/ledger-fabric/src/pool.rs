@@ -153,10 +153,24 @@ impl Pool {
 
     /// Carries a call until it is in a block. Dropped before it ends, it leaves the outcome open.
     pub async fn transact(&self, call: &Call) -> Result<Transacted, TransactError> {
+        loop {
+            // Everything is wanted.
+            if let Ok(transacted) = self.transact_if(call, &|_| true).await? {
+                return Ok(transacted);
+            }
+        }
+    }
+
+    /// As [`Self::transact`], when what was endorsed is wanted; otherwise that, and nothing has happened.
+    pub async fn transact_if(
+        &self,
+        call: &Call,
+        wanted: &(dyn Fn(&Endorsed) -> bool + Sync),
+    ) -> Result<Result<Transacted, Endorsed>, TransactError> {
         let mut course = Course::new(self.limits, Instant::now());
         loop {
-            let error = match self.once(call, &mut course).await {
-                Ok(transacted) => return Ok(transacted),
+            let error = match self.once(call, &mut course, wanted).await {
+                Ok(known) => return Ok(known),
                 Err(error) => error,
             };
             match course.propose(error.retry(), Instant::now(), random()) {
@@ -206,15 +220,23 @@ impl Pool {
     }
 
     /// One transaction, until its outcome is known or there is no time to wait for it.
-    async fn once(&self, call: &Call, course: &mut Course) -> Result<Transacted, TransactError> {
+    async fn once(
+        &self,
+        call: &Call,
+        course: &mut Course,
+        wanted: &(dyn Fn(&Endorsed) -> bool + Sync),
+    ) -> Result<Result<Transacted, Endorsed>, TransactError> {
         let proposals = course.proposals();
         let endorsed = self.endorse(call).await;
         let endorsed = endorsed.map_err(|source| TransactError::NotEndorsed { proposals, source })?;
+        if !wanted(&endorsed) {
+            return Ok(Err(endorsed));
+        }
         let begin = Instant::now();
         let mut open = None;
         loop {
             let (submitted, source) = match self.send(&endorsed).await {
-                Ok(committed) => return Ok(Transacted { committed, endorsed, proposals }),
+                Ok(committed) => return Ok(Ok(Transacted { committed, endorsed, proposals })),
                 Err(Sent::Invalid(source)) => return Err(TransactError::Invalid { proposals, source }),
                 Err(Sent::Open(submitted, source)) => (submitted, source),
                 Err(Sent::Refused(source)) => match open.take() {

@@ -91,6 +91,11 @@ pub const MAX_QUEUE: usize = 1024;
 /// Most requests that share one sync.
 pub const MAX_BATCH: usize = 256;
 
+/// The key of the log in `dir`, whether it is open or not.
+pub fn log_key(dir: &std::path::Path) -> Result<NoteSigner, LedgerError> {
+    home::key(dir)
+}
+
 /// What an operator has to confirm when opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenOptions {
@@ -362,7 +367,7 @@ impl Shared {
         let proof = InclusionProof { index: position, path, checkpoint: head.note.clone() };
         // JSON is UTF-8.
         let text = String::from_utf8(bytes).unwrap_or_default();
-        Ok(Committed { entry, proven: ProvenEntry { entry: text, proof } })
+        Ok(Committed { entry, proven: ProvenEntry { entry: text, proof, channel: None } })
     }
 
     fn stop(&self, name: &str, why: &LedgerError) {
@@ -377,7 +382,7 @@ impl Shared {
         let Some(path) = view.inclusion(position)? else { return Ok(None) };
         let Some(entry) = view.entry(position)? else { return Ok(None) };
         let proof = InclusionProof { index: position, path, checkpoint: head.note.clone() };
-        Ok(Some(ProvenEntry { entry, proof }))
+        Ok(Some(ProvenEntry { entry, proof, channel: None }))
     }
 }
 

@@ -44,6 +44,30 @@ pub enum LedgerError {
         /// Why.
         reason: String,
     },
+    /// Who keeps the ledger does not answer, or says that it cannot.
+    #[error("the ledger `{ledger}` cannot be reached: {problem}")]
+    Unavailable {
+        /// Its name.
+        ledger: String,
+        /// Why, and what is known of what was asked for.
+        problem: String,
+    },
+    /// Who keeps the ledger refuses, and would again.
+    #[error("the ledger `{ledger}` refuses: {problem}")]
+    Refused {
+        /// Its name.
+        ledger: String,
+        /// Why.
+        problem: String,
+    },
+    /// A shared ledger keeps the digest of an entry's request; the request itself is with who submitted it.
+    #[error(
+        "entry {position} cannot be shown: its request is not kept here; ask who submitted it, and submit the same request here"
+    )]
+    Elsewhere {
+        /// Which entry.
+        position: u64,
+    },
     /// An operation on a file failed.
     #[error("cannot {doing} {}; nothing that was not confirmed counts as committed", .path.display())]
     Storage {

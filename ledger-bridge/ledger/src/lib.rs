@@ -57,10 +57,22 @@ pub trait Ledger: Send + Sync {
     /// Returns as soon as there is an entry with an event after position `after`; an error when the ledger closes.
     async fn wait(&self, after: Option<u64>) -> Result<(), LedgerError>;
 
-    /// One entry, proven in the current checkpoint; `None` beyond the end.
+    /// One entry, proven in the current checkpoint, and by its channel where it is in one; `None` beyond the end.
     async fn entry(&self, position: u64) -> Result<Option<ProvenEntry>, LedgerError>;
 
-    /// Exact bytes of the entries from position `from`; at most `limit` and [`MAX_PAGE`].
+    /// The number and the bytes of one entry, without a proof: for who shows it. A shared ledger takes an entry's name too
+    /// ([`ledger_contract::transaction::position_of`]), which is what its state refers to.
+    async fn read(&self, position: u64) -> Result<Option<(u64, String)>, LedgerError> {
+        Ok(self.entry(position).await?.map(|proven| (proven.proof.index, proven.entry)))
+    }
+
+    /// How many entries with an event there are after position `after`, counted up to `most`.
+    async fn waiting(&self, after: Option<u64>, most: usize) -> Result<u64, LedgerError> {
+        Ok(self.events(after, most).await?.len() as u64)
+    }
+
+    /// Exact bytes of the entries from position `from`; at most `limit` and [`MAX_PAGE`]. An entry of a
+    /// shared ledger whose request is not kept here is sealed ([`ledger_contract::transaction::SealedEntry`]).
     async fn range(&self, from: u64, limit: usize) -> Result<Vec<String>, LedgerError>;
 
     /// The current checkpoint, a signed note.

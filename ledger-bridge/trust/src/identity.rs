@@ -110,6 +110,23 @@ pub struct TrustRoots {
     /// C2SP verifier keys of the logs whose checkpoints are accepted (`name+id+key`).
     #[serde(default)]
     pub logs: Vec<String>,
+    /// The Fabric channel that the entries are transactions of; absent: the log alone has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<ChannelRoot>,
+}
+
+/// Where the trust in a Fabric channel begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelRoot {
+    /// A configuration block of the channel (`peer channel fetch config`), base64: its organisations and their CAs.
+    pub configuration: String,
+    /// Name of the contract's chaincode on it.
+    pub chaincode: String,
+    /// MSP ids of the organisations of which each must have endorsed a transaction, and say that it is valid; empty:
+    /// every application organisation of the channel.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub endorsers: BTreeSet<String>,
 }
 
 /// An organisation's roots.

@@ -29,7 +29,7 @@ fn alice(authority: &Issued) -> Signer {
 
 fn world() -> (Signer, TrustRoots) {
     let (authority, root) = org("acme", 3);
-    let roots = TrustRoots { orgs: BTreeMap::from([("acme".into(), root)]), logs: vec![] };
+    let roots = TrustRoots { orgs: BTreeMap::from([("acme".into(), root)]), logs: vec![], channel: None };
     (alice(&authority), roots)
 }
 
@@ -72,7 +72,7 @@ fn refuses_other_roots_times_and_revoked() {
     };
     assert!(matches!(fails(&roots, UnixTime(1)), IdentityError::NotValidAt { .. }));
     let (_, impostor) = org("acme", 4);
-    let wrong = TrustRoots { orgs: BTreeMap::from([("acme".into(), impostor)]), logs: vec![] };
+    let wrong = TrustRoots { orgs: BTreeMap::from([("acme".into(), impostor)]), logs: vec![], channel: None };
     assert!(matches!(fails(&wrong, NOW), IdentityError::NotIssuedBy(_)));
     assert!(matches!(fails(&TrustRoots::default(), NOW), IdentityError::UnknownOrganisation(_)));
     roots.orgs.get_mut("acme").unwrap().revoked.insert("10".into());
@@ -99,7 +99,7 @@ fn a_ca_speaks_only_for_whom_it_may() {
 #[test]
 fn a_ca_certificate_signs_no_envelope() {
     let (authority, root) = org("acme", 3);
-    let roots = TrustRoots { orgs: BTreeMap::from([("acme".into(), root)]), logs: vec![] };
+    let roots = TrustRoots { orgs: BTreeMap::from([("acme".into(), root)]), logs: vec![], channel: None };
     let signer = Signer::from_pem(&authority.key_pem, &authority.certificate_pem).unwrap();
     let envelope = Envelope::sign("text/plain", b"hello".to_vec(), &[&signer]).unwrap();
     assert!(matches!(

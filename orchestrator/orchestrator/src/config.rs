@@ -1,5 +1,7 @@
 //! The configuration of `mandate serve`: TOML, unknown keys refused, checked as a whole before any socket opens.
 
+mod fabric;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -7,6 +9,8 @@ use std::{
 
 use osm_gateway::GatewayConfig;
 use serde::{Deserialize, Serialize};
+
+pub use fabric::{FabricPeer, FabricSection};
 
 use crate::{osm_notifications::NotificationsConfig, remote_policy::PolicyConfig};
 
@@ -18,6 +22,9 @@ pub struct Config {
     pub operator: String,
     /// Digests (`sha256:…`) of the policy bundles whose decisions are carried out.
     pub accepted_policies: Vec<trust::Digest>,
+    /// A Hyperledger Fabric channel as the ledger; without it the embedded log is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fabric: Option<FabricSection>,
     /// Where services can run; at least one.
     #[serde(rename = "site")]
     pub sites: Vec<SiteConfig>,
@@ -422,6 +429,9 @@ impl Config {
         let otlp = self.telemetry.as_ref().map(|t| t.otlp.as_str());
         if otlp.is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
             return bad("telemetry.otlp".into(), "a URL: http://127.0.0.1:4318");
+        }
+        if let Some(fabric) = &self.fabric {
+            fabric.check().or_else(|(key, problem)| bad(key, problem))?;
         }
         if self.sites.is_empty() {
             return bad("site".into(), "at least one [[site]] is needed");

@@ -33,6 +33,11 @@ impl Home {
     pub fn ledger(&self) -> PathBuf {
         self.0.join("ledger")
     }
+    /// The mirror of a Fabric channel.
+    #[must_use]
+    pub fn mirror(&self) -> PathBuf {
+        self.0.join("fabric")
+    }
     /// The journal (SQLite).
     #[must_use]
     pub fn journal(&self) -> PathBuf {

@@ -254,6 +254,7 @@ fn write_config(home: &Home, plan: &Plan, policy: Digest) -> Result<(), InitErro
         drift: crate::config::Drift::default(),
         placement: crate::config::Placement::default(),
         wan: None,
+        fabric: None,
         sites: plan.sites.clone(),
         limits: crate::config::Limits::default(),
         api: None,

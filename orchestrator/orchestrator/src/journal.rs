@@ -402,7 +402,11 @@ mod tests {
         let proof = InclusionProof { index: 0, path: vec![], checkpoint: String::new() };
         Event::Accepted {
             operation_id: id.into(),
-            authority: Authority::Approval(Box::new(ProvenEntry { entry: "{}".into(), proof })),
+            authority: Authority::Approval(Box::new(ProvenEntry {
+                entry: "{}".into(),
+                proof,
+                channel: None,
+            })),
             grant: Box::new(Grant {
                 ledger: "l".into(),
                 intent_id: intent.into(),

@@ -1,5 +1,7 @@
 //! Wiring: the one place that names concrete drivers.
 
+pub mod fabric;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -12,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use attestation::AkRecord;
 use ledger::{
-    Ledger as _,
+    Ledger,
     embedded::{Log, OpenOptions},
 };
 use mano::Mano;
@@ -50,7 +52,7 @@ pub fn build(home: &Home, config: Config, options: OpenOptions, telemetry: &Tele
     let artifacts = ArtifactStore::new(home.artifacts());
     artifacts.sweep().with_context(|| format!("{}: run `mandate init`", home.artifacts().display()))?;
     let journal = Journal::open(&home.journal())?.timed(telemetry.metrics.journal());
-    let ledger = Log::open_with(&home.ledger(), crate::engine::now, options)?;
+    let ledger = ledger(home, &config, &roots, options)?;
     let (key, certificate) = home.identity(&config.operator, "orchestrator");
     let signer = Signer::from_pem(
         &String::from_utf8_lossy(&read(&key)?),
@@ -64,8 +66,24 @@ pub fn build(home: &Home, config: Config, options: OpenOptions, telemetry: &Tele
         .collect::<Result<BTreeMap<_, _>>>()?;
     let osm = config.osm.as_ref().map(|section| osm(section, &artifacts, &sites)).transpose()?;
     let mano = osm.clone().map(|osm| osm as Arc<dyn Mano>);
-    let parts = Parts { config, roots, ledger: Arc::new(ledger), journal, artifacts, sites, mano, signer };
+    let parts = Parts { config, roots, ledger, journal, artifacts, sites, mano, signer };
     Ok(Built { engine: Engine::new(parts)?, osm })
+}
+
+/// The channel where both the configuration and the trust roots have one, the embedded log where neither does.
+fn ledger(home: &Home, config: &Config, roots: &TrustRoots, options: OpenOptions) -> Result<Arc<dyn Ledger>> {
+    match (&config.fabric, &roots.channel) {
+        (None, None) => Ok(Arc::new(Log::open_with(&home.ledger(), crate::engine::now, options)?)),
+        (Some(section), Some(root)) => Ok(Arc::new(fabric::open(home, section, root.clone())?)),
+        (Some(_), None) => bail!(
+            "config.toml has [fabric], but {} knows no channel: join it first, `mandate ledger join --block FILE`",
+            home.trust().display()
+        ),
+        (None, Some(_)) => bail!(
+            "the ledger of {} is a Fabric channel, and config.toml does not say how to reach it: write [fabric]",
+            home.trust().display()
+        ),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

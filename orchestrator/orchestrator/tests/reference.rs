@@ -58,12 +58,13 @@ const ALONE: [&str; 18] = [
     "evidence verify",
 ];
 /// The same, whole groups or with exceptions.
-const ALONE_TOO: [&str; 8] = [
+const ALONE_TOO: [&str; 9] = [
     "ledger fsck",
     "ledger backup",
     "ledger restore",
     "ledger witness",
     "ledger package-chaincode",
+    "ledger join",
     "governance organisation",
     "governance revoke",
     "standing ",

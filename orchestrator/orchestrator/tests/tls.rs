@@ -79,7 +79,7 @@ fn ns(id: &str, tenant: &str) -> NsView {
 async fn start() -> Site {
     let (operator, acme) = (Org::new("operator", 1), Org::new("acme", 2));
     let orgs = [("operator".to_owned(), operator.root()), ("acme".to_owned(), acme.root())];
-    let roots = TrustRoots { orgs: orgs.into(), logs: vec![] };
+    let roots = TrustRoots { orgs: orgs.into(), logs: vec![], channel: None };
     let own = operator.member("orchestrator", "orchestrator", "");
     let config = server(&roots, own.certificate_pem.as_bytes(), own.key_pem.as_bytes()).unwrap();
     let listener = TlsListener::bind("127.0.0.1:0", config).await.unwrap();
@@ -156,7 +156,8 @@ async fn strangers_get_no_further_than_the_handshake() {
     let refused = stranger.health().await.unwrap_err();
     assert!(matches!(refused, ClientError::Handshake { refused: true, .. }), "{refused:?}");
     // And a server that is none of ours is not talked to.
-    let elsewhere = TrustRoots { orgs: [("x".to_owned(), Org::new("x", 5).root())].into(), logs: vec![] };
+    let elsewhere =
+        TrustRoots { orgs: [("x".to_owned(), Org::new("x", 5).root())].into(), logs: vec![], channel: None };
     let own = s.operator.member("op", "operator", "");
     let identity =
         ServerIdentity { certificate_pem: &own.certificate_pem, key_pem: &own.key_pem, roots: &elsewhere };
@@ -221,7 +222,7 @@ async fn certificate_and_roots_are_replaced_while_it_listens() {
 
     // The server's certificate is globex's from now on, acme's CA is gone.
     let orgs = [("globex".to_owned(), globex.root())];
-    let roots = TrustRoots { orgs: orgs.into(), logs: vec![] };
+    let roots = TrustRoots { orgs: orgs.into(), logs: vec![], channel: None };
     site.recorder.roots.lock().unwrap().orgs.insert("globex".into(), globex.root());
     let own = globex.member("server", "orchestrator", "");
     let config = server(&roots, own.certificate_pem.as_bytes(), own.key_pem.as_bytes()).unwrap();

@@ -13,7 +13,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("attestation", &[]),
     ("dataplane-control", &[]),
     // the gate
-    ("ledger-contract", &["attestation", "dataplane-control", "supply"]),
+    ("ledger-contract", &["attestation", "dataplane-control", "supply", "fabric"]),
     ("ledger", &["ledger-contract"]),
     // what Fabric speaks, for both sides of it
     ("fabric", &[]),

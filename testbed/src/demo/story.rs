@@ -5,6 +5,7 @@ mod cloud;
 mod crash;
 mod crowd;
 mod ending;
+mod fabric;
 mod guest;
 mod life;
 mod osm;
@@ -70,6 +71,8 @@ pub struct Story {
     approvals: Vec<(&'static str, std::path::PathBuf)>,
     /// Services that live.
     alive: Vec<&'static str>,
+    /// The Fabric whose channel is the ledger. The stage, whose orchestrator uses it, ends before it.
+    network: Option<fabric::Consortium>,
 }
 
 /// A deployment that was carried out.
@@ -94,6 +97,7 @@ fn plot(play: Play) -> (&'static [Act], &'static [(&'static str, &'static str)])
     match play {
         Play::Main => (ACTS, MAIN_SITES),
         Play::Wan => (wan::ACTS, wan::SITES),
+        Play::Fabric => (fabric::ACTS, MAIN_SITES),
         Play::Cloud => (cloud::ACTS, cloud::SITES),
         Play::Crowd => (crowd::ACTS, cloud::SITES),
         Play::Osm => (osm::ACTS, cloud::SITES),
@@ -151,7 +155,7 @@ impl Story {
             report: Report::default(),
             json: options.json,
             keep: options.keep,
-            attests: matches!(options.play, Play::Main | Play::Wan),
+            attests: matches!(options.play, Play::Main | Play::Wan | Play::Fabric),
             acts,
             sites,
             step: None,
@@ -165,6 +169,7 @@ impl Story {
             first: None,
             approvals: Vec::new(),
             alive: Vec::new(),
+            network: None,
         }
     }
 

@@ -5,7 +5,7 @@ use std::{env, time::Duration};
 
 use super::{Tally, output};
 use crate::{
-    cli::{ChaincodeTls, Net},
+    cli::{ChaincodeTls, Net, Play},
     interrupt,
     ui::{self, Paint},
     up::fabric::{self, BIN, Network, Plan},
@@ -62,6 +62,7 @@ const SUITES: &[Suite] = &[
         programs: &[
             program("mandate-chaincode", "fabric", "a_real_fabric", As::Administrator),
             program("ledger-fabric", "fabric", "", As::Member),
+            program("ledger-fabric", "port", "", As::Member),
         ],
     },
     Suite {
@@ -72,6 +73,7 @@ const SUITES: &[Suite] = &[
         programs: &[
             program("mandate-chaincode", "fabric", "a_real_fabric", As::Administrator),
             program("ledger-fabric", "fabric", "", As::Member),
+            program("ledger-fabric", "port", "", As::Member),
             program("ledger-fabric", "peer", "", As::Member),
             program("ledger-fabric", "faults", "", As::Member),
         ],
@@ -127,6 +129,8 @@ pub fn run() -> anyhow::Result<Tally> {
         network.end()?;
         total += tally?;
     }
+    ui::say("demo --play fabric");
+    total += super::scenario(Play::Fabric)?;
     Ok(total)
 }
 

@@ -289,7 +289,7 @@ mod tests {
             STANDARD.encode(spki.concat())
         );
         let root = OrgRoot { keys: [("owner".to_owned(), pem)].into(), ..OrgRoot::default() };
-        let roots = TrustRoots { orgs: [("prov".to_owned(), root)].into(), logs: vec![] };
+        let roots = TrustRoots { orgs: [("prov".to_owned(), root)].into(), logs: vec![], channel: None };
         let layout = json!({
             "_type": "layout", "expires": "2030-01-01T00:00:00Z", "inspect": [], "steps": steps,
             "keys": {"one": functionary(first), "two": functionary(second)},

@@ -36,7 +36,11 @@ pub fn world() -> World {
     };
     let root = OrgRoot { ca: vec![authority.certificate_pem.clone()], ..OrgRoot::default() };
     World {
-        roots: TrustRoots { orgs: BTreeMap::from([("provider-org".into(), root)]), logs: vec![] },
+        roots: TrustRoots {
+            orgs: BTreeMap::from([("provider-org".into(), root)]),
+            logs: vec![],
+            channel: None,
+        },
         provider: signer("provider", 7),
         builder: signer("builder", 8),
     }

@@ -28,6 +28,12 @@ thread_local! {
 /// A receipt that verified by itself; the body is compared with it later.
 pub(super) struct Receipt {
     pub entry: Entry,
+    /// Index in the log, or in the mirror of a channel.
+    pub index: u64,
+    /// Where it is in the ledger's order.
+    pub place: u64,
+    /// The transaction that decided it, where the ledger is a channel.
+    pub channel: Option<String>,
     pub anchor: Anchor,
     pub orchestrator: Identity,
     pub size: u64,
@@ -47,7 +53,7 @@ pub(super) fn verify(line: &[u8], roots: &TrustRoots) -> Result<Receipt, BundleE
     let (anchored, changes) = split(line)?;
     let proof = &anchored.proof;
     let constitution = constitution(&anchored, changes, roots)?;
-    let roots = &constitution.at(proof.index).roots;
+    let roots = &constitution.at(anchored.place()).roots;
     let entry = proven_entry(&anchored, roots)
         .or_else(|refusal| broken(PLACE, format!("{} ({})", refusal.detail, refusal.code)))?;
     if entry.request.payload_type != ANCHOR_PAYLOAD {
@@ -74,7 +80,9 @@ pub(super) fn verify(line: &[u8], roots: &TrustRoots) -> Result<Receipt, BundleE
         return broken(PLACE, "the ledger did not accept the anchor");
     }
     let size = checkpoint_size(&proof.checkpoint);
-    Ok(Receipt { entry, anchor, orchestrator, size, constitution })
+    let (index, place) = (proof.index, anchored.place());
+    let channel = anchored.channel.as_ref().map(|c| c.told());
+    Ok(Receipt { entry, index, place, channel, anchor, orchestrator, size, constitution })
 }
 
 /// The part of an entry that says which ledger it is of.

@@ -154,7 +154,7 @@ impl<'a> Story<'a> {
     /// The signed statement of a line: in its one encoding, by the orchestrator that anchored it.
     fn envelope(&self, line: &[u8]) -> Result<Envelope, String> {
         let envelope = Envelope::from_canonical(line).map_err(|e| e.to_string())?;
-        let roots = &self.receipt.constitution.at(self.receipt.entry.position).roots;
+        let roots = &self.receipt.constitution.at(self.receipt.place).roots;
         let who = signer(&envelope, roots, self.receipt.time())?;
         if who.role() != "orchestrator" {
             return Err(format!("{who} has the role `{}`, not `orchestrator`", who.role()));
@@ -245,10 +245,10 @@ impl<'a> Story<'a> {
     }
 
     fn decision(&mut self, claim: &DecisionClaim, subject: BTreeSet<Digest>) -> Result<Detail, String> {
-        let epoch = self.receipt.constitution.at(claim.approval.proof.index);
+        let epoch = self.receipt.constitution.at(claim.approval.place());
         let roots = &epoch.roots;
         let approved = proven_entry(&claim.approval, roots)
-            .and_then(|entry| approved_intent(entry, roots))
+            .and_then(|entry| approved_intent(&claim.approval, entry, roots))
             .map_err(|refusal| format!("the approval: {} ({})", refusal.detail, refusal.code))?;
         if !subject.contains(&approved.grant.intent) {
             return Err("its subject is not the intent".to_owned());
@@ -564,7 +564,7 @@ impl<'a> Story<'a> {
                 return broken("receipt", format!("{what}: anchored `{anchored}`, the bundle has `{here}`"));
             }
         }
-        if receipt.entry.position <= approved.position {
+        if receipt.place <= approved.place {
             return broken("receipt", "it was anchored before it was decided");
         }
         self.receipt_checks(body);
@@ -585,7 +585,7 @@ impl<'a> Story<'a> {
             outcome: outcome.state,
             problem: outcome.problem,
             body,
-            anchored: (receipt.entry.position, receipt.time()),
+            anchored: (receipt.index, receipt.time()),
         })
     }
 
@@ -604,14 +604,17 @@ impl<'a> Story<'a> {
     }
 
     fn receipt_checks(&mut self, body: Digest) {
-        let Receipt { entry, orchestrator, size, .. } = self.receipt;
+        let Receipt { entry, index, channel, orchestrator, size, .. } = self.receipt;
         let rows = [
             ("receipt: body", format!("anchored digest {body}")),
-            ("receipt: anchor", format!("by {orchestrator} at position {} ({})", entry.position, entry.time)),
-            (
-                "receipt: inclusion",
-                format!("entry {} is in the tree of {size} entries of `{}`", entry.position, entry.ledger),
-            ),
+            ("receipt: anchor", format!("by {orchestrator} at position {index} ({})", entry.time)),
+            match channel {
+                None => (
+                    "receipt: inclusion",
+                    format!("entry {index} is in the tree of {size} entries of `{}`", entry.ledger),
+                ),
+                Some(told) => ("receipt: channel", format!("{told}, is valid on channel `{}`", entry.ledger)),
+            },
         ];
         let checks = rows.map(|(name, detail)| BundleCheck { name: name.to_owned(), ok: true, detail });
         self.checks.extend(checks);

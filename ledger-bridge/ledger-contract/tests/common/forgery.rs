@@ -34,7 +34,7 @@ impl Forgery {
         let index = tree.size() - 1;
         let path = tree.inclusion(index, tree.size()).unwrap();
         let checkpoint = key.sign_checkpoint(tree.size(), tree.root()).unwrap();
-        ProvenEntry { entry, proof: InclusionProof { index, path, checkpoint } }
+        ProvenEntry { entry, proof: InclusionProof { index, path, checkpoint }, channel: None }
     }
 
     pub fn entry(&self, change: impl FnOnce(&mut Entry)) -> ProvenEntry {

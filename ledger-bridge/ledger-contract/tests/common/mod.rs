@@ -69,7 +69,7 @@ pub fn world() -> World {
     let orgs = ["op", "prov", "acme", "globex"].iter().map(|n| ((*n).to_owned(), root(n))).collect();
     let log = NoteSigner::new(LEDGER, &[42; 32]).unwrap();
     World {
-        roots: TrustRoots { orgs, logs: vec![log.verifier().to_string()] },
+        roots: TrustRoots { orgs, logs: vec![log.verifier().to_string()], channel: None },
         operator: signer(&cas["op"], "olga", "operator", "", 11, TO),
         orchestrator: signer(&cas["op"], "orchestrator-1", "orchestrator", "", 12, TO),
         provider: signer(&cas["prov"], "paul", "provider", "", 13, TO),
@@ -344,6 +344,7 @@ impl Chain {
                 path: self.tree.inclusion(position, size).unwrap(),
                 checkpoint: self.log.sign_checkpoint(size, self.tree.root()).unwrap(),
             },
+            channel: None,
         }
     }
 

@@ -441,7 +441,7 @@ pub fn accepted_under(plan: &Plan, grant: Grant) -> Event {
     let proof = InclusionProof { index: 3, path: vec![], checkpoint: "log\n1\n\n".into() };
     Event::Accepted {
         operation_id: plan.operation_id.clone(),
-        authority: Authority::Approval(Box::new(ProvenEntry { entry: "{}".into(), proof })),
+        authority: Authority::Approval(Box::new(ProvenEntry { entry: "{}".into(), proof, channel: None })),
         grant: Box::new(grant),
         decided_at: UnixTime(1_000),
         at_ms: 1,

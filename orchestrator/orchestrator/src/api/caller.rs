@@ -167,7 +167,7 @@ mod tests {
         let issued = member(&authority, "m", attrs, &[2; 32], &[1], (UnixTime(0), END)).unwrap();
         let signer = Signer::from_pem(&issued.key_pem, &issued.certificate_pem).unwrap();
         let root = OrgRoot { ca: vec![authority.certificate_pem], ..OrgRoot::default() };
-        let roots = TrustRoots { orgs: [("acme".to_owned(), root)].into(), logs: vec![] };
+        let roots = TrustRoots { orgs: [("acme".to_owned(), root)].into(), logs: vec![], channel: None };
         let der = signer.certificate();
         Caller::Member(Box::new(roots.verify(der, UnixTime(5)).unwrap()), der.into())
     }

@@ -9,6 +9,7 @@ use clap::Subcommand;
 use ledger_contract::{
     Constitution,
     approval::{self, ActuatorPolicy},
+    channel::ChannelProof,
     evidence::{InclusionProof, ProvenEntry},
     records::{Entry, Event},
 };
@@ -83,7 +84,7 @@ async fn export(context: &Context, which: &str, output: &Path) -> Result<Exit, F
     let proven = client.ledger_entry(position).await.map_err(|e| context.client_failure(e))?;
     approved_intent(position, &proven)?;
     let constitution = constitution(context, &client, position).await?;
-    let carried = Carried { entry: proven.entry, proof: proven.proof, constitution };
+    let carried = Carried { entry: proven.entry, proof: proven.proof, channel: proven.channel, constitution };
     let mut bytes = serde_json::to_vec(&carried).map_err(|e| Failure::internal("JSON", e))?;
     bytes.push(b'\n');
     files::write(output, &bytes)?;
@@ -102,6 +103,8 @@ async fn export(context: &Context, which: &str, output: &Path) -> Result<Exit, F
 struct Carried {
     entry: String,
     proof: InclusionProof,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    channel: Option<Box<ChannelProof>>,
     /// The genesis and every change of policy or organisations before the approval; empty: there was no change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     constitution: Vec<ProvenEntry>,
@@ -109,7 +112,7 @@ struct Carried {
 
 impl Carried {
     fn approval(&self) -> ProvenEntry {
-        ProvenEntry { entry: self.entry.clone(), proof: self.proof.clone() }
+        ProvenEntry { entry: self.entry.clone(), proof: self.proof.clone(), channel: self.channel.clone() }
     }
 }
 
@@ -120,7 +123,7 @@ async fn constitution(
     position: u64,
 ) -> Result<Vec<ProvenEntry>, Failure> {
     let mut changes = Vec::new();
-    let note = |e: &Entry| changes.extend(e.changes_rules().then_some(e.position));
+    let note = |number, e: &Entry| changes.extend(e.changes_rules().then_some(number));
     scan::entries(context, client, position, note).await?;
     if changes.is_empty() {
         return Ok(Vec::new());
@@ -215,8 +218,14 @@ fn policies(context: &Context, proven: &ProvenEntry) -> Result<BTreeSet<trust::D
     Ok(entry.map(|e| e.verdict.policy).into_iter().collect())
 }
 
-/// The ledger of the trust roots' only log key.
+/// The ledger of the trust roots: the channel, or the only log key's.
 pub(super) fn ledger(roots: &TrustRoots) -> Result<String, Failure> {
+    if let Some(root) = &roots.channel {
+        return ledger_contract::channel::name(root).map_err(|e| {
+            Failure::usage("TRUST_ROOTS", "Unusable channel", e.detail)
+                .hint("`mandate ledger join` writes the channel into trust.json")
+        });
+    }
     let [key] = &roots.logs[..] else {
         let detail = format!("{} log keys; exactly one is needed", roots.logs.len());
         return Err(Failure::usage("TRUST_ROOTS", "Which ledger?", detail).hint(ONE_LOG));

@@ -228,7 +228,11 @@ fn what(predicate_type: &str, envelope: &Envelope) -> Option<String> {
         DECISION => {
             let it: ledger_contract::evidence::DecisionClaim = claim(envelope, DECISION)?;
             let entry: Entry = serde_json::from_str(&it.approval.entry).ok()?;
-            format!("approved by {} rules as ledger entry {}", entry.verdict.rules.len(), entry.position)
+            format!(
+                "approved by {} rules as ledger entry {}",
+                entry.verdict.rules.len(),
+                it.approval.proof.index
+            )
         }
         PLAN => {
             let it: PlanClaim = claim(envelope, PLAN)?;

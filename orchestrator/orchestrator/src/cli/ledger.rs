@@ -2,6 +2,7 @@
 
 mod care;
 mod chaincode;
+mod join;
 mod remembered;
 mod trouble;
 
@@ -11,7 +12,9 @@ use clap::Subcommand;
 use ledger_contract::{
     contract::Request,
     records::{Change, Entry, Event, Revocable},
+    transaction::SealedEntry,
 };
+use serde::Serialize;
 use trust::{
     identity::claimed,
     witness::{WitnessKey, Witnesses},
@@ -81,6 +84,9 @@ pub enum LedgerCommand {
     /// Make the package by which Fabric's peers find the contract: always the same bytes, so every organisation gets the
     /// same id
     PackageChaincode(chaincode::PackageArgs),
+    /// Make a Fabric channel the ledger of this home: found the ledger there, or find it founded, and trust the channel from
+    /// now on
+    Join(join::JoinArgs),
 }
 
 /// Runs a command.
@@ -91,11 +97,12 @@ pub async fn run(context: &Context, command: LedgerCommand) -> Result<Exit, Fail
         LedgerCommand::Restore { dir } => care::restore(context, &dir),
         LedgerCommand::Witness(command) => care::witness(context, command),
         LedgerCommand::PackageChaincode(args) => chaincode::package(context, &args),
+        LedgerCommand::Join(args) => join::join(context, &args).await,
         LedgerCommand::Log { from, limit } => {
             let client = context.client()?;
             let entries =
                 client.ledger_range(from, limit.into()).await.map_err(|e| context.client_failure(e))?;
-            log(context, &entries)?;
+            log(context, from, &entries)?;
             more(context, &client, from, entries.len()).await
         }
         LedgerCommand::Head { witnesses, quorum, trust } => {
@@ -155,37 +162,59 @@ async fn more(context: &Context, client: &Client, from: u64, shown: usize) -> Re
     Ok(Exit::Ok)
 }
 
-fn log(context: &Context, entries: &[String]) -> Result<Exit, Failure> {
-    let mut parsed = Vec::with_capacity(entries.len());
-    for text in entries {
-        let entry: Entry = serde_json::from_str(text).map_err(|e| {
-            Failure::internal("ENTRY_FORMAT", format!("the orchestrator sent no ledger entry: {e}"))
-        })?;
-        parsed.push(entry);
-    }
-    context.ui.show(&parsed, |style| render_log(&parsed, style))
+/// An entry as it can be shown: without its request when that is with somebody else.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown {
+    Whole(Box<Entry>),
+    Sealed(Box<SealedEntry>),
 }
 
-fn render_log(entries: &[Entry], style: Style) -> String {
+fn log(context: &Context, from: u64, entries: &[String]) -> Result<Exit, Failure> {
+    let mut parsed = Vec::with_capacity(entries.len());
+    for text in entries {
+        let whole = serde_json::from_str(text).map(|entry| Shown::Whole(Box::new(entry)));
+        let shown = whole.or_else(|e| {
+            let sealed = serde_json::from_str(text).map(|entry| Shown::Sealed(Box::new(entry)));
+            sealed.map_err(|_| {
+                Failure::internal("ENTRY_FORMAT", format!("the orchestrator sent no ledger entry: {e}"))
+            })
+        })?;
+        parsed.push(shown);
+    }
+    context.ui.show(&parsed, |style| render_log(from, &parsed, style))
+}
+
+fn render_log(from: u64, entries: &[Shown], style: Style) -> String {
     let mut table = Table::new(
         &[">ENTRY", "TIME", "REQUEST", "SUBJECT", "BY", "DECISION", "EVENT"],
         "no entries from there on",
     );
-    for e in entries {
-        let decision = if e.verdict.approved {
+    for (number, shown) in (from..).zip(entries) {
+        let (time, verdict, emitted) = match shown {
+            Shown::Whole(e) => (e.time, &e.verdict, e.event.as_ref()),
+            Shown::Sealed(e) => (e.time, &e.verdict, e.event.as_ref()),
+        };
+        let (kind, subject, by) = match shown {
+            Shown::Whole(e) => {
+                let (kind, subject) = describe(e);
+                (kind, subject, signer(e))
+            }
+            Shown::Sealed(e) => ("elsewhere", e.request.short(), String::new()),
+        };
+        let decision = if verdict.approved {
             Cell::new(Paint::Green, "approved")
         } else {
-            Cell::new(Paint::Red, e.verdict.code())
+            Cell::new(Paint::Red, verdict.code())
         };
-        let (kind, subject) = describe(e);
         table.row([
-            e.position.into(),
-            Cell::new(Paint::Dim, e.time),
+            number.into(),
+            Cell::new(Paint::Dim, time),
             kind.into(),
             Cell::new(Paint::Cyan, subject),
-            signer(e).into(),
+            by.into(),
             decision,
-            event(e).into(),
+            event(emitted).into(),
         ]);
     }
     table.render(style)
@@ -235,8 +264,8 @@ fn signer(entry: &Entry) -> String {
     claimed(certificate).map_or_else(|_| "?".to_owned(), |(org, name)| format!("{org}/{name}"))
 }
 
-fn event(entry: &Entry) -> String {
-    match &entry.event {
+fn event(emitted: Option<&Event>) -> String {
+    match emitted {
         None => String::new(),
         Some(Event::IntentApproved { grant }) => format!("grant for {}", grant.ns_instance_id),
         Some(Event::EvidenceAnchored { bundle, .. }) => format!("evidence {}", bundle.short()),
@@ -252,14 +281,13 @@ fn event(entry: &Entry) -> String {
 fn render_proof(verified: &proof::Verified, path: usize, style: Style) -> String {
     let (kind, subject) = describe(&verified.entry);
     let mut table = Table::new(&["", "", ""], "");
-    for (what, detail) in [
+    let channel = verified.channel.as_ref().map(|told| ("channel", told.clone()));
+    let of_log = [
         ("checkpoint", format!("signed by log {}", verified.checkpoint.origin)),
-        (
-            "inclusion",
-            format!("leaf {} of {}, {path} hashes", verified.entry.position, verified.checkpoint.size),
-        ),
+        ("inclusion", format!("leaf {} of {}, {path} hashes", verified.index, verified.checkpoint.size)),
         ("entry", format!("{kind} {subject}, {}", verified.entry.time)),
-    ] {
+    ];
+    for (what, detail) in channel.into_iter().chain(of_log) {
         table.row([Cell::new(Paint::Green, "ok"), what.into(), detail.into()]);
     }
     format!(

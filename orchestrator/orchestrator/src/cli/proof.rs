@@ -1,6 +1,6 @@
 //! Verifying, on this machine, that an entry is in the log: against the trust roots, believing nobody.
 
-use ledger_contract::{evidence::ProvenEntry, records::Entry};
+use ledger_contract::{approval, evidence::ProvenEntry, records::Entry, transaction::SealedEntry};
 use trust::{
     Digest, TrustRoots,
     merkle::{leaf_hash, verify_inclusion},
@@ -17,6 +17,10 @@ pub struct Verified {
     pub checkpoint: Checkpoint,
     /// Hash of the leaf.
     pub leaf: Digest,
+    /// Its number.
+    pub index: u64,
+    /// What the channel that it is in proves.
+    pub channel: Option<String>,
 }
 
 /// The number of entries that a checkpoint claims, unverified: enough to say where to go on.
@@ -42,13 +46,22 @@ pub fn checkpoint(roots: &TrustRoots, note: &str) -> Result<Checkpoint, Failure>
     Err(bad(if problems.is_empty() { "the trust roots name no log".into() } else { problems.join("; ") }))
 }
 
-/// Verifies that an entry is in the log, and is the entry of that position.
+/// Verifies that an entry is in the log, and is the entry of that position; in a channel, that a valid transaction decided
+/// it.
 pub fn verify(roots: &TrustRoots, proven: &ProvenEntry) -> Result<Verified, Failure> {
     let refused = |code: &str, detail: String| {
         Failure::refused(code, "The proof does not verify", detail).hint(
             "fetch it again; if that fails too, the ledger that answered is not the one of these trust roots",
         )
     };
+    if let Some(channel) = &proven.channel {
+        let entry = approval::entry(proven, roots).map_err(|e| refused(e.code.as_str(), e.detail))?;
+        let told = channel.told();
+        let sealed = SealedEntry::seal(entry.clone());
+        let checkpoint = checkpoint(roots, &proven.proof.checkpoint)?;
+        let (leaf, index) = (leaf_hash(&sealed.to_bytes()), proven.proof.index);
+        return Ok(Verified { entry, checkpoint, leaf, index, channel: Some(told) });
+    }
     let checkpoint = checkpoint(roots, &proven.proof.checkpoint)?;
     let leaf = leaf_hash(proven.entry.as_bytes());
     let p = &proven.proof;
@@ -64,7 +77,7 @@ pub fn verify(roots: &TrustRoots, proven: &ProvenEntry) -> Result<Verified, Fail
         );
         return Err(refused("POSITION", detail));
     }
-    Ok(Verified { entry, checkpoint, leaf })
+    Ok(Verified { entry, checkpoint, leaf, index: p.index, channel: None })
 }
 
 #[cfg(test)]
@@ -108,7 +121,7 @@ mod tests {
         (0..5).for_each(|n| tree.push(leaf_hash(entry(if n == at { position } else { n }).as_bytes())));
         let checkpoint = signer.sign_checkpoint(tree.size(), tree.root()).unwrap();
         let proof = InclusionProof { index: at, path: tree.inclusion(at, 5).unwrap(), checkpoint };
-        ProvenEntry { entry: entry(position), proof }
+        ProvenEntry { entry: entry(position), proof, channel: None }
     }
 
     fn code(proven: &ProvenEntry) -> String {

@@ -8,22 +8,25 @@ use crate::client::Client;
 /// Entries fetched at once.
 pub const PAGE: usize = 500;
 
-/// Hands the entries before `until` to `f`; one that cannot be read is passed over.
+/// Hands the entries before number `until` to `f`, each with its number; one that cannot be read is passed over.
 pub async fn entries(
     context: &Context,
     client: &Client,
     until: u64,
-    mut f: impl FnMut(&Entry),
+    mut f: impl FnMut(u64, &Entry),
 ) -> Result<(), Failure> {
-    let mut from = 0;
+    let mut from: u64 = 0;
     while from < until {
         let page = client.ledger_range(from, PAGE).await.map_err(|e| context.client_failure(e))?;
         if page.is_empty() {
             break;
         }
+        for (number, line) in (from..until).zip(&page) {
+            if let Ok(entry) = serde_json::from_str::<Entry>(line) {
+                f(number, &entry);
+            }
+        }
         from = from.saturating_add(page.len() as u64);
-        let read = page.iter().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
-        read.filter(|e| e.position < until).for_each(|e| f(&e));
     }
     Ok(())
 }

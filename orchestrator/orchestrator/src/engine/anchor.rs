@@ -81,8 +81,9 @@ impl Engine {
                 tracing::warn!(operation = operation.id, %error, "evidence could not be anchored yet");
                 return Ok(Anchored::Later(RETRY_MS));
             }
-            Err(error @ LedgerError::Unauthenticated { .. }) => {
-                // Our own certificate ran out or was revoked: a person has to renew it; a restart tries again.
+            Err(error @ (LedgerError::Unauthenticated { .. } | LedgerError::Refused { .. })) => {
+                // Our own certificate, here or on the channel, ran out or was revoked: a person has to renew it; a restart
+                // tries again.
                 tracing::error!(operation = operation.id, %error, "the ledger does not know our signature");
                 self.set_problem(&operation.id, format!("evidence refused: {error}"));
                 return Ok(Anchored::Refused);
@@ -92,13 +93,13 @@ impl Engine {
         if !committed.entry.verdict.approved {
             let code = committed.entry.verdict.code().to_owned();
             tracing::error!(operation = operation.id, code, "the ledger refuses the evidence: see its entry");
-            let at = committed.entry.position;
+            let at = committed.proven.proof.index;
             self.set_problem(&operation.id, format!("evidence refused by the ledger ({code}), entry {at}"));
             return Ok(Anchored::Refused);
         }
         let receipt = Receipt {
             anchor: committed.proven.clone(),
-            constitution: self.constitution(|c| c.proofs(committed.entry.position)),
+            constitution: self.constitution(|c| c.proofs(committed.proven.place())),
         };
         bundle.extend(serde_json::to_vec(&receipt).map_err(|e| EngineError::Encode(e.to_string()))?);
         bundle.push(b'\n');

@@ -143,7 +143,7 @@ impl Engine {
             let entry: PackageEntry =
                 decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
             let record = entry.record().map_err(|e| Problem::internal("LEDGER_STATE", e))?;
-            out.push((entry.position, signer_of(&entry.request), record));
+            out.push((self.number_of(entry.position).await?, signer_of(&entry.request), record));
         }
         out.sort_by_key(|(position, ..)| *position);
         Ok(out.into_iter().map(|(_, signer, record)| (signer, record)).collect())

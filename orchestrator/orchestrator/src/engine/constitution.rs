@@ -41,12 +41,18 @@ impl Engine {
         for (_, value) in self.ledger.state_prefix(CHANGES).await? {
             positions.extend(serde_json::from_slice::<u64>(&value).ok());
         }
-        positions.sort_unstable();
+        let mut changes = Vec::with_capacity(positions.len());
         for position in positions {
-            if let Some(proven) = self.ledger.entry(position).await? {
-                self.follow_rules(&proven);
+            match self.ledger.entry(position).await {
+                // What was decided by that change is refused as long as it is not known here.
+                Err(error @ LedgerError::Elsewhere { .. }) => {
+                    tracing::error!(position, %error, "a change of the rules is not known here");
+                }
+                found => changes.extend(found?),
             }
         }
+        changes.sort_by_key(ProvenEntry::place);
+        changes.iter().for_each(|proven| self.follow_rules(proven));
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use ledger_contract::{
     intent::INTENT_PAYLOAD,
     records::Entry,
     state::{IntentRecord, decode, intent_key},
+    transaction::{FIRST_NAME, SealedEntry},
 };
 use serde::Deserialize;
 
@@ -39,11 +40,11 @@ impl Engine {
             if entries.is_empty() {
                 return Ok(());
             }
-            next += entries.len() as u64;
             let mut found = Vec::new();
-            for entry in &entries {
-                found.extend(self.decided_by(entry).await?);
+            for (number, entry) in (next..).zip(&entries) {
+                found.extend(self.decided_by(number, entry).await?);
             }
+            next += entries.len() as u64;
             self.journal.put_decided(&found, next).map_err(journal)?;
         }
     }
@@ -57,22 +58,37 @@ impl Engine {
         for (key, value) in all {
             let it: IntentRecord = decode(&key, &value).map_err(|e| Problem::internal("LEDGER_STATE", e))?;
             let id = key.trim_start_matches(&intent_key("")).to_owned();
-            found.push(Decided { position: it.position, id, tenant: it.tenant });
+            found.push(Decided { position: self.number_of(it.position).await?, id, tenant: it.tenant });
         }
         self.journal.put_decided(&found, size).map_err(journal)?;
         Ok(size)
     }
 
     /// The intent that an entry decided, when it left a record there.
-    async fn decided_by(&self, entry: &str) -> Result<Option<Decided>, Problem> {
-        let entry: Entry = serde_json::from_str(entry).map_err(|e| Problem::internal("LEDGER_ENTRY", e))?;
+    async fn decided_by(&self, number: u64, entry: &str) -> Result<Option<Decided>, Problem> {
+        let entry = match serde_json::from_str::<Entry>(entry) {
+            Ok(entry) => entry,
+            // Its request is with who submitted it.
+            Err(_) if serde_json::from_str::<SealedEntry>(entry).is_ok() => return Ok(None),
+            Err(e) => return Err(Problem::internal("LEDGER_ENTRY", e)),
+        };
         if entry.request.payload_type != INTENT_PAYLOAD {
             return Ok(None);
         }
         let Ok(Named { id }) = serde_json::from_slice(&entry.request.payload) else { return Ok(None) };
         let record = self.intent_record(&id).await.map_err(ledger_problem)?;
         let own = record.filter(|r| r.position == entry.position);
-        Ok(own.map(|r| Decided { position: r.position, id, tenant: r.tenant }))
+        Ok(own.map(|r| Decided { position: number, id, tenant: r.tenant }))
+    }
+
+    /// The number of the entry that the ledger's state refers to.
+    pub(super) async fn number_of(&self, position: u64) -> Result<u64, Problem> {
+        if position < FIRST_NAME {
+            return Ok(position);
+        }
+        let read = self.ledger.read(position).await.map_err(ledger_problem)?;
+        read.map(|(number, _)| number)
+            .ok_or_else(|| Problem::internal("LEDGER_STATE", format!("entry {position} is not there")))
     }
 
     /// What the ledger has on record of an intent.

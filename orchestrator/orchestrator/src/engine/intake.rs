@@ -111,6 +111,7 @@ impl Engine {
                     event.proof.index
                 )));
             };
+            let position = event.proof.index;
             if entry.changes_rules() {
                 self.follow_rules(&event);
             }
@@ -118,17 +119,17 @@ impl Engine {
                 self.take_note(&event)?;
             }
             if !matches!(entry.event, Some(LedgerEvent::IntentApproved { .. })) {
-                self.journal.skip(entry.position)?;
+                self.journal.skip(position)?;
                 continue;
             }
             match self.take(event, true)? {
                 Taken::New(_) => {}
                 Taken::Before(id) => tracing::debug!(operation = id, "approval seen again"),
                 Taken::Refused(refusal) => {
-                    tracing::warn!(position = entry.position, %refusal, "approval refused");
+                    tracing::warn!(position, %refusal, "approval refused");
                 }
                 Taken::Later(refusal) => {
-                    tracing::warn!(position = entry.position, %refusal, "waiting: is our clock right?");
+                    tracing::warn!(position, %refusal, "waiting: is our clock right?");
                     tokio::time::sleep(LEDGER_PAUSE).await;
                     break;
                 }

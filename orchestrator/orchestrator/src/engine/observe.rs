@@ -10,7 +10,8 @@ use std::{
 };
 
 use lcm::{Event, Operation, Plan, Step, operation::StepState};
-use ledger_contract::records::Entry;
+use serde::Deserialize;
+use trust::UnixTime;
 
 use super::{Engine, now, now_ms};
 use crate::{
@@ -85,6 +86,12 @@ fn attempts(events: &[Event]) -> BTreeMap<u32, Vec<AttemptView>> {
         }
     }
     out
+}
+
+/// As much of an entry, sealed or not, as says when it was decided.
+#[derive(Deserialize)]
+struct Decided {
+    time: UnixTime,
 }
 
 impl Engine {
@@ -194,7 +201,7 @@ impl Engine {
     /// Events that wait in the ledger's stream, counted up to a bound.
     async fn lag(&self) -> u64 {
         let taken = self.journal.checkpoint().ok().flatten();
-        self.ledger.events(taken, MAX_LAG).await.map_or(0, |events| events.len() as u64)
+        self.ledger.waiting(taken, MAX_LAG).await.unwrap_or(0)
     }
 
     /// Position and time of the newest entry.
@@ -203,10 +210,10 @@ impl Engine {
         let size =
             head.lines().nth(1).and_then(|l| l.parse::<u64>().ok()).ok_or("the checkpoint has no size")?;
         let position = size.checked_sub(1).ok_or("the ledger is empty")?;
-        let proven = self.ledger.entry(position).await.map_err(|e| e.to_string())?;
-        let proven = proven.ok_or("the newest entry is not there")?;
-        let entry: Entry = serde_json::from_str(&proven.entry).map_err(|e| e.to_string())?;
-        Ok((position, entry.time.0))
+        let newest = self.ledger.range(position, 1).await.map_err(|e| e.to_string())?;
+        let newest = newest.first().ok_or("the newest entry is not there")?;
+        let decided: Decided = serde_json::from_str(newest).map_err(|e| e.to_string())?;
+        Ok((position, decided.time.0))
     }
 
     fn outbox_view(&self) -> ComponentView {

@@ -35,6 +35,9 @@ pub(super) fn ledger_problem(e: LedgerError) -> Problem {
     if let LedgerError::Unauthenticated { verdict } = &e {
         Problem::new(403, verdict.code(), "The ledger does not know who asks", &e)
             .hint("check the certificate and the key that signed: `mandate intent sign`")
+    } else if matches!(e, LedgerError::Elsewhere { .. }) {
+        Problem::new(404, "ENTRY_ELSEWHERE", "The entry's request is not kept here", e)
+            .hint("the orchestrator that took the request shows it")
     } else if e.retryable() {
         Problem::new(503, "LEDGER_UNAVAILABLE", "The ledger does not answer", e)
             .hint("try again; nothing was lost")
@@ -43,8 +46,8 @@ pub(super) fn ledger_problem(e: LedgerError) -> Problem {
     }
 }
 
-fn entry_of(proven: &ProvenEntry) -> Result<Entry, Problem> {
-    serde_json::from_str(&proven.entry).map_err(|e| Problem::internal("LEDGER_ENTRY", e))
+fn entry_of(text: &str) -> Result<Entry, Problem> {
+    serde_json::from_str(text).map_err(|e| Problem::internal("LEDGER_ENTRY", e))
 }
 
 #[async_trait]
@@ -64,7 +67,7 @@ impl Service for Engine {
             _ => None,
         };
         Ok(CommittedView {
-            position: committed.entry.position,
+            position: committed.proven.proof.index,
             time: committed.entry.time,
             verdict: committed.entry.verdict,
             ns_instance_id,
@@ -384,7 +387,14 @@ impl Engine {
     }
 
     async fn intent_view(&self, id: &str, record: &IntentRecord) -> Result<IntentView, Problem> {
-        let entry = entry_of(&self.ledger_entry(record.position).await?)?;
+        let read = self.ledger.read(record.position).await.map_err(ledger_problem)?;
+        let (position, entry) = read.ok_or_else(|| {
+            Problem::internal(
+                "LEDGER_STATE",
+                format!("entry {} of intent `{id}` is not there", record.position),
+            )
+        })?;
+        let entry = entry_of(&entry)?;
         let operation = match self.journal.operation_of(id).map_err(journal_problem)? {
             Some(operation) => self.operation_view(&operation)?,
             None => None,
@@ -394,7 +404,7 @@ impl Engine {
             tenant: record.tenant.clone(),
             service: record.service.clone(),
             action: record.action.clone(),
-            position: record.position,
+            position,
             verdict: entry.verdict,
             operation,
         })

@@ -154,7 +154,7 @@ impl Engine {
             Err(error) if error.retryable() => return Ok(Late::Again(RETRY_MS)),
             Err(error) => return Ok(self.not_approved(operation, &error)),
         };
-        let position = committed.entry.position;
+        let position = committed.proven.proof.index;
         match self.verify(&committed.proven, committed.entry.time) {
             Ok(approved) if approved.grant.intent == operation.grant.intent => {
                 let event = Event::Approved { approval: Box::new(committed.proven), at_ms: now_ms() };

@@ -252,5 +252,5 @@ impl Service for Recorder {
 /// An approval that proves nothing.
 pub fn approval(index: u64) -> ProvenEntry {
     let proof = InclusionProof { index, path: Vec::new(), checkpoint: String::new() };
-    ProvenEntry { entry: "entry".into(), proof }
+    ProvenEntry { entry: "entry".into(), proof, channel: None }
 }

@@ -76,7 +76,7 @@ async fn position(context: &Context, id: &str) -> Result<u64, Failure> {
     }
     let mut found = None;
     // One that was refused for want of signatures may have come again: the last counts.
-    let look = |e: &Entry| found = names_id(e, id).then_some(e.position).or(found);
+    let look = |number, e: &Entry| found = names_id(e, id).then_some(number).or(found);
     scan::entries(context, &client, u64::MAX, look).await?;
     found.ok_or_else(|| {
         let detail = format!("no intent, standing grant or change of the rules `{id}` is on the ledger");
