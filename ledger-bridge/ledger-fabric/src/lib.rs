@@ -9,7 +9,7 @@
 
 mod connect;
 mod deliver;
-mod follow;
+pub mod follow;
 mod gateway;
 mod lanes;
 mod ledger;
