@@ -76,7 +76,8 @@ impl Field {
     fn next(&self, envelopes: &[(Vec<u8>, ValidationCode)]) -> Block {
         let At { next, hash } = self.mirror.at();
         let data: Vec<_> = envelopes.iter().map(|(e, _)| e.clone()).collect();
-        let mut block = seal(&data, next, hash.unwrap(), self.follower.channel().number(), Some(&self.orderer));
+        let mut block =
+            seal(&data, next, hash.unwrap(), self.follower.channel().number(), Some(&self.orderer));
         let codes = envelopes.iter().map(|(_, code)| u8::try_from(*code as i32).unwrap()).collect();
         block.metadata.as_mut().unwrap().metadata.extend([vec![], codes]);
         block
@@ -154,7 +155,8 @@ fn blocks_up_to_the_pinned_one_are_tied_to_it() {
 fn what_was_decided_is_taken_in_order_and_what_is_invalid_is_not() {
     let field = Field::begun();
     let invalid = ValidationCode::MvccReadConflict;
-    let block = field.next(&[(field.decided(1), VALID), (field.decided(2), invalid), (field.decided(3), VALID)]);
+    let block =
+        field.next(&[(field.decided(1), VALID), (field.decided(2), invalid), (field.decided(3), VALID)]);
     field.follower.take(&block).unwrap();
     assert_eq!(field.mirror.size(), 2);
     for (number, seed) in [(0, 1), (1, 3)] {
@@ -183,13 +185,21 @@ fn a_block_that_is_not_the_channels_next_is_not_taken() {
     let data = good.envelopes();
     let header = good.header.clone().unwrap();
     let previous = field.mirror.at().hash.unwrap();
-    let other = |what: &str, block: &Block| assert!(matches!(field.refused(block), FollowError::Other { .. }), "{what}");
+    let other = |what: &str, block: &Block| {
+        assert!(matches!(field.refused(block), FollowError::Other { .. }), "{what}")
+    };
     other("a gap", &seal(data, header.number + 1, previous, PINNED, Some(&field.orderer)));
     other("another past", &seal(data, header.number, Digest([5; 32]), PINNED, Some(&field.orderer)));
     other("other transactions", &with(&|b| b.data.as_mut().unwrap().data.push(field.decided(2))));
     assert_eq!(field.proof(&seal(data, header.number, previous, PINNED, None)), ProofCode::OrdererSignature);
-    assert_eq!(field.proof(&seal(data, header.number, previous, PINNED, Some(&peer))), ProofCode::OrdererIdentity);
-    assert_eq!(field.proof(&seal(data, header.number, previous, 0, Some(&field.orderer))), ProofCode::Configuration);
+    assert_eq!(
+        field.proof(&seal(data, header.number, previous, PINNED, Some(&peer))),
+        ProofCode::OrdererIdentity
+    );
+    assert_eq!(
+        field.proof(&seal(data, header.number, previous, 0, Some(&field.orderer))),
+        ProofCode::Configuration
+    );
     field.follower.take(&good).unwrap();
     other("the same again", &good);
 }
@@ -203,7 +213,10 @@ fn what_a_peer_calls_valid_must_have_been_endorsed_by_all() {
     assert_eq!(field.proof(&block), ProofCode::UnderEndorsed);
     let admin = field.them.node("Org2MSP", "admin");
     let no_peer = Draft { endorsers: vec![field.them.node("Org1MSP", "peer"), admin], ..draft.clone() };
-    assert_eq!(field.proof(&field.next(&[(field.envelope(&no_peer, &entry), VALID)])), ProofCode::UnderEndorsed);
+    assert_eq!(
+        field.proof(&field.next(&[(field.envelope(&no_peer, &entry), VALID)])),
+        ProofCode::EndorserIdentity
+    );
     // It wrote, and does not say what the contract says.
     let block = field.next(&[(draft.envelope(), VALID)]);
     assert!(matches!(field.refused(&block), FollowError::Other { .. }));
@@ -227,7 +240,10 @@ fn a_new_configuration_is_followed_and_kept() {
     field.refused(&config(2, &field.orderer));
     field.follower.take(&config(3, &field.orderer)).unwrap();
     assert_eq!(field.follower.channel().number(), next);
-    assert_eq!(field.mirror.configuration(PINNED, u64::MAX).unwrap(), [config(3, &field.orderer).encode_to_vec()]);
+    assert_eq!(
+        field.mirror.configuration(PINNED, u64::MAX).unwrap(),
+        [config(3, &field.orderer).encode_to_vec()]
+    );
     // Under the new one, and after a restart.
     let block = field.next(&[(field.decided(1), VALID)]);
     let mirror = Arc::new(Mirror::open(field.dir.path(), CHANNEL).unwrap());
