@@ -1,5 +1,5 @@
 //! Following a channel whose keys are all known: what a block must be to be taken, and that nothing of another one is.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::panic, clippy::unwrap_used)]
 
 #[path = "../../fabric/tests/consortium/mod.rs"]
 mod consortium;
