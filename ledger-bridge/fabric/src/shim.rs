@@ -48,6 +48,8 @@ pub struct Invocation {
     pub init: bool,
     /// Time that the submitter signed.
     pub time: Timestamp,
+    /// Are the proposal's headers in the one encoding that [`crate::proof`] takes?
+    pub canonical: bool,
     /// The submitter: a serialised identity, verified by the peer.
     pub creator: Vec<u8>,
     /// What the ledger does not keep.
@@ -391,12 +393,15 @@ fn invocation(
     let header = Header::decode(proposal.header.as_slice())?;
     let channel = ChannelHeader::decode(header.channel_header.as_slice())?;
     let signature = SignatureHeader::decode(header.signature_header.as_slice())?;
+    let canonical = channel.encode_to_vec() == header.channel_header
+        && signature.encode_to_vec() == header.signature_header;
     let payload = ChaincodeProposalPayload::decode(proposal.payload.as_slice())?;
     Ok(Invocation {
         key: key.clone(),
         args: input.args,
         init: input.is_init,
         time: channel.timestamp.unwrap_or_default(),
+        canonical,
         creator: signature.creator,
         transient: payload.transient_map,
     })

@@ -41,6 +41,10 @@ impl Contract {
         Ok(match *args.as_slice() {
             // Founding is a request like others, so there is nothing to initialise.
             _ if it.init => Box::new(Over(Some(Done::ok(Vec::new())))),
+            // Endorsed, it could be valid on the channel, and nobody could prove it.
+            ["submit"] if !it.canonical => {
+                return Err(refuse(400, "the proposal's headers are in an encoding that no proof takes"));
+            }
             ["submit"] => Box::new(Submit::new(self.genesis, &it, time(&it, now)?)?),
             ["state", key] => Box::new(Value { key: key.to_owned() }),
             ["prefix", prefix, after, limit] => Box::new(Prefix::new(prefix, after, number(limit)?)),

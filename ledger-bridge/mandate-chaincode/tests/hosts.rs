@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, time::Duration};
 use asking::{Asker, Bare, Embedded, approved, ask};
 use common::*;
 use fabric::{
-    message::{ChaincodeMessage, Kind},
+    message::{ChaincodeMessage, Header, Kind, Proposal},
     shim::{Action, Session, Want},
 };
 use ledger_contract::{
@@ -28,6 +28,7 @@ use ledger_contract::{
 use mandate_chaincode::{Contract, Row, Was};
 use peer::{Ended, Machine, TxHead, transient};
 use proptest::prelude::*;
+use prost::Message as _;
 use trust::Envelope;
 
 fn tx(n: usize) -> TxHead {
@@ -166,9 +167,8 @@ fn what_cannot_be_run_is_not_endorsed_and_says_why() {
     let before = it.peer.state.clone();
     let deploy = [signed(&asker.w, &deploy_intent("intent-0001", "edge"))];
     let far = TxHead { time: NOW.plus(301), ..tx(1) };
-    let late = {
-        // The machine's clock is the transaction's in these tests; here it is not.
-        let sent = peer::transaction(&far, &["submit"], transient(&deploy, None));
+    // The machine's clock is the transaction's in these tests; here it is not.
+    let begun = |sent: ChaincodeMessage| {
         let (mut session, _) = Session::open("m:0");
         for kind in [Kind::Registered, Kind::Ready] {
             let m = ChaincodeMessage { kind: kind.into(), ..Default::default() };
@@ -179,8 +179,20 @@ fn what_cannot_be_run_is_not_endorsed_and_says_why() {
         let Want::Done(done) = it.contract.begin(*invocation, NOW).resume(None) else { panic!("it went on") };
         (done.response.status, done.response.message)
     };
+    let late = begun(peer::transaction(&far, &["submit"], transient(&deploy, None)));
     assert_eq!(late.0, 409);
     assert!(late.1.contains("apart"), "{}", late.1);
+    // A field of length 0, which is there all the same: another reader of the header reads the same.
+    let mut odd = peer::transaction(&tx(1), &["submit"], transient(&deploy, None));
+    let signed = odd.proposal.as_mut().unwrap();
+    let mut proposal = Proposal::decode(signed.proposal_bytes.as_slice()).unwrap();
+    let mut header = Header::decode(proposal.header.as_slice()).unwrap();
+    header.channel_header.extend([0x3a, 0x00]);
+    proposal.header = header.encode_to_vec();
+    signed.proposal_bytes = proposal.encode_to_vec();
+    let odd = begun(odd);
+    assert_eq!(odd.0, 400);
+    assert!(odd.1.contains("no proof takes"), "{}", odd.1);
     let none = BTreeMap::new();
     let many = vec![deploy[0].clone(); 65];
     for (args, transient, status, says) in [

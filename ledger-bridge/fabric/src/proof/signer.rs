@@ -48,7 +48,9 @@ pub(super) fn member(
         member.check(at).map_err(said)?;
     }
     match role {
-        Some(role) if role != member.role => Err(format!("of `{id}`: its role is {}, not {role}", member.role)),
+        Some(role) if role != member.role => {
+            Err(format!("of `{id}`: its role is {}, not {role}", member.role))
+        }
         _ => Ok(member),
     }
 }
