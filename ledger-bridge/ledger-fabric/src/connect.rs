@@ -18,7 +18,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
-    Request, Status, Streaming,
+    Request, Response, Status, Streaming,
     client::Grpc,
     codegen::{
         BoxFuture, Service,
@@ -121,17 +121,12 @@ impl Connection {
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
-        let answered = timeout(deadline, async {
+        within(method, deadline, async {
             let mut grpc = self.ready().await?;
             let codec = ProstCodec::<Q, A>::default();
-            // Without a timeout of gRPC's: when ours ends, the stream is reset, and so is what the peer does for it.
             grpc.unary(Request::new(message), PathAndQuery::from_static(method), codec).await
-        });
-        match answered.await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(refusal(&status)),
-            Err(_) => Err(late(method, deadline)),
-        }
+        })
+        .await
     }
 
     /// A call that is answered by a stream; the deadline is for its beginning.
@@ -145,22 +140,32 @@ impl Connection {
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
-        let answered = timeout(deadline, async {
+        within(method, deadline, async {
             let mut grpc = self.ready().await?;
             let codec = ProstCodec::<Q, A>::default();
             grpc.server_streaming(Request::new(message), PathAndQuery::from_static(method), codec).await
-        });
-        match answered.await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(refusal(&status)),
-            Err(_) => Err(late(method, deadline)),
-        }
+        })
+        .await
     }
 
     async fn ready(&self) -> Result<Grpc<Channel>, Status> {
         let mut grpc = self.grpc.clone();
         grpc.ready().await.map_err(|e| Status::unavailable(chain(&e)))?;
         Ok(grpc)
+    }
+}
+
+/// What is answered in time. Without a timeout of gRPC's: when ours ends, the stream is reset, and so is what the peer does
+/// for it.
+async fn within<T>(
+    method: &'static str,
+    deadline: Duration,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Refusal> {
+    match timeout(deadline, answer).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(refusal(&status)),
+        Err(_) => Err(late(method, deadline)),
     }
 }
 

@@ -403,8 +403,8 @@ impl Shared {
         // What made no entry wrote nothing: a stranger must not make the channel grow.
         let transacted = self.pool.transact_if(&call, &|endorsed| made_entry(&answer(endorsed))).await;
         let endorsed = match transacted {
-            Ok(Ok(transacted)) => transacted.endorsed,
-            Ok(Err(endorsed)) => endorsed,
+            Ok(transacted) => transacted.endorsed,
+            Err(TransactError::Unwanted { endorsed }) => *endorsed,
             Err(e) if e.retry() == Retry::Never && !clocks_differ(&e) => return Err(refused(e.to_string())),
             // Proposed again, it is decided once all the same: the contract has a record of each request.
             Err(e) => return Err(self.unavailable(format!("{e}; submit it again"))),

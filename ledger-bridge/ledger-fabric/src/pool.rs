@@ -55,6 +55,12 @@ pub enum TransactError {
         /// The last one's error.
         source: EndorseError,
     },
+    /// Nothing has happened: what was endorsed is not wanted ([`Pool::transact_if`]).
+    #[error("nothing has happened: transaction {} is not wanted as it was endorsed", endorsed.tx_id())]
+    Unwanted {
+        /// It.
+        endorsed: Box<Endorsed>,
+    },
     /// Nothing has happened.
     #[error("nothing has happened (proposal {proposals}): {source}")]
     NotOrdered {
@@ -92,6 +98,7 @@ impl TransactError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::NotEndorsed { source, .. } => source.retry(),
+            Self::Unwanted { .. } => Retry::Never,
             Self::NotOrdered { source, .. } => source.retry(),
             Self::Invalid { source, .. } => source.retry(),
             Self::Open { .. } => Retry::LookUp,
@@ -102,7 +109,7 @@ impl TransactError {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::NotEndorsed { .. } | Self::NotOrdered { .. } => Outcome::Nothing,
+            Self::NotEndorsed { .. } | Self::Unwanted { .. } | Self::NotOrdered { .. } => Outcome::Nothing,
             Self::Invalid { .. } => Outcome::Invalid,
             Self::Open { .. } => Outcome::Unknown,
         }
@@ -153,24 +160,19 @@ impl Pool {
 
     /// Carries a call until it is in a block. Dropped before it ends, it leaves the outcome open.
     pub async fn transact(&self, call: &Call) -> Result<Transacted, TransactError> {
-        loop {
-            // Everything is wanted.
-            if let Ok(transacted) = self.transact_if(call, &|_| true).await? {
-                return Ok(transacted);
-            }
-        }
+        self.transact_if(call, &|_| true).await
     }
 
-    /// As [`Self::transact`], when what was endorsed is wanted; otherwise that, and nothing has happened.
+    /// As [`Self::transact`], when what was endorsed is wanted; otherwise it is [`TransactError::Unwanted`].
     pub async fn transact_if(
         &self,
         call: &Call,
         wanted: &(dyn Fn(&Endorsed) -> bool + Sync),
-    ) -> Result<Result<Transacted, Endorsed>, TransactError> {
+    ) -> Result<Transacted, TransactError> {
         let mut course = Course::new(self.limits, Instant::now());
         loop {
             let error = match self.once(call, &mut course, wanted).await {
-                Ok(known) => return Ok(known),
+                Ok(transacted) => return Ok(transacted),
                 Err(error) => error,
             };
             match course.propose(error.retry(), Instant::now(), random()) {
@@ -225,18 +227,18 @@ impl Pool {
         call: &Call,
         course: &mut Course,
         wanted: &(dyn Fn(&Endorsed) -> bool + Sync),
-    ) -> Result<Result<Transacted, Endorsed>, TransactError> {
+    ) -> Result<Transacted, TransactError> {
         let proposals = course.proposals();
         let endorsed = self.endorse(call).await;
         let endorsed = endorsed.map_err(|source| TransactError::NotEndorsed { proposals, source })?;
         if !wanted(&endorsed) {
-            return Ok(Err(endorsed));
+            return Err(TransactError::Unwanted { endorsed: Box::new(endorsed) });
         }
         let begin = Instant::now();
         let mut open = None;
         loop {
             let (submitted, source) = match self.send(&endorsed).await {
-                Ok(committed) => return Ok(Ok(Transacted { committed, endorsed, proposals })),
+                Ok(committed) => return Ok(Transacted { committed, endorsed, proposals }),
                 Err(Sent::Invalid(source)) => return Err(TransactError::Invalid { proposals, source }),
                 Err(Sent::Open(submitted, source)) => (submitted, source),
                 Err(Sent::Refused(source)) => match open.take() {

@@ -143,6 +143,9 @@ const VALID: ValidationCode = ValidationCode::Valid;
 fn blocks_up_to_the_pinned_one_are_tied_to_it() {
     let field = Field::new();
     assert!(matches!(field.refused(&field.pinned), FollowError::Other { .. }), "block 0 comes first");
+    let mut more = genesis();
+    more.data.as_mut().unwrap().data.push(b"more".to_vec());
+    assert!(matches!(field.refused(&more), FollowError::Other { .. }), "other transactions");
     field.follower.take(&genesis()).unwrap();
     let mut other = field.them.config_block(CHANNEL, PINNED, 3, Some(&field.orderer));
     other.header.as_mut().unwrap().previous_hash = hash(&genesis()).0.to_vec();
@@ -190,7 +193,8 @@ fn a_block_that_is_not_the_channels_next_is_not_taken() {
     };
     other("a gap", &seal(data, header.number + 1, previous, PINNED, Some(&field.orderer)));
     other("another past", &seal(data, header.number, Digest([5; 32]), PINNED, Some(&field.orderer)));
-    other("other transactions", &with(&|b| b.data.as_mut().unwrap().data.push(field.decided(2))));
+    let more = with(&|b| b.data.as_mut().unwrap().data.push(field.decided(2)));
+    assert_eq!(field.proof(&more), ProofCode::DataHash);
     assert_eq!(field.proof(&seal(data, header.number, previous, PINNED, None)), ProofCode::OrdererSignature);
     assert_eq!(
         field.proof(&seal(data, header.number, previous, PINNED, Some(&peer))),

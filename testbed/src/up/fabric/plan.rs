@@ -108,7 +108,7 @@ pub fn available() -> anyhow::Result<PathBuf> {
     ensure!(
         others,
         "Fabric's peer does not start on a machine without an IPv4 address besides 127.0.0.1: give it one \
-         (`ip link add dummy0 type dummy; ip address add 192.0.2.1/32 dev dummy0`)"
+         (`ip address add 192.0.2.1/32 dev lo`)"
     );
     Ok(bin)
 }
